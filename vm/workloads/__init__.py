@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Programs that make the situations a debugger has to explain, and say what they did.
+
+Each workload is one module with a ``run(me)`` function and a docstring that tells its
+story. See :mod:`vm.workloads.account` for what an account holds, and ``README.md`` for
+the commands.
+"""
+
+#: In the order they are started: the states of ``tcp_states`` do not last for ever.
+STANDARD = (
+    "tcp_echo",
+    "unix_fork",
+    "database",
+    "fd_zoo",
+    "threads",
+    "udp_raw",
+    "unix_zoo",
+    "other_families",
+    "netns",
+    "many_holders",
+    "tcp_states",
+)
+ALL = (*STANDARD, "bench")

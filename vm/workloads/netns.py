@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Three network namespaces, with sockets that are held across their borders.
+
+Two children live in namespaces of their own, joined by a veth pair that carries TCP
+connections over IPv4 and IPv6 link-local. The main process stays outside, but holds a
+socket that a child passed to it and one it made on a visit. Two further namespaces have
+no process at all: one is kept by an open file, one only by a socket.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from . import syscalls
+from .process import Process
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+PORT = 10077
+
+
+def _everything(me: Process, name: str) -> socket.socket:
+    """Some of each in this namespace. The same addresses exist in the others."""
+    for family, lo in ((V4, "127.0.0.1"), (V6, "::1")):
+        listener = me.hold(socket.socket(family, socket.SOCK_STREAM), backlog=9)
+        listener.bind((lo, 8080))
+        listener.listen(9)
+        client = me.hold(socket.socket(family, socket.SOCK_STREAM))
+        client.connect((lo, 8080))
+        server = me.hold(listener.accept()[0])
+        me.add("connections", client=me.end(client), server=me.end(server),
+               listener=me.end(listener), netns=me.netns)
+        udp = me.hold(socket.socket(family, socket.SOCK_DGRAM))
+        udp.bind((lo, 8081))
+        me.hold(socket.socket(family, socket.SOCK_RAW, 253))
+    # Abstract names are per network namespace: both children have this one.
+    abstract = me.hold(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    abstract.bind(b"\0ds-netns")
+    path = me.hold(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    path.bind(str(me.work / name))
+    path.listen(3)
+    status = os.stat(me.work / name)
+    me.note(path, file_dev=status.st_dev, file_inode=status.st_ino, backlog=3)
+    me.hold(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)).bind((0, 0))
+    return udp
+
+
+def _enter_new(me: Process) -> None:
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    me.netns = syscalls.netns_inode()
+    me.ip("link set lo up")
+
+
+def _left(me: Process) -> None:
+    """The server's side of the veth pair."""
+    _enter_new(me)
+    _everything(me, "left")
+    passed = socket.create_server(("127.0.0.1", 8085))
+    assert me.up
+    me.up.send(me.netns)
+    me.up.send_fds(passed)
+    passed.close()
+    # The other end is in its namespace by now.
+    if not me.up.receive():
+        return
+    me.ip("addr add 10.77.0.1/24 dev ds-left", "link set ds-left up",
+          "addr add fe80::77:1/64 dev ds-left nodad", "addr add fd77::1/64 dev ds-left nodad")
+    scope = socket.if_nametoindex("ds-left")
+    places = [(V4, ("10.77.0.1", PORT)), (V6, ("fe80::77:1", PORT, 0, scope)),
+              (V6, ("fd77::1", PORT))]
+    listeners = []
+    for family, place in places:
+        listener = me.hold(socket.socket(family, socket.SOCK_STREAM), backlog=3)
+        listener.bind(place)
+        listener.listen(3)
+        listeners.append(listener)
+    me.up.send("listening")
+    accepted = [me.hold(listener.accept()[0]) for listener in listeners]
+    me.up.send([sock.fileno() for sock in accepted])
+
+
+def _right(me: Process) -> None:
+    """The clients' side of the veth pair."""
+    _enter_new(me)
+    _everything(me, "right")
+    assert me.up
+    me.up.send(me.netns)
+    if not me.up.receive():
+        return
+    me.ip("addr add 10.77.0.2/24 dev ds-right", "link set ds-right up",
+          "addr add fe80::77:2/64 dev ds-right nodad", "addr add fd77::2/64 dev ds-right nodad")
+    me.up.send("up")
+    me.up.receive()
+    scope = socket.if_nametoindex("ds-right")
+    made = []
+    for family, place in ((V4, ("10.77.0.1", PORT)), (V6, ("fe80::77:1", PORT, 0, scope)),
+                          (V6, ("fd77::1", PORT))):
+        sock = me.hold(socket.socket(family, socket.SOCK_STREAM))
+        sock.settimeout(20)
+        sock.connect(place)
+        sock.settimeout(None)
+        made.append(sock.fileno())
+    me.up.send(made)
+
+
+def _lone_namespaces(me: Process, home: int) -> None:
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    inode = syscalls.netns_inode()
+    kept = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    me.hold(kept, "ns", f"net:[{inode}]")
+    me.add("namespaces", netns=inode, kept_by="an open file", holder=me.end(kept))
+
+    syscalls.unshare(syscalls.CLONE_NEWNET)
+    inode = syscalls.netns_inode()
+    me.ip("link set lo up")
+    lone = me.hold(socket.create_server(("127.0.0.1", 8090)), netns=inode)
+    udp = me.hold(socket.socket(V6, socket.SOCK_DGRAM), netns=inode)
+    udp.bind(("::1", 8091))
+    me.add("namespaces", netns=inode, kept_by="sockets", holder=me.end(lone))
+    syscalls.setns(home, syscalls.CLONE_NEWNET)
+
+
+def run(me: Process) -> None:
+    me.modprobe("veth")
+    left = me.spawn("netns-left", _left)
+    left_inode = left.receive()
+    right = me.spawn("netns-right", _right)
+    right_inode = right.receive()
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    (passed,) = left.channel.receive_fds(1)
+    me.hold(socket.socket(fileno=passed), netns=left_inode, note="passed by the left child")
+    me.add("namespaces", netns=me.netns, kept_by="the main process")
+    me.add("namespaces", netns=left_inode, kept_by="the left child")
+    me.add("namespaces", netns=right_inode, kept_by="the right child")
+
+    there = os.open(f"/proc/{right.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(there, syscalls.CLONE_NEWNET)
+    visit = socket.create_server(("127.0.0.1", 8086))
+    syscalls.setns(home, syscalls.CLONE_NEWNET)
+    os.close(there)
+    me.hold(visit, netns=right_inode, note="made on a visit to the right child's namespace")
+    _lone_namespaces(me, home)
+    os.close(home)
+
+    try:
+        me.ip(f"link add ds-left netns {left.pid} type veth peer name ds-right netns {right.pid}")
+        joined = True
+    except OSError as error:
+        me.skip("veth", error)
+        joined = False
+    left.send(joined)
+    right.send(joined)
+    clients, servers = [], []
+    if joined:
+        right.receive()
+        left.receive()
+        right.send("listening")
+        clients = right.receive()
+        servers = left.receive()
+    left.finish()
+    right.finish()
+    for client, server in zip(clients, servers):
+        me.add("connections", client=right.end(client), server=left.end(server), over="veth")
