@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Cores of a guest with known contents, each with an oracle: what procfs and tools said.
+
+The order matters. The workloads come to rest, the oracle is captured and brought out,
+the machine is stopped, and only then dumped: core and oracle speak of the same state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vm import cache, kdump, kernels, rootfs
+from vm.errors import GuestError, VmError
+from vm.guest import Guest
+from vm.kernels import Kernel
+from vm.qmp import QmpError
+
+#: Format: what QEMU calls it.
+FORMATS = {"elf": "elf", "kdump": "kdump-zlib"}
+
+DUMP_SECONDS = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A recorded machine: cores of one and the same moment, and what is known of it."""
+
+    kernel: str
+    release: str
+    elf: Path | None
+    kdump: Path | None
+    oracle: Path | None
+    #: ``None`` only for an own kernel without one.
+    vmlinux: Path | None
+
+    def json(self) -> str:
+        """Get the paths as a JSON object."""
+        fields = dataclasses.asdict(self)
+        return json.dumps({k: None if v is None else str(v) for k, v in fields.items()})
+
+
+def memory_bytes(memory: str) -> int:
+    """
+    Read a size as QEMU's ``-m`` does.
+
+    :raises VmError: if it is not one
+    """
+    m = re.fullmatch(r"(\d+)([KMGT]?)i?B?", memory, re.IGNORECASE)
+    if not m:
+        raise VmError(f"--memory {memory}: give a number with M or G, such as 1G")
+    return int(m[1]) << {"": 20, "K": 10, "M": 20, "G": 30, "T": 40}[m[2].upper()]
+
+
+def save(guest: Guest, files: Mapping[str, Path], *, raw_kdump: bool = False) -> None:
+    """
+    Stop a guest and dump its memory, in each format of *files*; it stays stopped.
+
+    A file has its name only once it is whole.
+
+    :param raw_kdump: leave a kdump file as QEMU writes it
+    :raises VmError: if one cannot be written
+    """
+    guest.qmp.execute("stop")
+    for kind, path in files.items():
+        part = path.with_name(f".{path.name}.part")
+        whole = path.with_name(f".{path.name}.whole")
+        try:
+            _save(guest, kind, part)
+            if kind == "kdump" and not raw_kdump:
+                kdump.reassemble(part, whole)
+                whole.replace(part)
+            # QEMU makes it readable for its owner only.
+            umask = os.umask(0o022)
+            os.umask(umask)
+            part.chmod(0o644 & ~umask)
+            part.replace(path)
+        except OSError as e:
+            raise VmError(f"cannot write {path}: {e.strerror}") from e
+        finally:
+            cache.remove(part)
+            cache.remove(whole)
+
+
+def _save(guest: Guest, kind: str, to: Path) -> None:
+    to.unlink(missing_ok=True)
+    try:
+        guest.qmp.execute(
+            "dump-guest-memory",
+            timeout=DUMP_SECONDS,
+            paging=False,
+            protocol=f"file:{to}",
+            format=FORMATS[kind],
+        )
+    except QmpError as e:
+        free = shutil.disk_usage(to.parent).free >> 20
+        raise VmError(f"cannot dump to {to.parent} ({free} MiB free): {e}") from e
+
+
+def dump(
+    files: Mapping[str, Path],
+    *,
+    kernel: Kernel | None = None,
+    workloads: Sequence[str] = ("standard",),
+    oracle: Path | None = None,
+    memory: str = "1G",
+    raw_kdump: bool = False,
+    **settings: Any,
+) -> Recorded:
+    """
+    Boot a kernel, start workloads, capture the oracle, stop, dump.
+
+    :param files: format (``elf``, ``kdump``) to file
+    :param kernel: 6.1 if not given
+    :param oracle: directory to make for the oracle; none is captured without
+    :param settings: for :class:`vm.guest.Guest`
+    :raises VmError: if any of it fails; nothing half-written stays
+    """
+    if kernel is None:
+        kernel = kernels.get()
+    files = {kind: Path(path).absolute() for kind, path in files.items()}
+    room: dict[int, int] = {}
+    for kind, path in files.items():
+        if not path.parent.is_dir():
+            raise VmError(f"{path.parent} is not a directory")
+        # A kdump's size depends on what is in it; half is far more than was ever seen.
+        size = memory_bytes(memory) // (1 if kind == "elf" else 2)
+        device = path.parent.stat().st_dev
+        room[device] = room.get(device, 0) + size
+        cache.need_space(path.parent, room[device], "the dump")
+    if oracle is not None and oracle.exists():
+        if oracle.is_dir() and not (oracle / "net").exists() and any(oracle.iterdir()):
+            raise VmError(f"{oracle} is there already, and not an oracle: choose another --oracle")
+        cache.remove(oracle)
+    try:
+        with Guest(kernel, memory=memory, **settings) as guest:
+            guest.start_workloads(workloads)
+            if oracle is not None:
+                guest.freeze_workloads()
+                guest.capture_oracle(oracle)
+            save(guest, files, raw_kdump=raw_kdump)
+    except BaseException:
+        if oracle is not None:
+            cache.remove(oracle)
+        raise
+    return Recorded(
+        kernel=kernel.name,
+        release=kernel.release,
+        elf=files.get("elf"),
+        kdump=files.get("kdump"),
+        oracle=oracle,
+        vmlinux=kernel.vmlinux if kernel.has_debug else None,
+    )
+
+
+def _hash_of_sources() -> str:
+    """Hash everything in vm/ that has a say in what a recorded core holds."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256(rootfs.key().encode())
+    own = ("agent.py", "dump.py", "guest.py", "initramfs.py", "kdump.py", "oracle.py", "qemu.py")
+    for p in sorted([*(here / "workloads").rglob("*.py"), *(here / n for n in own)]):
+        if p.exists():
+            digest.update(str(p.relative_to(here)).encode() + b"\0" + p.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def cached(
+    kernel: str | Kernel = kernels.DEFAULT,
+    workloads: str = "standard",
+    formats: Sequence[str] = ("elf", "kdump"),
+    memory: str = "1G",
+    **settings: Any,
+) -> Recorded:
+    """
+    Get a recorded machine from the cache, made when first asked for.
+
+    It is made anew when the kernel, the workloads, the oracle or their guest change.
+
+    :param workloads: names, with commas
+    :param settings: for :class:`vm.guest.Guest`
+    """
+    k = kernels.get(kernel) if isinstance(kernel, str) else kernel
+    kinds = sorted(set(formats))
+    names = [w for w in workloads.split(",") if w]
+    words = json.dumps([k.id, names, kinds, memory, _hash_of_sources(), sorted(settings.items())])
+    # What a change replaces has the same name up to the hash.
+    stem = "-".join([k.id, *names, *kinds, memory])
+    where = cache.root() / "dumps" / f"{stem}@{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+
+    def make(part: Path) -> None:
+        part.mkdir(parents=True)
+        cache.note(f"recording {k.release} with {workloads}")
+        files = {kind: part / f"core.{kind}" for kind in kinds}
+        dump(
+            files,
+            kernel=k,
+            workloads=names,
+            oracle=part / "oracle",
+            memory=memory,
+            **settings,
+        )
+
+    if not where.exists():
+        cache.ensure(where, make)
+        for old in where.parent.glob(f"{stem}@*"):
+            if old != where:
+                cache.remove(old)
+    return Recorded(
+        kernel=k.name,
+        release=k.release,
+        elf=where / "core.elf" if "elf" in kinds else None,
+        kdump=where / "core.kdump" if "kdump" in kinds else None,
+        oracle=where / "oracle",
+        vmlinux=k.vmlinux if k.has_debug else None,
+    )
+
+
+@contextlib.contextmanager
+def held(
+    qmp: Path,
+    *,
+    kernel: Kernel | None = None,
+    workloads: Sequence[str] = ("standard",),
+    oracle: Path | None = None,
+    **settings: Any,
+) -> Iterator[Guest]:
+    """
+    Keep a guest with workloads, at rest if an *oracle* is captured, and a monitor at *qmp*.
+
+    Leaves the guest running: it does nothing, but it is as alive as it gets.
+    """
+    if oracle is not None and oracle.exists():
+        raise VmError(f"{oracle} is there already: remove it, or choose another --oracle")
+    with Guest(kernel or kernels.get(), qmp=qmp, **settings) as guest:
+        guest.start_workloads(workloads)
+        if oracle is not None:
+            guest.freeze_workloads()
+            guest.capture_oracle(oracle)
+        yield guest
+
+
+def wait_for_end(guest: Guest, stop: threading.Event) -> None:
+    """
+    Wait until *stop* is set.
+
+    :raises GuestError: if the guest ends before
+    """
+    while not stop.wait(0.5):
+        if guest.qemu.process.poll() is not None:
+            raise GuestError("the guest is gone", guest.console())
