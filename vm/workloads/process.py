@@ -31,7 +31,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, Union, cast
 from . import syscalls
 from .account import Account, Cleanup, FdAccount, FdEnd, ProcessAccount, Skipped
 
-SO_COOKIE = 57
+SO_TYPE, SO_PROTO, SO_DOMAIN, SO_COOKIE = 3, 38, 39, 57
 SIOCINQ = 0x541B
 SIOCOUTQ = 0x5411
 
@@ -112,8 +112,9 @@ def _queue(fd: int, request: int) -> int | None:
 
 def describe_socket(fd: int) -> FdAccount:
     """What a socket says of itself."""
-    # fileno= alone would ask the same questions, but a duplicate must not be made.
-    sock = socket.socket(fileno=fd)
+    # Python would ask getsockname for the family, which AF_ALG does not have.
+    family, kind, protocol = (syscalls.socket_option(fd, o) for o in (SO_DOMAIN, SO_TYPE, SO_PROTO))
+    sock = socket.socket(family, kind, protocol, fileno=fd)
     facts = cast(FdAccount, {})
     try:
         facts["family"] = _enum_name(socket.AddressFamily, sock.family)

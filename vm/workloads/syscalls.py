@@ -145,6 +145,14 @@ def unix_name(function: str, fd: int) -> bytes:
     return name.split(b"\0", 1)[0]
 
 
+def socket_option(fd: int, option: int) -> int:
+    """An integer option of level ``SOL_SOCKET``, without a Python socket."""
+    value, length = ctypes.c_int(), ctypes.c_uint(4)
+    sol_socket = 1
+    libc("getsockopt", fd, sol_socket, option, ctypes.byref(value), ctypes.byref(length))
+    return value.value
+
+
 def kcmp_files(pid1: int, pid2: int) -> bool:
     """Whether two tasks have the same file table."""
     kcmp_files_ = 2

@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+TCP sockets in every state there is, IPv4 and IPv6, held by descriptors and by nobody.
+
+The peer is a script (see :mod:`vm.workloads.wire`) that answers or keeps silent just so;
+retries are raised, so that the states stay for many minutes. TIME_WAIT, which lasts a
+fixed 60 s, is renewed by repeating the peer's last FIN every 15 s; its sub-state
+FIN_WAIT2 cannot be renewed, so a child makes a new one every 20 s. After a freeze, all
+of them last 40 s at least. There are also queues with known amounts, and many options.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .process import Process, tcp_state
+from .wire import ACK, FAST_OPEN, FIN, PLAIN, PSH, RICH, RST, SYN, Peer, Wire
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+STREAM = socket.SOCK_STREAM
+TCP = socket.IPPROTO_TCP
+OURS = {V4: "198.18.7.1", V6: "fd07::7:1"}
+PEER = {V4: "198.18.7.2", V6: "fd07::7:2"}
+LO = {V4: "127.0.0.1", V6: "::1"}
+DEVICE = "ds-tun"
+SYSCTLS = {
+    "net/ipv4/tcp_syn_retries": 20,
+    "net/ipv4/tcp_synack_retries": 20,
+    "net/ipv4/tcp_orphan_retries": 20,
+    "net/ipv4/tcp_retries2": 20,
+    "net/ipv4/tcp_fin_timeout": 900,
+    # 1 client, 2 server, 0x200 no cookie needed.
+    "net/ipv4/tcp_fastopen": 0x203,
+}
+_ports = iter(range(20001, 30000))
+
+
+class Stage:
+    """What the scenes below share: the process, the wire, an address family."""
+
+    def __init__(self, me: Process, wire: Wire, family: int) -> None:
+        self.me, self.wire, self.family = me, wire, family
+
+    def socket(self, **facts: Any) -> socket.socket:
+        return self.me.hold(socket.socket(self.family, STREAM), **facts)
+
+    def start(self, sock: socket.socket, address: Any = None, port: int = 0) -> int:
+        """Have the kernel send a SYN to a new port of the peer's."""
+        port = port or next(_ports)
+        sock.setblocking(False)
+        try:
+            sock.connect(address or (PEER[self.family], port))
+        except BlockingIOError:
+            pass
+        sock.setblocking(True)
+        return port
+
+    def establish(self, sock: socket.socket, options: bytes = PLAIN,
+                  window: int = 64000) -> Peer:
+        peer = Peer.answering(self.wire, self.start(sock))
+        peer.send(SYN | ACK, options=options)
+        peer.window = window
+        self.wire.expect(peer.port, ACK)
+        self.reach(sock, "ESTABLISHED")
+        return peer
+
+    def reach(self, sock: socket.socket, state: str) -> None:
+        self.me.wait_until(f"{state} (it is {tcp_state(sock)})", lambda: tcp_state(sock) == state)
+
+    def close(self, sock: socket.socket, peer: Peer | None, state: str, kind: str = "full",
+              **row: Any) -> None:
+        """Close a socket that will live on without a descriptor."""
+        ends = {"local": list(sock.getsockname())}
+        if peer:
+            ends["remote"] = [PEER[self.family], peer.port]
+        self.me.drop(sock)
+        self.orphan(state, kind, **ends, **row)
+
+    def orphan(self, state: str, kind: str, **row: Any) -> None:
+        self.me.add("orphans", state=state, kind=kind, made=time.time(),
+                    family=socket.AddressFamily(self.family).name, **row)
+
+
+def _listening(stage: Stage) -> None:
+    me, family = stage.me, stage.family
+    listener = stage.socket(backlog=8, pending=3)
+    listener.bind((LO[family], 0))
+    listener.listen(8)
+    for number in range(3):
+        client = stage.socket(note="its peer is not accepted")
+        client.connect(listener.getsockname())
+        client.send(b"w" * number)
+        me.add("connections", client=me.end(client), listener=me.end(listener), accepted=False)
+
+
+def _syn_received(stage: Stage) -> None:
+    me, family = stage.me, stage.family
+    listener = stage.socket(backlog=20, pending=0, note="has request sockets")
+    listener.bind((OURS[family], 0))
+    listener.listen(20)
+    port = listener.getsockname()[1]
+    to, by = (socket.inet_pton(family, a[family]) for a in (OURS, PEER))
+    for _ in range(2):
+        peer = Peer(stage.wire, by, to, next(_ports), port)
+        peer.send(SYN, options=RICH)
+        stage.wire.expect(peer.port, SYN | ACK)
+        stage.orphan("SYN_RECV", "request", local=[OURS[family], port],
+                     remote=[PEER[family], peer.port], listener=me.end(listener))
+
+    fast = stage.socket(backlog=20, options={"TCP_FASTOPEN": 16})
+    fast.setsockopt(TCP, socket.TCP_FASTOPEN, 16)
+    fast.bind((OURS[family], 0))
+    fast.listen(20)
+    fast.settimeout(5)
+    peer = Peer(stage.wire, by, to, next(_ports), fast.getsockname()[1])
+    peer.send(SYN, b"data in the SYN", options=FAST_OPEN)
+    try:
+        child = fast.accept()[0]
+    except socket.timeout as error:
+        me.skip("SYN_RECV of TCP Fast Open", error)
+    else:
+        child.settimeout(None)
+        me.hold(child, note="SYN_RECV held by a descriptor: TCP Fast Open")
+    fast.settimeout(None)
+
+
+def _syn_sent(stage: Stage) -> None:
+    stage.start(stage.socket())
+    orphan = stage.socket(note="bound first")
+    orphan.bind((OURS[stage.family], 0))
+    stage.wire.expect(stage.start(orphan), SYN)
+
+
+def _established(stage: Stage) -> None:
+    """Queues with known amounts in them, each way."""
+    unread = stage.socket(note="4200 bytes unread")
+    peer = stage.establish(unread, RICH)
+    for _ in range(3):
+        peer.send(PSH | ACK, b"r" * 1400)
+    unacked = stage.socket(note="5000 bytes sent, none acknowledged: retransmits")
+    stage.establish(unacked).send(ACK)
+    unacked.send(b"t" * 5000)
+    closed = stage.socket(note="the peer's window is zero: probes")
+    peer = stage.establish(closed, window=0)
+    peer.send(ACK)
+    closed.send(b"z" * 2000)
+    gap = stage.socket(note="1000 bytes out of order, behind a gap")
+    peer = stage.establish(gap, RICH)
+    peer.send(PSH | ACK, b"o" * 1000, ahead=5000)
+    urgent = stage.socket(note="corked: 100 bytes not sent", options={"TCP_CORK": 1})
+    stage.establish(urgent)
+    urgent.setsockopt(TCP, socket.TCP_CORK, 1)
+    urgent.send(b"c" * 100)
+
+
+def _closing_first(stage: Stage) -> None:
+    """We close first: FIN_WAIT1, FIN_WAIT2, CLOSING."""
+    held = stage.socket()
+    stage.establish(held)
+    held.shutdown(socket.SHUT_WR)
+    stage.reach(held, "FIN_WAIT1")
+
+    orphan = stage.socket()
+    stage.close(orphan, stage.establish(orphan), "FIN_WAIT1")
+
+    for keep in (True, False):
+        sock = stage.socket()
+        peer = stage.establish(sock)
+        if keep:
+            sock.shutdown(socket.SHUT_WR)
+        else:
+            stage.close(sock, peer, "FIN_WAIT2")
+        peer.take(FIN)
+        peer.send(ACK)
+        if keep:
+            stage.reach(sock, "FIN_WAIT2")
+
+    for keep in (True, False):
+        sock = stage.socket()
+        peer = stage.establish(sock)
+        if keep:
+            sock.shutdown(socket.SHUT_WR)
+        else:
+            stage.close(sock, peer, "CLOSING")
+        stage.wire.expect(peer.port, FIN)
+        # Its FIN does not acknowledge ours.
+        peer.ack = peer.ack
+        peer.send(FIN | ACK)
+        if keep:
+            stage.reach(sock, "CLOSING")
+
+
+def _closing_last(stage: Stage) -> None:
+    """The peer closes first: CLOSE_WAIT, LAST_ACK."""
+    for data in (b"", b"unread, and then the end"):
+        sock = stage.socket()
+        peer = stage.establish(sock)
+        peer.send(FIN | ACK | PSH, data)
+        if data:
+            # Peer.send counts data and FIN both; nothing more follows here.
+            stage.me.note(sock, note=f"{len(data)} bytes unread")
+        stage.reach(sock, "CLOSE_WAIT")
+    for keep in (True, False):
+        sock = stage.socket()
+        peer = stage.establish(sock)
+        peer.send(FIN | ACK)
+        stage.reach(sock, "CLOSE_WAIT")
+        if keep:
+            sock.shutdown(socket.SHUT_WR)
+            stage.reach(sock, "LAST_ACK")
+        else:
+            stage.close(sock, peer, "LAST_ACK")
+
+
+def _closed(stage: Stage) -> None:
+    """CLOSE: never opened, only bound, refused, reset."""
+    me = stage.me
+    me.add("never_bound", **me.end(stage.socket(note="just created")))
+    stage.socket(note="bound only").bind((LO[stage.family], 0))
+    stage.socket(note="bound only, any address").bind(("", 0))
+    refused = stage.socket(note="refused")
+    peer = Peer.answering(stage.wire, stage.start(refused))
+    peer.send(RST | ACK)
+    stage.reach(refused, "CLOSE")
+    reset = stage.socket(note="reset")
+    peer = stage.establish(reset)
+    peer.send(RST | ACK)
+    stage.reach(reset, "CLOSE")
+
+
+def _time_wait(stage: Stage) -> list[Peer]:
+    peers = []
+    for _ in range(2):
+        sock = stage.socket()
+        peer = stage.establish(sock)
+        stage.close(sock, peer, "TIME_WAIT", "timewait", renewed=True)
+        peer.take(FIN)
+        peer.send(FIN | ACK)
+        peers.append(peer)
+    return peers
+
+
+def _fin_wait2(stage: Stage, local_port: int, peer_port: int) -> None:
+    """One time-wait socket with sub-state FIN_WAIT2, for 60 s."""
+    sock = socket.socket(stage.family, STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(TCP, socket.TCP_LINGER2, 60)
+    sock.bind((OURS[stage.family], local_port))
+    stage.start(sock, (PEER[stage.family], peer_port), peer_port)
+    peer = Peer.answering(stage.wire, peer_port)
+    peer.send(SYN | ACK, options=PLAIN)
+    stage.wire.expect(peer_port, ACK)
+    sock.close()
+    peer.take(FIN)
+    peer.send(ACK)
+
+
+def _keep(me: Process, wire: Wire, peers: list[Peer]) -> NoReturn:
+    """Renew what lasts 60 s only, for ever."""
+    places = [(family, 41000 + number) for number in range(4) for family in (V4, V6)]
+    me.steady = False
+    first = [(family, 41003) for family in (V4, V6)]
+    for family, port in first:
+        _fin_wait2(Stage(me, wire, family), port, 7)
+    for family in (V4, V6):
+        me.add("orphans", state="TIME_WAIT", substate="FIN_WAIT2", kind="timewait",
+               family=socket.AddressFamily(family).name, recycled=True, remote=[PEER[family], 7],
+               locals=[[OURS[family], port] for f, port in places if f == family])
+    me.report()
+    made = renewed = time.monotonic()
+    turn = 0
+    while True:
+        wire.drain(1)
+        now = time.monotonic()
+        if now - renewed > 15:
+            for peer in peers:
+                peer.send(FIN | ACK, ahead=-1)
+            renewed = now
+        if now - made > 20:
+            for family in (V4, V6):
+                try:
+                    _fin_wait2(Stage(me, wire, family), 41000 + turn % 4, 7)
+                except Exception as error:
+                    # After a freeze, or a slow minute: the next turn is as good.
+                    print(f"FIN_WAIT2: {error}", flush=True)
+            turn += 1
+            made = now
+
+
+def _options(me: Process) -> None:
+    """Sockets over lo, each with an option that shows."""
+    listener = me.hold(socket.create_server((LO[V4], 0)))
+
+    def pair(**facts: Any) -> tuple[socket.socket, socket.socket]:
+        client = me.hold(socket.socket(V4, STREAM), **facts)
+        client.connect(listener.getsockname())
+        server = me.hold(listener.accept()[0])
+        me.add("connections", client=me.end(client), server=me.end(server),
+               listener=me.end(listener))
+        return client, server
+
+    available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    for algorithm in available:
+        client, _ = pair(options={"TCP_CONGESTION": algorithm})
+        client.setsockopt(TCP, socket.TCP_CONGESTION, algorithm.encode())
+    ip, sol = socket.IPPROTO_IP, socket.SOL_SOCKET
+    numbers = (
+        ("TCP_NODELAY", TCP, socket.TCP_NODELAY, 1),
+        ("TCP_USER_TIMEOUT", TCP, socket.TCP_USER_TIMEOUT, 3600000),
+        ("TCP_NOTSENT_LOWAT", TCP, socket.TCP_NOTSENT_LOWAT, 16384),
+        ("TCP_WINDOW_CLAMP", TCP, socket.TCP_WINDOW_CLAMP, 20000),
+        ("IP_TOS", ip, socket.IP_TOS, 0x10),
+        ("IP_TTL", ip, socket.IP_TTL, 42),
+        ("SO_MARK", sol, socket.SO_MARK, 0xD5),
+        ("SO_PRIORITY", sol, socket.SO_PRIORITY, 5),
+        ("SO_RCVBUF", sol, socket.SO_RCVBUF, 10000),
+        ("SO_SNDBUF", sol, socket.SO_SNDBUF, 10000),
+        ("SO_RCVLOWAT", sol, socket.SO_RCVLOWAT, 77),
+        ("SO_OOBINLINE", sol, socket.SO_OOBINLINE, 1),
+    )
+    for name, level, option, value in numbers:
+        client, _ = pair()
+        client.setsockopt(level, option, value)
+        me.note(client, options={name: client.getsockopt(level, option)})
+    client, _ = pair(options={"SO_KEEPALIVE": 1, "TCP_KEEPIDLE": 3600, "TCP_KEEPINTVL": 75})
+    client.setsockopt(sol, socket.SO_KEEPALIVE, 1)
+    client.setsockopt(TCP, socket.TCP_KEEPIDLE, 3600)
+    client.setsockopt(TCP, socket.TCP_KEEPINTVL, 75)
+    client, _ = pair(options={"SO_LINGER": [1, 30]})
+    client.setsockopt(sol, socket.SO_LINGER, struct.pack("ii", 1, 30))
+
+    client, server = pair(note="1234 bytes unread; 99 the other way")
+    client.sendall(b"a" * 1234)
+    server.sendall(b"b" * 99)
+    client, server = pair(note="sent until both queues were full")
+    client.setblocking(False)
+    try:
+        while True:
+            client.send(b"f" * 65536)
+    except BlockingIOError:
+        client.setblocking(True)
+    for how, word in ((socket.SHUT_RD, "SHUT_RD"), (socket.SHUT_WR, "SHUT_WR")):
+        client, _ = pair(note=f"shutdown({word})")
+        client.shutdown(how)
+
+    small = me.hold(socket.socket(V4, STREAM), options={"TCP_MAXSEG": 600}, backlog=1)
+    small.setsockopt(TCP, socket.TCP_MAXSEG, 600)
+    small.bind((LO[V4], 0))
+    small.listen(1)
+    client = me.hold(socket.create_connection(small.getsockname()))
+    me.add("connections", client=me.end(client), server=me.end(me.hold(small.accept()[0])),
+           listener=me.end(small))
+
+
+def _listeners(me: Process) -> None:
+    defer = me.hold(socket.socket(V4, STREAM), options={"TCP_DEFER_ACCEPT": 600}, backlog=5)
+    defer.setsockopt(TCP, socket.TCP_DEFER_ACCEPT, 600)
+    defer.bind((LO[V4], 0))
+    defer.listen(5)
+    client = me.hold(socket.create_connection(defer.getsockname()),
+                     note="the listener waits for data: its side is a request socket")
+    me.add("orphans", state="SYN_RECV", kind="request", family="AF_INET", made=time.time(),
+           local=list(defer.getsockname()), remote=list(client.getsockname()),
+           listener=me.end(defer))
+    for _ in range(2):
+        reuse = me.hold(socket.socket(V4, STREAM), options={"SO_REUSEPORT": 1}, backlog=5)
+        reuse.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reuse.bind(("127.0.0.1", 20333))
+        reuse.listen(5)
+    device = me.hold(socket.socket(V4, STREAM), options={"SO_BINDTODEVICE": "lo"}, backlog=5)
+    device.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+    device.bind(("0.0.0.0", 0))
+    device.listen(5)
+    only = me.hold(socket.socket(V6, STREAM), options={"IPV6_V6ONLY": 1}, backlog=5)
+    only.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    only.bind(("::", 20334))
+    only.listen(5)
+    both = me.hold(socket.socket(V4, STREAM), backlog=5)
+    both.bind(("0.0.0.0", 20334))
+    both.listen(5)
+    bound = me.hold(socket.socket(V6, STREAM), note="traffic class", options={"IPV6_TCLASS": 0x20})
+    bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 0x20)
+
+
+def _link_local(me: Process, wire: Wire) -> None:
+    scope = socket.if_nametoindex(DEVICE)
+    listener = me.hold(socket.socket(V6, STREAM), note="link-local", backlog=5)
+    listener.bind(("fe80::7:1", 0, 0, scope))
+    listener.listen(5)
+    stage = Stage(me, wire, V6)
+    sock = stage.socket(note="link-local")
+    port = next(_ports)
+    stage.start(sock, ("fe80::7:2", port, 0, scope), port)
+    peer = Peer.answering(wire, port)
+    peer.send(SYN | ACK, options=PLAIN)
+    stage.reach(sock, "ESTABLISHED")
+
+
+def _over_lo(me: Process) -> None:
+    """What can be had without a TUN device."""
+    me.hold(socket.socket(V4, STREAM), note="just created")
+    for family in (V4, V6):
+        server = socket.create_server((LO[family], 0), family=family)
+        first = socket.create_connection(server.getsockname()[:2])
+        second = me.hold(server.accept()[0])
+        first.close()
+        me.wait_until("CLOSE_WAIT", lambda second=second: tcp_state(second) == "CLOSE_WAIT")
+        server.close()
+
+
+def run(me: Process) -> None:
+    for name, value in SYSCTLS.items():
+        me.sysctl(name, value)
+    me.modprobe("tun", "tcp_bbr", "tcp_vegas", "tcp_dctcp")
+    _options(me)
+    _listeners(me)
+    wire = me.attempt("TUN device", lambda: Wire(DEVICE))
+    if not wire:
+        _over_lo(me)
+        return
+    me.hold(wire, "char", "/dev/net/tun", same_file="tun")
+    me.ip(f"link set {DEVICE} up", f"addr add {OURS[V4]}/24 dev {DEVICE}",
+          f"addr add {OURS[V6]}/64 dev {DEVICE} nodad",
+          f"addr add fe80::7:1/64 dev {DEVICE} nodad")
+    _link_local(me, wire)
+    stages = [Stage(me, wire, family) for family in (V4, V6)]
+    scenes: tuple[Callable[[Stage], None], ...] = (
+        _listening, _syn_sent, _established, _closing_first, _closing_last, _closed, _syn_received
+    )
+    for scene in scenes:
+        for stage in stages:
+            scene(stage)
+    peers = [peer for stage in stages for peer in _time_wait(stage)]
+
+    def keeper(child: Process) -> None:
+        child.drop_all_but(wire)
+        _keep(child, wire, peers)
+
+    me.spawn("tcp-keeper", keeper).finish()
