@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Walking hash tables of ``hlist`` and ``hlist_nulls`` chains, all chains at once.
+
+Following one chain after the other reads memory in hash order, which on a compressed core
+inflates each page again and again. So all chains advance together: the first entries of all
+buckets are read in address order, then all second ones, and so on. The walk ends for every
+chain that loops (each entry is visited once), leaves readable memory, or meets an entry that
+is none of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Callable, NamedTuple, TypeVar
+
+from drgn import Program, ProgramFlags
+
+from drgn_sockets.kernel.memory import pointer_size, read_pointers
+from drgn_sockets.kernel.structs import Layout, Struct
+
+S = TypeVar("S", bound=Struct)
+
+# Longer than any real chain: tens of thousands of SO_REUSEPORT sockets may share a bucket.
+_MAX_CHAIN = 1 << 20
+# How often a chain of a live kernel is walked again when it changed underfoot.
+_MAX_TRIES = 3
+
+
+class HashTable(NamedTuple):
+    """An array of buckets, each with a list head."""
+
+    #: Address of the first bucket.
+    address: int
+    #: Number of buckets.
+    n_buckets: int
+    #: ``sizeof`` a bucket, bytes.
+    bucket_size: int
+    #: Where in a bucket the head's pointer to its first node is, bytes.
+    head_offset: int = 0
+
+    def heads(self, prog: Program, start: int = 0, count: int | None = None) -> list[int]:
+        """First node of each bucket; 0 for those that cannot be read."""
+        word = pointer_size(prog)
+        words, first = self.bucket_size // word, self.head_offset // word
+        heads: list[int] = []
+        chunk = max(1, (1 << 16) // self.bucket_size)
+        end = self.n_buckets if count is None else start + count
+        for i in range(start, end, chunk):
+            n = min(chunk, end - i)
+            pointers = read_pointers(prog, self.address + i * self.bucket_size, n * words)
+            heads.extend(pointers[first::words] if pointers else [0] * n)
+        return heads
+
+
+def walk_chains(
+    prog: Program,
+    table: HashTable,
+    layout: Layout[S],
+    node_offset: int,
+    next_of: Callable[[S], int],
+    is_one: Callable[[S], bool],
+) -> Iterator[tuple[int, S | None]]:
+    """
+    Visit every entry of a hash table once, level by level, in address order.
+
+    A node that is ``NULL`` or odd (the marker that ends an ``hlist_nulls``,
+    ``2 * bucket + 1``) ends its chain.
+
+    :param layout: How to read an entry.
+    :param node_offset: Where the list node is in an entry, bytes.
+    :param next_of: The next node after an entry.
+    :param is_one: Whether what was read is an entry at all; if not, the chain ends there.
+    :return: Iterator of (address, entry); ``None`` for one that cannot be read or is none.
+    """
+    live = bool(prog.flags & ProgramFlags.IS_LIVE)
+    seen: set[int] = set()
+    strayed: set[int] = set()
+
+    def walk(chains: dict[int, int]) -> Iterator[tuple[int, S | None]]:
+        visited = set(chains)
+        for _ in range(_MAX_CHAIN):
+            if not chains:
+                return
+            following: dict[int, int] = {}
+            for address, entry in layout.read_many(chains):
+                good = entry is not None and is_one(entry)
+                if address not in seen:
+                    seen.add(address)
+                    yield address, entry if good else None
+                if entry is None or not good:
+                    continue
+                node, bucket = next_of(entry), chains[address]
+                if node & 1:
+                    if node >> 1 != bucket:
+                        strayed.add(bucket)
+                elif node and node - node_offset not in visited:
+                    following[node - node_offset] = bucket
+            visited.update(following)
+            chains = following
+
+    def starts(heads: list[int], first: int = 0) -> dict[int, int]:
+        return {
+            node - node_offset: first + i for i, node in enumerate(heads) if node and not node & 1
+        }
+
+    yield from walk(starts(table.heads(prog)))
+    # A socket of a live kernel may be freed and hashed elsewhere while the walk stands on
+    # it: its chain then ends with another bucket's marker, and what came after was missed.
+    for _ in range(_MAX_TRIES if live else 0):
+        again, strayed = strayed, set()
+        for bucket in sorted(again):
+            yield from walk(starts(table.heads(prog, bucket, 1), bucket))

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""File tables: ``struct files_struct`` and ``struct fdtable``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from drgn import FaultError, Object, Program
+
+from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, read_pointers
+from drgn_sockets.kernel.structs import Int, Struct
+
+_CHUNK = 4096
+# fs/file.c: sysctl_nr_open_max, the bound that the kernel itself puts on max_fds.
+_NR_OPEN_MAX = 1 << 31
+# A table whose max_fds is overwritten would be read to no end.
+_MAX_UNREADABLE_CHUNKS = 4
+
+
+class FilesStruct(Struct):
+    """``struct files_struct``."""
+
+    C_TYPE = "struct files_struct"
+
+    fdt = Int("fdt", help="struct fdtable *")
+
+
+class Fdtable(Struct):
+    """``struct fdtable``."""
+
+    C_TYPE = "struct fdtable"
+
+    max_fds = Int("max_fds", help="number of slots")
+    fd = Int("fd", help="struct file **")
+    close_on_exec = Int("close_on_exec", help="bitmap of fds closed by execve()")
+
+
+class OpenFd(NamedTuple):
+    """A used slot of a file table."""
+
+    fd: int
+    #: Address of the ``struct file``.
+    file: int
+    cloexec: bool
+
+
+def _bitmap_bytes(prog: Program, data: bytes) -> bytes:
+    # Bitmaps are arrays of longs: on a big-endian machine the bytes of each are reversed.
+    if byte_order(prog) == "<":
+        return data
+    size = pointer_size(prog)
+    return b"".join(data[i : i + size][::-1] for i in range(0, len(data), size))
+
+
+def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
+    """
+    The used slots of a file table in the order of fds, as ``proc_readfd_common()`` finds
+    them: by the pointers, not by the bitmap, which also has fds that are about to be opened.
+
+    :param files: ``struct files_struct *`` as an integer
+    :raises FaultError: if the table, or a part of it, cannot be read; what could be read
+        has been yielded by then
+    """
+    fdt = Fdtable.layout(prog).read(FilesStruct.layout(prog).read(files).fdt)
+    size = pointer_size(prog)
+    unreadable = 0
+    if fdt.max_fds > _NR_OPEN_MAX:
+        raise FaultError(f"struct fdtable has an absurd max_fds, {fdt.max_fds}", fdt.address)
+    for start in range(0, fdt.max_fds, _CHUNK):
+        n = min(_CHUNK, fdt.max_fds - start)
+        pointers = read_pointers(prog, fdt.fd + start * size, n)
+        if pointers is None:
+            unreadable += 1
+            if unreadable == _MAX_UNREADABLE_CHUNKS:
+                break
+            continue
+        bits = read_bytes(prog, fdt.close_on_exec + start // 8, (n + 7) // 8)
+        cloexec = _bitmap_bytes(prog, bits) if bits else bytes((n + 7) // 8)
+        for i, file in enumerate(pointers):
+            if file:
+                yield OpenFd(start + i, file, bool(cloexec[i >> 3] >> (i & 7) & 1))
+    if unreadable:
+        raise FaultError("part of the array of files cannot be read", fdt.fd)
+
+
+def task_open_fds(task: Object) -> Iterator[OpenFd]:
+    """
+    The open fds of a task.
+
+    :param task: ``struct task_struct *``
+    :raises FaultError: if its file table cannot be read
+    """
+    files = task.files.value_()
+    if files:
+        yield from open_fds(task.prog_, files)

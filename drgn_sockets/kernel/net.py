@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Network namespaces."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from drgn import Object, Program
+from drgn.helpers.linux.list import list_for_each_entry
+
+from drgn_sockets.kernel.memory import UNREADABLE
+
+_MAX_NETS = 1 << 20
+
+
+class NetNamespace(NamedTuple):
+    """A network namespace."""
+
+    #: Address of the ``struct net``.
+    address: int
+    #: Inode of ``/proc/PID/ns/net``.
+    ino: int
+
+
+def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
+    """
+    All network namespaces by the address of their ``struct net``, the initial one first.
+
+    :raises LookupError: if the program lacks the types
+    """
+    found: dict[int, NetNamespace] = {}
+
+    def add(net: Object) -> None:
+        address = net.value_()
+        if address not in found:
+            found[address] = NetNamespace(address, net.ns.inum.value_())
+
+    try:
+        add(prog["init_net"].address_of_())
+        nets = list_for_each_entry("struct net", prog["net_namespace_list"].address_of_(), "list")
+        for _, net in zip(range(_MAX_NETS), nets):
+            if net.value_() in found and len(found) > 1:
+                break
+            add(net)
+    except UNREADABLE:
+        # What was found still tells most of it; sockets of the others have no inode for
+        # their namespace.
+        pass
+    return found
+
+
+def net_ino(prog: Program, net: int) -> int:
+    """Inode of ``/proc/PID/ns/net`` for a ``struct net *``, 0 if it cannot be read."""
+    try:
+        return Object(prog, "struct net *", net).ns.inum.value_()  # type: ignore[no-any-return]
+    except UNREADABLE:
+        return 0

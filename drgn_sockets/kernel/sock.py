@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``struct sock`` and where the kernel keeps them: the hash tables of each protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Callable
+
+from drgn import Object, Program, TypeKind, offsetof, sizeof
+
+from drgn_sockets.kernel.chains import HashTable, walk_chains
+from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
+
+# include/linux/socket.h
+AF_UNSPEC = 0
+AF_UNIX = 1
+AF_INET = 2
+AF_INET6 = 10
+AF_NETLINK = 16
+AF_PACKET = 17
+AF_MAX = 64
+
+# include/linux/net.h
+SOCK_STREAM = 1
+SOCK_DGRAM = 2
+SOCK_RAW = 3
+SOCK_SEQPACKET = 5
+
+# include/uapi/linux/in.h
+IPPROTO_ICMP = 1
+IPPROTO_TCP = 6
+IPPROTO_UDP = 17
+IPPROTO_ICMPV6 = 58
+IPPROTO_UDPLITE = 136
+
+# include/net/tcp_states.h
+TCP_ESTABLISHED = 1
+TCP_SYN_RECV = 3
+TCP_TIME_WAIT = 6
+TCP_CLOSE = 7
+TCP_LISTEN = 10
+TCP_NEW_SYN_RECV = 12
+
+# net/unix/af_unix.c: UNIX_HASH_SIZE, two halves of 256, for unbound sockets (and by name for
+# abstract ones) and for others.
+_UNIX_HASH_SIZE = 512
+
+
+class SockCommon(Struct):
+    """
+    ``struct sock_common``: what full sockets, timewait and request sockets all begin with.
+    """
+
+    C_TYPE = "struct sock_common"
+
+    family = Int("skc_family", help="address family")
+    state = Int("skc_state", help="TCP_* state")
+    net = Int("skc_net.net", help="struct net *")
+    node = Int("skc_node.next", "skc_nulls_node.next", help="next in its hash chain")
+    refcnt = Int("skc_refcnt.refs.counter", help="references")
+    bound_dev_if = Int("skc_bound_dev_if", help="interface index it is bound to, 0 for none")
+    reuse = Int("skc_reuse", help="SO_REUSEADDR")
+    reuseport = Int("skc_reuseport", help="SO_REUSEPORT")
+    ipv6only = Int("skc_ipv6only", help="IPV6_V6ONLY")
+    daddr = Bytes("skc_daddr", help="remote IPv4 address")
+    rcv_saddr = Bytes("skc_rcv_saddr", help="local IPv4 address")
+    dport = BigEndian("skc_dport", help="remote port")
+    num = Int("skc_num", help="local port; the protocol for raw sockets")
+    v6_daddr = OptBytes("skc_v6_daddr", help="remote IPv6 address")
+    v6_rcv_saddr = OptBytes("skc_v6_rcv_saddr", help="local IPv6 address")
+    cookie = Int("skc_cookie.counter", help="SO_COOKIE, 0 if nobody has asked for it")
+
+
+class Sock(SockCommon):
+    """``struct sock``."""
+
+    C_TYPE = "struct sock"
+
+    type = Int("sk_type", help="SOCK_* type")
+    protocol = Int("sk_protocol", help="IPPROTO_* or the family's protocol number")
+    socket = Int("sk_socket", help="struct socket *; NULL if the kernel's own, or orphaned")
+    prot = Int("__sk_common.skc_prot", help="struct proto *")
+    uid = Int("sk_uid.val", help="owner, in the initial user namespace")
+    shutdown = Int("sk_shutdown", help="1 receiving, 2 sending, 3 both")
+    mark = Int("sk_mark", help="SO_MARK")
+    priority = Int("sk_priority", help="SO_PRIORITY")
+    err = Int("sk_err", help="pending error (errno)")
+    rmem_alloc = Int(
+        "sk_backlog.rmem_alloc.counter", help="bytes in the receive queue, with overhead"
+    )
+    rcvbuf = Int("sk_rcvbuf", help="SO_RCVBUF, bytes")
+    wmem_alloc = Int("sk_wmem_alloc.refs.counter", help="bytes committed to sending, plus 1")
+    sndbuf = Int("sk_sndbuf", help="SO_SNDBUF, bytes")
+    forward_alloc = Int("sk_forward_alloc", help="bytes allocated ahead")
+    wmem_queued = Int("sk_wmem_queued", help="bytes in the send queue, with overhead")
+    omem_alloc = Int("sk_omem_alloc.counter", help="bytes for options and ancillary data")
+    backlog_len = Int("sk_backlog.len", help="bytes in the backlog")
+    drops = Int("sk_drops.counter", help="packets dropped")
+    ack_backlog = Int("sk_ack_backlog", help="connections waiting for accept()")
+    max_ack_backlog = Int("sk_max_ack_backlog", help="limit of the accept queue")
+    receive_queue_len = Int("sk_receive_queue.qlen", help="packets in the receive queue")
+    receive_queue = Int("sk_receive_queue.next", help="first struct sk_buff *, or the list itself")
+    flags = Int("__sk_common.skc_flags", help="SOCK_* flags (enum sock_flags), as bits")
+    # Linux kernel commit 5d6b58c932ec ("net: lockless sock_i_ino()") (in v6.18) keeps the
+    # inode number in the sock.
+    ino = OptInt("sk_ino", help="inode of the socket, 0 if it has none")
+
+
+class SocketAlloc(Struct):
+    """``struct socket_alloc``: a ``struct socket`` and its inode."""
+
+    C_TYPE = "struct socket_alloc"
+
+    state = Int("socket.state", help="SS_* state")
+    type = Int("socket.type", help="SOCK_* type")
+    sk = Int("socket.sk", help="struct sock *")
+    ino = Int("vfs_inode.i_ino", help="inode number")
+    uid = Int("vfs_inode.i_uid.val", help="owner of the inode")
+    mode = Int("vfs_inode.i_mode", help="S_IFSOCK and permissions")
+    sb = Int("vfs_inode.i_sb", help="struct super_block *")
+
+
+def _of_family(prog: Program, *families: int) -> Callable[[SockCommon], bool]:
+    """Whether an entry of a hash table is a socket of *families*: by its family and state."""
+
+    def is_one(entry: SockCommon) -> bool:
+        return entry.family in families and 0 < entry.state < 16 and entry.net != 0
+
+    return is_one
+
+
+def _walk(
+    prog: Program, table: HashTable, *families: int
+) -> Iterator[tuple[int, SockCommon | None]]:
+    layout = SockCommon.layout(prog)
+    return walk_chains(
+        prog,
+        table,
+        layout,
+        layout.cls.places["node"].offset,
+        lambda entry: entry.node,
+        _of_family(prog, *families),
+    )
+
+
+def _walk_tables(
+    prog: Program, tables: Iterable[HashTable], *families: int
+) -> Iterator[tuple[int, SockCommon | None]]:
+    seen: set[HashTable] = set()
+    for table in tables:
+        if table.address and table not in seen:
+            seen.add(table)
+            yield from _walk(prog, table, *families)
+
+
+def _nets(prog: Program) -> Iterator[Object]:
+    from drgn_sockets.kernel.net import net_namespaces
+
+    for net in net_namespaces(prog):
+        yield Object(prog, "struct net *", net)
+
+
+def _tcp_tables(prog: Program) -> Iterator[HashTable]:
+    # Linux kernel commit d1e5e6408b30 ("tcp: Introduce optional per-netns ehash.") (in v6.1)
+    # gave network namespaces the choice of an ehash of their own; before that all share
+    # tcp_hashinfo.
+    hashinfos: dict[int, Object] = {}
+    if prog.type("struct inet_timewait_death_row").has_member("hashinfo"):
+        for net in _nets(prog):
+            hashinfo = net.ipv4.tcp_death_row.hashinfo.read_()
+            hashinfos[hashinfo.value_()] = hashinfo
+    else:
+        hashinfo = prog["tcp_hashinfo"].address_of_()
+        hashinfos[hashinfo.value_()] = hashinfo
+    for hashinfo in hashinfos.values():
+        yield from _listening_tables(hashinfo)
+        ehash = hashinfo.ehash
+        yield HashTable(
+            ehash.value_(),
+            hashinfo.ehash_mask.value_() + 1,
+            sizeof(ehash.type_.type),
+            offsetof(ehash.type_.type, "chain.first"),
+        )
+
+
+def _listening_tables(hashinfo: Object) -> Iterator[HashTable]:
+    # Linux kernel commit cae3873c5b3a ("net: inet: Retire port only listening_hash") (in
+    # v5.19) left only lhash2, whose chains are linked with sk_nulls_node since then.
+    if hashinfo.prog_.type("struct inet_hashinfo").has_member("listening_hash"):
+        table = hashinfo.listening_hash
+        bucket = table.type_.type
+        yield HashTable(
+            table.address_of_().value_(), len(table), sizeof(bucket), offsetof(bucket, "nulls_head")
+        )
+    else:
+        table = hashinfo.lhash2
+        bucket = table.type_.type
+        yield HashTable(
+            table.value_(),
+            hashinfo.lhash2_mask.value_() + 1,
+            sizeof(bucket),
+            offsetof(bucket, "nulls_head.first"),
+        )
+
+
+def for_each_tcp(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every TCP socket that is hashed: listening, connected or connecting, timewait, request
+    sockets, and connections that nobody has accepted yet, in all network namespaces.
+
+    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    """
+    return _walk_tables(prog, _tcp_tables(prog), AF_INET, AF_INET6)
+
+
+def _udp_tables(prog: Program) -> Iterator[HashTable]:
+    tables: dict[int, Object] = {}
+    # Linux kernel commit 9804985bf27f ("udp: Introduce optional per-netns hash table.") (in
+    # v6.2) gave network namespaces the choice of a table of their own.
+    if prog.type("struct netns_ipv4").has_member("udp_table"):
+        for net in _nets(prog):
+            table = net.ipv4.udp_table.read_()
+            tables[table.value_()] = table
+    else:
+        table = prog["udp_table"].address_of_()
+        tables[table.value_()] = table
+    try:
+        table = prog["udplite_table"].address_of_()
+        tables[table.value_()] = table
+    except LookupError:
+        # UDP-Lite can be left out of a kernel.
+        pass
+    for table in tables.values():
+        slot = table.hash.type_.type
+        while slot.kind == TypeKind.TYPEDEF:
+            slot = slot.type
+        yield HashTable(
+            table.hash.value_(),
+            table.mask.value_() + 1,
+            sizeof(slot),
+            offsetof(slot, "head") if slot.has_member("head") else offsetof(slot, "hslot.head"),
+        )
+
+
+def for_each_udp(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+    """Every UDP and UDP-Lite socket that has a port, in all network namespaces."""
+    return _walk_tables(prog, _udp_tables(prog), AF_INET, AF_INET6)
+
+
+def _raw_tables(prog: Program) -> Iterator[HashTable]:
+    for name in ("raw_v4_hashinfo", "raw_v6_hashinfo"):
+        try:
+            table = prog[name].ht
+        except LookupError:
+            continue
+        head = table.type_.type
+        yield HashTable(table.address_of_().value_(), len(table), sizeof(head))
+
+
+def for_each_raw(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+    """Every raw IPv4 and IPv6 socket, in all network namespaces."""
+    return _walk_tables(prog, _raw_tables(prog), AF_INET, AF_INET6)
+
+
+def _unix_tables(prog: Program) -> Iterator[HashTable]:
+    # Linux kernel commit cf2f225e1bb2 ("af_unix: Put a socket into a per-netns hash table.")
+    # (in v6.0) replaced the one table of all namespaces.
+    word = sizeof(prog.type("struct hlist_head"))
+    if prog.type("struct netns_unix").has_member("table"):
+        for net in _nets(prog):
+            yield HashTable(net.unx.table.buckets.value_(), _UNIX_HASH_SIZE, word)
+    else:
+        table = prog["unix_socket_table"]
+        yield HashTable(table.address_of_().value_(), len(table), word)
+
+
+def for_each_unix(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every unix socket, in all network namespaces: those that nobody has accepted yet, and
+    those that are only in flight (``SCM_RIGHTS``), are among them.
+    """
+    return _walk_tables(prog, _unix_tables(prog), AF_UNIX)

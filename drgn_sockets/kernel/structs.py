@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Kernel structures declared once, decoded fast.
+
+A class derived from :class:`Struct` names a C type and, as class attributes, the members
+that are of interest. For each program the members are looked up once; after that a structure
+costs one read and one :func:`struct.unpack_from`, and a value is converted when it is asked
+for::
+
+    class Task(Struct):
+        C_TYPE = "struct task_struct"
+        pid = Int("pid", help="thread ID")
+        comm = Bytes("comm", help="command name")
+
+
+    for address, task in Task.layout(prog).read_many(addresses):
+        print(task.pid if task else "unreadable")
+
+A member that kernels name differently is given with all its names, newest first; beside it
+stands the commit that renamed it. Whether a kernel has one is asked of its types, never of
+its version.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    Optional,
+    TypeVar,
+    overload,
+)
+
+from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
+
+from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_many
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Struct")
+
+_INT_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
+
+
+class _Place(NamedTuple):
+    """Where a member lies in its structure and how its raw value is unpacked."""
+
+    path: str
+    offset: int
+    size: int
+    code: str
+    # For a bit-field: how far to shift the containing integer, and the mask after that.
+    shift: int = 0
+    mask: int = 0
+    signed_bits: int = 0
+
+
+class Member(Generic[T]):
+    """
+    A member of a kernel structure, as a record field.
+
+    :param paths: Member designators (``icsk_ack.ato``), newest kernel first.
+    :param help: One line for people: what it says, and its unit.
+    :param convert: From the raw value (``int`` or ``bytes``) to that of the field.
+    :param optional: ``None`` where no kernel type has it, rather than an error.
+    """
+
+    name: str = ""
+    c_type: str = ""
+    #: Whether the raw value is the bytes of the member, whatever its type.
+    as_bytes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *paths: str,
+        help: str = "",
+        convert: Callable[[Any], T] | None = None,
+        optional: bool = False,
+    ) -> None:
+        self.paths = paths
+        self.help = help
+        self.optional = optional
+        self._convert = convert
+
+    def __set_name__(self, owner: type[Struct], name: str) -> None:
+        self.name = name
+        self.c_type = owner.C_TYPE
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Member[T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object, owner: type) -> Member[T] | T:
+        if instance is None:
+            return self
+        # Layout replaces each member in the class it makes for a program.
+        raise AttributeError(f"{self.name}: not decoded with a Layout")
+
+    def converter(self, prog: Program) -> Callable[[Any], T] | None:
+        """The conversion of a raw value, with what it needs to know of *prog*."""
+        return self._convert
+
+
+class Int(Member[int]):
+    """An integer, an enumerator, a pointer or a bit-field, as it stands."""
+
+
+class OptInt(Member[Optional[int]]):
+    """An integer that some kernels lack: ``None`` there."""
+
+    def __init__(self, *paths: str, help: str = "") -> None:
+        super().__init__(*paths, help=help, optional=True)
+
+
+class Bytes(Member[bytes]):
+    """A member of any type as its bytes: an array of characters, an address."""
+
+    as_bytes = True
+
+
+class OptBytes(Member[Optional[bytes]]):
+    """Bytes that some kernels lack: ``None`` there."""
+
+    as_bytes = True
+
+    def __init__(self, *paths: str, help: str = "") -> None:
+        super().__init__(*paths, help=help, optional=True)
+
+
+class BigEndian(Member[int]):
+    """A ``__be16`` or ``__be32``, in the host's order."""
+
+    def converter(self, prog: Program) -> Callable[[int], int]:
+        if byte_order(prog) == ">":
+            return lambda value: value
+        return _swap16
+
+
+def _swap16(value: int) -> int:
+    return (value & 0xFF) << 8 | value >> 8
+
+
+def _find(prog: Program, type_: Type, path: str) -> _Place | None:
+    """Find *path* in *type_*, or ``None`` if the type does not have it."""
+    bit_offset = 0
+    bit_field_size: int | None = None
+    for name in path.split("."):
+        while type_.kind == TypeKind.TYPEDEF:
+            type_ = type_.type
+        index = None
+        if name.endswith("]"):
+            name, _, subscript = name[:-1].partition("[")
+            index = int(subscript)
+        try:
+            member = type_.member(name)
+        except (LookupError, TypeError, AttributeError):
+            return None
+        bit_offset += member.bit_offset
+        bit_field_size = member.bit_field_size
+        type_ = member.type
+        if index is not None:
+            while type_.kind == TypeKind.TYPEDEF:
+                type_ = type_.type
+            type_ = type_.type
+            bit_offset += index * sizeof(type_) * 8
+    while type_.kind == TypeKind.TYPEDEF:
+        type_ = type_.type
+    if type_.kind == TypeKind.ENUM and type_.type is not None:
+        type_ = type_.type
+
+    if bit_field_size is not None:
+        # The smallest aligned integer that holds all its bits.
+        size = 1
+        while bit_offset // (size * 8) != (bit_offset + bit_field_size - 1) // (size * 8):
+            size *= 2
+        offset = bit_offset // (size * 8) * size
+        low = bit_offset - offset * 8
+        shift = low if byte_order(prog) == "<" else size * 8 - low - bit_field_size
+        signed = type_.kind == TypeKind.INT and type_.is_signed
+        return _Place(
+            path,
+            offset,
+            size,
+            _INT_CODES[size].upper(),
+            shift,
+            (1 << bit_field_size) - 1,
+            bit_field_size if signed else 0,
+        )
+
+    offset = bit_offset // 8
+    size = sizeof(type_)
+    if type_.kind in (TypeKind.INT, TypeKind.BOOL):
+        code = _INT_CODES[size]
+        signed = type_.kind == TypeKind.INT and type_.is_signed
+        return _Place(path, offset, size, code if signed else code.upper())
+    if type_.kind == TypeKind.POINTER:
+        return _Place(path, offset, size, _INT_CODES[size].upper())
+    return _Place(path, offset, size, f"{size}s")
+
+
+def _bits(place: _Place) -> Callable[[int], int]:
+    shift, mask = place.shift, place.mask
+    if place.signed_bits:
+        sign = 1 << place.signed_bits - 1
+        return lambda value: ((value >> shift & mask) ^ sign) - sign
+    return lambda value: value >> shift & mask
+
+
+def _getter(
+    index: int, bits: Callable[[int], int] | None, convert: Callable[[Any], Any] | None
+) -> Callable[[Any], Any]:
+    if bits is None and convert is None:
+        return lambda self: self.values[index]
+    if convert is None:
+        assert bits is not None
+        return lambda self: bits(self.values[index])
+    if bits is None:
+        return lambda self: convert(self.values[index])
+    return lambda self: convert(bits(self.values[index]))
+
+
+class Struct:
+    """A structure that was read: its address, and its declared members as attributes."""
+
+    __slots__ = ("address", "values")
+
+    #: Tag of the C type whose members the class declares. A derived class may name a
+    #: structure that begins with that of its base (``tcp_sock`` with ``sock``).
+    C_TYPE: ClassVar[str]
+
+    #: ``_Place`` of every member found, by field name (set for each program).
+    places: ClassVar[dict[str, _Place]]
+
+    def __init__(self, address: int, values: tuple[Any, ...]) -> None:
+        self.address = address
+        self.values = values
+
+    @classmethod
+    def members(cls) -> dict[str, Member[Any]]:
+        """The declared members by field name, those of the base classes first."""
+        found: dict[str, Member[Any]] = {}
+        for klass in reversed(cls.__mro__):
+            for name, value in vars(klass).items():
+                if isinstance(value, Member):
+                    found[name] = value
+        return found
+
+    @classmethod
+    def layout(cls: type[S], prog: Program) -> Layout[S]:
+        """
+        The layout of this structure in *prog*, made at the first call.
+
+        :raises LookupError: if *prog* has no such type, or lacks a member that is needed
+        """
+        key = ("drgn_sockets.layout", cls)
+        layout = prog.cache.get(key)
+        if layout is None:
+            layout = prog.cache[key] = Layout(prog, cls)
+        return layout  # type: ignore[no-any-return]
+
+
+class Layout(Generic[S]):
+    """How one program lays out a :class:`Struct`."""
+
+    def __init__(self, prog: Program, cls: type[S]) -> None:
+        self._prog = prog
+        members = cls.members()
+        places: dict[str, _Place] = {}
+        types: dict[str, Type] = {}
+        for name, member in members.items():
+            if member.c_type not in types:
+                types[member.c_type] = prog.type(member.c_type)
+            for path in member.paths:
+                place = _find(prog, types[member.c_type], path)
+                if place is not None:
+                    if member.as_bytes:
+                        place = place._replace(code=f"{place.size}s", mask=0)
+                    places[name] = place
+                    break
+            else:
+                if not member.optional:
+                    raise LookupError(
+                        f"{member.c_type} of this kernel has no member {' or '.join(member.paths)}"
+                    )
+
+        # Members of a union lie over each other: each run of places that do not is one
+        # struct.Struct, and most structures need just one.
+        self._unpackers: list[struct.Struct] = []
+        index: dict[tuple[int, str], int] = {}
+        rest = sorted({(p.offset, p.code, p.size) for p in places.values()})
+        while rest:
+            form, end, left = byte_order(prog), 0, []
+            for offset, code, size in rest:
+                if offset < end:
+                    left.append((offset, code, size))
+                    continue
+                form += f"{offset - end}x{code}"
+                end = offset + size
+                index[offset, code] = len(index)
+            self._unpackers.append(struct.Struct(form))
+            rest = left
+        #: Bytes from the start of the structure that hold all declared members.
+        self.size = max((u.size for u in self._unpackers), default=0)
+
+        body: dict[str, Any] = {"__slots__": (), "places": places}
+        for name, member in members.items():
+            if name not in places:
+                body[name] = None
+                continue
+            place = places[name]
+            getter = _getter(
+                index[place.offset, place.code],
+                _bits(place) if place.mask else None,
+                member.converter(prog),
+            )
+            body[name] = property(getter)
+        #: The class with this program's offsets in it.
+        self.cls: type[S] = type(cls.__name__, (cls,), body)
+
+    def decode(self, address: int, data: bytes, offset: int = 0) -> S:
+        """Decode the structure at *address* from *data*, where it begins at *offset*."""
+        unpackers = self._unpackers
+        values = unpackers[0].unpack_from(data, offset)
+        for unpacker in unpackers[1:]:
+            values += unpacker.unpack_from(data, offset)
+        return self.cls(address, values)
+
+    def read(self, address: int) -> S:
+        """
+        Read the structure at *address*.
+
+        :raises FaultError: if it cannot be read
+        """
+        try:
+            return self.decode(address, self._prog.read(address, self.size))
+        except UNREADABLE as e:
+            if isinstance(e, FaultError):
+                raise
+            raise FaultError("not an address", address) from None
+
+    def try_read(self, address: int) -> S | None:
+        """Read the structure at *address*, or ``None`` if it is null or cannot be read."""
+        if not address:
+            return None
+        try:
+            return self.decode(address, self._prog.read(address, self.size))
+        except UNREADABLE:
+            return None
+
+    def read_many(self, addresses: Iterable[int]) -> Iterator[tuple[int, S | None]]:
+        """
+        Read the structures at *addresses* in the order of addresses, each once.
+
+        :return: Iterator of (address, structure), ``None`` for one that cannot be read.
+        """
+        decode = self.decode
+        for address, data, offset in read_many(self._prog, addresses, self.size):
+            yield address, None if data is None else decode(address, data, offset)
+
+    def object(self, address: int) -> Object:
+        """``struct … *`` for *address*."""
+        return Object(
+            self._prog, self._prog.pointer_type(self._prog.type(self.cls.C_TYPE)), address
+        )

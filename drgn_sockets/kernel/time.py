@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Jiffies and how long one is."""
+
+from __future__ import annotations
+
+from drgn import Program, ProgramFlags
+
+_NSEC_PER_SEC = 1_000_000_000
+# include/asm-generic/param.h: the unit of times in procfs.
+USER_HZ = 100
+
+
+class Clock:
+    """The kernel's clock as its sockets use it: jiffies."""
+
+    def __init__(self, prog: Program) -> None:
+        self._jiffies = prog["jiffies"]
+        self._live = bool(prog.flags & ProgramFlags.IS_LIVE)
+        self._now: int = self._jiffies.value_()
+        #: Length of a jiffy in ns. CONFIG_HZ itself is nowhere in a kernel without IKCONFIG.
+        self.tick_nsec = _tick_nsec(prog)
+        #: Jiffies per second.
+        self.hz = round(_NSEC_PER_SEC / self.tick_nsec)
+
+    @property
+    def jiffies(self) -> int:
+        """``jiffies`` now, or when a core was taken."""
+        if self._live:
+            self._now = self._jiffies.value_()
+        return self._now
+
+    def to_us(self, jiffies: int) -> int:
+        """``jiffies_to_usecs()``."""
+        return jiffies * 1_000_000 // self.hz
+
+    def to_ms(self, jiffies: int) -> int:
+        """``jiffies_to_msecs()``."""
+        return -(-jiffies * 1000 // self.hz)
+
+    def since_ms(self, jiffies32: int) -> int:
+        """Milliseconds since a moment kept as 32 bits of jiffies (``tcp_jiffies32``)."""
+        return self.to_ms((self.jiffies - jiffies32) & 0xFFFFFFFF)
+
+    def until_s(self, expires: int) -> float:
+        """Seconds until a timer expires; negative if it is late."""
+        delta = (expires - self.jiffies) & 0xFFFFFFFFFFFFFFFF
+        if delta >> 63:
+            delta -= 1 << 64
+        return delta / self.hz
+
+    def to_clock_t(self, jiffies: int) -> int:
+        """``jiffies_delta_to_clock_t()``: in 1/100 s, and not below 0."""
+        return max(0, jiffies) * self.tick_nsec // (_NSEC_PER_SEC // USER_HZ)
+
+
+def _tick_nsec(prog: Program) -> int:
+    try:
+        return prog["tick_nsec"].value_()  # type: ignore[no-any-return]
+    except LookupError:
+        # kernel/time/jiffies.c: .mult = TICK_NSEC << JIFFIES_SHIFT
+        clocksource = prog["clocksource_jiffies"]
+        return clocksource.mult.value_() >> clocksource.shift.value_()  # type: ignore[no-any-return]
+
+
+def clock(prog: Program) -> Clock:
+    """The clock of *prog*, made once."""
+    found = prog.cache.get("drgn_sockets.clock")
+    if found is None:
+        found = prog.cache["drgn_sockets.clock"] = Clock(prog)
+    return found  # type: ignore[no-any-return]

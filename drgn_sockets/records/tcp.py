@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""TCP sockets: full ones, in TIME-WAIT, and requests."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
+
+from drgn import Program
+
+from drgn_sockets.kernel.sock import TCP_LISTEN, SockCommon
+from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
+from drgn_sockets.kernel.time import clock
+from drgn_sockets.records.inet import InetSock
+
+# include/net/inet_connection_sock.h: icsk_pending
+_ICSK_TIME_RETRANS = 1
+_ICSK_TIME_PROBE0 = 3
+_ICSK_TIME_LOSS_PROBE = 5
+_ICSK_TIME_REO_TIMEOUT = 6
+
+_TCP_INFINITE_SSTHRESH = 0x7FFFFFFF
+
+
+class Jiffies(Member[int]):
+    """A duration in jiffies, as microseconds."""
+
+    def converter(self, prog: Program) -> Callable[[int], int]:
+        return clock(prog).to_us
+
+
+class Age(Member[int]):
+    """A moment in ``tcp_jiffies32``, as milliseconds since then."""
+
+    def converter(self, prog: Program) -> Callable[[int], int]:
+        return clock(prog).since_ms
+
+
+class Timer(NamedTuple):
+    """A timer that is running."""
+
+    #: ``on`` (retransmission), ``keepalive``, ``persist`` (window probes), ``timewait``,
+    #: ``synack``: as ``ss -o`` calls them, and the last as nobody else does.
+    name: str
+    #: Seconds until it fires.
+    expires_s: float
+    #: In jiffies.
+    expires: int
+    #: How often it has fired for what it waits for.
+    retrans: int
+
+
+class InetConnectionSock(InetSock):
+    """``struct inet_connection_sock``."""
+
+    C_TYPE = "struct inet_connection_sock"
+
+    ca_state = Int("icsk_ca_state", help="0 Open, 1 Disorder, 2 CWR, 3 Recovery, 4 Loss")
+    ca_ops = Int("icsk_ca_ops", help="struct tcp_congestion_ops *")
+    ulp_ops = Int("icsk_ulp_ops", help="struct tcp_ulp_ops *")
+    rto_us = Jiffies("icsk_rto", help="retransmission timeout, us")
+    rto = Int("icsk_rto", help="retransmission timeout, jiffies")
+    retransmits = Int("icsk_retransmits", help="retransmissions of the same segment so far")
+    probes_out = Int("icsk_probes_out", help="window or keepalive probes not answered")
+    backoff = Int("icsk_backoff", help="how often the timeout was doubled")
+    pending = Int(
+        "icsk_pending", help="running timer: 1 retransmit, 3 probe, 5 loss probe, 6 reorder"
+    )
+    # Linux kernel commit a7c428ee8f59 ("tcp/dccp: remove icsk->icsk_timeout") (in v6.15)
+    # left the time in the timer itself.
+    timeout = Int("icsk_timeout", "icsk_retransmit_timer.expires", help="when it fires, jiffies")
+    keepalive_pprev = Int("icsk_keepalive_timer.entry.pprev", help="not NULL while it runs")
+    keepalive_expires = Int("icsk_keepalive_timer.expires", help="when it fires, jiffies")
+    ato_us = Jiffies("icsk_ack.ato", help="delayed ACK timeout, us")
+    ato = Int("icsk_ack.ato", help="delayed ACK timeout, jiffies")
+    quick = Int("icsk_ack.quick", help="ACKs still to be sent at once")
+    pingpong = Int("icsk_ack.pingpong", help="how interactive the session is")
+    rcv_mss = Int("icsk_ack.rcv_mss", help="segment size seen from the other end, bytes")
+    last_data_recv_ms = Age("icsk_ack.lrcvtime", help="since data was received, ms")
+    pmtu = Int("icsk_pmtu_cookie", help="path MTU, bytes")
+    user_timeout_ms = Int("icsk_user_timeout", help="TCP_USER_TIMEOUT, ms")
+    accept_qlen = Int("icsk_accept_queue.qlen.counter", help="requests of a listener (SYN queue)")
+    accept_young = Int("icsk_accept_queue.young.counter", help="of those, not retransmitted yet")
+    defer_accept = Int("icsk_accept_queue.rskq_defer_accept", help="TCP_DEFER_ACCEPT, retries")
+    fastopen_max_qlen = Int(
+        "icsk_accept_queue.fastopenq.max_qlen", help="TCP_FASTOPEN of a listener"
+    )
+    syn_retries = Int("icsk_syn_retries", help="TCP_SYNCNT, 0 for the default")
+
+
+class TcpSock(InetConnectionSock):
+    """``struct tcp_sock``, in the terms of ``tcp_get_info()``."""
+
+    C_TYPE = "struct tcp_sock"
+
+    snd_cwnd = Int("snd_cwnd", help="congestion window, segments")
+    snd_ssthresh = Int("snd_ssthresh", help="slow start threshold, segments; 2147483647 for none")
+    snd_cwnd_clamp = Int("snd_cwnd_clamp", help="upper bound of the congestion window, segments")
+    rtt_us = Member[int]("srtt_us", convert=lambda v: v >> 3, help="smoothed round-trip time, us")
+    rttvar_us = Member[int]("mdev_us", convert=lambda v: v >> 2, help="its mean deviation, us")
+    min_rtt_us = Int("rtt_min.s[0].v", help="smallest round-trip time of late, us")
+    rcv_rtt_us = Member[int](
+        "rcv_rtt_est.rtt_us", convert=lambda v: v >> 3, help="receiver's estimate of it, us"
+    )
+    mss = Int("mss_cache", help="segment size for sending, bytes")
+    advmss = Int("advmss", help="segment size advertised, bytes")
+    write_seq = Int("write_seq", help="sequence number after the last byte written")
+    snd_una = Int("snd_una", help="first byte not acknowledged, sequence number")
+    snd_nxt = Int("snd_nxt", help="next byte to send, sequence number")
+    snd_wnd = Int("snd_wnd", help="window the other end offers, bytes")
+    max_window = Int("max_window", help="largest window it ever offered, bytes")
+    rcv_nxt = Int("rcv_nxt", help="next byte expected, sequence number")
+    copied_seq = Int("copied_seq", help="next byte to be read by the process, sequence number")
+    rcv_wup = Int("rcv_wup", help="rcv_nxt at the last window update, sequence number")
+    rcv_wnd = Int("rcv_wnd", help="window offered to the other end, bytes")
+    window_clamp = Int("window_clamp", help="upper bound of that window, bytes")
+    rcv_ssthresh = Int("rcv_ssthresh", help="current clamp of that window, bytes")
+    rcv_space = Int("rcvq_space.space", help="bytes read per round trip (buffer tuning)")
+    packets_out = Int("packets_out", help="segments in flight (unacked)")
+    sacked_out = Int("sacked_out", help="segments acknowledged selectively")
+    lost_out = Int("lost_out", help="segments thought lost")
+    retrans_out = Int("retrans_out", help="retransmitted segments in flight")
+    total_retrans = Int("total_retrans", help="retransmissions over the life of the connection")
+    reordering = Int("reordering", help="reordering seen, segments")
+    reord_seen = Int("reord_seen", help="reordering events")
+    rcv_ooopack = Int("rcv_ooopack", help="segments received out of order")
+    dsack_dups = Int("dsack_dups", help="duplicates the other end reported")
+    delivered = Int("delivered", help="segments delivered")
+    delivered_ce = Int("delivered_ce", help="of those, marked by congestion (ECN)")
+    bytes_sent = Int("bytes_sent", help="bytes sent, retransmissions included")
+    bytes_acked = Int("bytes_acked", help="bytes acknowledged")
+    bytes_received = Int("bytes_received", help="bytes received")
+    bytes_retrans = Int("bytes_retrans", help="bytes retransmitted")
+    segs_out = Int("segs_out", help="segments sent")
+    segs_in = Int("segs_in", help="segments received")
+    data_segs_out = Int("data_segs_out", help="segments with data sent")
+    data_segs_in = Int("data_segs_in", help="segments with data received")
+    last_data_sent_ms = Age("lsndtime", help="since data was sent, ms")
+    last_ack_recv_ms = Age("rcv_tstamp", help="since an ACK was received, ms")
+    tstamp_ok = Int("rx_opt.tstamp_ok", help="timestamps negotiated")
+    sack_ok = Int("rx_opt.sack_ok", help="selective ACKs negotiated")
+    wscale_ok = Int("rx_opt.wscale_ok", help="window scaling negotiated")
+    snd_wscale = Int("rx_opt.snd_wscale", help="scale of the window received")
+    rcv_wscale = Int("rx_opt.rcv_wscale", help="scale of the window sent")
+    user_mss = Int("rx_opt.user_mss", help="TCP_MAXSEG, bytes, 0 for none")
+    ts_recent = Int("rx_opt.ts_recent", help="timestamp to echo next")
+    ecn_flags = Int("ecn_flags", help="1 ECN negotiated, 8 seen")
+    nonagle = Int("nonagle", help="1 TCP_NODELAY, 2 TCP_CORK, 4 push")
+    syn_data_acked = Int("syn_data_acked", help="data in the SYN was acknowledged (Fast Open)")
+    fastopen_client_fail = Int("fastopen_client_fail", help="why Fast Open failed, TFO_*")
+    repair = Int("repair", help="TCP_REPAIR")
+    rate_app_limited = Int("rate_app_limited", help="rate sample limited by the application")
+    rate_delivered = Int("rate_delivered", help="segments in the last rate sample")
+    rate_interval_us = Int("rate_interval_us", help="length of that sample, us")
+    keepalive_time = Int("keepalive_time", help="TCP_KEEPIDLE, jiffies, 0 for the default")
+    keepalive_intvl = Int("keepalive_intvl", help="TCP_KEEPINTVL, jiffies, 0 for the default")
+    keepalive_probes = Int("keepalive_probes", help="TCP_KEEPCNT, 0 for the default")
+    notsent_lowat = Int("notsent_lowat", help="TCP_NOTSENT_LOWAT, bytes")
+    # Linux kernel commit 614e8316aa4c ("tcp: add support for usec resolution in TCP TS
+    # values") (in v6.7)
+    usec_ts = OptInt("tcp_usec_ts", help="timestamps in microseconds")
+    # Linux kernel commit 3868ab0f1925 ("tcp: new TCP_INFO stats for RTO events") (in v6.7)
+    total_rto = OptInt("total_rto", help="retransmission timeouts")
+
+    def recv_queue(self) -> int:
+        """Bytes received and not yet read; of a listener, connections to be accepted."""
+        if self.state == TCP_LISTEN:
+            return self.ack_backlog
+        return max(_int32(self.rcv_nxt - self.copied_seq), 0)
+
+    def send_queue(self) -> int:
+        """Bytes written and not yet acknowledged; of a listener, the accept queue's limit."""
+        if self.state == TCP_LISTEN:
+            return self.max_ack_backlog
+        return self.write_seq - self.snd_una & 0xFFFFFFFF
+
+    def initial_slowstart(self) -> bool:
+        """``tcp_in_initial_slowstart()``."""
+        return self.snd_ssthresh >= _TCP_INFINITE_SSTHRESH
+
+    def timer_active(self) -> int:
+        """Column ``tr`` of ``/proc/net/tcp``: 0 none, 1 retransmit, 2 keepalive, 4 probe."""
+        if self.pending in (_ICSK_TIME_RETRANS, _ICSK_TIME_REO_TIMEOUT, _ICSK_TIME_LOSS_PROBE):
+            return 1
+        if self.pending == _ICSK_TIME_PROBE0:
+            return 4
+        # timer_pending(): the timer is on a list.
+        return 2 if self.keepalive_pprev else 0
+
+
+class InetTimewaitSock(SockCommon):
+    """``struct inet_timewait_sock``."""
+
+    C_TYPE = "struct inet_timewait_sock"
+
+    substate = Int("tw_substate", help="TIME_WAIT, or FIN_WAIT2 when orphaned in that state")
+    rcv_wscale = Int("tw_rcv_wscale", help="scale of the window sent")
+    sport = BigEndian("tw_sport", help="local port")
+    mark = Int("tw_mark", help="SO_MARK")
+    tos = Int("tw_tos", help="IP_TOS")
+    timer_expires = Int("tw_timer.expires", help="when it is removed, jiffies")
+
+
+class TcpTimewaitSock(InetTimewaitSock):
+    """``struct tcp_timewait_sock``."""
+
+    C_TYPE = "struct tcp_timewait_sock"
+
+    # tw_rcv_nxt and tw_snd_nxt are macros for members of sock_common.
+    rcv_nxt = Int("tw_sk.__tw_common.skc_tw_rcv_nxt", help="next byte expected, sequence number")
+    rcv_wnd = Int("tw_rcv_wnd", help="window offered to the other end, bytes")
+    ts_recent = Int("tw_ts_recent", help="timestamp to echo next")
+
+
+class InetRequestSock(SockCommon):
+    """``struct inet_request_sock``."""
+
+    C_TYPE = "struct inet_request_sock"
+
+    listener = Int("req.__req_common.skc_listener", help="struct sock * of the listener")
+    mss = Int("req.mss", help="segment size the other end advertised, bytes")
+    num_retrans = Int("req.num_retrans", help="SYN-ACKs sent again")
+    num_timeout = Int("req.num_timeout", help="timeouts of the SYN-ACK")
+    timer_expires = Int("req.rsk_timer.expires", help="when it fires, jiffies")
+    snd_wscale = Int("snd_wscale", help="scale of the window received")
+    rcv_wscale = Int("rcv_wscale", help="scale of the window sent")
+    tstamp_ok = Int("tstamp_ok", help="timestamps negotiated")
+    sack_ok = Int("sack_ok", help="selective ACKs negotiated")
+    wscale_ok = Int("wscale_ok", help="window scaling negotiated")
+    ecn_ok = Int("ecn_ok", help="ECN negotiated")
+    acked = Int("acked", help="the last ACK came (TCP_DEFER_ACCEPT)")
+    mark = Int("ir_mark", help="SO_MARK")
+
+
+class TcpRequestSock(InetRequestSock):
+    """``struct tcp_request_sock``."""
+
+    C_TYPE = "struct tcp_request_sock"
+
+    rcv_isn = Int("rcv_isn", help="initial sequence number of the other end")
+    snt_isn = Int("snt_isn", help="initial sequence number sent")
+    rcv_nxt = Int("rcv_nxt", help="next byte expected, sequence number")
+    tfo_listener = Int("tfo_listener", help="a child exists already (Fast Open)")
+
+
+def _int32(value: int) -> int:
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value >> 31 else value
+
+
+def tcp_timer(prog: Program, sk: SockCommon) -> Timer | None:
+    """The timer of a TCP socket that fires next for it, as procfs and ``ss -o`` choose it."""
+    now = clock(prog)
+    if isinstance(sk, InetTimewaitSock):
+        return Timer("timewait", now.until_s(sk.timer_expires), sk.timer_expires, 0)
+    if isinstance(sk, InetRequestSock):
+        return Timer("synack", now.until_s(sk.timer_expires), sk.timer_expires, sk.num_timeout)
+    if not isinstance(sk, TcpSock):
+        return None
+    active = sk.timer_active()
+    if active == 1:
+        return Timer("on", now.until_s(sk.timeout), sk.timeout, sk.retransmits)
+    if active == 4:
+        return Timer("persist", now.until_s(sk.timeout), sk.timeout, sk.probes_out)
+    if active == 2:
+        expires = sk.keepalive_expires
+        return Timer("keepalive", now.until_s(expires), expires, sk.probes_out)
+    return None
+
+
+class _CongestionOps(Struct):
+    C_TYPE = "struct tcp_congestion_ops"
+    name = Bytes("name")
+
+
+class _UlpOps(Struct):
+    C_TYPE = "struct tcp_ulp_ops"
+    name = Bytes("name")
+
+
+def _ops_name(
+    prog: Program, cls: type[_CongestionOps] | type[_UlpOps], address: int
+) -> bytes | None:
+    if not address:
+        return None
+    names = prog.cache.setdefault("drgn_sockets.ops_names", {})
+    if address not in names:
+        ops = cls.layout(prog).try_read(address)
+        names[address] = ops.name.split(b"\0", 1)[0] if ops else None
+    return names[address]  # type: ignore[no-any-return]
+
+
+def congestion_algorithm(prog: Program, sk: InetConnectionSock) -> bytes | None:
+    """Name of the congestion control algorithm, as ``TCP_CONGESTION``."""
+    return _ops_name(prog, _CongestionOps, sk.ca_ops)
+
+
+def ulp_name(prog: Program, sk: InetConnectionSock) -> bytes | None:
+    """Name of the upper layer protocol (``tls``, ``mptcp``), as ``TCP_ULP``; mostly none."""
+    return _ops_name(prog, _UlpOps, sk.ulp_ops)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Unix sockets."""
+
+from __future__ import annotations
+
+from drgn import Program, offsetof
+
+from drgn_sockets.kernel.memory import read_bytes
+from drgn_sockets.kernel.sock import SOCK_SEQPACKET, SOCK_STREAM, Sock
+from drgn_sockets.kernel.structs import Int, OptInt, Struct
+
+# sizeof(struct sockaddr_un) and one for the NUL that unix_mkname() adds to a path of 108.
+_MAX_ADDRESS = 111
+_SUN_PATH = 2
+
+
+class UnixSock(Sock):
+    """``struct unix_sock``."""
+
+    C_TYPE = "struct unix_sock"
+
+    addr = Int("addr", help="struct unix_address *; NULL if it has no name")
+    path_mnt = Int("path.mnt", help="struct vfsmount * of the socket file")
+    path_dentry = Int("path.dentry", help="struct dentry * of the socket file")
+    peer = Int("peer", help="struct sock * at the other end")
+    listener = OptInt("listener", help="struct sock * whose queue it is in, not accepted yet")
+
+
+class UnixAddress(Struct):
+    """``struct unix_address``."""
+
+    C_TYPE = "struct unix_address"
+
+    len = Int("len", help="length of the sockaddr_un, bytes")
+
+
+def unix_name(prog: Program, addr: int) -> bytes | None:
+    """
+    The name a unix socket is bound to.
+
+    :param addr: ``struct unix_address *`` as an integer
+    :return: A path without the NUL that ends it; an abstract name with the NUL it begins
+        with; ``None`` if the socket has no name
+    :raises FaultError: if it cannot be read
+    """
+    if not addr:
+        return None
+    layout = UnixAddress.layout(prog)
+    length = min(max(layout.read(addr).len, 0), _MAX_ADDRESS)
+    offset = offsetof(prog.type("struct unix_address"), "name") + _SUN_PATH
+    name = read_bytes(prog, addr + offset, max(length - _SUN_PATH, 0))
+    if name is None:
+        return None
+    if name[:1] == b"\0":
+        return name
+    # unix_mkname() has put a NUL behind a path and counts it.
+    return name.split(b"\0", 1)[0]
+
+
+class _SkBuff(Struct):
+    C_TYPE = "struct sk_buff"
+    next = Int("next")
+    len = Int("len")
+
+
+class _UnixSkbParms(Struct):
+    C_TYPE = "struct unix_skb_parms"
+    consumed = Int("consumed")
+
+
+_MAX_SKBS = 1 << 20
+
+
+def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
+    """
+    Bytes in the receive queue, as ``unix_inq_len()``: of a datagram socket, those of the
+    first datagram.
+
+    :return: ``None`` if the queue cannot be read
+    """
+    if not sk.receive_queue_len:
+        return 0
+    queue = sk.address + offsetof(prog.type("struct sock"), "sk_receive_queue")
+    cb = offsetof(prog.type("struct sk_buff"), "cb")
+    skbs, parms = _SkBuff.layout(prog), _UnixSkbParms.layout(prog)
+    address, total = sk.receive_queue, 0
+    for _ in range(min(sk.receive_queue_len, _MAX_SKBS)):
+        if address == queue:
+            break
+        skb = skbs.try_read(address)
+        control = parms.try_read(address + cb)
+        if skb is None or control is None:
+            return None
+        if sk.type not in (SOCK_STREAM, SOCK_SEQPACKET):
+            return skb.len
+        total += skb.len - control.consumed
+        address = skb.next
+    return total
