@@ -13,7 +13,7 @@ by :func:`os.fsdecode`: bytes that are not UTF-8 are surrogates U+DC80..U+DCFF, 
 
 from __future__ import annotations
 
-from typing import Any, Optional, TypedDict
+from typing import Any, TypedDict
 
 
 class FdEnd(TypedDict):
@@ -29,7 +29,7 @@ class _FdBase(TypedDict):
     kind: str
     #: What ``readlink /proc/PID/fd/N`` must give from the initial mount namespace;
     #: None where the program cannot know.
-    name: Optional[str]
+    name: str | None
     #: r, w, rw, path (``O_PATH``) or none (access mode 3).
     access: str
     cloexec: bool
@@ -38,7 +38,7 @@ class _FdBase(TypedDict):
     #: ``fcntl(F_GETFL)``; with ``O_CLOEXEC`` added, it is fdinfo's ``flags:``.
     raw_flags: int
     #: ``lseek(fd, 0, SEEK_CUR)``; None where seeking is an error.
-    pos: Optional[int]
+    pos: int | None
     #: ``st_ino`` and ``st_dev`` from fstat.
     inode: int
     dev: int
@@ -67,8 +67,8 @@ class FdAccount(_FdBase, total=False):
     #: unix: ``LISTEN``, ``CONNECTED`` or ``UNCONNECTED``.
     state: str
     #: As ``getsockname``/``getpeername`` give it: [address, port(, flowinfo, scope)].
-    local: Optional[list[Any]]
-    remote: Optional[list[Any]]
+    local: list[Any] | None
+    remote: list[Any] | None
     #: unix: own name ("" if none; abstract ones start with U+0000), the peer's name.
     path: str
     peer_path: str

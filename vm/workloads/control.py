@@ -57,14 +57,32 @@ def _start_one(spec: str, directory: Path, timeout: float) -> Account:
     log = directory / f"{name}.log"
     read_end, write_end = os.pipe()
     environment = {**os.environ, "PYTHONPATH": str(_HERE), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "vm.workloads", "run", spec, "--ready-fd", str(write_end),
-               "--timeout", str(timeout), "--account", str(directory)]
+    command = [
+        sys.executable,
+        "-m",
+        "vm.workloads",
+        "run",
+        spec,
+        "--ready-fd",
+        str(write_end),
+        "--timeout",
+        str(timeout),
+        "--account",
+        str(directory),
+    ]
     try:
         with log.open("ab", buffering=0) as output:
             output.truncate(0)
-            daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output,
-                                      stderr=output, pass_fds=[write_end], cwd="/",
-                                      start_new_session=True, env=environment)
+            daemon = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[write_end],
+                cwd="/",
+                start_new_session=True,
+                env=environment,
+            )
         os.close(write_end)
         write_end = -1
         deadline = time.monotonic() + timeout

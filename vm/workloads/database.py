@@ -40,10 +40,17 @@ def _threads(me: Process) -> list[ProcessAccount]:
 
     def thread(name: str) -> None:
         syscalls.set_comm(name.encode())
-        found.append({
-            "pid": me.pid, "tid": threading.get_native_id(), "comm": name, "role": "thread",
-            "netns": me.netns, "fds": [], "shares_files_with": me.pid,
-        })
+        found.append(
+            {
+                "pid": me.pid,
+                "tid": threading.get_native_id(),
+                "comm": name,
+                "role": "thread",
+                "netns": me.netns,
+                "fds": [],
+                "shares_files_with": me.pid,
+            }
+        )
         ready.wait(30)
         threading.Event().wait()
 
@@ -54,8 +61,9 @@ def _threads(me: Process) -> list[ProcessAccount]:
 
 
 def _server(me: Process) -> None:
-    listener = me.hold(socket.socket(socket.AF_INET6, socket.SOCK_STREAM), backlog=80,
-                       options={"IPV6_V6ONLY": 0})
+    listener = me.hold(
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM), backlog=80, options={"IPV6_V6ONLY": 0}
+    )
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     listener.bind(("::", PORT))
@@ -89,5 +97,9 @@ def run(me: Process) -> None:
     server.finish()
     client.finish()
     for fd, remote in accepted:
-        me.add("connections", client=client.end(ports[remote[1]]), server=server.end(fd),
-               listener=server.end(listener))
+        me.add(
+            "connections",
+            client=client.end(ports[remote[1]]),
+            server=server.end(fd),
+            listener=server.end(listener),
+        )

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Paths are bytes here, which pathlib does not have.
+# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH112, PTH116, PTH211
 """
 A process with some 300 descriptors: every kind of file, with every kind of name.
 
@@ -17,6 +19,7 @@ import signal
 import socket
 import struct
 import tempfile
+from functools import partial
 
 from . import syscalls
 from .process import Process
@@ -49,10 +52,18 @@ def _regular(me: Process, work: bytes) -> None:
     first = _open(me, path, os.O_RDWR | os.O_CREAT | CLOEXEC)
     os.write(first, b"0123456789" * 1000)
     os.lseek(first, 4321, os.SEEK_SET)
-    for extra in (os.O_APPEND, NONBLOCK, os.O_SYNC, os.O_DSYNC, os.O_NOATIME, os.O_DIRECT,
-                  os.O_APPEND | NONBLOCK, os.O_NOFOLLOW):
+    for extra in (
+        os.O_APPEND,
+        NONBLOCK,
+        os.O_SYNC,
+        os.O_DSYNC,
+        os.O_NOATIME,
+        os.O_DIRECT,
+        os.O_APPEND | NONBLOCK,
+        os.O_NOFOLLOW,
+    ):
         for mode in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
-            me.attempt(f"open flags {extra:#o}", lambda flags=extra | mode: _open(me, path, flags))
+            me.attempt(f"open flags {extra:#o}", partial(_open, me, path, extra | mode))
     for pos in (1, 9999, 10**6, 2**31, 2**40 + 1):
         os.lseek(_open(me, path, os.O_RDONLY | CLOEXEC), pos, os.SEEK_SET)
     # Access mode 3: neither reading nor writing, only ioctl.
@@ -79,9 +90,11 @@ def _regular(me: Process, work: bytes) -> None:
     fd = os.open(old, os.O_RDWR | os.O_CREAT)
     os.rename(old, new)
     me.hold(fd, "file", new, note="renamed")
-    me.attempt("O_TMPFILE", lambda: me.hold(os.open(work, os.O_TMPFILE | os.O_RDWR), "file",
-                                            None, note="O_TMPFILE"))
-    anonymous = tempfile.TemporaryFile(dir=os.fsdecode(work))
+    me.attempt(
+        "O_TMPFILE",
+        lambda: me.hold(os.open(work, os.O_TMPFILE | os.O_RDWR), "file", None, note="O_TMPFILE"),
+    )
+    anonymous = tempfile.TemporaryFile(dir=os.fsdecode(work))  # noqa: SIM115
     me.hold(anonymous, "file", None, note="TemporaryFile")
 
 
@@ -104,8 +117,13 @@ def _names(me: Process, work: bytes) -> None:
         me.hold(fd, "file", path + b"/" + name, note=note)
     os.mkdir(part, dir_fd=directory)
     deeper = os.open(part, os.O_RDONLY, dir_fd=directory)
-    me.hold(deeper, "dir", None, note="path longer than PATH_MAX: readlink says ENAMETOOLONG",
-            detail={"length": len(path) + 1 + len(part)})
+    me.hold(
+        deeper,
+        "dir",
+        None,
+        note="path longer than PATH_MAX: readlink says ENAMETOOLONG",
+        detail={"length": len(path) + 1 + len(part)},
+    )
     os.close(directory)
 
 
@@ -125,16 +143,18 @@ def _directories(me: Process, work: bytes) -> None:
 
 def _pipes(me: Process, work: bytes) -> None:
     for number in range(25):
-        read_end, write_end = os.pipe2((CLOEXEC if number % 2 else 0)
-                                       | (NONBLOCK if number % 3 else 0))
+        read_end, write_end = os.pipe2(
+            (CLOEXEC if number % 2 else 0) | (NONBLOCK if number % 3 else 0)
+        )
         me.hold(read_end, "pipe")
         me.hold(write_end, "pipe")
         me.add("pairs", a=me.end(read_end), b=me.end(write_end), how="pipe")
         if number == 0:
             os.write(write_end, b"unread")
             me.note(read_end, inq=6)
-    me.attempt("O_DIRECT pipe",
-               lambda: [me.hold(fd, "pipe") for fd in os.pipe2(os.O_DIRECT | CLOEXEC)])
+    me.attempt(
+        "O_DIRECT pipe", lambda: [me.hold(fd, "pipe") for fd in os.pipe2(os.O_DIRECT | CLOEXEC)]
+    )
     fifo = work + b"/fifo"
     os.mkfifo(fifo)
     _open(me, fifo, os.O_RDWR | NONBLOCK, "fifo")
@@ -148,8 +168,12 @@ def _events(me: Process) -> None:
         flags = (CLOEXEC if number % 2 else 0) | (NONBLOCK if number % 3 == 0 else 0)
         flags |= 1 if number % 5 == 0 else 0
         fd = syscalls.libc("eventfd", ctypes.c_uint(number), ctypes.c_int(flags))
-        me.hold(fd, "eventfd", "anon_inode:[eventfd]",
-                detail={"count": number, "semaphore": bool(flags & 1)})
+        me.hold(
+            fd,
+            "eventfd",
+            "anon_inode:[eventfd]",
+            detail={"count": number, "semaphore": bool(flags & 1)},
+        )
         targets.append(fd)
     epoll = select.epoll()
     me.hold(epoll, "eventpoll", "anon_inode:[eventpoll]")
@@ -161,8 +185,9 @@ def _events(me: Process) -> None:
     epoll.register(me.hold(a), select.EPOLLOUT)
     me.hold(b)
     me.note(epoll, detail={"targets": [*watched, a.fileno()]})
-    nested = me.hold(select.epoll(), "eventpoll", "anon_inode:[eventpoll]",
-                     detail={"targets": [epoll.fileno()]})
+    nested = me.hold(
+        select.epoll(), "eventpoll", "anon_inode:[eventpoll]", detail={"targets": [epoll.fileno()]}
+    )
     nested.register(epoll.fileno(), select.EPOLLIN)
     me.hold(select.epoll(), "eventpoll", "anon_inode:[eventpoll]", detail={"targets": []})
     for clock in (0, 1, 7):
@@ -170,8 +195,9 @@ def _events(me: Process) -> None:
         # First after an hour, then every two.
         spec = struct.pack("4q", 7200, 0, 3600, 0)
         syscalls.libc("timerfd_settime", fd, 0, spec, None)
-        me.hold(fd, "timerfd", "anon_inode:[timerfd]", detail={"clockid": clock,
-                                                               "interval_s": 7200})
+        me.hold(
+            fd, "timerfd", "anon_inode:[timerfd]", detail={"clockid": clock, "interval_s": 7200}
+        )
     mask = (1 << (signal.SIGUSR1 - 1)) | (1 << (signal.SIGWINCH - 1))
     fd = syscalls.libc("signalfd", -1, struct.pack("16Q", mask, *[0] * 15), CLOEXEC)
     me.hold(fd, "signalfd", "anon_inode:[signalfd]", detail={"sigmask": f"{mask:016x}"})
@@ -189,8 +215,14 @@ def _watches(me: Process, work: bytes) -> None:
         fd = syscalls.libc("fanotify_init", ctypes.c_uint(0), ctypes.c_uint(os.O_RDONLY))
         me.hold(fd, "fanotify", "anon_inode:[fanotify]")
         fan_mark_add, fan_close_write, at_fdcwd = 1, 8, -100
-        syscalls.libc("fanotify_mark", fd, ctypes.c_uint(fan_mark_add),
-                      ctypes.c_uint64(fan_close_write), at_fdcwd, work + b"/regular")
+        syscalls.libc(
+            "fanotify_mark",
+            fd,
+            ctypes.c_uint(fan_mark_add),
+            ctypes.c_uint64(fan_close_write),
+            at_fdcwd,
+            work + b"/regular",
+        )
 
     me.attempt("fanotify", fanotify)
 
@@ -203,10 +235,18 @@ def _memory(me: Process) -> None:
 
 
 def _devices(me: Process) -> None:
-    for path in (b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/urandom", b"/dev/kmsg",
-                 b"/dev/fuse", b"/dev/net/tun", b"/dev/loop-control", b"/dev/rtc0"):
-        me.attempt(os.fsdecode(path),
-                   lambda path=path: _open(me, path, os.O_RDONLY | NONBLOCK, "char"))
+    for path in (
+        b"/dev/null",
+        b"/dev/zero",
+        b"/dev/full",
+        b"/dev/urandom",
+        b"/dev/kmsg",
+        b"/dev/fuse",
+        b"/dev/net/tun",
+        b"/dev/loop-control",
+        b"/dev/rtc0",
+    ):
+        me.attempt(os.fsdecode(path), partial(_open, me, path, os.O_RDONLY | NONBLOCK, "char"))
     master, slave = os.openpty()
     name = os.ttyname(slave)
     me.hold(slave, "char", name)
@@ -214,20 +254,32 @@ def _devices(me: Process) -> None:
     me.hold(os.open(name, os.O_RDWR | os.O_NOCTTY), "char", name)
 
 
+def _pidfd(me: Process, pid: int) -> None:
+    me.hold(os.pidfd_open(pid), "pidfd", None, detail={"pid": pid})
+
+
 def _processes(me: Process) -> None:
     for pid in (me.pid, 1):
-        me.attempt(f"pidfd of {pid}", lambda pid=pid: me.hold(os.pidfd_open(pid), "pidfd", None,
-                                                              detail={"pid": pid}))
-    for name in ("net", "mnt", "uts", "ipc", "pid", "user", "cgroup", "time",
-                 "pid_for_children"):
+        me.attempt(f"pidfd of {pid}", partial(_pidfd, me, pid))
+    for name in ("net", "mnt", "uts", "ipc", "pid", "user", "cgroup", "time", "pid_for_children"):
+
         def one(name: str = name) -> None:
             fd = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | CLOEXEC)
             kind = name.partition("_")[0]
             me.hold(fd, "ns", f"{kind}:[{os.fstat(fd).st_ino}]")
+
         me.attempt(f"namespace {name}", one)
-    for path in (b"/proc/%d/status" % me.pid, b"/proc/version", b"/proc/sys/kernel/ostype",
-                 b"/sys/kernel/mm/transparent_hugepage/enabled", b"/proc/%d/fd" % me.pid,
-                 b"/proc/mounts", b"/sys/fs/cgroup", b"/proc/net/tcp"):
+    for path in (
+        b"/proc/%d/status" % me.pid,
+        b"/proc/version",
+        b"/proc/sys/kernel/ostype",
+        b"/sys/kernel/mm/transparent_hugepage/enabled",
+        b"/proc/%d/fd" % me.pid,
+        b"/proc/mounts",
+        b"/sys/fs/cgroup",
+        b"/proc/net/tcp",
+    ):
+
         def other(path: bytes = path) -> None:
             fd = os.open(path, os.O_RDONLY)
             kind = "dir" if os.path.isdir(path) else "file"
@@ -237,11 +289,13 @@ def _processes(me: Process) -> None:
             else:
                 # /proc/mounts is a symbolic link to self/mounts.
                 me.hold(fd, kind, path.replace(b"/proc/mounts", b"/proc/%d/mounts" % me.pid))
+
         me.attempt(os.fsdecode(path), other)
 
 
 def _special(me: Process) -> None:
     """Kinds for which Python has no function, and kernels may say no."""
+
     def io_uring() -> None:
         parameters = ctypes.create_string_buffer(120)
         fd = syscalls.syscall("io_uring_setup", 4, parameters)
@@ -254,18 +308,25 @@ def _special(me: Process) -> None:
     def bpf_map() -> None:
         map_type_array = 2
         attributes = ctypes.create_string_buffer(
-            struct.pack("5I", map_type_array, 4, 8, 16, 0), 128)
+            struct.pack("5I", map_type_array, 4, 8, 16, 0), 128
+        )
         fd = syscalls.syscall("bpf", 0, attributes, 128)
-        me.hold(fd, "bpf-map", "anon_inode:bpf-map",
-                detail={"map_type": 2, "key_size": 4, "value_size": 8, "max_entries": 16})
+        me.hold(
+            fd,
+            "bpf-map",
+            "anon_inode:bpf-map",
+            detail={"map_type": 2, "key_size": 4, "value_size": 8, "max_entries": 16},
+        )
 
     def bpf_prog() -> None:
         # "return 0", as a socket filter.
         code = ctypes.create_string_buffer(
-            struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0))
+            struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+        )
         text = ctypes.create_string_buffer(b"GPL")
         attributes = ctypes.create_string_buffer(
-            struct.pack("IIQQ", 1, 2, ctypes.addressof(code), ctypes.addressof(text)), 128)
+            struct.pack("IIQQ", 1, 2, ctypes.addressof(code), ctypes.addressof(text)), 128
+        )
         fd = syscalls.syscall("bpf", 5, attributes, 128)
         me.hold(fd, "bpf-prog", "anon_inode:bpf-prog")
         sock = me.hold(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), note="has a BPF filter")

@@ -26,8 +26,9 @@ def run(me: Process) -> None:
     client = me.hold(socket.create_connection(listener.getsockname()), same_file="held by all")
     server = me.hold(listener.accept()[0], same_file="server end")
     path = os.fsencode(me.work / "twice")
-    first = me.hold(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "file", path,
-                    same_file="first open")
+    first = me.hold(
+        os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "file", path, same_file="first open"
+    )
     os.write(first, b"x" * 1000)
     os.lseek(first, 123, os.SEEK_SET)
     second = me.hold(os.open(path, os.O_RDONLY), "file", path, same_file="second open")
@@ -38,8 +39,7 @@ def run(me: Process) -> None:
     children = [me.spawn(f"holder-{number}", _child) for number in range(CHILDREN)]
     for child in children:
         child.finish()
-    me.add("connections", client=me.end(client), server=me.end(server),
-           listener=me.end(listener))
+    me.add("connections", client=me.end(client), server=me.end(server), listener=me.end(listener))
     for end in [me.end(client), me.end(socket_dup)] + [
         child.end(fd) for child in children for fd in (client, socket_dup)
     ]:

@@ -29,8 +29,13 @@ def _everything(me: Process, name: str) -> socket.socket:
         client = me.hold(socket.socket(family, socket.SOCK_STREAM))
         client.connect((lo, 8080))
         server = me.hold(listener.accept()[0])
-        me.add("connections", client=me.end(client), server=me.end(server),
-               listener=me.end(listener), netns=me.netns)
+        me.add(
+            "connections",
+            client=me.end(client),
+            server=me.end(server),
+            listener=me.end(listener),
+            netns=me.netns,
+        )
         udp = me.hold(socket.socket(family, socket.SOCK_DGRAM))
         udp.bind((lo, 8081))
         me.hold(socket.socket(family, socket.SOCK_RAW, 253))
@@ -40,7 +45,7 @@ def _everything(me: Process, name: str) -> socket.socket:
     path = me.hold(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     path.bind(str(me.work / name))
     path.listen(3)
-    status = os.stat(me.work / name)
+    status = (me.work / name).stat()
     me.note(path, file_dev=status.st_dev, file_inode=status.st_ino, backlog=3)
     me.hold(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)).bind((0, 0))
     return udp
@@ -64,11 +69,18 @@ def _left(me: Process) -> None:
     # The other end is in its namespace by now.
     if not me.up.receive():
         return
-    me.ip("addr add 10.77.0.1/24 dev ds-left", "link set ds-left up",
-          "addr add fe80::77:1/64 dev ds-left nodad", "addr add fd77::1/64 dev ds-left nodad")
+    me.ip(
+        "addr add 10.77.0.1/24 dev ds-left",
+        "link set ds-left up",
+        "addr add fe80::77:1/64 dev ds-left nodad",
+        "addr add fd77::1/64 dev ds-left nodad",
+    )
     scope = socket.if_nametoindex("ds-left")
-    places = [(V4, ("10.77.0.1", PORT)), (V6, ("fe80::77:1", PORT, 0, scope)),
-              (V6, ("fd77::1", PORT))]
+    places = [
+        (V4, ("10.77.0.1", PORT)),
+        (V6, ("fe80::77:1", PORT, 0, scope)),
+        (V6, ("fd77::1", PORT)),
+    ]
     listeners = []
     for family, place in places:
         listener = me.hold(socket.socket(family, socket.SOCK_STREAM), backlog=3)
@@ -88,14 +100,21 @@ def _right(me: Process) -> None:
     me.up.send(me.netns)
     if not me.up.receive():
         return
-    me.ip("addr add 10.77.0.2/24 dev ds-right", "link set ds-right up",
-          "addr add fe80::77:2/64 dev ds-right nodad", "addr add fd77::2/64 dev ds-right nodad")
+    me.ip(
+        "addr add 10.77.0.2/24 dev ds-right",
+        "link set ds-right up",
+        "addr add fe80::77:2/64 dev ds-right nodad",
+        "addr add fd77::2/64 dev ds-right nodad",
+    )
     me.up.send("up")
     me.up.receive()
     scope = socket.if_nametoindex("ds-right")
     made = []
-    for family, place in ((V4, ("10.77.0.1", PORT)), (V6, ("fe80::77:1", PORT, 0, scope)),
-                          (V6, ("fd77::1", PORT))):
+    for family, place in (
+        (V4, ("10.77.0.1", PORT)),
+        (V6, ("fe80::77:1", PORT, 0, scope)),
+        (V6, ("fd77::1", PORT)),
+    ):
         sock = me.hold(socket.socket(family, socket.SOCK_STREAM))
         sock.settimeout(20)
         sock.connect(place)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from .process import Process
 
@@ -18,17 +19,42 @@ AF_KEY, AF_XDP = 15, 44
 PF_KEY_V2 = 2
 IPPROTO_MPTCP = 262
 #: Modules that socket() loads by itself where there is an autoloader.
-MODULES = ("af_packet", "vsock", "vsock_loopback", "vmw_vsock_virtio_transport_common", "af_alg",
-           "algif_hash", "af_key", "sctp", "tipc", "can", "can-raw", "xsk_diag", "l2tp_ip",
-           "bluetooth", "rds", "smc", "netlink_diag", "packet_diag")
+MODULES = (
+    "af_packet",
+    "vsock",
+    "vsock_loopback",
+    "vmw_vsock_virtio_transport_common",
+    "af_alg",
+    "algif_hash",
+    "af_key",
+    "sctp",
+    "tipc",
+    "can",
+    "can-raw",
+    "xsk_diag",
+    "l2tp_ip",
+    "bluetooth",
+    "rds",
+    "smc",
+    "netlink_diag",
+    "packet_diag",
+)
 
 
 def _netlink(me: Process) -> None:
-    for protocol, name in ((0, "route"), (NETLINK_GENERIC, "generic"), (4, "sock_diag"),
-                           (15, "uevent"), (9, "audit"), (12, "netfilter")):
+    for protocol, name in (
+        (0, "route"),
+        (NETLINK_GENERIC, "generic"),
+        (4, "sock_diag"),
+        (15, "uevent"),
+        (9, "audit"),
+        (12, "netfilter"),
+    ):
+
         def make(protocol: int = protocol) -> None:
             sock = me.hold(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol))
             sock.bind((0, 0))
+
         me.attempt(f"netlink {name}", make)
     groups = me.hold(socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
     groups.bind((0, 0x1 | 0x10 | 0x40))
@@ -95,6 +121,7 @@ def _alg(me: Process) -> None:
 def _plain(family: int, kind: int, protocol: int = 0) -> Callable[[Process], None]:
     def make(me: Process) -> None:
         me.hold(socket.socket(family, kind, protocol))
+
     return make
 
 
@@ -106,8 +133,13 @@ def _mptcp(me: Process) -> None:
     client = me.hold(socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP))
     client.connect(listener.getsockname())
     server = me.hold(listener.accept()[0])
-    me.add("connections", client=me.end(client), server=me.end(server),
-           listener=me.end(listener), protocol="mptcp")
+    me.add(
+        "connections",
+        client=me.end(client),
+        server=me.end(server),
+        listener=me.end(listener),
+        protocol="mptcp",
+    )
 
 
 def _sctp(me: Process) -> None:
@@ -118,8 +150,13 @@ def _sctp(me: Process) -> None:
     client = me.hold(socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP))
     client.connect(listener.getsockname())
     server = me.hold(listener.accept()[0])
-    me.add("connections", client=me.end(client), server=me.end(server),
-           listener=me.end(listener), protocol="sctp")
+    me.add(
+        "connections",
+        client=me.end(client),
+        server=me.end(server),
+        listener=me.end(listener),
+        protocol="sctp",
+    )
 
 
 def _unusual_protocol(me: Process) -> None:
@@ -148,6 +185,4 @@ def run(me: Process) -> None:
         "TCP by number": _unusual_protocol,
     }
     for what, make in parts.items():
-        me.attempt(what, lambda make=make: make(me))
-
-
+        me.attempt(what, partial(make, me))

@@ -72,6 +72,7 @@ class HasFileno(Protocol):
 
 
 AnyFd = Union[int, HasFileno]
+AnyPath = Union[str, bytes, "os.PathLike[str]"]
 Held = TypeVar("Held")
 
 
@@ -271,8 +272,9 @@ class Process:
 
     # What is open.
 
-    def hold(self, file: Held, kind: str = "socket", name: str | bytes | os.PathLike[str] | None = None,
-             **facts: Any) -> Held:
+    def hold(
+        self, file: Held, kind: str = "socket", name: AnyPath | None = None, **facts: Any
+    ) -> Held:
         """
         Enter an open file in the account, and keep it open.
 
@@ -357,16 +359,26 @@ class Process:
         """Load modules if there are such; whether it helped shows when they are used."""
         tool = shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin")
         for module in modules if tool else ():
-            subprocess.run([str(tool), "-q", module], timeout=60, check=False,
-                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [str(tool), "-q", module],
+                timeout=60,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
 
     def ip(self, *commands: str) -> None:
         """Run ``ip`` with each of *commands*."""
         tool = shutil.which("ip", path="/usr/sbin:/sbin:/usr/bin:/bin") or "ip"
         for command in commands:
-            done = subprocess.run([tool, *command.split()], timeout=60, check=False,
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT)
+            done = subprocess.run(
+                [tool, *command.split()],
+                timeout=60,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
             if done.returncode:
                 text = done.stdout.decode(errors="replace").strip()
                 raise OSError(errno.EINVAL, f"ip {command}: {text}")
@@ -381,8 +393,7 @@ class Process:
 
     # Further processes.
 
-    def spawn(self, role: str, body: Callable[[Process], None],
-              comm: bytes | None = None) -> Child:
+    def spawn(self, role: str, body: Callable[[Process], None], comm: bytes | None = None) -> Child:
         """
         Fork a process that runs *body* and holds all that this one does.
 
@@ -398,8 +409,14 @@ class Process:
         self._channels.append(channel)
         return Child(self, pid, channel)
 
-    def _become(self, role: str, ours: socket.socket, theirs: socket.socket,
-                body: Callable[[Process], None], comm: bytes | None) -> NoReturn:
+    def _become(
+        self,
+        role: str,
+        ours: socket.socket,
+        theirs: socket.socket,
+        body: Callable[[Process], None],
+        comm: bytes | None,
+    ) -> NoReturn:
         try:
             syscalls.die_with_parent()
             ours.close()
@@ -465,12 +482,14 @@ class Process:
     def report(self) -> None:
         """Hand the account up. Does nothing when it has been called before."""
         if self.up:
-            self.up.send({
-                "processes": [self.myself(), *self.others],
-                "lists": self.lists,
-                "skipped": self.skipped,
-                "cleanup": self.cleanup,
-            })
+            self.up.send(
+                {
+                    "processes": [self.myself(), *self.others],
+                    "lists": self.lists,
+                    "skipped": self.skipped,
+                    "cleanup": self.cleanup,
+                }
+            )
             self.up.close()
             self.up = None
         elif self.ready_fd is not None:
@@ -539,8 +558,15 @@ def serve_forever(sockets: list[socket.socket], answer: Callable[[bytes], bytes]
                 sockets.remove(sock)
 
 
-def be_daemon(name: str, arg: str, run: Callable[[Process], None], ready_fd: int,
-              timeout: float, work: Path, log: Path) -> NoReturn:
+def be_daemon(
+    name: str,
+    arg: str,
+    run: Callable[[Process], None],
+    ready_fd: int,
+    timeout: float,
+    work: Path,
+    log: Path,
+) -> NoReturn:
     """Be a workload's main process: set it up, hand over the account, stay."""
     os.set_inheritable(ready_fd, False)
     shutil.rmtree(work, ignore_errors=True)
@@ -567,5 +593,3 @@ def be_daemon(name: str, arg: str, run: Callable[[Process], None], ready_fd: int
         os._exit(1)
     while True:
         signal.pause()
-
-

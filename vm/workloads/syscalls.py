@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from pathlib import Path
 
 CLONE_FILES = 0x400
@@ -39,7 +40,7 @@ _NUMBERS = {
         "userfaultfd": 282,
     },
 }
-_COMMON = {"pidfd_open": 434, "io_uring_setup": 425, "landlock_create_ruleset": 444}
+_COMMON = {"pidfd_getfd": 438, "io_uring_setup": 425, "landlock_create_ruleset": 444}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Does not let go of the GIL, which a raw clone() must not do.
@@ -113,7 +114,7 @@ def die_with_parent() -> None:
 
 def sockaddr_un(name: bytes) -> bytes:
     """Make a ``struct sockaddr_un`` with exactly these bytes of name."""
-    return int(1).to_bytes(2, "little") + name
+    return (1).to_bytes(2, sys.byteorder) + name
 
 
 def bind_raw(fd: int, address: bytes) -> None:

@@ -51,5 +51,9 @@ def run(me: Process) -> None:
     accepted = server.receive()
     server.finish()
     client.finish()
-    me.add("connections", client=client.end(client_fd), server=server.end(accepted),
-           listener=server.end(listener))
+    me.add(
+        "connections",
+        client=client.end(client_fd),
+        server=server.end(accepted),
+        listener=server.end(listener),
+    )

@@ -15,6 +15,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,9 +25,9 @@ from .wire import ACK, FAST_OPEN, FIN, PLAIN, PSH, RICH, RST, SYN, Peer, Wire
 V4, V6 = socket.AF_INET, socket.AF_INET6
 STREAM = socket.SOCK_STREAM
 TCP = socket.IPPROTO_TCP
-OURS = {V4: "198.18.7.1", V6: "fd07::7:1"}
-PEER = {V4: "198.18.7.2", V6: "fd07::7:2"}
-LO = {V4: "127.0.0.1", V6: "::1"}
+OURS: dict[int, str] = {V4: "198.18.7.1", V6: "fd07::7:1"}
+PEER: dict[int, str] = {V4: "198.18.7.2", V6: "fd07::7:2"}
+LO: dict[int, str] = {V4: "127.0.0.1", V6: "::1"}
 DEVICE = "ds-tun"
 SYSCTLS = {
     "net/ipv4/tcp_syn_retries": 20,
@@ -46,7 +47,7 @@ class Stage:
     def __init__(self, me: Process, wire: Wire, family: int) -> None:
         self.me, self.wire, self.family = me, wire, family
 
-    def socket(self, **facts: Any) -> socket.socket:
+    def new(self, **facts: Any) -> socket.socket:
         return self.me.hold(socket.socket(self.family, STREAM), **facts)
 
     def start(self, sock: socket.socket, address: Any = None, port: int = 0) -> int:
@@ -60,8 +61,7 @@ class Stage:
         sock.setblocking(True)
         return port
 
-    def establish(self, sock: socket.socket, options: bytes = PLAIN,
-                  window: int = 64000) -> Peer:
+    def establish(self, sock: socket.socket, options: bytes = PLAIN, window: int = 64000) -> Peer:
         peer = Peer.answering(self.wire, self.start(sock))
         peer.send(SYN | ACK, options=options)
         peer.window = window
@@ -72,8 +72,9 @@ class Stage:
     def reach(self, sock: socket.socket, state: str) -> None:
         self.me.wait_until(f"{state} (it is {tcp_state(sock)})", lambda: tcp_state(sock) == state)
 
-    def close(self, sock: socket.socket, peer: Peer | None, state: str, kind: str = "full",
-              **row: Any) -> None:
+    def close(
+        self, sock: socket.socket, peer: Peer | None, state: str, kind: str = "full", **row: Any
+    ) -> None:
         """Close a socket that will live on without a descriptor."""
         ends = {"local": list(sock.getsockname())}
         if peer:
@@ -82,17 +83,23 @@ class Stage:
         self.orphan(state, kind, **ends, **row)
 
     def orphan(self, state: str, kind: str, **row: Any) -> None:
-        self.me.add("orphans", state=state, kind=kind, made=time.time(),
-                    family=socket.AddressFamily(self.family).name, **row)
+        self.me.add(
+            "orphans",
+            state=state,
+            kind=kind,
+            made=time.time(),
+            family=socket.AddressFamily(self.family).name,
+            **row,
+        )
 
 
 def _listening(stage: Stage) -> None:
     me, family = stage.me, stage.family
-    listener = stage.socket(backlog=8, pending=3)
+    listener = stage.new(backlog=8, pending=3)
     listener.bind((LO[family], 0))
     listener.listen(8)
     for number in range(3):
-        client = stage.socket(note="its peer is not accepted")
+        client = stage.new(note="its peer is not accepted")
         client.connect(listener.getsockname())
         client.send(b"w" * number)
         me.add("connections", client=me.end(client), listener=me.end(listener), accepted=False)
@@ -100,7 +107,7 @@ def _listening(stage: Stage) -> None:
 
 def _syn_received(stage: Stage) -> None:
     me, family = stage.me, stage.family
-    listener = stage.socket(backlog=20, pending=0, note="has request sockets")
+    listener = stage.new(backlog=20, pending=0, note="has request sockets")
     listener.bind((OURS[family], 0))
     listener.listen(20)
     port = listener.getsockname()[1]
@@ -109,10 +116,15 @@ def _syn_received(stage: Stage) -> None:
         peer = Peer(stage.wire, by, to, next(_ports), port)
         peer.send(SYN, options=RICH)
         stage.wire.expect(peer.port, SYN | ACK)
-        stage.orphan("SYN_RECV", "request", local=[OURS[family], port],
-                     remote=[PEER[family], peer.port], listener=me.end(listener))
+        stage.orphan(
+            "SYN_RECV",
+            "request",
+            local=[OURS[family], port],
+            remote=[PEER[family], peer.port],
+            listener=me.end(listener),
+        )
 
-    fast = stage.socket(backlog=20, options={"TCP_FASTOPEN": 16})
+    fast = stage.new(backlog=20, options={"TCP_FASTOPEN": 16})
     fast.setsockopt(TCP, socket.TCP_FASTOPEN, 16)
     fast.bind((OURS[family], 0))
     fast.listen(20)
@@ -130,46 +142,46 @@ def _syn_received(stage: Stage) -> None:
 
 
 def _syn_sent(stage: Stage) -> None:
-    stage.start(stage.socket())
-    orphan = stage.socket(note="bound first")
-    orphan.bind((OURS[stage.family], 0))
-    stage.wire.expect(stage.start(orphan), SYN)
+    stage.start(stage.new())
+    bound = stage.new(note="bound first")
+    bound.bind((OURS[stage.family], 0))
+    stage.wire.expect(stage.start(bound), SYN)
 
 
 def _established(stage: Stage) -> None:
     """Queues with known amounts in them, each way."""
-    unread = stage.socket(note="4200 bytes unread")
+    unread = stage.new(note="4200 bytes unread")
     peer = stage.establish(unread, RICH)
     for _ in range(3):
         peer.send(PSH | ACK, b"r" * 1400)
-    unacked = stage.socket(note="5000 bytes sent, none acknowledged: retransmits")
+    unacked = stage.new(note="5000 bytes sent, none acknowledged: retransmits")
     stage.establish(unacked).send(ACK)
     unacked.send(b"t" * 5000)
-    closed = stage.socket(note="the peer's window is zero: probes")
+    closed = stage.new(note="the peer's window is zero: probes")
     peer = stage.establish(closed, window=0)
     peer.send(ACK)
     closed.send(b"z" * 2000)
-    gap = stage.socket(note="1000 bytes out of order, behind a gap")
+    gap = stage.new(note="1000 bytes out of order, behind a gap")
     peer = stage.establish(gap, RICH)
     peer.send(PSH | ACK, b"o" * 1000, ahead=5000)
-    urgent = stage.socket(note="corked: 100 bytes not sent", options={"TCP_CORK": 1})
-    stage.establish(urgent)
-    urgent.setsockopt(TCP, socket.TCP_CORK, 1)
-    urgent.send(b"c" * 100)
+    corked = stage.new(note="corked: 100 bytes not sent", options={"TCP_CORK": 1})
+    stage.establish(corked)
+    corked.setsockopt(TCP, socket.TCP_CORK, 1)
+    corked.send(b"c" * 100)
 
 
 def _closing_first(stage: Stage) -> None:
     """We close first: FIN_WAIT1, FIN_WAIT2, CLOSING."""
-    held = stage.socket()
+    held = stage.new()
     stage.establish(held)
     held.shutdown(socket.SHUT_WR)
     stage.reach(held, "FIN_WAIT1")
 
-    orphan = stage.socket()
+    orphan = stage.new()
     stage.close(orphan, stage.establish(orphan), "FIN_WAIT1")
 
     for keep in (True, False):
-        sock = stage.socket()
+        sock = stage.new()
         peer = stage.establish(sock)
         if keep:
             sock.shutdown(socket.SHUT_WR)
@@ -181,15 +193,14 @@ def _closing_first(stage: Stage) -> None:
             stage.reach(sock, "FIN_WAIT2")
 
     for keep in (True, False):
-        sock = stage.socket()
+        sock = stage.new()
         peer = stage.establish(sock)
         if keep:
             sock.shutdown(socket.SHUT_WR)
         else:
             stage.close(sock, peer, "CLOSING")
         stage.wire.expect(peer.port, FIN)
-        # Its FIN does not acknowledge ours.
-        peer.ack = peer.ack
+        # Its FIN does not acknowledge ours: peer.ack stays.
         peer.send(FIN | ACK)
         if keep:
             stage.reach(sock, "CLOSING")
@@ -198,15 +209,14 @@ def _closing_first(stage: Stage) -> None:
 def _closing_last(stage: Stage) -> None:
     """The peer closes first: CLOSE_WAIT, LAST_ACK."""
     for data in (b"", b"unread, and then the end"):
-        sock = stage.socket()
+        sock = stage.new()
         peer = stage.establish(sock)
         peer.send(FIN | ACK | PSH, data)
         if data:
-            # Peer.send counts data and FIN both; nothing more follows here.
             stage.me.note(sock, note=f"{len(data)} bytes unread")
         stage.reach(sock, "CLOSE_WAIT")
     for keep in (True, False):
-        sock = stage.socket()
+        sock = stage.new()
         peer = stage.establish(sock)
         peer.send(FIN | ACK)
         stage.reach(sock, "CLOSE_WAIT")
@@ -220,14 +230,14 @@ def _closing_last(stage: Stage) -> None:
 def _closed(stage: Stage) -> None:
     """CLOSE: never opened, only bound, refused, reset."""
     me = stage.me
-    me.add("never_bound", **me.end(stage.socket(note="just created")))
-    stage.socket(note="bound only").bind((LO[stage.family], 0))
-    stage.socket(note="bound only, any address").bind(("", 0))
-    refused = stage.socket(note="refused")
+    me.add("never_bound", **me.end(stage.new(note="just created")))
+    stage.new(note="bound only").bind((LO[stage.family], 0))
+    stage.new(note="bound only, any address").bind(("", 0))
+    refused = stage.new(note="refused")
     peer = Peer.answering(stage.wire, stage.start(refused))
     peer.send(RST | ACK)
     stage.reach(refused, "CLOSE")
-    reset = stage.socket(note="reset")
+    reset = stage.new(note="reset")
     peer = stage.establish(reset)
     peer.send(RST | ACK)
     stage.reach(reset, "CLOSE")
@@ -236,7 +246,7 @@ def _closed(stage: Stage) -> None:
 def _time_wait(stage: Stage) -> list[Peer]:
     peers = []
     for _ in range(2):
-        sock = stage.socket()
+        sock = stage.new()
         peer = stage.establish(sock)
         stage.close(sock, peer, "TIME_WAIT", "timewait", renewed=True)
         peer.take(FIN)
@@ -268,9 +278,16 @@ def _keep(me: Process, wire: Wire, peers: list[Peer]) -> NoReturn:
     for family, port in first:
         _fin_wait2(Stage(me, wire, family), port, 7)
     for family in (V4, V6):
-        me.add("orphans", state="TIME_WAIT", substate="FIN_WAIT2", kind="timewait",
-               family=socket.AddressFamily(family).name, recycled=True, remote=[PEER[family], 7],
-               locals=[[OURS[family], port] for f, port in places if f == family])
+        me.add(
+            "orphans",
+            state="TIME_WAIT",
+            substate="FIN_WAIT2",
+            kind="timewait",
+            family=socket.AddressFamily(family).name,
+            recycled=True,
+            remote=[PEER[family], 7],
+            locals=[[OURS[family], port] for f, port in places if f == family],
+        )
     me.report()
     made = renewed = time.monotonic()
     turn = 0
@@ -300,8 +317,9 @@ def _options(me: Process) -> None:
         client = me.hold(socket.socket(V4, STREAM), **facts)
         client.connect(listener.getsockname())
         server = me.hold(listener.accept()[0])
-        me.add("connections", client=me.end(client), server=me.end(server),
-               listener=me.end(listener))
+        me.add(
+            "connections", client=me.end(client), server=me.end(server), listener=me.end(listener)
+        )
         return client, server
 
     available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
@@ -353,8 +371,12 @@ def _options(me: Process) -> None:
     small.bind((LO[V4], 0))
     small.listen(1)
     client = me.hold(socket.create_connection(small.getsockname()))
-    me.add("connections", client=me.end(client), server=me.end(me.hold(small.accept()[0])),
-           listener=me.end(small))
+    me.add(
+        "connections",
+        client=me.end(client),
+        server=me.end(me.hold(small.accept()[0])),
+        listener=me.end(small),
+    )
 
 
 def _listeners(me: Process) -> None:
@@ -362,11 +384,20 @@ def _listeners(me: Process) -> None:
     defer.setsockopt(TCP, socket.TCP_DEFER_ACCEPT, 600)
     defer.bind((LO[V4], 0))
     defer.listen(5)
-    client = me.hold(socket.create_connection(defer.getsockname()),
-                     note="the listener waits for data: its side is a request socket")
-    me.add("orphans", state="SYN_RECV", kind="request", family="AF_INET", made=time.time(),
-           local=list(defer.getsockname()), remote=list(client.getsockname()),
-           listener=me.end(defer))
+    client = me.hold(
+        socket.create_connection(defer.getsockname()),
+        note="the listener waits for data: its side is a request socket",
+    )
+    me.add(
+        "orphans",
+        state="SYN_RECV",
+        kind="request",
+        family="AF_INET",
+        made=time.time(),
+        local=list(defer.getsockname()),
+        remote=list(client.getsockname()),
+        listener=me.end(defer),
+    )
     for _ in range(2):
         reuse = me.hold(socket.socket(V4, STREAM), options={"SO_REUSEPORT": 1}, backlog=5)
         reuse.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -393,12 +424,16 @@ def _link_local(me: Process, wire: Wire) -> None:
     listener.bind(("fe80::7:1", 0, 0, scope))
     listener.listen(5)
     stage = Stage(me, wire, V6)
-    sock = stage.socket(note="link-local")
+    sock = stage.new(note="link-local")
     port = next(_ports)
     stage.start(sock, ("fe80::7:2", port, 0, scope), port)
     peer = Peer.answering(wire, port)
     peer.send(SYN | ACK, options=PLAIN)
     stage.reach(sock, "ESTABLISHED")
+
+
+def _is(sock: socket.socket, state: str) -> bool:
+    return tcp_state(sock) == state
 
 
 def _over_lo(me: Process) -> None:
@@ -409,7 +444,7 @@ def _over_lo(me: Process) -> None:
         first = socket.create_connection(server.getsockname()[:2])
         second = me.hold(server.accept()[0])
         first.close()
-        me.wait_until("CLOSE_WAIT", lambda second=second: tcp_state(second) == "CLOSE_WAIT")
+        me.wait_until("CLOSE_WAIT", partial(_is, second, "CLOSE_WAIT"))
         server.close()
 
 
@@ -424,13 +459,22 @@ def run(me: Process) -> None:
         _over_lo(me)
         return
     me.hold(wire, "char", "/dev/net/tun", same_file="tun")
-    me.ip(f"link set {DEVICE} up", f"addr add {OURS[V4]}/24 dev {DEVICE}",
-          f"addr add {OURS[V6]}/64 dev {DEVICE} nodad",
-          f"addr add fe80::7:1/64 dev {DEVICE} nodad")
+    me.ip(
+        f"link set {DEVICE} up",
+        f"addr add {OURS[V4]}/24 dev {DEVICE}",
+        f"addr add {OURS[V6]}/64 dev {DEVICE} nodad",
+        f"addr add fe80::7:1/64 dev {DEVICE} nodad",
+    )
     _link_local(me, wire)
     stages = [Stage(me, wire, family) for family in (V4, V6)]
     scenes: tuple[Callable[[Stage], None], ...] = (
-        _listening, _syn_sent, _established, _closing_first, _closing_last, _closed, _syn_received
+        _listening,
+        _syn_sent,
+        _established,
+        _closing_first,
+        _closing_last,
+        _closed,
+        _syn_received,
     )
     for scene in scenes:
         for stage in stages:

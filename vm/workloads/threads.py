@@ -24,8 +24,14 @@ HIGH = (1023, 1024, 1500, 70000)
 
 
 def _entry(me: Process, comm: str, role: str) -> ProcessAccount:
-    return {"pid": me.pid, "tid": threading.get_native_id(), "comm": comm, "role": role,
-            "netns": me.netns, "fds": []}
+    return {
+        "pid": me.pid,
+        "tid": threading.get_native_id(),
+        "comm": comm,
+        "role": role,
+        "netns": me.netns,
+        "fds": [],
+    }
 
 
 def _sibling(me: Process, ready: threading.Barrier) -> None:
@@ -80,8 +86,17 @@ def _share_table(me: Process) -> None:
     except WorkloadError:
         os.kill(pid, signal.SIGKILL)
         raise
-    me.others.append({"pid": pid, "tid": pid, "comm": "same-table", "role": "same table",
-                      "netns": me.netns, "fds": [], "shares_files_with": me.pid})
+    me.others.append(
+        {
+            "pid": pid,
+            "tid": pid,
+            "comm": "same-table",
+            "role": "same table",
+            "netns": me.netns,
+            "fds": [],
+            "shares_files_with": me.pid,
+        }
+    )
 
 
 def _zombie(me: Process) -> None:
@@ -93,8 +108,17 @@ def _zombie(me: Process) -> None:
     os.close(write_end)
     os.read(read_end, 1)
     os.close(read_end)
-    me.others.append({"pid": pid, "tid": pid, "comm": "zombie", "role": "zombie",
-                      "netns": me.netns, "fds": [], "zombie": True})
+    me.others.append(
+        {
+            "pid": pid,
+            "tid": pid,
+            "comm": "zombie",
+            "role": "zombie",
+            "netns": me.netns,
+            "fds": [],
+            "zombie": True,
+        }
+    )
 
 
 def run(me: Process) -> None:

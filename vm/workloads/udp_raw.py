@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import socket
 import struct
+from functools import partial
 
 from .process import Process
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 LITE = getattr(socket, "IPPROTO_UDPLITE", 136)
-LO = {V4: "127.0.0.1", V6: "::1"}
+LO: dict[int, str] = {V4: "127.0.0.1", V6: "::1"}
 
 
 def _udp(me: Process, family: int, protocol: int) -> None:
@@ -40,19 +41,24 @@ def _udp(me: Process, family: int, protocol: int) -> None:
 
 
 def _multicast(me: Process) -> None:
-    group = me.hold(socket.socket(V4, socket.SOCK_DGRAM), note="multicast",
-                    options={"SO_REUSEADDR": 1})
+    group = me.hold(
+        socket.socket(V4, socket.SOCK_DGRAM), note="multicast", options={"SO_REUSEADDR": 1}
+    )
     group.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     group.bind(("224.0.0.251", 25353))
     member = socket.inet_aton("224.0.0.251") + socket.inet_aton("127.0.0.1")
-    me.attempt("IP_ADD_MEMBERSHIP",
-               lambda: group.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member))
+    me.attempt(
+        "IP_ADD_MEMBERSHIP",
+        lambda: group.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member),
+    )
     six = me.hold(socket.socket(V6, socket.SOCK_DGRAM), note="multicast")
     lo = socket.if_nametoindex("lo")
     me.attempt("bind to ff02::fb", lambda: six.bind(("ff02::fb", 25353, 0, lo)))
     member6 = socket.inet_pton(V6, "ff02::fb") + struct.pack("i", lo)
-    me.attempt("IPV6_JOIN_GROUP",
-               lambda: six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member6))
+    me.attempt(
+        "IPV6_JOIN_GROUP",
+        lambda: six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member6),
+    )
 
 
 def _device(me: Process) -> None:
@@ -66,13 +72,20 @@ def _device(me: Process) -> None:
 
 
 def _raw(me: Process) -> None:
-    for family, protocol in ((V4, socket.IPPROTO_ICMP), (V4, 255), (V4, socket.IPPROTO_TCP),
-                             (V6, socket.IPPROTO_ICMPV6), (V6, 255), (V6, 89)):
+    for family, protocol in (
+        (V4, socket.IPPROTO_ICMP),
+        (V4, 255),
+        (V4, socket.IPPROTO_TCP),
+        (V6, socket.IPPROTO_ICMPV6),
+        (V6, 255),
+        (V6, 89),
+    ):
         sock = me.hold(socket.socket(family, socket.SOCK_RAW, protocol))
         if protocol == 255:
             sock.bind((LO[family], 0))
-    header = me.hold(socket.socket(V4, socket.SOCK_RAW, socket.IPPROTO_UDP),
-                     options={"IP_HDRINCL": 1})
+    header = me.hold(
+        socket.socket(V4, socket.SOCK_RAW, socket.IPPROTO_UDP), options={"IP_HDRINCL": 1}
+    )
     header.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
     # One that is connected, with a packet of its own protocol waiting.
     receiver = me.hold(socket.socket(V4, socket.SOCK_RAW, 254))
@@ -97,7 +110,7 @@ def _ping(me: Process) -> None:
 def run(me: Process) -> None:
     for family in (V4, V6):
         _udp(me, family, socket.IPPROTO_UDP)
-        me.attempt(f"UDP-Lite over {LO[family]}", lambda family=family: _udp(me, family, LITE))
+        me.attempt(f"UDP-Lite over {LO[family]}", partial(_udp, me, family, LITE))
     _multicast(me)
     _device(me)
     _raw(me)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from .process import Process
 
@@ -33,7 +34,7 @@ def _server(me: Process) -> None:
     listener.bind(path)
     listener.listen(5)
     status = Path(path).stat()
-    file = {"file_dev": status.st_dev, "file_inode": status.st_ino}
+    file: dict[str, Any] = {"file_dev": status.st_dev, "file_inode": status.st_ino}
     me.note(listener, **file)
     assert me.up
     me.up.send(listener.fileno())
@@ -76,6 +77,11 @@ def run(me: Process) -> None:
     entries[worker_pid, worker_fd]["peer_inode"] = client_inode
     for pid in (client.pid, child_pid):
         entries[pid, client_fd]["peer_inode"] = worker_inode
-    me.add("connections", client=client.end(client_fd), client_child={"pid": child_pid,
-           "fd": client_fd}, server={"pid": worker_pid, "fd": worker_fd},
-           listener=server.end(listener), path=str(me.work / NAME))
+    me.add(
+        "connections",
+        client=client.end(client_fd),
+        client_child={"pid": child_pid, "fd": client_fd},
+        server={"pid": worker_pid, "fd": worker_fd},
+        listener=server.end(listener),
+        path=str(me.work / NAME),
+    )

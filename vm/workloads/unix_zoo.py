@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from . import syscalls
 from .process import Process
@@ -34,7 +35,7 @@ ODD = {
 }
 
 
-def _socket(me: Process, kind: int, **facts: object) -> socket.socket:
+def _socket(me: Process, kind: int, **facts: Any) -> socket.socket:
     return me.hold(socket.socket(UNIX, kind), **facts)
 
 
@@ -42,7 +43,7 @@ def _bind(me: Process, sock: socket.socket, name: bytes) -> None:
     """Bind to a path in the working directory or an abstract name."""
     sock.bind(name)
     if not name.startswith(b"\0"):
-        status = os.stat(name)
+        status = Path(os.fsdecode(name)).stat()
         me.note(sock, file_dev=status.st_dev, file_inode=status.st_ino)
 
 
@@ -50,7 +51,7 @@ def _inode(sock: socket.socket) -> int:
     return os.fstat(sock.fileno()).st_ino
 
 
-def _link(me: Process, a: socket.socket, b: socket.socket, **row: object) -> None:
+def _link(me: Process, a: socket.socket, b: socket.socket, **row: Any) -> None:
     """Say that two sockets are each other's peers."""
     me.note(a, peer_inode=_inode(b))
     me.note(b, peer_inode=_inode(a))
@@ -167,8 +168,13 @@ def _in_flight(me: Process) -> None:
     inet = socket.create_server(("127.0.0.1", 0))
     file = os.open(me.work / "in-flight-file", os.O_RDWR | os.O_CREAT)
     socket.send_fds(a, [b"fds"], [lone.fileno(), inet.fileno(), file])
-    me.add("in_flight", holder=me.end(b), inodes=[_inode(lone), _inode(inet)],
-           addresses=[None, list(inet.getsockname())], files=3)
+    me.add(
+        "in_flight",
+        holder=me.end(b),
+        inodes=[_inode(lone), _inode(inet)],
+        addresses=[None, list(inet.getsockname())],
+        files=3,
+    )
     me.note(b, note="3 files in flight in its queue")
     lone.close()
     inet.close()
@@ -181,8 +187,11 @@ def _in_flight(me: Process) -> None:
 
 
 def _half_way(me: Process) -> None:
-    for how, word in ((socket.SHUT_WR, "SHUT_WR"), (socket.SHUT_RD, "SHUT_RD"),
-                      (socket.SHUT_RDWR, "SHUT_RDWR")):
+    for how, word in (
+        (socket.SHUT_WR, "SHUT_WR"),
+        (socket.SHUT_RD, "SHUT_RD"),
+        (socket.SHUT_RDWR, "SHUT_RDWR"),
+    ):
         a, b = (me.hold(sock) for sock in socket.socketpair())
         a.shutdown(how)
         _link(me, a, b, how=f"socketpair, a.shutdown({word})", type="stream")
@@ -211,8 +220,12 @@ def _odd_names(me: Process) -> None:
     for word, name in ODD.items():
         _bind(me, _socket(me, DGRAM, note=word), os.fsencode(me.work) + b"/" + name)
         _bind(me, _socket(me, DGRAM, note=word), b"\0ds-" + name)
-    for name in (b"\0ds\0with\0zeros\0", b"\0\0\0", b"\0" + b"n" * 107,
-                 b"\0ds" + bytes(range(1, 33)) + bytes(range(127, 160))):
+    for name in (
+        b"\0ds\0with\0zeros\0",
+        b"\0\0\0",
+        b"\0" + b"n" * 107,
+        b"\0ds" + bytes(range(1, 33)) + bytes(range(127, 160)),
+    ):
         _bind(me, _socket(me, DGRAM), name)
     relative = _socket(me, STREAM, note="bound to a relative path")
     _bind(me, relative, b"relative")
@@ -232,7 +245,7 @@ def _full_path(me: Process) -> None:
     name += b"L" * (108 - len(name))
     sock = _socket(me, DGRAM, note="path of 108 bytes")
     syscalls.bind_raw(sock.fileno(), syscalls.sockaddr_un(name))
-    status = os.stat(name)
+    status = Path(os.fsdecode(name)).stat()
     me.note(sock, file_dev=status.st_dev, file_inode=status.st_ino)
 
 

@@ -46,7 +46,7 @@ class Segment(NamedTuple):
 def _sum(data: bytes) -> int:
     if len(data) % 2:
         data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -117,8 +117,15 @@ class Wire:
 class Peer:
     """The far end of one connection."""
 
-    def __init__(self, wire: Wire, ours: bytes, kernels: bytes, port: int, kernel_port: int,
-                 seq: int = 1000000) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        ours: bytes,
+        kernels: bytes,
+        port: int,
+        kernel_port: int,
+        seq: int = 1000000,
+    ) -> None:
         self.wire = wire
         self.ours, self.kernels = ours, kernels
         self.port, self.kernel_port = port, kernel_port
@@ -142,13 +149,32 @@ class Peer:
         seq = self.seq + ahead & 0xFFFFFFFF
         offset = (20 + len(options)) // 4 << 4
         acked = self.ack if flags & ACK else 0
-        tcp = struct.pack("!HHIIBBHHH", self.port, self.kernel_port, seq, acked, offset, flags,
-                          self.window, 0, 0) + options + data
+        tcp = (
+            struct.pack(
+                "!HHIIBBHHH",
+                self.port,
+                self.kernel_port,
+                seq,
+                acked,
+                offset,
+                flags,
+                self.window,
+                0,
+                0,
+            )
+            + options
+            + data
+        )
         pseudo = self.ours + self.kernels + struct.pack("!II", len(tcp), socket.IPPROTO_TCP)
         tcp = tcp[:16] + struct.pack("!H", _sum(pseudo + tcp)) + tcp[18:]
         if len(self.ours) == 4:
-            ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0x4000, 64,
-                             socket.IPPROTO_TCP, 0) + self.ours + self.kernels
+            ip = (
+                struct.pack(
+                    "!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0x4000, 64, socket.IPPROTO_TCP, 0
+                )
+                + self.ours
+                + self.kernels
+            )
             ip = ip[:10] + struct.pack("!H", _sum(ip)) + ip[12:]
         else:
             ip = struct.pack("!IHBB", 6 << 28, len(tcp), socket.IPPROTO_TCP, 64)
