@@ -140,7 +140,8 @@ class Guest:
             )
         try:
             deadline = time.monotonic() + self._boot_timeout
-            for kind, payload in self._receive(deadline, f"the guest did not boot ({accel})"):
+            late = f"the guest was not up within {self._boot_timeout:g} seconds ({accel})"
+            for kind, payload in self._receive(deadline, late):
                 if kind == agent.HELLO:
                     self.release = json.loads(payload)["release"]
                     break
@@ -161,7 +162,7 @@ class Guest:
         """Get the last lines of the console."""
         return self.qemu.console.tail(lines)
 
-    def _died(self) -> GuestError:
+    def _died(self) -> VmError:
         qemu = self.qemu
         with contextlib.suppress(subprocess.TimeoutExpired):
             qemu.process.wait(3)
@@ -169,8 +170,8 @@ class Guest:
         tail = qemu.console.tail()
         if qemu.console.panic is not None:
             return GuestError(f"the guest panicked: {qemu.console.panic}", tail)
-        if qemu.process.poll():
-            return GuestError(f"QEMU failed: {qemu.complaint() or 'no message'}", tail)
+        if (qemu.process.poll() or 0) > 0:
+            return VmError(f"QEMU failed: {qemu.complaint() or 'no message'}")
         if "drgn-sockets: " in tail:
             return GuestError(tail.split("drgn-sockets: ")[-1].splitlines()[0], tail)
         return GuestError("the guest is gone", tail)
@@ -195,7 +196,9 @@ class Guest:
         while True:
             now = time.monotonic()
             if deadline is not None and now > deadline:
-                raise GuestTimeoutError(late, qemu.console.tail())
+                # Until it has said which kernel it is, it is the guest that is late.
+                kind = GuestTimeoutError if self.release else GuestError
+                raise kind(late, qemu.console.tail())
             if qemu.console.panic is not None and now - qemu.console.panicked_at > 5:
                 raise self._died()
             if now - heard > SILENCE_SECONDS and self.release:
@@ -382,7 +385,8 @@ class Guest:
 
     def freeze_workloads(self) -> None:
         """Stop the workloads' traffic, so that counters hold still."""
-        self._ours(["python3", "-m", "vm.workloads", "freeze"], "freezing the workloads")
+        argv = ["python3", "-m", "vm.workloads", "freeze", "--account", ACCOUNTS]
+        self._ours(argv, "freezing the workloads")
 
     def capture_oracle(self, to: Path) -> Path:
         """Write what procfs and the tools say of the guest into a directory of the host."""

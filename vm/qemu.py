@@ -76,7 +76,7 @@ class Console:
             for line in more:
                 self._look(self.lines[-1])
                 self.lines.append(line)
-            self._look(self.lines[-1])
+        self._look(self.lines[-1])
         self.closed.set()
 
     def _look(self, line: bytes) -> None:
