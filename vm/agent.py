@@ -7,7 +7,7 @@ It speaks frames over a virtio port: a type byte, a 32-bit length, a payload.
 ======= ========= =======================================================
 type    direction payload
 ======= ========= =======================================================
-HELLO   to host   JSON: ``release`` of the running kernel
+HELLO   to host   JSON: the fields of ``os.uname()``
 RUN     to guest  JSON: ``argv``, ``env``, ``cwd``, ``pty`` (rows, columns)
 INPUT   to guest  bytes for standard input; none of them is end of file
 SIGNAL  to guest  number of a signal for the command's process group
@@ -196,7 +196,7 @@ class Agent:
 
     def serve(self) -> NoReturn:
         """Serve the host for ever."""
-        self.send(HELLO, json.dumps({"release": os.uname().release}).encode())
+        self.send(HELLO, json.dumps(list(os.uname())).encode())
         beat = time.monotonic()
         while True:
             with selectors.PollSelector() as sel:

@@ -78,7 +78,7 @@ def save(guest: Guest, files: Mapping[str, Path], *, raw_kdump: bool = False) ->
         try:
             _save(guest, kind, part)
             if kind == "kdump" and not raw_kdump:
-                kdump.reassemble(part, whole)
+                kdump.reassemble(part, whole, guest.uname)
                 whole.replace(part)
             # QEMU makes it readable for its owner only.
             umask = os.umask(0o022)

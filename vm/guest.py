@@ -70,7 +70,8 @@ class Guest:
         boot_timeout: float = BOOT_SECONDS,
     ) -> None:
         self.kernel = kernel
-        self.release = ""
+        #: ``os.uname()`` of the guest, once it is up.
+        self.uname: list[str] = []
         self._settings = {
             "memory": memory,
             "cpus": cpus,
@@ -105,6 +106,11 @@ class Guest:
         if self._qemu is None:
             raise VmError("the guest is not running")
         return self._qemu
+
+    @property
+    def release(self) -> str:
+        """The running kernel's release; empty until it is up."""
+        return self.uname[2] if self.uname else ""
 
     @property
     def qmp(self) -> Qmp:
@@ -143,7 +149,7 @@ class Guest:
             late = f"the guest was not up within {self._boot_timeout:g} seconds ({accel})"
             for kind, payload in self._receive(deadline, late):
                 if kind == agent.HELLO:
-                    self.release = json.loads(payload)["release"]
+                    self.uname = json.loads(payload)
                     break
         except BaseException:
             self.stop()

@@ -4,13 +4,15 @@ QEMU's kdump files, made into what makedumpfile would have written.
 
 QEMU writes the *flattened* format, in which a file is a series of (offset, size, data)
 to be put in their places, and which libkdumpfile reads only with a warning and after
-indexing all of it. It also leaves ``struct new_utsname`` in the header empty, so that
-drgn does not know the machine. Both are a matter of a few bytes.
+indexing all of it. Of ``struct new_utsname`` in the header it fills in the machine only,
+and libkdumpfile believes none of it unless sysname, release and version are there, so that
+drgn does not know the architecture. Both are a matter of a few bytes.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,12 +25,11 @@ FLAT_SIGNATURE = b"makedumpfile\0\0\0\0"
 # struct makedumpfile_data_header; an offset of -1 ends the file.
 FLAT_DATA = struct.Struct(">qq")
 
-# diskdump_mod.h: struct disk_dump_header is char signature[8], int header_version,
-# then struct new_utsname, six times char[65], of which machine is the fifth.
+# diskdump_mod.h: struct disk_dump_header is char signature[8], int header_version, and
+# then struct new_utsname: sysname, nodename, release, version, machine, domainname.
 SIGNATURE = b"KDUMP   "
 UTSNAME_AT = len(SIGNATURE) + 4
 UTSNAME_FIELD = 65
-MACHINE_AT = UTSNAME_AT + 4 * UTSNAME_FIELD
 
 CHUNK = 1 << 20
 
@@ -63,28 +64,29 @@ def unflatten(source: BinaryIO, to: BinaryIO) -> None:
                 raise VmError("the flattened dump is cut short")
             to.write(data)
             size -= len(data)
-    # The last of a dump can be a hole.
-    to.flush()
 
 
-def name_machine(dump: BinaryIO, machine: bytes = b"x86_64") -> None:
+def fill_utsname(dump: BinaryIO, uname: Sequence[str]) -> None:
     """
-    Fill in the machine's name in a kdump header, unless it is there.
+    Fill in a kdump header's ``struct new_utsname``, unless its sysname is there.
 
     :param dump: readable, writable, seekable
+    :param uname: as of :func:`os.uname` in the guest
     :raises VmError: if it is not a (reassembled) kdump file
     """
     dump.seek(0)
-    head = dump.read(MACHINE_AT + UTSNAME_FIELD)
-    if not head.startswith(SIGNATURE) or len(head) < MACHINE_AT + UTSNAME_FIELD:
+    size = 6 * UTSNAME_FIELD
+    head = dump.read(UTSNAME_AT + size)
+    if not head.startswith(SIGNATURE) or len(head) < UTSNAME_AT + size:
         raise VmError("not a kdump file")
-    if head[MACHINE_AT] == 0:
-        dump.seek(MACHINE_AT)
-        dump.write(machine)
+    if head[UTSNAME_AT] == 0:
+        fields = [name.encode()[: UTSNAME_FIELD - 1] for name in uname]
+        dump.seek(UTSNAME_AT)
+        dump.write(b"".join(f.ljust(UTSNAME_FIELD, b"\0") for f in fields))
 
 
-def reassemble(flattened: Path, to: Path) -> None:
-    """Make a kdump file, with the machine named, of a flattened one of QEMU's."""
+def reassemble(flattened: Path, to: Path, uname: Sequence[str]) -> None:
+    """Make a kdump file, which says whose it is, of a flattened one of QEMU's."""
     with flattened.open("rb", buffering=CHUNK) as source, to.open("w+b") as out:
         unflatten(source, out)
-        name_machine(out)
+        fill_utsname(out, uname)
