@@ -456,7 +456,7 @@ class Oracle:
             write_at(None, f"{self.target}/{name}", data)
 
     def run_tools(self) -> None:
-        """Run all of them here, and ss and ip in each further namespace."""
+        """Run all of them here, and a few of ss and ip in each further namespace."""
         if self.options.tools == "none":
             return
         here = os.stat(f"{self.proc}/self/ns/net").st_ino
@@ -471,7 +471,9 @@ class Oracle:
         self._run_all({**commands, **elsewhere}, f"{self.target}/tools", None)
         for inode, entry in self.netns.items():
             if inode != here:
-                self._run_all(commands, f"{self.target}/tools/netns-{inode}", entry["path"])
+                few = {name: commands[name] for name in QUICK if name in commands}
+                few["ss-all"] = commands["ss-all"]
+                self._run_all(few, f"{self.target}/tools/netns-{inode}", entry["path"])
 
     def _run_all(self, commands: dict[str, list[str]], path: str, netns: str | None) -> None:
         os.makedirs(path, exist_ok=True)

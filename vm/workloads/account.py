@@ -112,6 +112,9 @@ class ProcessAccount(_ProcessBase, total=False):
     #: False: it goes on to open and close things, so ``fds`` is only what stays.
     steady: bool
     zombie: bool
+    #: Goes on while the others are frozen, to renew what would expire (time-wait
+    #: sockets), and opens nothing; it makes this file once it has come to that.
+    keeper: str
     cwd: str
     root: str
     #: Instead of 160,000 entries in ``fds``: see the ``bench`` workload.

@@ -33,17 +33,20 @@ def _tail(log: Path) -> str:
     return f"; the end of {log}:\n{text}" if text else f"; {log} is empty"
 
 
-def _ready_line(pipe: int, daemon: subprocess.Popen[bytes], deadline: float) -> bytes:
+def _ready_line(pipe: int, deadline: float) -> bytes:
+    """Read what a workload has to say, until it has closed its end of the pipe."""
     parts: list[bytes] = []
-    while not (parts and parts[-1].endswith(b"\n")):
+    while True:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         if select.select([pipe], [], [], min(left, 1))[0]:
             part = os.read(pipe, 1 << 20)
             if not part:
-                raise EOFError
+                break
             parts.append(part)
+    if not parts:
+        raise EOFError
     return b"".join(parts)
 
 
@@ -87,7 +90,7 @@ def _start_one(spec: str, directory: Path, timeout: float) -> Account:
         write_end = -1
         deadline = time.monotonic() + timeout
         try:
-            account = json.loads(_ready_line(read_end, daemon, deadline))
+            account = json.loads(_ready_line(read_end, deadline))
             why = account.get("failed")
         except TimeoutError:
             why = f"not ready after {timeout:g} s"
@@ -149,12 +152,10 @@ def _pids(account: Account) -> list[int]:
     return found
 
 
-def _signal(directory: Path, number: int) -> list[int]:
-    pids = [pid for account in load(directory) for pid in _pids(account)]
+def _send(pids: list[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    return pids
 
 
 def _state(pid: int) -> str:
@@ -174,19 +175,52 @@ def _wait(pids: list[int], done: Callable[[str], bool], seconds: float) -> list[
     return left
 
 
+def _keepers(directory: Path) -> dict[int, Path]:
+    """Processes that are asked to be quiet instead of stopped."""
+    return {
+        process["pid"]: Path(process["keeper"])
+        for account in load(directory)
+        for process in account["processes"]
+        if "keeper" in process
+    }
+
+
+def _hush(keepers: dict[int, Path]) -> None:
+    for pid, sign in keepers.items():
+        sign.unlink(missing_ok=True)
+        os.kill(pid, signal.SIGUSR1)
+    end = time.monotonic() + 30
+    while not all(sign.exists() for sign in keepers.values()):
+        if time.monotonic() > end:
+            raise WorkloadFailed(f"keepers {sorted(keepers)} do not come to rest")
+        time.sleep(0.05)
+
+
 def freeze(directory: Path, settle: float = 1.0) -> int:
-    """Stop all processes of all workloads; delayed ACKs have gone out on return."""
-    pids = _signal(directory, signal.SIGSTOP)
+    """
+    Stop the processes of all workloads; delayed ACKs have gone out on return.
+
+    Keepers go on, quietly: see ``keeper`` in the account.
+    """
+    pids = [pid for account in load(directory) for pid in _pids(account)]
+    if not pids:
+        raise WorkloadFailed(f"no workload of {directory} is running")
+    keepers = {pid: sign for pid, sign in _keepers(directory).items() if pid in pids}
+    pids = [pid for pid in pids if pid not in keepers]
+    _send(pids, signal.SIGSTOP)
+    _hush(keepers)
     left = _wait(pids, lambda state: state in ("", "T", "Z"), 30)
     if left:
         raise WorkloadFailed(f"processes {left} do not stop")
     time.sleep(settle)
-    return len(pids)
+    return len(pids) + len(keepers)
 
 
 def thaw(directory: Path) -> int:
     """Undo :func:`freeze`."""
-    return len(_signal(directory, signal.SIGCONT))
+    pids = [pid for account in load(directory) for pid in _pids(account)]
+    _send(pids, signal.SIGCONT)
+    return len(pids)
 
 
 def stop(directory: Path) -> int:
@@ -196,9 +230,7 @@ def stop(directory: Path) -> int:
     for path in sorted(directory.glob("*.json")):
         account = _load(path)
         pids = _pids(account)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _send(pids, signal.SIGKILL)
         with contextlib.suppress(OSError):
             if os.getsid(account["pid"]) == account["pid"]:
                 os.killpg(account["pid"], signal.SIGKILL)

@@ -58,7 +58,6 @@ def _regular(me: Process, work: bytes) -> None:
         os.O_SYNC,
         os.O_DSYNC,
         os.O_NOATIME,
-        os.O_DIRECT,
         os.O_APPEND | NONBLOCK,
         os.O_NOFOLLOW,
     ):
@@ -66,6 +65,7 @@ def _regular(me: Process, work: bytes) -> None:
             me.attempt(f"open flags {extra:#o}", partial(_open, me, path, extra | mode))
     for pos in (1, 9999, 10**6, 2**31, 2**40 + 1):
         os.lseek(_open(me, path, os.O_RDONLY | CLOEXEC), pos, os.SEEK_SET)
+    me.attempt("O_DIRECT", partial(_direct, me, work))
     # Access mode 3: neither reading nor writing, only ioctl.
     me.attempt("access mode 3", lambda: _open(me, path, 3))
     fd = _open(me, path, os.O_RDONLY)
@@ -96,6 +96,18 @@ def _regular(me: Process, work: bytes) -> None:
     )
     anonymous = tempfile.TemporaryFile(dir=os.fsdecode(work))  # noqa: SIM115
     me.hold(anonymous, "file", None, note="TemporaryFile")
+
+
+def _direct(me: Process, work: bytes) -> None:
+    """On tmpfs, kernels have it from 6.6 on only; so on the root file system, if need be."""
+    path = work + b"/direct"
+    try:
+        _open(me, path, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    except OSError:
+        path = b"/var/tmp/drgn-sockets-direct"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+        os.unlink(path)
+        me.hold(fd, "file", path + b" (deleted)", note="deleted")
 
 
 def _names(me: Process, work: bytes) -> None:

@@ -531,6 +531,9 @@ class Child:
     def finish(self) -> list[ProcessAccount]:
         """Wait until it reports, and take its account over into the parent's."""
         report = self.receive()
+        # Until it has closed its end, that is a descriptor it does not report.
+        if self.channel.sock.recv(1):
+            raise WorkloadError(f"{self.channel.what}: says more than its report")
         self.channel.close()
         self.parent._channels.remove(self.channel)
         self.parent.others += report["processes"]
@@ -589,6 +592,7 @@ def be_daemon(
             os.write(me.ready_fd, failed.encode() + b"\n")
         for name_, value in me.cleanup["sysctls"].items():
             (Path("/proc/sys") / name_).write_text(value)
+        shutil.rmtree(work, ignore_errors=True)
         sys.stderr.flush()
         os._exit(1)
     while True:

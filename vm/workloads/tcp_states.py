@@ -5,12 +5,14 @@ TCP sockets in every state there is, IPv4 and IPv6, held by descriptors and by n
 The peer is a script (see :mod:`vm.workloads.wire`) that answers or keeps silent just so;
 retries are raised, so that the states stay for many minutes. TIME_WAIT, which lasts a
 fixed 60 s, is renewed by repeating the peer's last FIN every 15 s; its sub-state
-FIN_WAIT2 cannot be renewed, so a child makes a new one every 20 s. After a freeze, all
-of them last 40 s at least. There are also queues with known amounts, and many options.
+FIN_WAIT2 cannot be renewed, so a child makes a new one every 20 s. The former last
+through a freeze, the latter for 60 s from its start. There are also queues with known
+amounts, and many options.
 """
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 import time
@@ -19,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .process import Process, tcp_state
+from .process import Process, WorkloadError, tcp_state
 from .wire import ACK, FAST_OPEN, FIN, PLAIN, PSH, RICH, RST, SYN, Peer, Wire
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -38,6 +40,8 @@ SYSCTLS = {
     # 1 client, 2 server, 0x200 no cookie needed.
     "net/ipv4/tcp_fastopen": 0x203,
 }
+FIN_WAIT2_PORTS = (41000, 41001, 41002, 41003)
+FIN_WAIT2_PEER = 7
 _ports = iter(range(20001, 30000))
 
 
@@ -270,43 +274,80 @@ def _fin_wait2(stage: Stage, local_port: int, peer_port: int) -> None:
     peer.send(ACK)
 
 
-def _keep(me: Process, wire: Wire, peers: list[Peer]) -> NoReturn:
-    """Renew what lasts 60 s only, for ever."""
-    places = [(family, 41000 + number) for number in range(4) for family in (V4, V6)]
-    me.steady = False
-    first = [(family, 41003) for family in (V4, V6)]
-    for family, port in first:
-        _fin_wait2(Stage(me, wire, family), port, 7)
-    for family in (V4, V6):
-        me.add(
-            "orphans",
-            state="TIME_WAIT",
-            substate="FIN_WAIT2",
-            kind="timewait",
-            family=socket.AddressFamily(family).name,
-            recycled=True,
-            remote=[PEER[family], 7],
-            locals=[[OURS[family], port] for f, port in places if f == family],
-        )
-    me.report()
-    made = renewed = time.monotonic()
-    turn = 0
-    while True:
-        wire.drain(1)
-        now = time.monotonic()
-        if now - renewed > 15:
-            for peer in peers:
-                peer.send(FIN | ACK, ahead=-1)
-            renewed = now
-        if now - made > 20:
-            for family in (V4, V6):
-                try:
-                    _fin_wait2(Stage(me, wire, family), 41000 + turn % 4, 7)
-                except Exception as error:
-                    # After a freeze, or a slow minute: the next turn is as good.
-                    print(f"FIN_WAIT2: {error}", flush=True)
-            turn += 1
-            made = now
+class Keeper:
+    """
+    What renews, for ever, the states that last 60 s only.
+
+    SIGUSR1 (of ``freeze``) makes it renew all once more and then only repeat the FINs
+    that keep TIME_WAIT, which changes no more than a timer; SIGCONT undoes that.
+    """
+
+    def __init__(self, me: Process, wire: Wire, peers: list[Peer]) -> None:
+        self.me, self.wire, self.peers = me, wire, peers
+        self.quiet = False
+        self.sign = me.work / "still"
+        self.turn = 0
+        self.made = self.renewed = 0.0
+
+    def renew(self) -> None:
+        for peer in self.peers:
+            peer.send(FIN | ACK, ahead=-1)
+        self.renewed = time.monotonic()
+
+    def make(self) -> None:
+        """Four local ports take turns, 20 s each; 60 s after its turn, one is free again."""
+        for family in (V4, V6):
+            port = FIN_WAIT2_PORTS[self.turn % len(FIN_WAIT2_PORTS)]
+            _fin_wait2(Stage(self.me, self.wire, family), port, FIN_WAIT2_PEER)
+        self.turn += 1
+        self.made = time.monotonic()
+
+    def try_to_make(self) -> None:
+        for _ in FIN_WAIT2_PORTS:
+            try:
+                self.make()
+                return
+            except (OSError, WorkloadError) as error:
+                # The port's last one may still be there. The next turn is as good.
+                print(f"FIN_WAIT2: {error}", flush=True)
+                self.turn += 1
+
+    def hush(self) -> None:
+        self.quiet = True
+
+    def go_on(self) -> None:
+        self.quiet = False
+        self.sign.unlink(missing_ok=True)
+
+    def run(self) -> NoReturn:
+        signal.signal(signal.SIGUSR1, lambda *_: self.hush())
+        signal.signal(signal.SIGCONT, lambda *_: self.go_on())
+        self.me.steady = False
+        self.me.facts["keeper"] = str(self.sign)
+        self.make()
+        for family in (V4, V6):
+            self.me.add(
+                "orphans",
+                state="TIME_WAIT",
+                substate="FIN_WAIT2",
+                kind="timewait",
+                family=socket.AddressFamily(family).name,
+                recycled=True,
+                remote=[PEER[family], FIN_WAIT2_PEER],
+                locals=[[OURS[family], port] for port in FIN_WAIT2_PORTS],
+            )
+        self.me.report()
+        while True:
+            self.wire.drain(0.5)
+            now = time.monotonic()
+            if now - self.renewed > 15:
+                self.renew()
+            if self.quiet and not self.sign.exists():
+                self.renew()
+                self.try_to_make()
+                self.sign.touch()
+            elif not self.quiet and now - self.made > 20:
+                self.try_to_make()
 
 
 def _options(me: Process) -> None:
@@ -483,6 +524,6 @@ def run(me: Process) -> None:
 
     def keeper(child: Process) -> None:
         child.drop_all_but(wire)
-        _keep(child, wire, peers)
+        Keeper(child, wire, peers).run()
 
     me.spawn("tcp-keeper", keeper).finish()

@@ -95,7 +95,10 @@ def _tcp(account: Account) -> list[str]:
     for process in account["processes"]:
         for entry in process["fds"]:
             state = states.get(entry["inode"])
-            if entry["kind"] == "socket" and state and entry.get("state") != state:
+            if not state:
+                continue
+            # An MPTCP socket's inode is also that of its first subflow, a TCP socket.
+            if entry.get("protocol") == socket.IPPROTO_TCP and entry.get("state") != state:
                 found.append(
                     f"{process['pid']} fd {entry['fd']}: {entry.get('state')}, but {state}"
                 )
