@@ -12,6 +12,7 @@ amounts, and many options.
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import struct
@@ -40,9 +41,10 @@ SYSCTLS = {
     # 1 client, 2 server, 0x200 no cookie needed.
     "net/ipv4/tcp_fastopen": 0x203,
 }
-FIN_WAIT2_PORTS = (41000, 41001, 41002, 41003)
-FIN_WAIT2_PEER = 7
-_ports = iter(range(20001, 30000))
+# Outside the range that connect chooses from.
+FIN_WAIT2_PORTS = tuple(range(30100, 30108))
+#: The peer's ports; see :func:`run`.
+_ports = iter(range(20001, 20250))
 
 
 class Stage:
@@ -69,7 +71,7 @@ class Stage:
         peer = Peer.answering(self.wire, self.start(sock))
         peer.send(SYN | ACK, options=options)
         peer.window = window
-        self.wire.expect(peer.port, ACK)
+        peer.expect(ACK)
         self.reach(sock, "ESTABLISHED")
         return peer
 
@@ -119,7 +121,7 @@ def _syn_received(stage: Stage) -> None:
     for _ in range(2):
         peer = Peer(stage.wire, by, to, next(_ports), port)
         peer.send(SYN, options=RICH)
-        stage.wire.expect(peer.port, SYN | ACK)
+        peer.expect(SYN | ACK)
         stage.orphan(
             "SYN_RECV",
             "request",
@@ -203,7 +205,7 @@ def _closing_first(stage: Stage) -> None:
             sock.shutdown(socket.SHUT_WR)
         else:
             stage.close(sock, peer, "CLOSING")
-        stage.wire.expect(peer.port, FIN)
+        peer.expect(FIN)
         # Its FIN does not acknowledge ours: peer.ack stays.
         peer.send(FIN | ACK)
         if keep:
@@ -268,7 +270,7 @@ def _fin_wait2(stage: Stage, local_port: int, peer_port: int) -> None:
     stage.start(sock, (PEER[stage.family], peer_port), peer_port)
     peer = Peer.answering(stage.wire, peer_port)
     peer.send(SYN | ACK, options=PLAIN)
-    stage.wire.expect(peer_port, ACK)
+    peer.expect(ACK)
     sock.close()
     peer.take(FIN)
     peer.send(ACK)
@@ -287,6 +289,7 @@ class Keeper:
         self.quiet = False
         self.sign = me.work / "still"
         self.turn = 0
+        self.port = next(_ports)
         self.made = self.renewed = 0.0
 
     def renew(self) -> None:
@@ -295,22 +298,32 @@ class Keeper:
         self.renewed = time.monotonic()
 
     def make(self) -> None:
-        """Four local ports take turns, 20 s each; 60 s after its turn, one is free again."""
-        for family in (V4, V6):
+        """
+        Make new ones, for both families.
+
+        The local ports take turns, since each is taken for 60 s.
+        """
+        for _ in FIN_WAIT2_PORTS:
             port = FIN_WAIT2_PORTS[self.turn % len(FIN_WAIT2_PORTS)]
-            _fin_wait2(Stage(self.me, self.wire, family), port, FIN_WAIT2_PEER)
-        self.turn += 1
+            self.turn += 1
+            try:
+                for family in (V4, V6):
+                    _fin_wait2(Stage(self.me, self.wire, family), port, self.port)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EADDRINUSE):
+                    raise
+        else:
+            raise WorkloadError("no local port is free for FIN_WAIT2")
         self.made = time.monotonic()
 
     def try_to_make(self) -> None:
-        for _ in FIN_WAIT2_PORTS:
-            try:
-                self.make()
-                return
-            except (OSError, WorkloadError) as error:
-                # The port's last one may still be there. The next turn is as good.
-                print(f"FIN_WAIT2: {error}", flush=True)
-                self.turn += 1
+        try:
+            self.make()
+        except (OSError, WorkloadError) as error:
+            # In a slow minute. The next turn is as good.
+            print(f"FIN_WAIT2: {error}", flush=True)
+            self.made = time.monotonic()
 
     def hush(self) -> None:
         self.quiet = True
@@ -333,7 +346,7 @@ class Keeper:
                 kind="timewait",
                 family=socket.AddressFamily(family).name,
                 recycled=True,
-                remote=[PEER[family], FIN_WAIT2_PEER],
+                remote=[PEER[family], self.port],
                 locals=[[OURS[family], port] for port in FIN_WAIT2_PORTS],
             )
         self.me.report()
@@ -490,6 +503,9 @@ def _over_lo(me: Process) -> None:
 
 
 def run(me: Process) -> None:
+    # Orphans of a run before may still be there, to the same address.
+    global _ports
+    _ports = iter(range(1000 + me.pid % 250 * 250, 65536))
     for name, value in SYSCTLS.items():
         me.sysctl(name, value)
     me.modprobe("tun", "tcp_bbr", "tcp_vegas", "tcp_dctcp")

@@ -98,12 +98,18 @@ class Wire:
             if segment:
                 return segment
 
-    def expect(self, port: int, flags: int, seconds: float = 20) -> Segment:
-        """Wait for a segment to *port* (the peer's) with all of *flags*."""
+    def expect(self, port: int, flags: int, seconds: float = 20, source: int = 0) -> Segment:
+        """
+        Wait for a segment to *port* (the peer's) with all of *flags*.
+
+        :param source: the kernel's port, where it is known
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             segment = self.receive(end - time.monotonic())
-            if segment and segment.target_port == port and segment.flags & flags == flags:
+            if not segment or segment.target_port != port or segment.flags & flags != flags:
+                continue
+            if source in (0, segment.source_port):
                 return segment
         raise WorkloadError(f"no segment to port {port} with flags {flags:#x}")
 
@@ -190,7 +196,11 @@ class Peer:
         if not ahead:
             self.seq = self.seq + len(data) + bool(flags & (SYN | FIN)) & 0xFFFFFFFF
 
+    def expect(self, flags: int) -> Segment:
+        """Wait for a segment of this connection."""
+        return self.wire.expect(self.port, flags, source=self.kernel_port)
+
     def take(self, flags: int) -> None:
         """Wait for a segment of the kernel's, and count it as received."""
-        segment = self.wire.expect(self.port, flags)
+        segment = self.expect(flags)
         self.ack = segment.seq + segment.size + bool(segment.flags & (SYN | FIN)) & 0xFFFFFFFF
