@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from drgn import Object, Program
 from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.net import netdev_get_by_index, netdev_name
 
 from drgn_sockets.kernel.memory import UNREADABLE
 
@@ -55,3 +56,12 @@ def net_ino(prog: Program, net: int) -> int:
         return Object(prog, "struct net *", net).ns.inum.value_()  # type: ignore[no-any-return]
     except UNREADABLE:
         return 0
+
+
+def netdev_name_by_index(prog: Program, net: int, ifindex: int) -> bytes | None:
+    """Name of the interface *ifindex* in a ``struct net *``, ``None`` if there is none."""
+    try:
+        device = netdev_get_by_index(Object(prog, "struct net *", net), ifindex)
+        return netdev_name(device) if device else None
+    except (LookupError, *UNREADABLE):
+        return None

@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Union
+from socket import AF_INET, AF_INET6, inet_ntop
+from typing import ClassVar, Union
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock
-from drgn_sockets.kernel.net import net_ino, net_namespaces
+from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Struct
 from drgn_sockets.records.holders import Holder, Holders
@@ -31,8 +31,6 @@ from drgn_sockets.records.unix import UnixSock, unix_inq_len, unix_name
 
 _BATCH = 512
 
-IpAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
-
 
 class SocketRecord:
     """
@@ -43,14 +41,19 @@ class SocketRecord:
     """
 
     def __init__(self, prog: Program, sock: SockCommon, netns: int) -> None:
-        self._prog = prog
+        self.prog = prog
         self.sock = sock
         #: Inode of the network namespace.
         self.netns = netns
         #: Inode of the socket (the N of ``socket:[N]``), 0 if it has none.
         self.ino = 0
+        #: Name of the interface it is bound to, if it is.
+        self.ifname: bytes | None = None
         #: Every fd that holds it; ``None`` if nobody looked.
         self.holders: list[Holder] | None = None
+
+    #: Which of :data:`FAMILIES` it belongs to.
+    group: ClassVar[str] = "other"
 
     @property
     def sk(self) -> int:
@@ -102,18 +105,18 @@ class InetRecord(SocketRecord):
     """A socket of ``AF_INET`` or ``AF_INET6``."""
 
     @property
-    def local_address(self) -> IpAddress:
+    def local_address(self) -> str:
         """Address it is bound to (``skc_rcv_saddr``, ``skc_v6_rcv_saddr``)."""
         if self.sock.family == k.AF_INET6 and self.sock.v6_rcv_saddr is not None:
-            return ipaddress.IPv6Address(self.sock.v6_rcv_saddr)
-        return ipaddress.IPv4Address(self.sock.rcv_saddr)
+            return inet_ntop(AF_INET6, self.sock.v6_rcv_saddr)
+        return inet_ntop(AF_INET, self.sock.rcv_saddr)
 
     @property
-    def remote_address(self) -> IpAddress:
+    def remote_address(self) -> str:
         """Address it is connected to (``skc_daddr``, ``skc_v6_daddr``)."""
         if self.sock.family == k.AF_INET6 and self.sock.v6_daddr is not None:
-            return ipaddress.IPv6Address(self.sock.v6_daddr)
-        return ipaddress.IPv4Address(self.sock.daddr)
+            return inet_ntop(AF_INET6, self.sock.v6_daddr)
+        return inet_ntop(AF_INET, self.sock.daddr)
 
     @property
     def local_port(self) -> int:
@@ -128,6 +131,8 @@ class InetRecord(SocketRecord):
 
 class TcpRecord(InetRecord):
     """A TCP socket: full, timewait or request."""
+
+    group = "tcp"
 
     @property
     def state(self) -> int:
@@ -148,11 +153,13 @@ class TcpRecord(InetRecord):
 
     @property
     def timer(self) -> Timer | None:
-        return tcp_timer(self._prog, self.sock)
+        return tcp_timer(self.prog, self.sock)
 
 
 class UdpRecord(InetRecord):
     """A UDP or UDP-Lite socket."""
+
+    group = "udp"
 
     @property
     def recv_q(self) -> int | None:
@@ -164,9 +171,13 @@ class UdpRecord(InetRecord):
 class RawRecord(InetRecord):
     """A raw socket. What others have as local port is its protocol."""
 
+    group = "raw"
+
 
 class UnixRecord(SocketRecord):
     """A unix socket."""
+
+    group = "unix"
 
     def __init__(self, prog: Program, sock: UnixSock, netns: int) -> None:
         super().__init__(prog, sock, netns)
@@ -186,7 +197,7 @@ class UnixRecord(SocketRecord):
         """Bytes to be read (``unix_inq_len()``); of a listener, connections waiting."""
         if self._unix.state == k.TCP_LISTEN:
             return self._unix.receive_queue_len
-        return unix_inq_len(self._prog, self._unix)
+        return unix_inq_len(self.prog, self._unix)
 
     @property
     def send_q(self) -> int | None:
@@ -202,9 +213,9 @@ class UnixRecord(SocketRecord):
 
         :return: ``None`` if it is not bound to a path, or that cannot be read
         """
-        dentry = Dentry.layout(self._prog).try_read(self._unix.path_dentry)
-        inode = dentry and Inode.layout(self._prog).try_read(dentry.inode)
-        sb = inode and SuperBlock.layout(self._prog).try_read(inode.sb)
+        dentry = Dentry.layout(self.prog).try_read(self._unix.path_dentry)
+        inode = dentry and Inode.layout(self.prog).try_read(dentry.inode)
+        sb = inode and SuperBlock.layout(self.prog).try_read(inode.sb)
         return (inode.ino, sb.dev) if inode and sb else None
 
 
@@ -268,12 +279,19 @@ class SocketReader:
         self._netns = {net: ns.ino for net, ns in net_namespaces(prog).items()}
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
         self._unix_names: dict[int, bytes | None] = {}
+        self._ifnames: dict[tuple[int, int], bytes | None] = {}
 
     def _net_ino(self, net: int) -> int:
         ino = self._netns.get(net)
         if ino is None:
             ino = self._netns[net] = net_ino(self._prog, net)
         return ino
+
+    def _ifname(self, net: int, ifindex: int) -> bytes | None:
+        key = (net, ifindex)
+        if key not in self._ifnames:
+            self._ifnames[key] = netdev_name_by_index(self._prog, net, ifindex)
+        return self._ifnames[key]
 
     def read(self, sk: int) -> AnySocket:
         """Read the socket at ``struct sock *`` *sk*."""
@@ -341,6 +359,8 @@ class SocketReader:
             record = _record(self._prog, sock, self._net_ino(sock.net))
             if self._holders is not None:
                 record.holders = self._holders.of(sk)
+            if sock.bound_dev_if:
+                record.ifname = self._ifname(sock.net, sock.bound_dev_if)
             records.append(record)
             if isinstance(sock, Sock):
                 if sock.ino is not None:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``drgn-sockets``: open a target, run a command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from drgn_sockets.commands import COMMANDS
+from drgn_sockets.errors import UserError
+from drgn_sockets.target import add_target_arguments, open_target
+
+_USAGE_ERROR = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # One line, not the usage as well.
+        self.exit(_USAGE_ERROR, f"{self.prog}: {message} (--help tells more)\n")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("drgn-sockets")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(
+        prog="drgn-sockets",
+        description="Socket and file-descriptor debugger for Linux kernels: live, from a core "
+        "dump, or of a QEMU guest.",
+        epilog="Exit status: 0 done; 1 done, but with something to tell (a mismatch, rows that "
+        "could not be read); 2 could not start.",
+    )
+    add_target_arguments(parser)
+    parser.add_argument("--version", action="version", version=f"drgn-sockets {_version()}")
+    parser.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error", "critical"],
+        default="error",
+        help="drgn's messages of at least this level go to standard error (default: error)",
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        sub = subparsers.add_parser(
+            command.name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}. {command.description}",
+        )
+        command.configure(sub)
+        sub.set_defaults(run=command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run the command line.
+
+    :return: Exit status
+    """
+    args = make_parser().parse_args(argv)
+    logging.basicConfig(
+        format="drgn-sockets: %(levelname)s: %(message)s", level=args.log_level.upper()
+    )
+    try:
+        status = _run(args)
+        sys.stdout.flush()
+    except UserError as e:
+        _flush()
+        print(f"drgn-sockets: {e}", file=sys.stderr)
+        return _USAGE_ERROR
+    except BrokenPipeError:
+        # Nobody reads on (| head). Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as e:
+        print(f"drgn-sockets: cannot go on: {e.strerror or e}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _USAGE_ERROR
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        pass
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.output == "help":
+        sys.stdout.write(args.run.help_columns())
+        return 0
+    prog = open_target(args)
+    status: int = args.run.execute(prog, args)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

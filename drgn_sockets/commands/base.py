@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a command is, and the options and forms of output that all of them share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+from drgn import Program
+
+from drgn_sockets.views.columns import Column, choose
+from drgn_sockets.views.rows import write_csv, write_json, write_table
+
+#: Done.
+OK = 0
+#: Done, with something to tell: a mismatch, rows that could not be read.
+TOLD = 1
+
+
+class Command:
+    """
+    A command, the same from a shell, in the REPL and from Python.
+
+    A class derived from it says what it takes and what it can show, and reads records.
+    """
+
+    #: As it is called.
+    name: ClassVar[str]
+    #: One line.
+    summary: ClassVar[str]
+    #: More, after the summary in ``--help``.
+    description: ClassVar[str] = ""
+    #: All that it can show of a record.
+    columns: ClassVar[Sequence[Column]]
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's own arguments."""
+
+    def run(self, prog: Program, args: argparse.Namespace) -> int:
+        """
+        Run the command, printing to ``sys.stdout``.
+
+        :return: Exit status
+        :raises UserError: if the arguments do not fit what is there
+        """
+        raise NotImplementedError
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add all arguments."""
+        self.add_arguments(parser)
+        group = parser.add_argument_group("output")
+        group.add_argument(
+            "--output",
+            metavar="COLS",
+            help="columns to show: A,B for just these, +A,B for these as well, all; "
+            "help lists them",
+        )
+        form = group.add_mutually_exclusive_group()
+        form.add_argument("--json", action="store_true", help="one JSON object a line")
+        form.add_argument("--csv", action="store_true", help="comma-separated values")
+        group.add_argument(
+            "-H", "--no-header", action="store_true", help="leave out the line of headings"
+        )
+
+    def usual(self, args: argparse.Namespace) -> list[str]:
+        """Names of the columns shown unless ``--output`` says otherwise."""
+        return [column.name for column in self.columns if column.default]
+
+    def help_columns(self) -> str:
+        """What ``--output help`` prints."""
+        width = max(len(column.name) for column in self.columns)
+        usual = {column.name for column in self.columns if column.default}
+        return "".join(
+            f"{'*' if c.name in usual else ' '} {c.name:{width}}  {c.help}\n" for c in self.columns
+        )
+
+    def emit(self, records: Iterable[Any], args: argparse.Namespace) -> None:
+        """Print records as the options of output say."""
+        columns = choose(self.columns, args.output, self.usual(args))
+        if args.json:
+            write_json(records, columns, sys.stdout)
+        elif args.csv:
+            write_csv(records, columns, sys.stdout, header=not args.no_header)
+        else:
+            write_table(records, columns, sys.stdout, header=not args.no_header)
+
+    def execute(self, prog: Program, args: argparse.Namespace) -> int:
+        """
+        Run the command, or answer ``--output help``.
+
+        A mistake in ``--output`` is found before anything is read.
+        """
+        if args.output == "help":
+            sys.stdout.write(self.help_columns())
+            return OK
+        choose(self.columns, args.output, self.usual(args))
+        return self.run(prog, args)
+
+
+class Problems:
+    """Counts what could not be read, to say so at the end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def watch(self, records: Iterable[Any]) -> Iterator[Any]:
+        """Pass *records* on, counting those with an ``error``."""
+        for record in records:
+            if getattr(record, "error", None) is not None:
+                self.count += 1
+            yield record
+
+    def add(self, lines: Sequence[str]) -> None:
+        """Tell of problems on standard error, and count them."""
+        for line in lines:
+            print(f"drgn-sockets: {line}", file=sys.stderr)
+        self.count += len(lines)
+
+    def status(self) -> int:
+        """Exit status."""
+        return TOLD if self.count else OK

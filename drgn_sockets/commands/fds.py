@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``fds``: file tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from drgn import Program
+
+from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.errors import UserError
+from drgn_sockets.kernel.file import flag_names, major, minor
+from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.records.fd import FdReader, FdRecord
+from drgn_sockets.records.socket import SocketReader
+from drgn_sockets.views.columns import Column
+from drgn_sockets.views.sockets import describe
+
+
+def _mode(r: FdRecord) -> str | None:
+    return None if r.file is None else r.file.access + ("c" if r.cloexec else "")
+
+
+def _detail(r: FdRecord) -> str | None:
+    if r.error is not None:
+        return f"unreadable: {r.error}"
+    if r.file is not None and r.file.socket is not None:
+        return describe(r.file.socket)
+    return None
+
+
+def _device(dev: int | None) -> str | None:
+    return None if dev is None else f"{major(dev)}:{minor(dev)}"
+
+
+def _flags(r: FdRecord) -> list[str] | None:
+    return None if r.flags is None else flag_names(r.flags)
+
+
+_COLUMNS = (
+    Column("command", "command name of the process (or thread)", lambda r: r.table.comm, True),
+    Column("pid", "process ID", lambda r: r.table.pid, True, right=True),
+    Column(
+        "tid",
+        "thread ID, if the file table is the thread's own (unshare(CLONE_FILES))",
+        lambda r: r.table.tid,
+        True,
+        right=True,
+    ),
+    Column("fd", "file descriptor", lambda r: r.fd, True, right=True),
+    Column(
+        "mode",
+        "opened to r read, w write, u both, - neither, p O_PATH; c closed by execve()",
+        _mode,
+        True,
+    ),
+    Column(
+        "kind",
+        "sock, pipe, fifo, reg, dir, chr, blk, memfd, ns, eventfd, eventpoll, …",
+        lambda r: r.file and r.file.kind,
+        True,
+    ),
+    Column("name", "name, as readlink /proc/PID/fd/N", lambda r: r.file and r.file.name, True),
+    Column("detail", "the socket behind it, or what cannot be read", _detail, True),
+    Column("access", "r, w, u, -, p as in mode", lambda r: r.file and r.file.access),
+    Column("cloexec", "closed by execve()", lambda r: r.cloexec),
+    Column("flags", "O_* flags (f_flags, and CLOEXEC of the fd)", _flags),
+    Column(
+        "fdinfo_flags",
+        "the same in octal, as fdinfo has them",
+        lambda r: None if r.flags is None else f"0{r.flags:o}",
+    ),
+    Column("pos", "position, bytes (f_pos)", lambda r: r.file and r.file.pos, right=True),
+    Column("ino", "inode number", lambda r: r.file and r.file.ino, right=True),
+    Column(
+        "dev", "device of the file system, major:minor", lambda r: r.file and _device(r.file.dev)
+    ),
+    Column(
+        "rdev",
+        "device number of a device file, major:minor",
+        lambda r: _device(r.file.rdev) if r.file and r.file.kind in ("chr", "blk") else None,
+    ),
+    Column("mnt_id", "mount ID, as in fdinfo", lambda r: r.file and r.file.mnt_id, right=True),
+    Column("file", "address of the struct file", lambda r: f"{r.address:#x}"),
+    Column(
+        "sk",
+        "address of the struct sock",
+        lambda r: f"{r.file.sk:#x}" if r.file and r.file.sk else None,
+    ),
+    Column("files", "address of the struct files_struct", lambda r: f"{r.table.files:#x}"),
+    Column("task", "address of the struct task_struct", lambda r: f"{r.table.task:#x}"),
+)
+
+
+class Fds(Command):
+    """``fds [PID|COMM …]``."""
+
+    name = "fds"
+    summary = "file descriptors of processes, and the sockets behind them"
+    description = (
+        "Without arguments, those of all processes. Threads that share a file table count "
+        "once; a thread with a table of its own is shown with its TID."
+    )
+    columns = _COLUMNS
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "who", nargs="*", metavar="PID|COMM", help="process ID, or command name as it stands"
+        )
+        parser.add_argument("--kind", metavar="KIND,…", help="only these kinds (see --output help)")
+
+    def run(self, prog: Program, args: argparse.Namespace) -> int:
+        problems = Problems()
+        tasks = Tasks(prog)
+        problems.add([f"task_struct at {task:#x} cannot be read" for task in tasks.unreadable])
+        tables = tasks.tables()
+        if args.who:
+            tables = [t for t in tables if t in set(_chosen(tasks, tables, args.who))]
+        wants_socket = args.output is None or "detail" in args.output or args.output[0] in "+a"
+        sockets = SocketReader(prog) if wants_socket else None
+        records = problems.watch(FdReader(prog, sockets).read(tables))
+        if args.kind:
+            kinds = set(args.kind.split(","))
+            records = (r for r in records if r.error or (r.file and r.file.kind in kinds))
+        self.emit(records, args)
+        return problems.status()
+
+
+def _chosen(tasks: Tasks, tables: list[FileTable], who: list[str]) -> list[FileTable]:
+    chosen: list[FileTable] = []
+    for word in who:
+        comm = os.fsencode(word)
+        if word.isdecimal() and word.isascii():
+            found = [t for t in tables if t.pid == int(word)]
+            if not found:
+                _explain_pid(tasks, int(word))
+        else:
+            found = [t for t in tables if t.comm == comm]
+            if not found:
+                raise UserError(
+                    f"no process is called {word!r}; fds without arguments lists all "
+                    "(the kernel keeps 15 bytes of a name)"
+                )
+        chosen.extend(found)
+    return chosen
+
+
+def _explain_pid(tasks: Tasks, pid: int) -> None:
+    task = tasks.by_tid.get(pid)
+    if task is None:
+        raise UserError(f"no process {pid}; fds without arguments lists all")
+    if task.tgid != pid:
+        raise UserError(f"{pid} is a thread of process {task.tgid}: fds {task.tgid}")
+    # There, but with nothing to show: that is an answer.
+    kind = "has exited (zombie) and" if not task.files else "has a file table but"
+    print(f"drgn-sockets: process {pid} {kind} holds no file descriptors", file=sys.stderr)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``peer``: both ends of a socket, and who holds each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from drgn import Program
+
+from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.columns import COLUMNS
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.records.find import Finder
+from drgn_sockets.records.socket import (
+    AnySocket,
+    InetRecord,
+    SocketRecord,
+    TcpRecord,
+    UnixRecord,
+    UnreadableSocket,
+)
+from drgn_sockets.views.columns import Column
+from drgn_sockets.views.sockets import is_unbound, remote_text
+
+
+@dataclass
+class End:
+    """One end of a pair of sockets."""
+
+    #: As the user named the socket.
+    what: str
+    #: ``self``, ``peer``, or ``listener``, whose accepted socket one of these is.
+    end: str
+    record: AnySocket | None
+    note: str | None = None
+
+    @property
+    def error(self) -> str | None:
+        """What cannot be read."""
+        return self.record.error if isinstance(self.record, UnreadableSocket) else None
+
+
+def _column(column: Column) -> Column:
+    return Column(
+        column.name,
+        column.help,
+        lambda end: None if end.record is None else column.get(end.record),
+        column.name in ("netid", "state", "ino", "local", "holders", "file_ino"),
+        column.text,
+        column.right,
+    )
+
+
+class Peer(Command):
+    """``peer WHAT …``."""
+
+    name = "peer"
+    summary = "both ends of a socket, and every process and fd that holds them"
+    description = (
+        "WHAT is a kernel address, PID:FD, the inode of a socket, or the name of a unix socket "
+        "(a path, or @ and an abstract name). A unix socket that was accepted has the name of "
+        "its listener, which is shown as well. For TCP, the other end is found if it is on "
+        "this machine, in whichever network namespace."
+    )
+    columns = (
+        Column("what", "as it was asked for", lambda e: e.what.encode("utf-8", "surrogateescape")),
+        Column(
+            "end",
+            "self, peer, or the listener that an end was accepted from",
+            lambda e: e.end,
+            True,
+        ),
+        *map(_column, COLUMNS),
+        Column("note", "what is unusual", lambda e: e.note or e.error, True),
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "what", nargs="+", metavar="WHAT", help="ADDRESS, PID:FD, INODE or unix PATH"
+        )
+
+    def run(self, prog: Program, args: argparse.Namespace) -> int:
+        problems = Problems()
+        finder = Finder(prog)
+        problems.add(finder.holders.problems)
+        ends = [
+            end
+            for what in args.what
+            for record in finder.find(what)
+            for end in both_ends(finder, what, record)
+        ]
+        self.emit(problems.watch(ends), args)
+        return problems.status()
+
+
+def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
+    """The ends of the connection that *record* is one of."""
+    yield End(what, "self", record, _note(record))
+    if isinstance(record, UnixRecord):
+        peer = finder.unix_peer(record)
+        if peer is not None:
+            yield End(what, "peer", peer, _unix_note(record, peer))
+        for end in (record, peer):
+            listener = finder.unix_listener(end) if isinstance(end, UnixRecord) else None
+            if listener is not None:
+                yield End(what, "listener", listener)
+                break
+    elif isinstance(record, TcpRecord) and record.remote_port:
+        found = finder.tcp_peer(record)
+        if found is None:
+            yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
+        else:
+            other = f"in network namespace {found.netns}" if found.netns != record.netns else None
+            yield End(what, "peer", found, other or _note(found))
+
+
+def _note(record: AnySocket) -> str | None:
+    if not isinstance(record, SocketRecord):
+        return None
+    if isinstance(record, InetRecord):
+        return "never bound or connected" if is_unbound(record) else None
+    if isinstance(record, UnixRecord):
+        if record.state == k.TCP_LISTEN:
+            return f"listening, {record.recv_q} not accepted" if record.recv_q else "listening"
+        if not record.ino and not record.holders:
+            return "not accepted yet"
+        if not record.peer:
+            return "not connected"
+        return None
+    return "no other end is known for its family"
+
+
+def _unix_note(record: UnixRecord, peer: AnySocket) -> str | None:
+    if not isinstance(peer, UnixRecord):
+        return None
+    if peer.peer != record.sk:
+        return "does not point back" if peer.peer else "not connected itself"
+    if not peer.ino and not peer.holders:
+        return "not accepted yet"
+    return None

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``ss``: sockets."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from drgn import Program
+
+from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.columns import COLUMNS
+from drgn_sockets.errors import UserError
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.net import net_namespaces
+from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.records.find import parse_address, sk_at
+from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.socket import (
+    FAMILIES,
+    AnySocket,
+    InetRecord,
+    SocketReader,
+    SocketRecord,
+    for_each_socket,
+)
+from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
+
+# What ss shows without -a and -l: connections, neither listening nor closed nor in the states
+# that are kept in small structures.
+_DEFAULT_STATES = STATE_GROUPS["connected"] - STATE_GROUPS["bucket"]
+
+
+class Ss(Command):
+    """``ss``."""
+
+    name = "ss"
+    summary = "sockets of all families, in all network namespaces, and who holds them"
+    description = (
+        "The options are those of iproute2's ss. Without -a and -l, connections only. Without "
+        "a family, all families."
+    )
+    columns = COLUMNS
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        family = parser.add_argument_group("which families")
+        family.add_argument("-t", "--tcp", action="store_true", help="TCP")
+        family.add_argument("-u", "--udp", action="store_true", help="UDP and UDP-Lite")
+        family.add_argument("-w", "--raw", action="store_true", help="raw")
+        family.add_argument("-x", "--unix", action="store_true", help="unix")
+        family.add_argument("-4", "--ipv4", action="store_true", help="only IPv4")
+        family.add_argument("-6", "--ipv6", action="store_true", help="only IPv6")
+        which = parser.add_argument_group("which sockets")
+        which.add_argument("-a", "--all", action="store_true", help="in all states")
+        which.add_argument(
+            "-l", "--listening", action="store_true", help="only listening (UDP: not connected)"
+        )
+        which.add_argument("--pid", type=int, help="held by this process")
+        which.add_argument("--inode", type=int, help="with this inode (socket:[INODE])")
+        which.add_argument("--addr", metavar="ADDRESS", help="at this kernel address")
+        which.add_argument("--netns", type=int, metavar="INODE", help="of this network namespace")
+        which.add_argument("--port", type=int, help="with this port at either end")
+        which.add_argument(
+            "filter",
+            nargs="*",
+            metavar="state STATE | exclude STATE",
+            help="only, or all but, these states: " + ", ".join([*STATE_NUMBERS, *STATE_GROUPS]),
+        )
+        show = parser.add_argument_group("what to show of them")
+        show.add_argument(
+            "-p", "--processes", action="store_true", help="every process and fd that holds it"
+        )
+        show.add_argument(
+            "-e",
+            "--extended",
+            action="store_true",
+            help="inode, owner, kernel address, network namespace, socket file",
+        )
+        show.add_argument("-o", "--options", action="store_true", help="timers")
+        show.add_argument("-m", "--memory", action="store_true", help="socket memory")
+        show.add_argument(
+            "-n", "--numeric", action="store_true", help="numbers, not names (always so here)"
+        )
+
+    def usual(self, args: argparse.Namespace) -> list[str]:
+        names = super().usual(args)
+        if args.extended:
+            names += ["ino", "uid", "sk", "netns", "file_ino", "file_dev"]
+        if args.options:
+            names.append("timer")
+        if args.memory:
+            names.append("skmem")
+        if args.processes:
+            names.append("holders")
+        return names
+
+    def run(self, prog: Program, args: argparse.Namespace) -> int:
+        problems = Problems()
+        self.emit(problems.watch(self._select(prog, args, problems)), args)
+        return problems.status()
+
+    def _select(
+        self, prog: Program, args: argparse.Namespace, problems: Problems
+    ) -> Iterator[AnySocket]:
+        # Checked before the first row is printed.
+        states = _states(args)
+        families = _families(args)
+        if args.netns is not None:
+            known = [ns.ino for ns in net_namespaces(prog).values()]
+            if args.netns not in known:
+                raise UserError(
+                    f"no network namespace {args.netns}; there are {', '.join(map(str, known))}"
+                )
+        wants_closed = bool(states & {k.TCP_CLOSE})
+        output = args.output or ""
+        wants_holders = args.processes or args.pid is not None or "holders" in output
+        holders = None
+        if wants_holders or wants_closed or output == "all" or args.inode is not None:
+            holders = Holders(prog)
+            problems.add(holders.problems)
+        held = self._held(prog, args.pid, holders)
+        records: Iterator[AnySocket]
+        if args.addr is not None:
+            address = parse_address(args.addr)
+            if address is None:
+                raise UserError(f"not a kernel address: {args.addr!r}; give it as 0xffff…")
+            records = iter([SocketReader(prog, holders).read(sk_at(prog, address))])
+        elif held is not None:
+            records = SocketReader(prog, holders).read_many(sorted(held))
+        else:
+            records = for_each_socket(prog, families, holders, unhashed=wants_closed)
+        for record in records:
+            if not isinstance(record, SocketRecord):
+                yield record
+            elif _matches(record, args, states, families):
+                yield record
+
+    def _held(self, prog: Program, pid: int | None, holders: Holders | None) -> set[int] | None:
+        if pid is None or holders is None:
+            return None
+        if pid not in Tasks(prog).by_tid:
+            raise UserError(f"no process {pid}; fds lists all")
+        return holders.sks_of(pid)
+
+
+def _states(args: argparse.Namespace) -> frozenset[int]:
+    all_states = STATE_GROUPS["all"]
+    states = _DEFAULT_STATES
+    if args.all or args.addr or args.inode is not None:
+        states = all_states
+    elif args.listening:
+        states = frozenset({k.TCP_LISTEN, k.TCP_CLOSE})
+    words = list(args.filter)
+    only: set[int] = set()
+    while words:
+        keyword = words.pop(0)
+        if keyword not in ("state", "exclude"):
+            raise UserError(f"expected 'state STATE' or 'exclude STATE', not {keyword!r}")
+        if not words:
+            raise UserError(f"{keyword!r} wants a state after it")
+        named = _state(words.pop(0))
+        if keyword == "state":
+            only |= named
+            states = frozenset(only)
+        else:
+            states = (states if only else all_states) - named
+    return states
+
+
+def _state(word: str) -> frozenset[int]:
+    name = word.lower().replace("_", "-")
+    if name in STATE_GROUPS:
+        return STATE_GROUPS[name]
+    if name not in STATE_NUMBERS:
+        raise UserError(
+            f"no such state: {word!r}; there are {', '.join([*STATE_NUMBERS, *STATE_GROUPS])}"
+        )
+    return frozenset({STATE_NUMBERS[name]})
+
+
+def _families(args: argparse.Namespace) -> list[str]:
+    named = [f for f in FAMILIES if getattr(args, f, False)]
+    if not named and (args.ipv4 or args.ipv6):
+        return ["raw", "udp", "tcp"]
+    return named or list(FAMILIES)
+
+
+def _matches(
+    record: SocketRecord,
+    args: argparse.Namespace,
+    states: frozenset[int],
+    families: list[str],
+) -> bool:
+    if record.state not in states and record.state < k.TCP_NEW_SYN_RECV:
+        return False
+    if args.ipv4 or args.ipv6:
+        wanted = [k.AF_INET] * args.ipv4 + [k.AF_INET6] * args.ipv6
+        if record.family not in wanted and record.family in (k.AF_INET, k.AF_INET6):
+            return False
+    if args.inode is not None and record.ino != args.inode:
+        return False
+    if args.netns is not None and record.netns != args.netns:
+        return False
+    if args.port is not None:
+        ports = (record.local_port, record.remote_port) if isinstance(record, InetRecord) else ()
+        if args.port not in ports:
+            return False
+    return args.pid is None and args.addr is None or record.group in families

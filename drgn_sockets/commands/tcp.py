@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``tcp``: every field of a TCP socket."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from drgn import Program
+
+from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.errors import UserError
+from drgn_sockets.records.find import Finder
+from drgn_sockets.records.socket import TcpRecord, UnreadableSocket
+from drgn_sockets.records.tcp import InetConnectionSock, congestion_algorithm, ulp_name
+from drgn_sockets.views.columns import Column
+from drgn_sockets.views.names import state_name
+from drgn_sockets.views.sockets import describe, holders_text, local_text, remote_text
+
+
+class Field(NamedTuple):
+    """A field of a socket."""
+
+    sk: int
+    name: str
+    value: Any
+    #: Kernel member that it comes from, ``-`` if it is put together from several.
+    member: str
+    help: str
+    error: str | None = None
+
+
+class Tcp(Command):
+    """``tcp WHAT …``."""
+
+    name = "tcp"
+    summary = "all fields of TCP sockets, one to a line, with the kernel's member names"
+    description = (
+        "WHAT is a kernel address, PID:FD, or an inode. Timewait and request sockets have "
+        "fields of their own."
+    )
+    columns = (
+        Column("sk", "address of the struct sock", lambda f: f"{f.sk:#x}"),
+        Column("field", "name, with its unit", lambda f: f.name, True),
+        Column("value", "value", lambda f: f.value, True, right=True),
+        Column("member", "kernel member that it is read from", lambda f: f.member, True),
+        Column("help", "what it says", lambda f: f.help, True),
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("what", nargs="+", metavar="WHAT", help="ADDRESS, PID:FD or INODE")
+
+    def run(self, prog: Program, args: argparse.Namespace) -> int:
+        problems = Problems()
+        finder = Finder(prog)
+        problems.add(finder.holders.problems)
+        found = []
+        for what in args.what:
+            for record in finder.find(what):
+                if isinstance(record, UnreadableSocket):
+                    raise UserError(f"{what}: the socket at {record.sk:#x} {record.error}")
+                if not isinstance(record, TcpRecord):
+                    raise UserError(f"{what} is not a TCP socket: {describe(record)}; peer or ss")
+                found.append(record)
+        self.emit((field for record in found for field in fields(record)), args)
+        return problems.status()
+
+
+def fields(record: TcpRecord) -> Iterator[Field]:
+    """Every field of a TCP socket."""
+    sock = record.sock
+
+    def made(name: str, value: Any, help: str, member: str = "-") -> Field:
+        return Field(record.sk, name, value, member, help)
+
+    yield made("sk", f"{record.sk:#x}", f"address of the {sock.C_TYPE}")
+    yield made("state_name", state_name(record.state), "state, as ss writes it")
+    yield made("local", local_text(record), "this end")
+    yield made("peer", remote_text(record), "the other end")
+    yield made("ino", record.ino, "inode, the N of socket:[N]", "SOCK_INODE(sk_socket)->i_ino")
+    yield made("netns", record.netns, "inode of the network namespace", "skc_net.net->ns.inum")
+    yield made("holders", holders_text(record.holders or ()), "processes and fds that hold it")
+    yield made("recv_q", record.recv_q, "bytes to be read; of a listener, connections waiting")
+    yield made("send_q", record.send_q, "bytes not acknowledged; of a listener, its limit")
+    timer = record.timer
+    yield made("timer", timer.name if timer else None, "timer that fires next")
+    yield made("timer_expires_s", timer.expires_s if timer else None, "when, seconds from now")
+    if isinstance(sock, InetConnectionSock):
+        yield made(
+            "congestion",
+            congestion_algorithm(record.prog, sock),
+            "congestion control algorithm",
+            "icsk_ca_ops->name",
+        )
+        yield made("ulp", ulp_name(record.prog, sock), "upper layer protocol", "icsk_ulp_ops->name")
+    places = type(sock).places
+    for name, member in type(sock).members().items():
+        value = getattr(sock, name)
+        if member.as_bytes and value is not None:
+            value = value.hex()
+        path = places[name].path if name in places else f"(not in this kernel: {member.paths[0]})"
+        yield Field(record.sk, name, value, path, member.help)

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Finding the sockets that a user means: by address, PID:FD, inode, or unix path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+from drgn import FaultError, Program
+
+from drgn_sockets.errors import UserError
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.fdtable import open_fds
+from drgn_sockets.kernel.file import File, socket_file_ops
+from drgn_sockets.kernel.net import net_namespaces
+from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.socket import (
+    AnySocket,
+    SocketReader,
+    SocketRecord,
+    UnixRecord,
+    for_each_socket,
+)
+from drgn_sockets.records.unix import UnixSock
+
+_TCP_MAX_STATES = 14
+
+
+class _Socket(Struct):
+    C_TYPE = "struct socket"
+    sk = Int("sk")
+
+
+def is_sock(prog: Program, address: int) -> bool:
+    """
+    Whether what is at *address* looks like a ``struct sock`` (or a timewait or request
+    socket): its family and state are possible and it belongs to a network namespace that
+    there is.
+    """
+    common = SockCommon.layout(prog).try_read(address)
+    return (
+        common is not None
+        and 0 < common.family < k.AF_MAX
+        and 0 < common.state < _TCP_MAX_STATES
+        and common.net in net_namespaces(prog)
+    )
+
+
+def sk_at(prog: Program, address: int) -> int:
+    """
+    The ``struct sock *`` that *address* is, or that a ``struct socket`` or ``struct file``
+    there leads to.
+
+    :raises UserError: if it is none of these
+    """
+    if is_sock(prog, address):
+        return address
+    file = File.layout(prog).try_read(address)
+    socket = file.private_data if file and file.op == socket_file_ops(prog) else address
+    found = _Socket.layout(prog).try_read(socket)
+    if found is not None and found.sk and is_sock(prog, found.sk):
+        sk = Sock.layout(prog).try_read(found.sk)
+        if sk is not None and sk.socket == socket:
+            return found.sk
+    readable = SockCommon.layout(prog).try_read(address) is not None
+    raise UserError(
+        f"{address:#x} is not a socket: what is there is no struct sock, socket or file of one"
+        if readable
+        else f"{address:#x} is not a socket: there is no memory that can be read"
+    )
+
+
+def parse_address(text: str) -> int | None:
+    """A kernel address: ``0x…``, or 8 or 16 hexadecimal digits as ``%p`` prints them."""
+    if re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}", text):
+        return int(text, 16)
+    # Sixteen decimal digits are an inode nowhere.
+    if re.fullmatch(r"[0-9a-fA-F]{16}", text):
+        return int(text, 16)
+    return None
+
+
+class Finder:
+    """Finds sockets by what users know of them."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self.tasks = Tasks(prog)
+        self.holders = Holders(prog, self.tasks.tables())
+        self.reader = SocketReader(prog, self.holders)
+
+    def find(self, what: str) -> list[AnySocket]:
+        """
+        The sockets that *what* names.
+
+        :param what: A kernel address (of a ``sock``, ``socket`` or ``file``), ``PID:FD``, an
+            inode (``21189`` or ``socket:[21189]``), or the name of a unix socket: a path, or
+            ``@`` and an abstract name.
+        :raises UserError: if there is none
+        """
+        address = parse_address(what)
+        if address is not None:
+            return [self.reader.read(sk_at(self._prog, address))]
+        match = re.fullmatch(r"([0-9]+):([0-9]+)", what)
+        if match:
+            return [self.reader.read(self._sk_of_fd(int(match[1]), int(match[2])))]
+        match = re.fullmatch(r"(?:socket:\[)?([0-9]+)\]?", what)
+        if match:
+            return self.by_inode(int(match[1]))
+        return self._by_name(os.fsencode(what))
+
+    def _sk_of_fd(self, pid: int, fd: int) -> int:
+        task = self.tasks.by_tid.get(pid)
+        if task is None:
+            raise UserError(f"no process {pid}; fds lists all")
+        if not task.files:
+            raise UserError(f"process {pid} has exited and holds no file descriptors")
+        try:
+            for slot in open_fds(self._prog, task.files):
+                if slot.fd == fd:
+                    break
+            else:
+                raise UserError(f"process {pid} has no fd {fd}; fds {pid} lists those it has")
+        except FaultError as e:
+            raise UserError(f"the file table of process {pid} cannot be read: {e}") from None
+        file = File.layout(self._prog).try_read(slot.file)
+        if file is None:
+            raise UserError(f"fd {fd} of process {pid}: its struct file cannot be read")
+        if file.op != socket_file_ops(self._prog):
+            raise UserError(f"fd {fd} of process {pid} is not a socket; fds {pid} says what it is")
+        return sk_at(self._prog, file.private_data)
+
+    def by_inode(self, ino: int) -> list[AnySocket]:
+        """
+        The socket with inode *ino*.
+
+        :raises UserError: if there is none
+        """
+        for record in for_each_socket(self._prog, holders=self.holders):
+            if ino and isinstance(record, SocketRecord) and record.ino == ino:
+                return [record]
+        hint = ""
+        for record in self._unix():
+            file = record.socket_file()
+            if file is not None and file[0] == ino:
+                hint = (
+                    f"; it is the inode of the socket file of socket:[{record.ino}], "
+                    "which is another number"
+                )
+                break
+        raise UserError(f"no socket has inode {ino}{hint}; ss -a lists all")
+
+    def _unix(self) -> Iterable[UnixRecord]:
+        for record in for_each_socket(self._prog, ["unix"], self.holders):
+            if isinstance(record, UnixRecord):
+                yield record
+
+    def _by_name(self, name: bytes) -> list[AnySocket]:
+        wanted = b"\0" + name[1:] if name[:1] == b"@" else name
+        found: list[AnySocket] = [r for r in self._unix() if r.name == wanted]
+        if not found and b"@" in wanted[1:] and name[:1] == b"@":
+            # ss and procfs write the NULs within an abstract name as "@" as well.
+            found = [r for r in self._unix() if r.name and r.name.replace(b"\0", b"@") == name]
+        if not found:
+            raise UserError(
+                f"no unix socket is called {os.fsdecode(name)!r} (names are as they were bound; "
+                "ss -xa lists all)"
+            )
+        return found
+
+    def tcp_peer(self, record: SocketRecord) -> SocketRecord | None:
+        """
+        The other end of a TCP connection, if it is on this machine.
+
+        One in the same network namespace comes first; a connection over a veth pair has it
+        in another.
+        """
+        from drgn_sockets.records.socket import TcpRecord
+
+        if not isinstance(record, TcpRecord) or not record.remote_port:
+            return None
+        found = None
+        wanted = (
+            _plain(record.remote_address),
+            record.remote_port,
+            _plain(record.local_address),
+            record.local_port,
+        )
+        for other in for_each_socket(self._prog, ["tcp"], self.holders, unhashed=False):
+            if not isinstance(other, TcpRecord) or other.sk == record.sk:
+                continue
+            if other.local_port != wanted[1] or other.remote_port != wanted[3]:
+                continue
+            if (_plain(other.local_address), _plain(other.remote_address)) == (
+                wanted[0],
+                wanted[2],
+            ):
+                if other.netns == record.netns:
+                    return other
+                found = other
+        return found
+
+    def unix_peer(self, record: UnixRecord) -> AnySocket | None:
+        """The other end of a unix socket."""
+        return self.reader.read(record.peer) if record.peer else None
+
+    def unix_listener(self, record: UnixRecord) -> UnixRecord | None:
+        """
+        The listener that a unix socket was accepted from (or is still to be): the one that
+        listens under the same ``struct unix_address``.
+        """
+        sock = record.sock
+        if not isinstance(sock, UnixSock) or not sock.addr or record.state == k.TCP_LISTEN:
+            return None
+        for other in self._unix():
+            if (
+                isinstance(other.sock, UnixSock)
+                and other.sock.addr == sock.addr
+                and other.state == k.TCP_LISTEN
+            ):
+                return other
+        return None
+
+
+def _plain(address: str) -> str:
+    # An IPv4 client of a dual-stack server: ::ffff:127.0.0.1 on one side only.
+    return address[7:] if address.startswith("::ffff:") and "." in address else address

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Opening something to look at: the running kernel, a core, a QEMU guest."""
+
+from __future__ import annotations
+
+from drgn_sockets.target.open import add_target_arguments, open_target
+
+__all__ = ("add_target_arguments", "open_target")

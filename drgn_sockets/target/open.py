@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From command-line options to a :class:`drgn.Program` with types, or one line why not."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from pathlib import Path
+
+import drgn
+from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
+
+from drgn_sockets.errors import UserError
+
+_KCORE = "/proc/kcore"
+
+
+def add_target_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to open, named as drgn's own."""
+    group = parser.add_argument_group("what to look at")
+    program = group.add_mutually_exclusive_group()
+    program.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
+    program.add_argument("-c", "--core", metavar="PATH", help="a core dump, ELF or kdump")
+    program.add_argument(
+        "--qemu",
+        metavar="ADDRESS",
+        help="a QEMU guest, by its QMP socket: a path, or host:port",
+    )
+    symbols = parser.add_argument_group("debugging symbols")
+    symbols.add_argument(
+        "-s",
+        "--symbols",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="a vmlinux or module with debugging symbols; may be given more than once",
+    )
+    symbols.add_argument(
+        "--debug-directory",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="search for debugging symbols in this directory too",
+    )
+    symbols.add_argument(
+        "--debuginfod",
+        action="store_true",
+        help="download them from $DEBUGINFOD_URLS if they are not on this machine",
+    )
+    advanced = parser.add_argument_group("advanced")
+    advanced.add_argument(
+        "--architecture",
+        metavar="ARCH",
+        choices=[a.name for a in drgn.Architecture] + [a.name.lower() for a in drgn.Architecture],
+        help="architecture of a core that does not tell, such as X86_64",
+    )
+    advanced.add_argument(
+        "--vmcoreinfo", metavar="PATH", help="a file with VMCOREINFO, for a core without it"
+    )
+
+
+def open_target(args: argparse.Namespace) -> Program:
+    """
+    Open what the options of :func:`add_target_arguments` say, and load its types.
+
+    :raises UserError: if that is not possible
+    """
+    architecture = (
+        getattr(drgn.Architecture, args.architecture.upper()) if args.architecture else None
+    )
+    vmcoreinfo = _read_vmcoreinfo(args.vmcoreinfo)
+    platform = Platform(architecture) if architecture is not None else None
+    try:
+        prog = _set_program(args, platform, vmcoreinfo)
+    except ValueError as e:
+        if "ARCH_NAME" not in str(e) or platform is not None:
+            raise UserError(_not_a_core(args, e)) from None
+        # QEMU's kdump files do not say what machine they are of.
+        prog = _set_program(args, drgn.host_platform, vmcoreinfo)
+        print(
+            f"drgn-sockets: {args.core} does not say its architecture; taking it for "
+            f"{drgn.host_platform.arch.name} (--architecture says otherwise)",
+            file=sys.stderr,
+        )
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise UserError(
+            f"{args.core} is not a core of a Linux kernel, or lacks its VMCOREINFO note "
+            "(give that with --vmcoreinfo)"
+        )
+    _load_symbols(prog, args)
+    return prog
+
+
+def _read_vmcoreinfo(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from None
+
+
+def _set_program(
+    args: argparse.Namespace, platform: Platform | None, vmcoreinfo: bytes | None
+) -> Program:
+    prog = Program(platform=platform, vmcoreinfo=vmcoreinfo)
+    try:
+        if args.core is not None:
+            prog.set_core_dump(args.core)
+        elif args.qemu is not None:
+            prog.set_qemu_qmp(args.qemu)
+        else:
+            prog.set_kernel()
+    except OSError as e:
+        raise UserError(_cannot_open(args, e)) from None
+    except drgn.FaultError as e:
+        raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
+    return prog
+
+
+def _cannot_open(args: argparse.Namespace, e: OSError) -> str:
+    why = e.strerror or str(e)
+    if args.core is not None:
+        if e.errno == errno.ENOENT:
+            return f"no such core: {args.core}"
+        if e.errno == errno.EISDIR or Path(args.core).is_dir():
+            return f"{args.core} is a directory, not a core"
+        return f"cannot open core {args.core}: {why}"
+    if args.qemu is not None:
+        return (
+            f"cannot reach QEMU at {args.qemu}: {why}; start the guest with "
+            f"-qmp unix:{args.qemu},server=on,wait=off"
+        )
+    if e.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"no permission to read {_KCORE}: run as root (sudo), or give a core with -c"
+            if os.geteuid()
+            else f"reading {_KCORE} is not permitted (kernel lockdown?); give a core with -c"
+        )
+    if e.errno == errno.ENOENT:
+        return f"this kernel has no {_KCORE} (CONFIG_PROC_KCORE); give a core with -c"
+    return f"cannot open {_KCORE}: {why}"
+
+
+def _not_a_core(args: argparse.Namespace, e: Exception) -> str:
+    if args.core is not None:
+        return f"{args.core} is not a core dump: {e}; -c takes an ELF or kdump vmcore"
+    return f"cannot open {args.qemu or _KCORE}: {e}"
+
+
+def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
+    for path in args.symbols:
+        # drgn would only warn.
+        try:
+            with Path(path).open("rb") as f:
+                magic = f.read(4)
+        except OSError as e:
+            raise UserError(f"cannot read symbols {path}: {e.strerror}") from None
+        if magic != b"\x7fELF":
+            raise UserError(f"{path} is not an ELF file; -s takes a vmlinux or a module")
+    if args.debug_directory:
+        options = prog.debug_info_options
+        options.directories = tuple(args.debug_directory) + tuple(options.directories)
+    if not args.debuginfod:
+        finders = [f for f in prog.enabled_debug_info_finders() if f != "debuginfod"]
+        prog.set_enabled_debug_info_finders(finders)
+    try:
+        prog.load_debug_info(args.symbols, main=True)
+    except MissingDebugInfoError:
+        raise UserError(_no_symbols(prog, args)) from None
+    except (OSError, ValueError, drgn.FaultError) as e:
+        raise UserError(f"cannot load symbols: {e}") from None
+    try:
+        # A kernel may have these as modules, whose types are in files of their own.
+        prog.type("struct unix_sock")
+        prog.type("struct ipv6_pinfo")
+    except LookupError:
+        try:
+            prog.load_debug_info(default=True)
+        except MissingDebugInfoError:
+            pass
+    try:
+        prog.type("struct task_struct")
+    except LookupError:
+        raise UserError(_no_symbols(prog, args)) from None
+
+
+def _no_symbols(prog: Program, args: argparse.Namespace) -> str:
+    try:
+        release = prog["UTS_RELEASE"].string_().decode()
+    except (LookupError, drgn.FaultError):
+        release = "this kernel"
+    try:
+        build_id = prog.main_module().build_id
+    except LookupError:
+        build_id = None
+    ident = f"build ID {build_id.hex()}" if build_id else "no build ID"
+    if args.symbols:
+        return (
+            f"{', '.join(args.symbols)}: not of the kernel looked at ({release}, {ident}); "
+            "give the vmlinux of exactly that build with -s"
+        )
+    return (
+        f"no debugging symbols for {release} ({ident}): install the kernel's -dbg or "
+        "debuginfo package, give its vmlinux with -s, or download it with --debuginfod"
+    )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Columns: what a command can show of a record, declared once for every form of output."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from drgn_sockets.errors import UserError
+from drgn_sockets.views.escape import escape
+
+
+@dataclass(frozen=True)
+class Column:
+    """
+    A column of a command's output.
+
+    Its value is ``None`` for nothing, an ``int``, ``float``, ``bool`` or ``str``, ``bytes``
+    for what the kernel keeps as bytes, or a list or dict of these.
+    """
+
+    #: As ``--output`` and JSON have it; the table's heading is the same in capitals.
+    name: str
+    #: One line for people, with the unit if there is one.
+    help: str
+    get: Callable[[Any], Any]
+    #: Shown unless ``--output`` says otherwise.
+    default: bool = False
+    #: How a table shows the value, if not as :func:`cell` does.
+    text: Callable[[Any], str] | None = None
+    #: Numbers stand at the right edge of a table's column.
+    right: bool = False
+
+
+def cell(column: Column, record: Any) -> str:
+    """Text of *column* for *record* in a table or in CSV."""
+    value = column.get(record)
+    if value is None:
+        return "-"
+    if column.text is not None:
+        return column.text(value)
+    return plain(value)
+
+
+def plain(value: Any) -> str:
+    """A value as text."""
+    if value is None:
+        return "-"
+    if isinstance(value, bytes):
+        return escape(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(plain, value)) or "-"
+    if isinstance(value, dict):
+        return " ".join(f"{k}={plain(v)}" for k, v in value.items()) or "-"
+    return str(value)
+
+
+def choose(columns: Sequence[Column], output: str | None, shown: Iterable[str]) -> list[Column]:
+    """
+    The columns that ``--output`` asks for.
+
+    :param columns: All that there are.
+    :param output: ``A,B`` for just these, ``+A,B`` for these besides the usual ones, ``all``
+        for all, or ``None`` for the usual ones.
+    :param shown: Names of the usual ones.
+    :raises UserError: for a name that is none of them
+    """
+    by_name = {column.name: column for column in columns}
+    usual = [by_name[name] for name in shown]
+    if output is None:
+        return usual
+    if output == "all":
+        return list(columns)
+    chosen = usual if output.startswith("+") else []
+    for name in output.lstrip("+").split(","):
+        key = name.strip().lower().replace("-", "_")
+        if key not in by_name:
+            near = difflib.get_close_matches(key, by_name, 1)
+            raise UserError(
+                f"no such column: {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+                + " (--output help lists them)"
+            )
+        if by_name[key] not in chosen:
+            chosen.append(by_name[key])
+    return chosen

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Names of address families, socket types and states, as ss and the kernel call them."""
+
+from __future__ import annotations
+
+from drgn_sockets.kernel import sock as k
+
+# include/linux/socket.h
+_FAMILIES = (
+    "UNSPEC UNIX INET AX25 IPX APPLETALK NETROM BRIDGE ATMPVC X25 INET6 ROSE DECnet NETBEUI "
+    "SECURITY KEY NETLINK PACKET ASH ECONET ATMSVC RDS SNA IRDA PPPOX WANPIPE LLC IB MPLS CAN "
+    "TIPC BLUETOOTH IUCV RXRPC ISDN PHONET IEEE802154 CAIF ALG NFC VSOCK KCM QIPCRTR SMC XDP "
+    "MCTP"
+).split()
+
+_TYPES = {1: "STREAM", 2: "DGRAM", 3: "RAW", 4: "RDM", 5: "SEQPACKET", 6: "DCCP", 10: "PACKET"}
+
+_SHORT_TYPES = {1: "str", 2: "dgr", 3: "raw", 4: "rdm", 5: "seq", 6: "dccp", 10: "pkt"}
+
+# What ss writes in its column Netid where it differs from the family's own name.
+_SHORT_FAMILIES = {"UNIX": "u", "NETLINK": "nl", "PACKET": "p", "VSOCK": "v"}
+
+_PROTOCOLS = {
+    1: "icmp",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    58: "icmp6",
+    132: "sctp",
+    136: "udpl",
+    262: "mptcp",
+}
+
+#: TCP_* states (include/net/tcp_states.h) by number, as ss writes them.
+STATES = {
+    1: "ESTAB",
+    2: "SYN-SENT",
+    3: "SYN-RECV",
+    4: "FIN-WAIT-1",
+    5: "FIN-WAIT-2",
+    6: "TIME-WAIT",
+    7: "UNCONN",
+    8: "CLOSE-WAIT",
+    9: "LAST-ACK",
+    10: "LISTEN",
+    11: "CLOSING",
+    12: "SYN-RECV",
+    13: "BOUND",
+}
+
+#: States by every name that ss and the kernel have for them.
+STATE_NUMBERS = {
+    "established": 1,
+    "estab": 1,
+    "syn-sent": 2,
+    "syn-recv": 3,
+    "fin-wait-1": 4,
+    "fin-wait1": 4,
+    "fin-wait-2": 5,
+    "fin-wait2": 5,
+    "time-wait": 6,
+    "unconnected": 7,
+    "unconn": 7,
+    "close": 7,
+    "closed": 7,
+    "close-wait": 8,
+    "last-ack": 9,
+    "listening": 10,
+    "listen": 10,
+    "closing": 11,
+}
+
+_ALL = frozenset(range(1, 12))
+#: Names for several states at once, as ss has them.
+STATE_GROUPS = {
+    "all": _ALL,
+    "connected": _ALL - {7, 10},
+    "synchronized": _ALL - {7, 10, 2},
+    "bucket": frozenset({3, 6}),
+    "big": _ALL - {3, 6},
+}
+
+
+def family_name(family: int) -> str:
+    """``AF_INET`` and so on."""
+    return f"AF_{_FAMILIES[family]}" if family < len(_FAMILIES) else str(family)
+
+
+def type_name(type_: int) -> str:
+    """``SOCK_STREAM`` and so on."""
+    return f"SOCK_{_TYPES[type_]}" if type_ in _TYPES else str(type_)
+
+
+def netid(family: int, type_: int, protocol: int) -> str:
+    """What ss writes in its column Netid: ``tcp``, ``u_str``, ``p_raw``, ``nl``, …"""
+    if family in (k.AF_INET, k.AF_INET6):
+        if type_ == k.SOCK_RAW:
+            return "raw"
+        if type_ == k.SOCK_DGRAM and protocol in (k.IPPROTO_ICMP, k.IPPROTO_ICMPV6):
+            return "icmp" if protocol == k.IPPROTO_ICMP else "icmp6"
+        return _PROTOCOLS.get(protocol, f"ip{protocol}")
+    name = _FAMILIES[family] if family < len(_FAMILIES) else f"af{family}"
+    if name == "NETLINK":
+        return "nl"
+    short = _SHORT_FAMILIES.get(name, name.lower())
+    return f"{short}_{_SHORT_TYPES.get(type_, type_)}"
+
+
+def state_name(record_state: int) -> str:
+    """``ESTAB`` and so on."""
+    return STATES.get(record_state, str(record_state))

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Rows of records as a table, as JSON lines and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+from tabulate import tabulate
+
+from drgn_sockets.views.columns import Column, cell
+
+# Up to here a table is small: it is held back to fit its columns. Beyond, the widths of
+# these first rows do for the rest, which is printed as it comes.
+_SMALL = 256
+
+
+def write_table(
+    records: Iterable[Any], columns: Sequence[Column], out: TextIO, *, header: bool = True
+) -> None:
+    """
+    Write a table for people, every record one line.
+
+    A small table is fitted to its widest cells; a large one is streamed.
+    """
+    iterator = iter(records)
+    first = [[cell(c, r) for c in columns] for r in itertools.islice(iterator, _SMALL)]
+    headings = [column.name.upper().replace("_", "-") for column in columns]
+    if len(first) < _SMALL:
+        if first or header:
+            text = tabulate(
+                first,
+                headers=headings if header else (),
+                tablefmt="plain",
+                disable_numparse=True,
+                colalign=["right" if c.right else "left" for c in columns] if first else None,
+            )
+            for line in text.splitlines():
+                out.write(line.rstrip() + "\n")
+        return
+    rows = [headings, *first] if header else first
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    form = "  ".join(f"%{'' if c.right else '-'}{width}s" for c, width in zip(columns, widths))
+    for row in rows:
+        out.write((form % tuple(row)).rstrip() + "\n")
+    for record in iterator:
+        out.write((form % tuple(cell(c, record) for c in columns)).rstrip() + "\n")
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        # As os.fsdecode(): what is not UTF-8 becomes surrogates that Python turns back.
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _json_value(item) for key, item in value.items()}
+    return value
+
+
+def write_json(records: Iterable[Any], columns: Sequence[Column], out: TextIO) -> None:
+    """
+    Write each record as one line of JSON.
+
+    Bytes are UTF-8; those that are not are surrogates U+DC80 to U+DCFF, as
+    :func:`os.fsdecode` makes them and :func:`os.fsencode` turns them back.
+    """
+    dumps = json.JSONEncoder(separators=(", ", ": ")).encode
+    getters = [(column.name, column.get) for column in columns]
+    for record in records:
+        out.write(dumps({name: _json_value(get(record)) for name, get in getters}) + "\n")
+
+
+def write_csv(
+    records: Iterable[Any], columns: Sequence[Column], out: TextIO, *, header: bool = True
+) -> None:
+    """Write CSV (RFC 4180), escaped as in a table so that every record is one line."""
+    writer = csv.writer(out, lineterminator="\n")
+    if header:
+        writer.writerow([column.name for column in columns])
+    for record in records:
+        writer.writerow([cell(column, record) for column in columns])
