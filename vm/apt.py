@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vm import cache, host
-from vm.errors import VmError
+from vm.errors import GoneError, VmError
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -133,6 +133,7 @@ class Apt:
         Download packages (``NAME`` or ``NAME=VERSION``) and unpack them into a directory.
 
         :param patterns: unpack only the members that match one of these tar wildcards
+        :raises GoneError: if the mirror has a package in its list only
         :raises VmError: if one cannot be had, or its checksum is not what was signed
         """
         into.mkdir(parents=True, exist_ok=True)
@@ -140,7 +141,10 @@ class Apt:
         debs.mkdir()
         cache.note("downloading " + " ".join(packages))
         argv = [host.program("apt-get"), *self._options(), "-qq", "download", *packages]
-        host.call(argv, "downloading " + " ".join(packages), cwd=debs)
+        try:
+            host.call(argv, "downloading " + " ".join(packages), cwd=debs)
+        except VmError as e:
+            raise (GoneError(str(e)) if "404 " in str(e) else e) from None
         for deb in sorted(debs.glob("*.deb")):
             cache.note(f"unpacking {deb.name}")
             _unpack(deb, into, patterns)

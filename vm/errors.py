@@ -14,6 +14,10 @@ class VmError(Exception):
     status = 2
 
 
+class GoneError(VmError):
+    """The mirror lists a package but does not have it (any more)."""
+
+
 class GuestError(VmError):
     """The guest panicked, hung, or never came up; ``console`` holds its last lines."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vm import apt, cache, host
-from vm.errors import VmError
+from vm.errors import GoneError, VmError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,15 @@ class Series:
 
 # Another series is one more line.
 SERIES = (
+    Series("5.10", "bullseye", r"linux-image-(5\.10\..*-cloud-amd64)-unsigned"),
     Series("6.1", "bookworm", r"linux-image-(6\.1\..*-cloud-amd64)-unsigned"),
     Series("6.12", "bookworm", r"linux-image-(6\.12\..*-cloud-amd64)-unsigned"),
+    Series(
+        "7.2",
+        "sid",
+        r"linux-binary-unsigned-(7\.2\..*-cloud-amd64)",
+        modules="linux-modules-{}",
+    ),
 )
 
 DEFAULT = "6.1"
@@ -114,8 +121,9 @@ class Kernel:
 
         def make(part: Path) -> None:
             cache.need_space(part.parent, 3 << 30, f"the debug info of {self.release}")
-            want = [f"./usr/lib/debug/boot/vmlinux-{self.release}"]
             modules = f"./usr/lib/debug/lib/modules/{self.release}/kernel"
+            # One is a link to the other; which, depends on the series.
+            want = [f"./usr/lib/debug/boot/vmlinux-{self.release}", modules[:-6] + "vmlinux"]
             for m in DEBUG_MODULES:
                 want += [f"{modules}/{m}/*", f"{modules}/{m}.ko"]
             tree = part / "tree"
@@ -128,6 +136,8 @@ class Kernel:
             for d in ("boot", "lib"):
                 (tree / "usr/lib/debug" / d).rename(part / d)
             shutil.rmtree(tree)
+            if not (part / "boot" / f"vmlinux-{self.release}").is_file():
+                raise VmError(f"{name} has no vmlinux: has its layout changed?")
 
         return cache.ensure(cache.root() / "kernels" / f"{self.id}-debug", make)
 
@@ -247,8 +257,8 @@ def _dir(state: dict[str, Any]) -> Path:
     return cache.root() / "kernels" / f"{state['release']}_{version}"
 
 
-def _resolve(s: Series, refresh: bool) -> dict[str, Any]:
-    """Find the newest kernel of a series that the mirror has."""
+def _resolve(s: Series, refresh: bool) -> list[dict[str, Any]]:
+    """Find the kernels of a series that the mirror lists, the newest first."""
     repository = apt.Apt(s.suite)
     repository.update(max_age=0 if refresh else DAY)
     names = set(repository.names("linux-"))
@@ -256,16 +266,18 @@ def _resolve(s: Series, refresh: bool) -> dict[str, Any]:
     found = [m for m in found if s.debug.format(m[1]) in names]
     if not found:
         raise VmError(f"the mirror has no kernel {s.name} in Debian {s.suite}")
-    best = max(found, key=lambda m: version_key(m[1]))
-    packages = [best[0]] + ([s.modules.format(best[1])] if s.modules else [])
-    return {
-        "time": time.time(),
-        "suite": s.suite,
-        "release": best[1],
-        "version": repository.version(best[0]),
-        "packages": packages,
-        "debug": s.debug.format(best[1]),
-    }
+    found.sort(key=lambda m: version_key(m[1]), reverse=True)
+    return [
+        {
+            "time": time.time(),
+            "suite": s.suite,
+            "release": m[1],
+            "version": repository.version(m[0]),
+            "packages": [m[0]] + ([s.modules.format(m[1])] if s.modules else []),
+            "debug": s.debug.format(m[1]),
+        }
+        for m in found
+    ]
 
 
 def _fetch(state: dict[str, Any]) -> Path:
@@ -280,17 +292,29 @@ def _fetch(state: dict[str, Any]) -> Path:
             ["./boot/*", "./lib/modules/*", "./usr/lib/modules/*"],
         )
         usr = tree / "usr/lib/modules"
-        lib = usr if usr.exists() else tree / "lib/modules"
-        for p in (tree / "boot").iterdir():
-            p.rename(part / p.name.split("-")[0])
         (part / "lib").mkdir()
-        lib.rename(part / "lib/modules")
+        (usr if usr.exists() else tree / "lib/modules").rename(part / "lib/modules")
+        # /boot/vmlinuz-RELEASE; in the split packages /usr/lib/modules/RELEASE/vmlinuz.unsigned.
+        for p in [*tree.glob("boot/*"), *part.glob("lib/modules/*/vmlinuz*")]:
+            p.rename(part / re.split(r"[-.]", p.name)[0])
         shutil.rmtree(tree)
         host.call(
             [host.program("depmod"), "-b", str(part), state["release"]], "depmod for the kernel"
         )
 
     return cache.ensure(_dir(state), make)
+
+
+def _fetch_newest(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fetch the first that is really there: mirrors list what they have deleted already."""
+    for state in states[:-1]:
+        try:
+            _fetch(state)
+            return state
+        except GoneError:
+            cache.note(f"{state['release']} is listed, but not there: trying an older one")
+    _fetch(states[-1])
+    return states[-1]
 
 
 def get(name: str = DEFAULT, *, refresh: bool = False) -> Kernel:
@@ -309,8 +333,7 @@ def get(name: str = DEFAULT, *, refresh: bool = False) -> Kernel:
         old = state if state is not None and _dir(state).exists() else None
         with cache.locked(_state(s)):
             try:
-                state = _resolve(s, refresh)
-                _fetch(state)
+                state = _fetch_newest(_resolve(s, refresh))
             except VmError as e:
                 if old is None:
                     raise
