@@ -10,8 +10,10 @@ Save what procfs and the usual tools say of a machine, to be compared with later
   and ``exe``, ``ns/*`` and ``fd/*`` as symbolic links whose text is the link's, byte for
   byte, and ``fdinfo/*``. A link whose text cannot be a symbolic link's is an entry in
   ``DIR/PID/fd.json`` (``{"57": {"error": "ENAMETOOLONG"}}``, or ``{"link": TEXT}``, made by
-  ``os.fsdecode``). With ``--packed``, ``DIR/PID/fds.jsonl`` stands for fd, fd.json and
-  fdinfo: a line ``{"fd": N, "link": TEXT, "fdinfo": TEXT}`` each.
+  ``os.fsdecode``). For a table of more than 10,000 (``--pack-above``) there is
+  ``DIR/PID/fds.jsonl`` instead of fd, fd.json and fdinfo: a line ``{"fd": N, "link": TEXT,
+  "fdinfo": TEXT}`` each, or with "error". So many small files are more than most
+  file systems have inodes for.
 * ``DIR/PID/task/TID/``: comm; for threads whose file table is not the leader's also fd,
   fdinfo, status and stat.
 * ``DIR/netns/INODE/net/``: ``/proc/net`` of each network namespace. ``DIR/PID/net`` and
@@ -154,22 +156,47 @@ def read_at(directory: int | None, name: bytes | str) -> bytes:
         os.close(fd)
 
 
+class CannotWriteError(Exception):
+    """The copy cannot be written: never to be taken for a process that has gone."""
+
+
+@contextlib.contextmanager
+def writing(name: bytes | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = os.fsdecode(name)
+        raise CannotWriteError(f"cannot write {text}: {error.strerror}") from error
+
+
 def write_at(directory: int | None, name: bytes | str, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o644, dir_fd=directory)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)
+        fd = os.open(name, flags, 0o644, dir_fd=directory)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+    except OSError as error:
+        with writing(name):
+            raise error
+
+
+def symlink_at(directory: int | None, name: bytes | str, text: bytes | str) -> None:
+    try:
+        os.symlink(text, name, dir_fd=directory)
+    except OSError as error:
+        with writing(name):
+            raise error
 
 
 @contextlib.contextmanager
 def directory(name: bytes | str, parent: int | None = None, make: bool = False) -> Iterator[int]:
     """An open directory, made before if asked for."""
     if make:
-        with contextlib.suppress(FileExistsError):
+        with writing(name), contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=parent)
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
     try:
@@ -201,6 +228,8 @@ class Oracle:
         self.netns: dict[int, dict[str, Any]] = {}
         self.tools: list[dict[str, Any]] = []
         self.counts = {"pids": 0, "fds": 0, "threads_with_own_table": 0}
+        #: Whose tables are in fds.jsonl.
+        self.packed: list[str] = []
         self._sockets_seen: set[bytes] = set()
 
     def error(self, where: object, what: str, error: OSError) -> None:
@@ -296,7 +325,7 @@ class Oracle:
         if pid not in self.netns_of:
             self.add_netns(f"{self.proc}/{pid}/ns/net", f"process {pid}", pid)
         if pid in self.netns_of:
-            os.symlink(f"../netns/{self.netns_of[pid]}/net", "net", dir_fd=into)
+            symlink_at(into, "net", f"../netns/{self.netns_of[pid]}/net")
 
     def _files(self, who: object, names: Iterable[str], source: int, into: int) -> None:
         for name in names:
@@ -311,7 +340,7 @@ class Oracle:
     def _link(self, who: object, name: str, source: int, into: int) -> None:
         try:
             text = os.readlink(os.fsencode(name), dir_fd=source)
-            os.symlink(text, os.fsencode(name), dir_fd=into)
+            symlink_at(into, os.fsencode(name), text)
         except OSError as error:
             # Kernel threads have neither exe nor, at times, cwd.
             if error.errno not in GONE:
@@ -355,7 +384,8 @@ class Oracle:
                     infos = None
                     if self.options.fdinfo:
                         infos = stack.enter_context(directory("fdinfo", source))
-                    if self.options.packed:
+                    if len(listed) > self.options.pack_above:
+                        self.packed.append(who)
                         self._packed(who, listed, fds, infos, into)
                     else:
                         self._unpacked(who, listed, fds, infos, into)
@@ -378,7 +408,7 @@ class Oracle:
                     continue
                 self._look(who, fd, text)
                 if text and len(text) <= SYMLINK_MAX:
-                    os.symlink(text, name, dir_fd=copy)
+                    symlink_at(copy, name, text)
                 else:
                     odd[str(fd)] = {"link": os.fsdecode(text)}
         if odd:
@@ -527,7 +557,7 @@ class Oracle:
             "machine": os.uname().machine,
             "excluded": sorted(self.exclude),
             "account": self.options.account,
-            "layout": {"packed": self.options.packed, "fdinfo": self.options.fdinfo},
+            "layout": {"packed": self.packed, "fdinfo": self.options.fdinfo},
             "counts": self.counts,
             "netns": {
                 str(inode): {key: value for key, value in entry.items() if key != "fd"}
@@ -596,9 +626,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--tool-timeout", type=float, default=120, metavar="S")
     result.add_argument("--no-fdinfo", dest="fdinfo", action="store_false")
     result.add_argument(
-        "--packed",
-        action="store_true",
-        help="one file instead of one per descriptor, for very many",
+        "--pack-above",
+        type=int,
+        default=10000,
+        metavar="N",
+        help="tables of more descriptors go into one file each (default %(default)s)",
     )
     result.add_argument("--maps", action="store_true", help="save /proc/PID/maps, too")
     result.add_argument(
@@ -642,7 +674,7 @@ def main() -> int:
     options = parser().parse_args()
     try:
         manifest = collect(options)
-    except OSError as error:
+    except (OSError, CannotWriteError) as error:
         print(f"vm.oracle: {error}", file=sys.stderr)
         return 2
     counts = manifest["counts"]

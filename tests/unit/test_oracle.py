@@ -84,7 +84,7 @@ def test_tree_is_laid_out_as_proc(tmp_path: Path, subject: subprocess.Popen[byte
 @needs_root
 def test_packed_has_the_same(tmp_path: Path, subject: subprocess.Popen[bytes]) -> None:
     collect(tmp_path / "plain")
-    collect(tmp_path / "packed", "--packed")
+    collect(tmp_path / "packed", "--pack-above", "0")
     plain = tmp_path / "plain" / str(subject.pid)
     lines = (tmp_path / "packed" / str(subject.pid) / "fds.jsonl").read_text().splitlines()
     rows = {row["fd"]: row for row in map(json.loads, lines)}
@@ -102,6 +102,13 @@ def test_options_leave_out(tmp_path: Path, subject: subprocess.Popen[bytes]) -> 
     assert {1, 2} <= set(manifest["excluded"])
     assert not (tmp_path / "one" / "1").exists()
     assert not (tmp_path / "one" / str(subject.pid) / "fdinfo").exists()
+
+
+def test_full_disk_is_not_a_process_that_has_gone(tmp_path: Path) -> None:
+    with pytest.raises(oracle.CannotWriteError, match="cannot write x"), oracle.writing("x"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(oracle.CannotWriteError):
+        oracle.write_at(None, str(tmp_path / "no" / "such"), b"")
 
 
 def test_target_must_be_empty(tmp_path: Path) -> None:
