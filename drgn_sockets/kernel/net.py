@@ -65,3 +65,28 @@ def netdev_name_by_index(prog: Program, net: int, ifindex: int) -> bytes | None:
         return netdev_name(device) if device else None
     except (LookupError, *UNREADABLE):
         return None
+
+
+def pingpong_thresh(prog: Program, net: int) -> int:
+    """
+    How often a TCP session must answer at once to count as interactive, as
+    ``inet_csk_in_pingpong_mode()`` has it.
+    """
+    # Linux kernel commit 562b1fdf061b ("tcp: Set pingpong threshold via sysctl") (in v6.7)
+    # made a sysctl of TCP_PINGPONG_THRESH, which was 1.
+    thresholds = prog.cache.setdefault("drgn_sockets.pingpong_thresh", {})
+    if net not in thresholds:
+        ipv4 = Object(prog, "struct net *", net).ipv4
+        member = "sysctl_tcp_pingpong_thresh"
+        has = prog.type("struct netns_ipv4").has_member(member)
+        thresholds[net] = getattr(ipv4, member).value_() if has else 1
+    return thresholds[net]  # type: ignore[no-any-return]
+
+
+def task_net(prog: Program, nsproxy: int) -> int:
+    """Inode of the network namespace of a ``struct nsproxy *``, 0 if it cannot be read."""
+    try:
+        net = Object(prog, "struct nsproxy *", nsproxy).net_ns
+        return net.ns.inum.value_()  # type: ignore[no-any-return]
+    except UNREADABLE:
+        return 0

@@ -9,7 +9,7 @@ from typing import Callable
 from drgn import Object, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import HashTable, walk_chains
-from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
+from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, Struct
 
 # include/linux/socket.h
 AF_UNSPEC = 0
@@ -101,9 +101,6 @@ class Sock(SockCommon):
     receive_queue_len = Int("sk_receive_queue.qlen", help="packets in the receive queue")
     receive_queue = Int("sk_receive_queue.next", help="first struct sk_buff *, or the list itself")
     flags = Int("__sk_common.skc_flags", help="SOCK_* flags (enum sock_flags), as bits")
-    # Linux kernel commit 5d6b58c932ec ("net: lockless sock_i_ino()") (in v6.18) keeps the
-    # inode number in the sock.
-    ino = OptInt("sk_ino", help="inode of the socket, 0 if it has none")
 
 
 class SocketAlloc(Struct):

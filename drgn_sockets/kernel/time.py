@@ -29,6 +29,12 @@ class Clock:
             self._now = self._jiffies.value_()
         return self._now
 
+    def uptime_s(self) -> float:
+        """Seconds since boot."""
+        # include/linux/jiffies.h: jiffies begin at INITIAL_JIFFIES, 5 minutes before they
+        # would wrap at 32 bits.
+        return ((self.jiffies - (-300 * self.hz & 0xFFFFFFFF)) & 0xFFFFFFFFFFFFFFFF) / self.hz
+
     def to_us(self, jiffies: int) -> int:
         """``jiffies_to_usecs()``."""
         return jiffies * 1_000_000 // self.hz

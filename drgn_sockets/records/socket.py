@@ -47,6 +47,8 @@ class SocketRecord:
         self.netns = netns
         #: Inode of the socket (the N of ``socket:[N]``), 0 if it has none.
         self.ino = 0
+        #: Owner of that inode, ``None`` if it has none.
+        self.i_uid: int | None = None
         #: Name of the interface it is bound to, if it is.
         self.ifname: bytes | None = None
         #: Every fd that holds it; ``None`` if nobody looked.
@@ -363,14 +365,15 @@ class SocketReader:
                 record.ifname = self._ifname(sock.net, sock.bound_dev_if)
             records.append(record)
             if isinstance(sock, Sock):
-                if sock.ino is not None:
-                    record.ino = sock.ino
-                elif sock.socket:
+                if sock.socket:
                     sockets.setdefault(sock.socket - self._socket_offset, []).append(record)
         for address, socket in SocketAlloc.layout(self._prog).read_many(sockets):
             for record in sockets[address]:
-                if socket is not None and socket.sk == record.sk:
+                # As sock_i_ino(): socket->sk need not point back. An SMC socket that fell back
+                # to TCP has its inner socket point to its own struct socket.
+                if socket is not None:
                     record.ino = socket.ino
+                    record.i_uid = socket.uid
         if cls is UnixSock:
             self._name_unix([r for r in records if isinstance(r, UnixRecord)])
         yield from records
@@ -393,10 +396,10 @@ class SocketReader:
                 peers[address] = peer
                 if peer.socket:
                     sockets[peer.socket - self._socket_offset] = address
-        inos = {address: peer.ino or 0 for address, peer in peers.items()}
+        inos = dict.fromkeys(peers, 0)
         for address, socket in SocketAlloc.layout(prog).read_many(sockets):
-            if socket is not None and socket.sk == sockets[address]:
-                inos[socket.sk] = socket.ino
+            if socket is not None:
+                inos[sockets[address]] = socket.ino
         for record in records:
             record.name = self._unix_name(record._unix.addr)
             found = peers.get(record.peer)

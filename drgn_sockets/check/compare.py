@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Kernel memory against procfs.
+
+A live system moves. So procfs is read, then memory, then procfs again, and only that is
+judged which both looks agree on; what still differs is looked at anew a few times, and is a
+mismatch if it stays. A core does not move, but its procfs was saved a moment before: what a
+timer of the kernel may have changed since then is counted as moved, not as a mismatch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from drgn import FaultError, Program, ProgramFlags
+
+from drgn_sockets.check.procfs import NET_FILES, FdLook, Look, ProcTree, parse_net
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.net import net_namespaces, task_net
+from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.kernel.time import clock
+from drgn_sockets.records.fd import FdReader, FdRecord
+from drgn_sockets.records.socket import (
+    AnySocket,
+    InetRecord,
+    SocketRecord,
+    TcpRecord,
+    UnixRecord,
+    UnreadableSocket,
+    for_each_socket,
+)
+from drgn_sockets.views.escape import escape
+from drgn_sockets.views.procfs import ProcNet, Row
+
+# Times that count down: they name a moment, and two looks are never at the same.
+_MOMENT_COLUMNS = frozenset({"when"})
+# What a timer that fires (a retransmission, a probe) changes.
+_TIMER_COLUMNS = frozenset(
+    {"tr", "retrnsmt", "timeout", "rto", "cwnd", "ssthresh", "ref", "tx_queue", "st"}
+)
+# Kinds of files whose position stays where it is.
+_FIXED_POS_KINDS = frozenset({"sock", "pipe", "fifo", "eventfd", "eventpoll", "timerfd", "pidfd"})
+
+_TRIES = 3
+
+
+class Mismatch(NamedTuple):
+    """Something that procfs and memory say differently."""
+
+    #: Which file: ``net/tcp`` and the namespace, or ``PID/fd``.
+    where: str
+    #: Which row of it.
+    row: str
+    #: Which field.
+    field: str
+    procfs: str
+    memory: str
+
+    @property
+    def error(self) -> str:
+        """For the exit status."""
+        return "mismatch"
+
+
+@dataclass
+class Result:
+    """What a comparison came to."""
+
+    #: Rows compared, by file.
+    rows: dict[str, int] = field(default_factory=dict)
+    #: Fields compared.
+    fields: int = 0
+    #: Rows of which kernel addresses were compared as well.
+    addresses: int = 0
+    mismatches: list[Mismatch] = field(default_factory=list)
+    #: What changed between two looks, or may have since one was saved.
+    moved: list[Mismatch] = field(default_factory=list)
+    #: What was not compared, and why: a line each.
+    left_out: list[str] = field(default_factory=list)
+
+    def count(self, file: str, rows: int = 1) -> None:
+        """Count *rows* compared of *file*."""
+        self.rows[file] = self.rows.get(file, 0) + rows
+
+
+@dataclass
+class Memory:
+    """What kernel memory says at one moment."""
+
+    net: dict[tuple[int, str], list[Row]]
+    fds: dict[tuple[int, int | None], dict[int, FdRecord]]
+    #: A process to ask about each network namespace, by its inode.
+    net_pids: dict[int, list[int]]
+    netns: list[int]
+    pids: set[int]
+    #: Network namespace of the one who looks: whose files /proc/net are.
+    own_netns: int
+    problems: list[str]
+
+
+def _net_file(record: SocketRecord) -> str | None:
+    """Which file of ``/proc/net`` has a socket, ``None`` for one that none has."""
+    if isinstance(record, UnixRecord):
+        return "unix"
+    six = "6" if record.family == k.AF_INET6 else ""
+    if isinstance(record, TcpRecord):
+        return f"tcp{six}"
+    if record.group == "udp":
+        return ("udplite" if record.protocol == k.IPPROTO_UDPLITE else "udp") + six
+    if record.group == "raw":
+        return f"raw{six}"
+    return None
+
+
+def look_at_memory(prog: Program) -> Memory:
+    """Walk kernel memory for all that procfs shows as well."""
+    procnet = ProcNet(prog)
+    namespaces = [ns.ino for ns in net_namespaces(prog).values()]
+    net: dict[tuple[int, str], list[Row]] = {
+        (ino, file): [] for ino in namespaces for file in NET_FILES
+    }
+    problems: list[str] = []
+    walked: Iterable[AnySocket] = for_each_socket(
+        prog, ["unix", "raw", "udp", "tcp"], unhashed=False
+    )
+    for record in walked:
+        if isinstance(record, UnreadableSocket):
+            problems.append(f"socket at {record.sk:#x} {record.error}")
+            continue
+        file = _net_file(record)
+        if file is None:
+            continue
+        if isinstance(record, UnixRecord):
+            row = procnet.unix(record)
+        elif isinstance(record, TcpRecord):
+            row = procnet.tcp(record)
+        else:
+            assert isinstance(record, InetRecord)
+            row = procnet.udp(record)
+        net.setdefault((record.netns, file), []).append(row)
+    tasks = Tasks(prog)
+    tables = tasks.tables()
+    fds: dict[tuple[int, int | None], dict[int, FdRecord]] = {
+        (table.pid, table.tid): {} for table in tables
+    }
+    for fd in FdReader(prog).read(tables):
+        if fd.fd is None:
+            problems.append(f"pid {fd.table.pid}: {fd.error}")
+        else:
+            fds[fd.table.pid, fd.table.tid][fd.fd] = fd
+    net_pids: dict[int, list[int]] = {}
+    own_netns = namespaces[0]
+    live = bool(prog.flags & ProgramFlags.IS_LIVE)
+    for task in tasks.by_tid.values():
+        if task.pid == task.tgid and task.nsproxy:
+            ino = task_net(prog, task.nsproxy)
+            net_pids.setdefault(ino, []).append(task.pid)
+            if live and task.pid == os.getpid():
+                own_netns = ino
+    pids = {task.tgid for task in tasks.by_tid.values()}
+    return Memory(net, fds, net_pids, namespaces, pids, own_netns, problems)
+
+
+def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
+    """
+    Read procfs.
+
+    :param memory: An earlier look at memory, which says where to look for each network
+        namespace, and how unix sockets are called.
+    """
+    look = Look()
+    for ino in memory.netns:
+        places = [""] if ino == memory.own_netns else []
+        places += [f"{pid}/" for pid in memory.net_pids.get(ino, ())]
+        for file in NET_FILES:
+            for place in places:
+                text = tree.read(f"{place}net/{file}")
+                if text is not None:
+                    break
+            else:
+                if places and file not in ("udplite", "udplite6"):
+                    look.missing.append(f"net/{file} of network namespace {ino}: not there")
+                continue
+            try:
+                paths = _unix_paths(memory.net.get((ino, file), ())) if file == "unix" else None
+                look.net[ino, file] = parse_net(file, text, paths)
+            except (ValueError, IndexError, UnicodeDecodeError) as e:
+                look.missing.append(f"{place}net/{file}: {e}")
+        if not places:
+            look.missing.append(
+                f"network namespace {ino}: no process lives in it, so procfs does not show it"
+            )
+    for pid in tree.pids():
+        table = tree.fds(str(pid))
+        if table is None:
+            look.missing.append(f"{pid}/fd: not there, or no permission")
+            continue
+        look.fds[pid, None] = table
+        for tid in tree.own_tables(pid):
+            if (pid, tid) in memory.fds:
+                own = tree.fds(f"{pid}/task/{tid}")
+                if own is not None:
+                    look.fds[pid, tid] = own
+    return look
+
+
+def _unix_paths(rows: Iterable[Row]) -> dict[str, str]:
+    paths: dict[str, str] = {}
+    for row in rows:
+        paths[row["pointer"]] = row["Path"]
+        if row["Inode"] != "0":
+            paths[row["Inode"]] = row["Path"]
+    return paths
+
+
+def _shows_address(pointer: str) -> bool:
+    # kptr_restrict=1 shows real addresses to root; others are hashed to 32 bits, or zero.
+    return len(pointer) == 16 and pointer.startswith("ff")
+
+
+def _key(file: str, row: Row, by_address: bool) -> tuple[str, ...]:
+    if by_address:
+        return (row["pointer"],)
+    if file == "unix":
+        return (row["Inode"], row["Type"], row["Path"])
+    return (row["local_address"], row["rem_address"], row["inode"])
+
+
+def _by_key(file: str, rows: Iterable[Row], by_address: bool) -> dict[tuple[str, ...], list[Row]]:
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(_key(file, row, by_address), []).append(row)
+    # Several sockets may have the same key when it is not their address; sorted, equal ones
+    # meet each other.
+    for same in found.values():
+        same.sort(key=lambda row: sorted(row.items()))
+    return found
+
+
+class Comparison:
+    """Compares looks, and collects a :class:`Result`."""
+
+    def __init__(self, elapsed_s: float | None, live: bool) -> None:
+        #: How long before memory procfs was looked at; ``None`` if nobody knows.
+        self._elapsed_s = elapsed_s
+        self._live = live
+        self.result = Result()
+
+    def compare(self, before: Look, memory: Memory, after: Look | None = None) -> Result:
+        """
+        Compare memory with procfs.
+
+        :param after: A look at procfs after that at memory; what differs from the one
+            before is not judged.
+        """
+        for key in sorted(before.net):
+            later = None if after is None else after.net.get(key, [])
+            self._net(key, before.net[key], memory.net.get(key, []), later)
+        for table in sorted(before.fds, key=lambda t: (t[0], t[1] or 0)):
+            later_fds = None if after is None else after.fds.get(table)
+            if after is not None and later_fds is None:
+                continue
+            if table[0] not in memory.pids and table[1] is None:
+                self._tell(Mismatch(f"{table[0]}", "process", "", "there", "not found"))
+                continue
+            self._fds(table, before.fds[table], memory.fds.get(table, {}), later_fds)
+        if not self._live:
+            unsaved = sorted(pid for pid, tid in memory.fds if (pid, tid) not in before.fds)
+            if unsaved:
+                self.result.left_out.append(
+                    f"{len(unsaved)} processes whose fds are not saved: "
+                    + " ".join(map(str, unsaved[:8]))
+                    + (" …" if len(unsaved) > 8 else "")
+                )
+        self.result.left_out.extend(before.missing)
+        return self.result
+
+    def _tell(self, mismatch: Mismatch, *, moved: bool = False) -> None:
+        (self.result.moved if moved else self.result.mismatches).append(mismatch)
+
+    def _net(
+        self, where: tuple[int, str], before: list[Row], memory: list[Row], after: list[Row] | None
+    ) -> None:
+        ino, file = where
+        name = f"net/{file} of netns {ino}"
+        by_address = all(_shows_address(row["pointer"]) for row in before)
+        ours = _by_key(file, memory, by_address)
+        theirs = _by_key(file, before, by_address)
+        later = None if after is None else _by_key(file, after, by_address)
+        for key, rows in theirs.items():
+            # Judged are the rows that both looks have, and the columns that are the same in
+            # both.
+            for i, row in enumerate(rows):
+                then = None
+                if later is not None:
+                    if i >= len(later.get(key, ())):
+                        self._tell(Mismatch(name, _label(file, row), "", "gone", ""), moved=True)
+                        continue
+                    then = later[key][i]
+                if i >= len(ours.get(key, ())):
+                    self._tell(
+                        Mismatch(name, _label(file, row), "", "there", "not found"),
+                        moved=self._may_have_ended(row),
+                    )
+                    continue
+                self.result.count(f"net/{file}")
+                self.result.addresses += by_address
+                self._row(name, file, row, ours[key][i], then)
+        for key, rows in ours.items():
+            known = max(len(theirs.get(key, ())), len((later or {}).get(key, ())))
+            for row in rows[known:]:
+                self._tell(Mismatch(name, _label(file, row), "", "not there", "there"))
+
+    def _row(self, name: str, file: str, row: Row, ours: Row, then: Row | None) -> None:
+        label = _label(file, row)
+        fired = self._fired(row, ours)
+        for column, value in row.items():
+            if column == "pointer" and not _shows_address(value):
+                continue
+            mine = ours.get(column)
+            if column in _MOMENT_COLUMNS:
+                if then is not None and row["tr"] == then.get("tr") == ours.get("tr"):
+                    self._moment(name, label, column, value, mine, then[column])
+                continue
+            if then is not None and then.get(column) != value:
+                self._tell(Mismatch(name, label, column, value, then.get(column, "")), moved=True)
+                continue
+            self.result.fields += 1
+            if mine != value:
+                moved = then is None and column in _TIMER_COLUMNS and fired
+                self._tell(Mismatch(name, label, column, value, str(mine)), moved=moved)
+
+    def _moment(
+        self, name: str, label: str, column: str, value: str, mine: str | None, then: str
+    ) -> None:
+        # A countdown, between its values before and after.
+        first, last = int(value, 16), int(then, 16)
+        if mine is None or last > first:
+            return
+        self.result.fields += 1
+        if not last - 1 <= int(mine, 16) <= first + 1:
+            self._tell(Mismatch(name, label, column, f"{value} to {then}", mine))
+
+    def _may_have_ended(self, row: Row) -> bool:
+        """Whether a socket may have been removed by its timer since procfs was saved."""
+        if self._live or row.get("tr", "00") == "00":
+            return False
+        return self._elapsed_s is None or int(row["when"], 16) / 100 <= self._elapsed_s
+
+    def _fired(self, row: Row, ours: Row) -> bool:
+        """Whether a timer was due between the look at procfs and that at memory."""
+        return self._may_have_ended(row)
+
+    def _fds(
+        self,
+        table: tuple[int, int | None],
+        before: dict[int, FdLook],
+        memory: dict[int, FdRecord],
+        after: dict[int, FdLook] | None,
+    ) -> None:
+        pid, tid = table
+        name = f"{pid}/fd" if tid is None else f"{pid}/task/{tid}/fd"
+        for fd in sorted(before):
+            look = before[fd]
+            then = None if after is None else after.get(fd)
+            if after is not None and then is None:
+                self._tell(Mismatch(name, str(fd), "", "gone", ""), moved=True)
+                continue
+            record = memory.get(fd)
+            if record is None or record.file is None:
+                why = "not found" if record is None else str(record.error)
+                self._tell(Mismatch(name, str(fd), "", "there", why))
+                continue
+            self.result.count("PID/fd" if tid is None else "PID/task/TID/fd")
+            for column, value, mine in _fd_fields(look, record):
+                if then is not None and _fd_value(then, column) != value:
+                    self._tell(
+                        Mismatch(name, str(fd), column, value, _fd_value(then, column) or ""),
+                        moved=True,
+                    )
+                    continue
+                self.result.fields += 1
+                if mine != value:
+                    # Saved procfs is of a moment before; who writes a file moves on in it.
+                    moved = (
+                        not self._live
+                        and column == "pos"
+                        and record.file.kind not in _FIXED_POS_KINDS
+                    )
+                    self._tell(Mismatch(name, str(fd), column, value, mine), moved=moved)
+        for fd, record in memory.items():
+            if fd not in before and (after is None or fd not in after):
+                shown = escape(record.file.name or b"") if record.file else "there"
+                self._tell(Mismatch(name, str(fd), "", "not there", shown))
+
+
+def _fd_value(look: FdLook, column: str) -> str | None:
+    if column == "name":
+        return None if look.name is None else escape(look.name)
+    return (look.info or {}).get(column)
+
+
+def _fd_fields(look: FdLook, record: FdRecord) -> Iterator[tuple[str, str, str]]:
+    """(column, what procfs says, what memory says) of a file descriptor."""
+    file = record.file
+    assert file is not None
+    ours = {
+        "name": "-" if file.name is None else escape(file.name),
+        "pos": str(file.pos),
+        "flags": f"0{record.flags or 0:o}",
+        "mnt_id": str(file.mnt_id),
+        "ino": str(file.ino),
+    }
+    for column, mine in ours.items():
+        value = _fd_value(look, column)
+        if value is not None:
+            yield column, value, mine
+
+
+def _label(file: str, row: Row) -> str:
+    if file == "unix":
+        path = escape(row["Path"].encode("latin-1").lstrip(b" "))
+        return f"inode {row['Inode']} {path}".rstrip()
+    return f"{row['local_address']} {row['rem_address']} inode {row['inode']}"
+
+
+def check_live(prog: Program, root: str = "/proc") -> Result:
+    """Compare the running kernel's memory with its procfs."""
+    tree = ProcTree(root)
+    memory = look_at_memory(prog)
+    before = look_at_procfs(tree, memory)
+    result = Result()
+    lasting: set[Mismatch] | None = None
+    for _ in range(_TRIES):
+        memory = look_at_memory(prog)
+        after = look_at_procfs(tree, memory)
+        result = Comparison(None, live=True).compare(before, memory, after)
+        found = set(result.mismatches)
+        lasting = found if lasting is None else lasting & found
+        if not lasting:
+            break
+        before = after
+    gone = [m for m in result.mismatches if m not in (lasting or ())]
+    result.moved += gone
+    result.mismatches = [m for m in result.mismatches if m in (lasting or ())]
+    result.left_out += memory.problems
+    return result
+
+
+def check_saved(prog: Program, root: str) -> Result:
+    """Compare a core (or a live kernel) with a directory laid out as ``/proc`` is."""
+    tree = ProcTree(root)
+    memory = look_at_memory(prog)
+    saved = look_at_procfs(tree, memory)
+    saved_s = tree.uptime_s()
+    elapsed_s = None
+    if saved_s is not None:
+        try:
+            # A little more, for what was saved after the file uptime.
+            elapsed_s = max(clock(prog).uptime_s() - saved_s, 0) + 2
+        except (LookupError, FaultError):
+            pass
+    result = Comparison(elapsed_s, live=False).compare(saved, memory)
+    result.left_out += memory.problems
+    return result
+
+
+__all__ = ("FileTable", "Mismatch", "Result", "check_live", "check_saved")

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One look at procfs: ``/proc`` itself, or a directory laid out like it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from drgn_sockets.views.procfs import TCP_COLUMNS, UDP_COLUMNS, UNIX_COLUMNS, Row
+
+#: The files that are compared, with the columns of each.
+NET_FILES: dict[str, tuple[str, ...]] = {
+    "tcp": TCP_COLUMNS,
+    "tcp6": TCP_COLUMNS,
+    "udp": UDP_COLUMNS,
+    "udp6": UDP_COLUMNS,
+    "udplite": UDP_COLUMNS,
+    "udplite6": UDP_COLUMNS,
+    "raw": UDP_COLUMNS,
+    "raw6": UDP_COLUMNS,
+    "unix": UNIX_COLUMNS,
+}
+
+_UNIX_ROW = re.compile(
+    rb"([0-9a-f]{8,16}|\(null\)): ([0-9A-F]{8}) ([0-9A-F]{8}) ([0-9A-F]{8}) ([0-9A-F]{4}) "
+    rb"([0-9A-F]{2}) +([0-9]+)"
+)
+
+
+class FdLook(NamedTuple):
+    """What procfs says of a file descriptor; ``None`` for what it does not say."""
+
+    #: Text of the link ``fd/N``.
+    name: bytes | None
+    #: First lines of ``fdinfo/N``, by their names: ``pos``, ``flags``, ``mnt_id``, ``ino``.
+    info: dict[str, str] | None
+
+
+@dataclass
+class Look:
+    """What procfs says at one moment."""
+
+    #: Rows of the files in ``net/``, by network namespace (inode) and file.
+    net: dict[tuple[int, str], list[Row]] = field(default_factory=dict)
+    #: File descriptors by process ID, and by thread ID for a thread's own table.
+    fds: dict[tuple[int, int | None], dict[int, FdLook]] = field(default_factory=dict)
+    #: What is not there, or cannot be read: a line each.
+    missing: list[str] = field(default_factory=list)
+
+
+def parse_net(file: str, text: bytes, unix_paths: Mapping[str, str] | None = None) -> list[Row]:
+    """
+    Parse a file of ``/proc/net``.
+
+    :param file: Its name.
+    :param unix_paths: Column ``Path`` of ``unix`` by pointer and by inode, as memory has it:
+        the name of a unix socket may hold newlines, and only who knows it can tell where such
+        a row ends.
+    :raises ValueError: if it is not such a file
+    """
+    if file == "unix":
+        return _parse_unix(text, unix_paths or {})
+    columns = NET_FILES[file]
+    lines = text.decode("ascii").splitlines()
+    if not lines or "local_address" not in lines[0]:
+        raise ValueError(f"{file}: no line of headings")
+    rows = []
+    for line in lines[1:]:
+        words = line.split()
+        # "sl" says which bucket or which line it is; the two pairs are split.
+        values = [*words[1:4], *words[4].split(":"), *words[5].split(":"), *words[6:]]
+        if len(values) < 13:
+            raise ValueError(f"{file}: not a row: {line!r}")
+        rows.append(dict(zip(columns, values)))
+    return rows
+
+
+def _parse_unix(text: bytes, paths: Mapping[str, str]) -> list[Row]:
+    headings, _, rest = text.partition(b"\n")
+    if not headings.startswith(b"Num"):
+        raise ValueError("unix: no line of headings")
+    rows: list[Row] = []
+    at = 0
+    while at < len(rest):
+        match = _UNIX_ROW.match(rest, at)
+        if match is None:
+            # A line that belongs to the name before it.
+            end = rest.find(b"\n", at)
+            end = len(rest) if end < 0 else end
+            if not rows:
+                raise ValueError(f"unix: not a row: {rest[at:end]!r}")
+            rows[-1]["Path"] += "\n" + rest[at:end].decode("latin-1")
+            at = end + 1
+            continue
+        row = dict(zip(UNIX_COLUMNS, (group.decode("ascii") for group in match.groups())))
+        at = match.end()
+        known = paths.get(row["pointer"], paths.get(row["Inode"]))
+        if known is not None and rest.startswith(known.encode("latin-1") + b"\n", at):
+            row["Path"] = known
+            at += len(known) + 1
+        else:
+            end = rest.find(b"\n", at)
+            end = len(rest) if end < 0 else end
+            row["Path"] = rest[at:end].decode("latin-1")
+            at = end + 1
+        rows.append(row)
+    return rows
+
+
+def _read(path: str, dir_fd: int | None = None) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        data = []
+        while chunk := os.read(fd, 1 << 16):
+            data.append(chunk)
+        return b"".join(data)
+    finally:
+        os.close(fd)
+
+
+class ProcTree:
+    """``/proc``, or a directory laid out like it."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def pids(self) -> list[int]:
+        """The processes there are."""
+        return sorted(int(name) for name in os.listdir(self.root) if name.isdecimal())
+
+    def own_tables(self, pid: int) -> list[int]:
+        """Threads of a process with fds listed on their own, as far as the tree has them."""
+        try:
+            tids = os.listdir(f"{self.root}/{pid}/task")
+        except OSError:
+            return []
+        return sorted(int(t) for t in tids if t.isdecimal() and int(t) != pid)
+
+    def read(self, path: str) -> bytes | None:
+        """A file of the tree, ``None`` if it is not there or cannot be read."""
+        try:
+            return _read(f"{self.root}/{path}")
+        except OSError:
+            return None
+
+    def uptime_s(self) -> float | None:
+        """When the look was taken, seconds since boot."""
+        text = self.read("uptime")
+        try:
+            return float(text.split()[0]) if text else None
+        except ValueError:
+            return None
+
+    def fds(self, where: str) -> dict[int, FdLook] | None:
+        """
+        The fds that ``where/fd`` and ``where/fdinfo`` list.
+
+        :param where: ``PID`` or ``PID/task/TID``.
+        :return: ``None`` if there is no such directory, or it may not be read
+        """
+        links: dict[int, bytes] = {}
+        infos: dict[int, dict[str, str]] = {}
+        found = False
+        for kind in ("fd", "fdinfo"):
+            try:
+                names = os.listdir(f"{self.root}/{where}/{kind}")
+                directory = os.open(
+                    f"{self.root}/{where}/{kind}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                )
+            except OSError:
+                continue
+            found = True
+            try:
+                for name in names:
+                    if not name.isdecimal():
+                        continue
+                    try:
+                        if kind == "fd":
+                            links[int(name)] = os.readlink(os.fsencode(name), dir_fd=directory)
+                        else:
+                            infos[int(name)] = _fdinfo(_read(name, directory))
+                    except OSError:
+                        # Closed since, or a name longer than PATH_MAX.
+                        continue
+            finally:
+                os.close(directory)
+        if not found:
+            return None
+        return {fd: FdLook(links.get(fd), infos.get(fd)) for fd in links.keys() | infos.keys()}
+
+
+def _fdinfo(text: bytes) -> dict[str, str]:
+    info = {}
+    for line in text.decode("utf-8", "surrogateescape").splitlines()[:4]:
+        name, separator, value = line.partition(":\t")
+        if separator and name in ("pos", "flags", "mnt_id", "ino"):
+            info[name] = value
+    return info

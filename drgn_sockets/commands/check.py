@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``check``: kernel memory against procfs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from drgn import Program, ProgramFlags
+
+from drgn_sockets.check.compare import Result, check_live, check_saved
+from drgn_sockets.commands.base import OK, TOLD, Command
+from drgn_sockets.errors import UserError
+from drgn_sockets.views.columns import Column
+
+
+class Check(Command):
+    """``check``."""
+
+    name = "check"
+    summary = "compare what kernel memory says with what procfs says"
+    description = (
+        "On a live kernel, every fd of every process (name, position, flags, mount, inode) and "
+        "every row of /proc/net/{tcp,tcp6,udp,udp6,udplite,udplite6,raw,raw6,unix} in every "
+        "network namespace; only that is judged on which procfs says the same before and after "
+        "memory was walked. With --procfs, a directory laid out as /proc is, saved shortly "
+        "before a core was taken. Prints a line for each mismatch and a summary; exit status "
+        "1 if there is a mismatch."
+    )
+    columns = (
+        Column("where", "file of procfs", lambda m: m.where, True),
+        Column("row", "which row of it", lambda m: m.row, True),
+        Column("field", "which field; none for a row as a whole", lambda m: m.field or None, True),
+        Column("procfs", "what procfs says", lambda m: m.procfs, True),
+        Column("memory", "what kernel memory says", lambda m: m.memory, True),
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--procfs",
+            metavar="DIR",
+            help="a saved /proc, for a core: DIR/net/tcp, DIR/PID/fd/N, …",
+        )
+        parser.add_argument(
+            "--moved",
+            action="store_true",
+            help="list also what changed between looks, which is not judged",
+        )
+
+    def run(self, prog: Program, args: argparse.Namespace) -> int:
+        if args.procfs is not None:
+            root = Path(args.procfs)
+            if not root.is_dir():
+                raise UserError(f"no such directory: {args.procfs}")
+            if not (root / "net").is_dir() and not any(p.name.isdecimal() for p in root.iterdir()):
+                raise UserError(
+                    f"{args.procfs} is not laid out as /proc is: it has neither net/ nor PID/"
+                )
+            result = check_saved(prog, args.procfs)
+        elif prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+            result = check_live(prog)
+        else:
+            raise UserError(
+                "a core or a guest has no procfs here: give one that was saved with --procfs DIR"
+            )
+        shown = result.mismatches + (result.moved if args.moved else [])
+        if shown:
+            self.emit(shown, args)
+        summarize(result, to_stderr=args.json or args.csv)
+        return TOLD if result.mismatches else OK
+
+
+def summarize(result: Result, *, to_stderr: bool = False) -> None:
+    """Print what was compared, and what was not."""
+    out = sys.stderr if to_stderr else sys.stdout
+    for file, rows in sorted(result.rows.items()):
+        out.write(f"{file:16} {rows:7} rows compared\n")
+    for line in result.left_out:
+        out.write(f"not compared: {line}\n")
+    total = sum(result.rows.values())
+    out.write(
+        f"{total} rows, {result.fields} fields compared, {result.addresses} rows by their kernel "
+        f"address; {len(result.moved)} moved between looks; {len(result.mismatches)} mismatches\n"
+    )
