@@ -16,6 +16,7 @@ OUT     to host   bytes from standard output
 ERR     to host   bytes from standard error
 EXIT    to host   status, as a shell counts it (128 + signal)
 BEAT    to host   nothing: a sign of life, every few seconds
+TAKEN   to host   how many more bytes of INPUT were taken, so that not all is sent
 ======= ========= =======================================================
 
 One command runs at a time. What a command leaves running goes on, as it would after a
@@ -40,7 +41,7 @@ from typing import Any, NoReturn
 PORT = "org.drgn-sockets.agent"
 BEAT_SECONDS = 3.0
 
-HELLO, RUN, INPUT, SIGNAL, RESIZE, OUT, ERR, EXIT, BEAT = range(9)
+HELLO, RUN, INPUT, SIGNAL, RESIZE, OUT, ERR, EXIT, BEAT, TAKEN = range(10)
 
 HEADER = struct.Struct("<BI")
 
@@ -147,21 +148,24 @@ class Command:
         else:
             self.input_ended = True
 
-    def flush(self) -> None:
-        """Write what standard input takes now."""
-        if self.stdin is None:
-            return
+    def flush(self) -> int:
+        """Write what standard input takes now; return how much that is."""
+        before = len(self.pending)
+        if self.stdin is None:  # it does not read any more
+            self.pending.clear()
+            return before
         try:
             while self.pending:
                 del self.pending[: os.write(self.stdin, self.pending[:65536])]
         except BlockingIOError:
-            return
-        except OSError:  # it does not read any more
+            return before - len(self.pending)
+        except OSError:
             self.pending.clear()
             self.input_ended = True
         if self.input_ended and not self.pty:
             os.close(self.stdin)
             self.stdin = None
+        return before
 
     def kill(self, number: int) -> None:
         """Send a signal to the command and its children."""
@@ -204,7 +208,9 @@ class Agent:
                 sel.register(self.wake, selectors.EVENT_READ)
                 c = self.command
                 if c is not None:
-                    c.flush()
+                    taken = c.flush()
+                    if taken:
+                        self.send(TAKEN, str(taken).encode())
                     for fd in {c.stdin, *c.outputs} - {None}:
                         events = selectors.EVENT_READ if fd in c.outputs else 0
                         if fd == c.stdin and c.pending:

@@ -37,6 +37,9 @@ SILENCE_SECONDS = 60.0
 #: A workload has to be ready by then.
 WORKLOAD_SECONDS = 300.0
 
+#: How much input to send before the command takes it.
+AHEAD = 1 << 20
+
 ACCOUNTS = "/run/drgn-sockets/workloads"
 ORACLE = "/run/drgn-sockets/oracle"
 
@@ -249,6 +252,7 @@ class Guest:
         deadline = None if timeout is None else time.monotonic() + timeout
         late = f"`{what}` took longer than {timeout or 0:g} seconds"
         wake = [] if stdin is None else [stdin]
+        ahead, ended = 0, False
         with self._lock:
             self._send(agent.RUN, json.dumps(request).encode())
             if stdin is None:
@@ -266,8 +270,13 @@ class Guest:
                     elif kind == -1 and stdin is not None:
                         data = os.read(stdin, 1 << 16)
                         self._send(agent.INPUT, data)
-                        if not data:
-                            wake.clear()
+                        ahead += len(data)
+                        ended = not data
+                    elif kind == agent.TAKEN:
+                        ahead -= int(payload)
+                    # The guest holds in memory what the command has not read yet.
+                    if stdin is not None:
+                        wake[:] = [] if ended or ahead > AHEAD else [stdin]
             except BaseException:
                 self._abandon()
                 raise

@@ -84,12 +84,25 @@ def call(argv: Sequence[str], what: str, *, cwd: Path | None = None) -> bytes:
     :raises VmError: with the end of its standard error, if it fails
     """
     try:
-        r = subprocess.run(argv, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True)
+        p = subprocess.Popen(
+            argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
     except OSError as e:
         raise VmError(f"{what}: {argv[0]}: {e.strerror}") from e
-    if r.returncode != 0:
-        lines = r.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+    try:
+        out, err = p.communicate()
+    except BaseException:
+        # Not SIGKILL, as subprocess.run() does: mmdebstrap has mounts and a tree to remove.
+        p.terminate()
+        try:
+            p.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.communicate()
+        raise
+    if p.returncode != 0:
+        lines = err.decode(errors="replace").strip().splitlines() or ["no message"]
         # apt's and mke2fs's own words; the last few lines tell, all of them bury.
         told = [line for line in lines if line.startswith(("E:", "Err:"))] or lines
-        raise VmError(f"{what} failed (status {r.returncode}): " + "; ".join(told[-3:]))
-    return r.stdout
+        raise VmError(f"{what} failed (status {p.returncode}): " + "; ".join(told[-3:]))
+    return out

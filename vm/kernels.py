@@ -329,9 +329,14 @@ def get(name: str = DEFAULT, *, refresh: bool = False) -> Kernel:
     """
     s = series(name)
     state = _read_state(s)
-    if refresh or state is None or time.time() - state["time"] > DAY or not _dir(state).exists():
-        old = state if state is not None and _dir(state).exists() else None
+    if state is None or refresh or not _fresh(state):
         with cache.locked(_state(s)):
+            state = _read_state(s)
+            if (
+                state is not None and not refresh and _fresh(state)
+            ):  # another process has just done it
+                return _debian(name, state)
+            old = state if state is not None and _dir(state).exists() else None
             try:
                 state = _fetch_newest(_resolve(s, refresh))
             except VmError as e:
@@ -344,7 +349,14 @@ def get(name: str = DEFAULT, *, refresh: bool = False) -> Kernel:
             part = _state(s).with_suffix(".part")
             part.write_text(json.dumps(state, indent=1) + "\n")
             part.rename(_state(s))
-    assert state is not None
+    return _debian(name, state)
+
+
+def _fresh(state: dict[str, Any]) -> bool:
+    return time.time() - state["time"] <= DAY and _dir(state).exists()
+
+
+def _debian(name: str, state: dict[str, Any]) -> Kernel:
     tree = _dir(state)
     return Kernel(
         name=name,
