@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from drgn_sockets.views.procfs import TCP_COLUMNS, UDP_COLUMNS, UNIX_COLUMNS, Row
@@ -129,12 +130,12 @@ class ProcTree:
 
     def pids(self) -> list[int]:
         """The processes there are."""
-        return sorted(int(name) for name in os.listdir(self.root) if name.isdecimal())
+        return sorted(int(p.name) for p in Path(self.root).iterdir() if p.name.isdecimal())
 
     def own_tables(self, pid: int) -> list[int]:
         """Threads of a process with fds listed on their own, as far as the tree has them."""
         try:
-            tids = os.listdir(f"{self.root}/{pid}/task")
+            tids = [path.name for path in Path(f"{self.root}/{pid}/task").iterdir()]
         except OSError:
             return []
         return sorted(int(t) for t in tids if t.isdecimal() and int(t) != pid)
@@ -166,7 +167,8 @@ class ProcTree:
         found = False
         for kind in ("fd", "fdinfo"):
             try:
-                names = os.listdir(f"{self.root}/{where}/{kind}")
+                # Listed whole before any is read: on /proc the listing itself has an fd.
+                names = [path.name for path in Path(f"{self.root}/{where}/{kind}").iterdir()]
                 directory = os.open(
                     f"{self.root}/{where}/{kind}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
                 )

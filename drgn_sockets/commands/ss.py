@@ -130,9 +130,7 @@ class Ss(Command):
         else:
             records = for_each_socket(prog, families, holders, unhashed=wants_closed)
         for record in records:
-            if not isinstance(record, SocketRecord):
-                yield record
-            elif _matches(record, args, states, families):
+            if not isinstance(record, SocketRecord) or _matches(record, args, states, families):
                 yield record
 
     def _held(self, prog: Program, pid: int | None, holders: Holders | None) -> set[int] | None:
@@ -205,4 +203,4 @@ def _matches(
         ports = (record.local_port, record.remote_port) if isinstance(record, InetRecord) else ()
         if args.port not in ports:
             return False
-    return args.pid is None and args.addr is None or record.group in families
+    return record.group in families

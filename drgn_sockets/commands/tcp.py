@@ -99,5 +99,7 @@ def fields(record: TcpRecord) -> Iterator[Field]:
         value = getattr(sock, name)
         if member.as_bytes and value is not None:
             value = value.hex()
+        elif name in places and places[name].pointer:
+            value = f"{value:#x}"
         path = places[name].path if name in places else f"(not in this kernel: {member.paths[0]})"
         yield Field(record.sk, name, value, path, member.help)

@@ -57,6 +57,7 @@ class _Place(NamedTuple):
     shift: int = 0
     mask: int = 0
     signed_bits: int = 0
+    pointer: bool = False
 
 
 class Member(Generic[T]):
@@ -198,7 +199,7 @@ def _find(prog: Program, type_: Type, path: str) -> _Place | None:
         signed = type_.kind == TypeKind.INT and type_.is_signed
         return _Place(path, offset, size, code if signed else code.upper())
     if type_.kind == TypeKind.POINTER:
-        return _Place(path, offset, size, _INT_CODES[size].upper())
+        return _Place(path, offset, size, _INT_CODES[size].upper(), pointer=True)
     return _Place(path, offset, size, f"{size}s")
 
 

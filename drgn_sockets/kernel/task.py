@@ -143,9 +143,7 @@ class Tasks:
             first[key] = FileTable(
                 task.tgid, task.pid if own else None, task.comm, task.files, task.address
             )
-        tables = [t for t in first.values()]
-        tables.sort(key=lambda t: (t.pid, t.tid or 0))
-        return tables
+        return sorted(first.values(), key=lambda t: (t.pid, t.tid or 0))
 
 
 def find_process(prog: Program, pid: int) -> Object | None:

@@ -63,7 +63,7 @@ class FileRecord(NamedTuple):
 
     @property
     def access(self) -> str:
-        """``r``, ``w``, ``u``, ``-`` or ``p``: see :func:`~drgn_sockets.kernel.file.access_mode`."""
+        """How it was opened, as :func:`~drgn_sockets.kernel.file.access_mode` says it."""
         return access_mode(self.flags, self.mode)
 
 

@@ -364,9 +364,8 @@ class SocketReader:
             if sock.bound_dev_if:
                 record.ifname = self._ifname(sock.net, sock.bound_dev_if)
             records.append(record)
-            if isinstance(sock, Sock):
-                if sock.socket:
-                    sockets.setdefault(sock.socket - self._socket_offset, []).append(record)
+            if isinstance(sock, Sock) and sock.socket:
+                sockets.setdefault(sock.socket - self._socket_offset, []).append(record)
         for address, socket in SocketAlloc.layout(self._prog).read_many(sockets):
             for record in sockets[address]:
                 # As sock_i_ino(): socket->sk need not point back. An SMC socket that fell back

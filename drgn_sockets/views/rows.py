@@ -16,6 +16,8 @@ from drgn_sockets.views.columns import Column, cell
 # Up to here a table is small: it is held back to fit its columns. Beyond, the widths of
 # these first rows do for the rest, which is printed as it comes.
 _SMALL = 256
+# Wider cells than this are not aligned to.
+_WIDE = 80
 
 
 def write_table(
@@ -29,7 +31,9 @@ def write_table(
     iterator = iter(records)
     first = [[cell(c, r) for c in columns] for r in itertools.islice(iterator, _SMALL)]
     headings = [column.name.upper().replace("_", "-") for column in columns]
-    if len(first) < _SMALL:
+    # One very long cell (a path may have 4,096 bytes) would push all others out of sight.
+    fits = all(len(text) <= _WIDE for row in first for text in row[:-1])
+    if len(first) < _SMALL and fits:
         if first or header:
             text = tabulate(
                 first,
@@ -42,7 +46,7 @@ def write_table(
                 out.write(line.rstrip() + "\n")
         return
     rows = [headings, *first] if header else first
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(n for n in map(len, column) if n <= _WIDE) for column in zip(*rows)]
     form = "  ".join(f"%{'' if c.right else '-'}{width}s" for c, width in zip(columns, widths))
     for row in rows:
         out.write((form % tuple(row)).rstrip() + "\n")

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# What a newcomer and CI run. Everything needed is installed or built by these targets:
+# Python packages in .venv, system packages through apt, kernels and guests in the cache
+# (vm/README.md says where).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+KERNELS ?= 6.1 6.12
+
+.PHONY: all demo test test-unit test-recorded test-guest lint bench clean
+
+all: test lint
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "cannot make a virtual environment: apt install python3-venv" >&2; exit 2; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/python -m vm.demo
+
+test: test-unit test-recorded test-guest
+
+# Pure Python: seconds.
+test-unit: $(VENV)/.installed
+	$(BIN)/python -m pytest -q tests/unit
+
+# Cores of real guests, made once and cached, against what the guest said of itself.
+test-recorded: $(VENV)/.installed
+	$(BIN)/python -m pytest -q tests/recorded
+
+# Inside real guests, on their live kernel.
+test-guest: $(VENV)/.installed
+	@set -e; for kernel in $(KERNELS); do \
+	  echo "== inside a guest of $$kernel"; \
+	  $(BIN)/python -m vm test --kernel $$kernel --workload standard -q tests/guest; \
+	done
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy drgn_sockets vm tests contrib
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m vm.bench
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

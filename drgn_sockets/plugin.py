@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The ``drgn.plugins`` entry point: the commands as ``%name`` in drgn's REPL.
+
+drgn imports this in every session, so what the commands need is imported when one is called.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from drgn import Program, ProgramFlags
+from drgn.commands import (
+    DEFAULT_COMMAND_NAMESPACE,
+    CommandError,
+    ParsedCommand,
+    parse_shell_command,
+)
+
+if TYPE_CHECKING:
+    from drgn_sockets.commands.base import Command
+
+# Name and summary are wanted for completion and help; the rest comes with the first call.
+_SUMMARIES = {
+    "fds": "file descriptors of processes, and the sockets behind them",
+    "ss": "sockets of all families, in all network namespaces, and who holds them",
+    "peer": "both ends of a socket, and every process and fd that holds them",
+    "tcp": "all fields of TCP sockets, one to a line, with the kernel's member names",
+    "check": "compare what kernel memory says with what procfs says",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise CommandError((message or "").rstrip("\n"))
+
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{self.prog}: {message} (%{self.prog} --help tells more)")
+
+
+class _Plugged:
+    """One of our commands as drgn's REPL wants it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def _command(self) -> Command:
+        from drgn_sockets.commands import COMMANDS
+
+        return next(command for command in COMMANDS if command.name == self._name)
+
+    def _parser(self) -> argparse.ArgumentParser:
+        command = self._command()
+        parser = _Parser(prog=self._name, description=command.summary + ". " + command.description)
+        command.configure(parser)
+        return parser
+
+    def description(self) -> str:
+        return _SUMMARIES[self._name]
+
+    def format_usage(self) -> str:
+        return self._parser().format_usage().removeprefix("usage: ").rstrip()
+
+    def format_help(self, *, indent: str = "") -> str:
+        import textwrap
+
+        return textwrap.indent(self._parser().format_help(), indent).rstrip()
+
+    def enabled(self, prog: Program) -> bool:
+        return bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL)
+
+    def parse(self, source: str, /) -> ParsedCommand[Sequence[str]]:
+        return parse_shell_command(source)
+
+    def run(self, prog: Program, name: str, args: Sequence[str], /, **kwargs: Any) -> None:
+        from drgn_sockets.errors import UserError
+
+        if "-h" in args or "--help" in args:
+            print(self._parser().format_help(), end="")
+            return
+        try:
+            self._command().execute(prog, self._parser().parse_args(args))
+        except UserError as e:
+            raise CommandError(str(e)) from None
+
+
+for _name in _SUMMARIES:
+    DEFAULT_COMMAND_NAMESPACE.register(_name, _Plugged(_name))
