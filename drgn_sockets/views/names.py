@@ -6,54 +6,15 @@ from __future__ import annotations
 from drgn_sockets.kernel import sock as k
 
 # include/linux/socket.h
-_FAMILIES = [
-    "UNSPEC",
-    "UNIX",
-    "INET",
-    "AX25",
-    "IPX",
-    "APPLETALK",
-    "NETROM",
-    "BRIDGE",
-    "ATMPVC",
-    "X25",
-    "INET6",
-    "ROSE",
-    "DECnet",
-    "NETBEUI",
-    "SECURITY",
-    "KEY",
-    "NETLINK",
-    "PACKET",
-    "ASH",
-    "ECONET",
-    "ATMSVC",
-    "RDS",
-    "SNA",
-    "IRDA",
-    "PPPOX",
-    "WANPIPE",
-    "LLC",
-    "IB",
-    "MPLS",
-    "CAN",
-    "TIPC",
-    "BLUETOOTH",
-    "IUCV",
-    "RXRPC",
-    "ISDN",
-    "PHONET",
-    "IEEE802154",
-    "CAIF",
-    "ALG",
-    "NFC",
-    "VSOCK",
-    "KCM",
-    "QIPCRTR",
-    "SMC",
-    "XDP",
-    "MCTP",
-]
+# fmt: off
+_FAMILIES = (
+    "UNSPEC", "UNIX", "INET", "AX25", "IPX", "APPLETALK", "NETROM", "BRIDGE", "ATMPVC", "X25",
+    "INET6", "ROSE", "DECnet", "NETBEUI", "SECURITY", "KEY", "NETLINK", "PACKET", "ASH",
+    "ECONET", "ATMSVC", "RDS", "SNA", "IRDA", "PPPOX", "WANPIPE", "LLC", "IB", "MPLS", "CAN",
+    "TIPC", "BLUETOOTH", "IUCV", "RXRPC", "ISDN", "PHONET", "IEEE802154", "CAIF", "ALG",
+    "NFC", "VSOCK", "KCM", "QIPCRTR", "SMC", "XDP", "MCTP",
+)
+# fmt: on
 
 _TYPES = {1: "STREAM", 2: "DGRAM", 3: "RAW", 4: "RDM", 5: "SEQPACKET", 6: "DCCP", 10: "PACKET"}
 
