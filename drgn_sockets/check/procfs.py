@@ -111,8 +111,8 @@ def _parse_unix(text: bytes, paths: Mapping[str, str]) -> list[Row]:
     return rows
 
 
-def _read(path: str, dir_fd: int | None = None) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = []
         while chunk := os.read(fd, 1 << 16):
@@ -166,29 +166,26 @@ class ProcTree:
         infos: dict[int, dict[str, str]] = {}
         found = False
         for kind in ("fd", "fdinfo"):
+            directory = f"{self.root}/{where}/{kind}"
             try:
-                # Listed whole before any is read: on /proc the listing itself has an fd.
-                names = [path.name for path in Path(f"{self.root}/{where}/{kind}").iterdir()]
-                directory = os.open(
-                    f"{self.root}/{where}/{kind}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-                )
+                # Listed whole before any is read, and read by path: a directory held open
+                # would be an fd of our own, in every look at ourselves, and not in memory.
+                names = os.listdir(directory)  # noqa: PTH208
             except OSError:
                 continue
             found = True
-            try:
-                for name in names:
-                    if not name.isdecimal():
-                        continue
-                    try:
-                        if kind == "fd":
-                            links[int(name)] = os.readlink(os.fsencode(name), dir_fd=directory)
-                        else:
-                            infos[int(name)] = _fdinfo(_read(name, directory))
-                    except OSError:
-                        # Closed since, or a name longer than PATH_MAX.
-                        continue
-            finally:
-                os.close(directory)
+            for name in names:
+                if not name.isdecimal():
+                    continue
+                try:
+                    if kind == "fd":
+                        link = os.fsencode(f"{directory}/{name}")
+                        links[int(name)] = os.readlink(link)  # noqa: PTH115
+                    else:
+                        infos[int(name)] = _fdinfo(_read(f"{directory}/{name}"))
+                except OSError:
+                    # Closed since, or a name longer than PATH_MAX.
+                    continue
         if not found:
             return None
         return {fd: FdLook(links.get(fd), infos.get(fd)) for fd in links.keys() | infos.keys()}
