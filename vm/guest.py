@@ -277,8 +277,10 @@ class Guest:
                     # The guest holds in memory what the command has not read yet.
                     if stdin is not None:
                         wake[:] = [] if ended or ahead > AHEAD else [stdin]
-            except BaseException:
-                self._abandon()
+            except BaseException as e:
+                # A guest that is dead or hung has nothing to be told.
+                if not isinstance(e, GuestError) or isinstance(e, GuestTimeoutError):
+                    self._abandon()
                 raise
         raise AssertionError("unreachable")
 

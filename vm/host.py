@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,22 +85,27 @@ def call(argv: Sequence[str], what: str, *, cwd: Path | None = None) -> bytes:
     :param what: what it does, for the message
     :raises VmError: with the end of its standard error, if it fails
     """
+    # A session of its own can be ended as a whole; sudo needs ours, to ask for a password.
+    alone = argv[0] != "sudo"
     try:
         p = subprocess.Popen(
-            argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            argv,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=alone,
         )
     except OSError as e:
         raise VmError(f"{what}: {argv[0]}: {e.strerror}") from e
     try:
         out, err = p.communicate()
     except BaseException:
-        # Not SIGKILL, as subprocess.run() does: mmdebstrap has mounts and a tree to remove.
-        p.terminate()
-        try:
-            p.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            p.kill()
-            p.communicate()
+        # Not SIGKILL at once, as subprocess.run() does: some have things to undo.
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                os.killpg(p.pid, number) if alone else p.send_signal(number)
+                p.communicate(timeout=20)
         raise
     if p.returncode != 0:
         lines = err.decode(errors="replace").strip().splitlines() or ["no message"]

@@ -21,7 +21,7 @@ class Qmp:
     :param sock: connected to QEMU's monitor
     """
 
-    def __init__(self, sock: socket.socket, timeout: float = 30) -> None:
+    def __init__(self, sock: socket.socket, timeout: float = 10) -> None:
         self.sock = sock
         self.sock.settimeout(timeout)
         self.file = sock.makefile("rb")

@@ -70,13 +70,23 @@ def key() -> str:
     return hashlib.sha256(inputs.encode()).hexdigest()[:12]
 
 
+def _remove(tree: Path) -> None:
+    """Remove a tree of which root may own a part, but nothing that is mounted in it."""
+    if tree.exists():
+        argv = ["rm", "-rf", "--one-file-system", str(tree)]
+        host.call(host.as_root(argv), f"removing {tree}")
+
+
 def _make(part: Path) -> None:
     cache.need_space(part.parent, 2 << 30, "the guest's root")
     for program in ("mmdebstrap", "mke2fs"):
         host.program(program)
-    wheels = part.with_name(part.name + ".wheels")
-    cache.remove(wheels)
+    work = part.with_name(part.name + ".work")
+    _remove(work)  # of someone who was killed
+    wheels = work / "wheels"
+    tmp = work / "tmp"
     try:
+        tmp.mkdir(parents=True)
         cache.note("fetching wheels for the guest: " + " ".join(WHEELS))
         argv = [*_pip(), "install", "--quiet", "--no-compile", "--target", str(wheels)]
         argv += ["--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp"]
@@ -95,15 +105,18 @@ def _make(part: Path) -> None:
         argv = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--format=null"]
         argv += ["--architectures=amd64", "--include=" + ",".join(PACKAGES)]
         argv += ['--aptopt=Acquire::Languages "none"', f"--keyring={apt.KEYRING}"]
+        # apt's own user cannot enter root's cache directory.
+        argv.append('--aptopt=APT::Sandbox::User "root"')
         for d in ("doc", "info", "locale", "man"):
             argv.append(f"--dpkgopt=path-exclude=/usr/share/{d}/*")
         argv += ["--customize-hook=" + hook, SUITE, "/dev/null", *apt.sources(SUITE)]
         path = "PATH=" + os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-        host.call(host.as_root(["env", path, *argv]), "building the guest's root")
+        # Its tree goes there too, so that nothing is left of it if we are interrupted.
+        host.call(host.as_root(["env", path, f"TMPDIR={tmp}", *argv]), "building the guest's root")
         if part.stat().st_size == 0:
             raise VmError("building the guest's root made no image")
     finally:
-        cache.remove(wheels)
+        _remove(work)
 
 
 def get() -> Path:
