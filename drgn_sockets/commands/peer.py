@@ -120,7 +120,11 @@ def _note(record: AnySocket) -> str | None:
     if not isinstance(record, SocketRecord):
         return None
     if isinstance(record, InetRecord):
-        return "never bound or connected" if is_unbound(record) else None
+        if is_unbound(record):
+            return "never bound or connected"
+        if isinstance(record, TcpRecord) and not record.sock.num:
+            return "was connected: refused, reset or timed out"
+        return None
     if isinstance(record, UnixRecord):
         if record.state == k.TCP_LISTEN:
             return f"listening, {record.recv_q} not accepted" if record.recv_q else "listening"

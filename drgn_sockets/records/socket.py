@@ -146,6 +146,12 @@ class TcpRecord(InetRecord):
         return self.sock.state
 
     @property
+    def local_port(self) -> int:
+        """Local port; of a connection that was refused or reset, the one that it had."""
+        # inet_put_port() clears skc_num and leaves inet_sport, which getsockname() gives.
+        return self.sock.num or (self.sock.sport if isinstance(self.sock, TcpSock) else 0)
+
+    @property
     def recv_q(self) -> int | None:
         return self.sock.recv_queue() if isinstance(self.sock, TcpSock) else 0
 
