@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A recorded machine: commands on its core, and what others said of it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drgn import Program
+
+from drgn_sockets.cli import make_parser
+from drgn_sockets.errors import UserError
+from drgn_sockets.target import open_target
+from vm.dump import Recorded
+
+from .ss_text import SsRow, parse_ss
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Row = dict[str, Any]
+
+
+class Done(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Core:
+    """A core, opened once, and its oracle."""
+
+    def __init__(self, recorded: Recorded, format_: str) -> None:
+        path = recorded.elf if format_ == "elf" else recorded.kdump
+        assert path is not None and recorded.oracle is not None and recorded.vmlinux is not None
+        self.kernel = recorded.kernel
+        self.path: Path = path
+        self.oracle: Path = recorded.oracle
+        self.vmlinux: Path = recorded.vmlinux
+        self.target = ["-c", str(path), "-s", str(recorded.vmlinux)]
+        self._rows: dict[tuple[str, ...], list[Row]] = {}
+
+    @functools.cached_property
+    def prog(self) -> Program:
+        args = make_parser().parse_args([*self.target, "ss"])
+        return open_target(args)
+
+    def run(self, *argv: str) -> Done:
+        """Run a command on the core, in this process."""
+        return run_on(self.prog, *argv)
+
+    def rows(self, *argv: str, status: int = 0) -> list[Row]:
+        """What a command with ``--json`` prints, all columns; read once."""
+        if argv not in self._rows:
+            output = [] if "--output" in argv or argv[0] in ("check", "tcp") else ["--output=all"]
+            done = self.run(*argv, "--json", *output)
+            assert done.status == status, done.err
+            self._rows[argv] = [json.loads(line) for line in done.out.splitlines()]
+        return self._rows[argv]
+
+    def spawn(self, *argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        """Run a command on the core as from a shell."""
+        return spawn(*self.target, *argv, **options)
+
+    @functools.cached_property
+    def accounts(self) -> dict[str, Any]:
+        """The workloads' accounts, by name."""
+        return {
+            path.stem: json.loads(path.read_text())
+            for path in sorted((self.oracle / "account").glob("*.json"))
+        }
+
+    @functools.cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The oracle's own account."""
+        found: dict[str, Any] = json.loads((self.oracle / "manifest.json").read_text())
+        return found
+
+    @functools.cached_property
+    def tools_ran_s(self) -> float:
+        """At most so long before the machine's stop the tools ran: what timers may fire in."""
+        return float(self.manifest["finished"] - self.manifest["time"]) + 20
+
+    def tool(self, name: str, netns: int | None = None) -> str:
+        """What a tool printed; bytes that are not UTF-8 as surrogates."""
+        place = self.oracle / "tools"
+        if netns is not None:
+            place /= f"netns-{netns}"
+        return os.fsdecode((place / name).read_bytes())
+
+    @functools.cached_property
+    def home_netns(self) -> int:
+        """Network namespace in which the tools ran."""
+        return int(Path(os.readlink(self.oracle / "net")).parent.name)  # noqa: PTH115
+
+    @functools.cached_property
+    def tool_netns(self) -> list[int]:
+        """Network namespaces that the tools were run in."""
+        there = self.oracle / "tools"
+        return [self.home_netns, *(int(p.name[6:]) for p in sorted(there.glob("netns-*")))]
+
+    @functools.cached_property
+    def ss_rows(self) -> list[SsRow]:
+        """Rows of ``ss -aniempoO -tuwx0`` of all these namespaces."""
+        rows = []
+        for netns in self.tool_netns:
+            text = self.tool("ss-lines", None if netns == self.home_netns else netns)
+            found = parse_ss(text)
+            assert found, f"ss of namespace {netns} shows nothing"
+            rows += [row._replace(netns=netns) for row in found]
+        return rows
+
+
+def run_on(prog: Program, *argv: str) -> Done:
+    """Run a command line as :func:`drgn_sockets.cli.main` does, on an open program."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            args = make_parser().parse_args(argv)
+            status: int = args.run.execute(prog, args)
+        except UserError as e:
+            print(f"drgn-sockets: {e}", file=sys.stderr)
+            status = 2
+        except SystemExit as e:
+            status = int(e.code or 0)
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def spawn(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run ``python -m drgn_sockets`` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "drgn_sockets", *argv],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=120,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )

@@ -1,0 +1,475 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Does ``check --procfs`` compare everything that was saved, and does it see one changed byte?
+
+How much there is to compare is counted here, in the saved tree, by ``wc`` and ``ls`` as it were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .machine import Core, Done
+
+NET_FILES = ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "unix")
+_UNIX_ROW = re.compile(rb"^[0-9a-f]{16}: ", re.MULTILINE)
+
+
+def lines_of(tree: Path, file: str) -> int:
+    """Rows of a file of /proc/net, in all saved network namespaces that a process lives in."""
+    count = 0
+    inhabited = {
+        os.readlink(p / "net")  # noqa: PTH115
+        for p in tree.iterdir()
+        if p.name.isdecimal() and (p / "net").is_symlink()
+    }
+    for link in inhabited:
+        path = tree / "1" / link / file
+        path = (tree / link.removeprefix("../")) / file
+        if path.exists():
+            text = path.read_bytes()
+            # The name of a unix socket may hold newlines.
+            count += len(_UNIX_ROW.findall(text)) if file == "unix" else text.count(b"\n") - 1
+    return count
+
+
+def fds_of(tree: Path, pattern: str) -> int:
+    """Entries of the saved directories ``fdinfo``: every fd has one."""
+    return sum(1 for path in tree.glob(pattern) for _ in path.iterdir())
+
+
+def expected_counts(tree: Path) -> dict[str, int]:
+    counts = {f"net/{file}": lines_of(tree, file) for file in NET_FILES}
+    counts["PID/fd"] = fds_of(tree, "[0-9]*/fdinfo")
+    counts["PID/task/TID/fd"] = fds_of(tree, "[0-9]*/task/[0-9]*/fdinfo")
+    return {file: count for file, count in counts.items() if count}
+
+
+def counts_of(out: str) -> dict[str, int]:
+    return {
+        match[1]: int(match[2]) for match in re.finditer(r"^(\S+) +(\d+) rows compared$", out, re.M)
+    }
+
+
+def overlay(tree: Path, target: Path) -> Path:
+    """A copy of the saved procfs that shares its files, as links, until one is replaced."""
+    for directory, names, files in os.walk(tree):
+        into = target / Path(directory).relative_to(tree)
+        into.mkdir(exist_ok=True)
+        names[:] = [n for n in names if n not in ("tools", "account", "ns", "sys")]
+        for name in [*names, *files]:
+            path = Path(directory) / name
+            if path.is_symlink():
+                # Text of a link is what is compared.
+                os.symlink(os.readlink(os.fsencode(path)), os.fsencode(into / name))  # noqa: PTH115, PTH211
+            elif path.is_file():
+                (into / name).symlink_to(path)
+    return target
+
+
+def replace(path: Path, data: bytes) -> None:
+    path.unlink()
+    path.write_bytes(data)
+
+
+def net_path(tree: Path, file: str) -> Path:
+    return (tree / "net").resolve() / file
+
+
+def summary(done: Done) -> tuple[int, int]:
+    match = re.search(r"(\d+) moved between looks; (\d+) mismatches$", done.out.rstrip())
+    assert match, done.out
+    return int(match[1]), int(match[2])
+
+
+def test_everything_is_compared_and_agrees(core: Core) -> None:
+    done = core.run("check", "--procfs", str(core.oracle), "--moved")
+    assert done.status == 0, done.out
+    assert counts_of(done.out) == expected_counts(core.oracle)
+    moved, mismatches = summary(done)
+    assert mismatches == 0
+    left_out = [line for line in done.out.splitlines() if line.startswith("not compared:")]
+    # The agent is process 1 and runs the oracle, which cannot tell of itself.
+    assert "not compared: 1 processes whose fds are not saved: 1" in left_out
+    assert core.manifest["excluded"][0] == 1
+    # Of the namespaces that no process lives in procfs shows nothing.
+    lonely = {
+        row["netns"]
+        for row in core.accounts["netns"]["namespaces"]
+        if not core.manifest["netns"].get(str(row["netns"]), {}).get("pids")
+    }
+    assert lonely
+    named = {int(m[1]) for m in re.finditer(r"network namespace (\d+): no process", done.out)}
+    assert named == lonely
+    assert len(left_out) == 1 + len(lonely)
+    # What moved: only what a timer may, the position in the TUN device (bytes that went
+    # through it), and what a raw socket dropped of it.
+    lines = done.out.splitlines()[1 : 1 + moved]
+    may = re.compile(
+        r"net/tcp6? of .*  (tr|retrnsmt|timeout|rto|cwnd|ssthresh|ref|tx_queue|st) "
+        r"|net/raw6? of .*  drops |(?P<pid>\d+)/fd +(?P<fd>\d+) +pos "
+    )
+    for line in lines if moved else []:
+        match = may.match(line)
+        assert match, line
+        if match["fd"]:
+            link = core.oracle / match["pid"] / "fd" / match["fd"]
+            assert str(link.readlink()) == "/dev/net/tun"
+
+
+def test_as_a_process(core: Core) -> None:
+    done = core.spawn("check", "--procfs", str(core.oracle))
+    assert done.returncode == 0, done.stderr
+    assert counts_of(done.stdout.decode()) == expected_counts(core.oracle)
+
+
+def word_changed(number: int, changed: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    def change(line: bytes) -> bytes:
+        words = list(re.finditer(rb"\S+", line))
+        word = words[number]
+        return line[: word.start()] + changed(word[0]) + line[word.end() :]
+
+    return change
+
+
+def last_digit(word: bytes) -> bytes:
+    """The word with another last digit."""
+    return word[:-1] + (b"1" if word[-1:] != b"1" else b"2")
+
+
+def one_more(word: bytes) -> bytes:
+    """Counted up: what memory has is less then, which time does not explain."""
+    return b"%d" % (int(word) + 1)
+
+
+def part(index: int, separator: bytes = b":") -> Callable[[bytes], bytes]:
+    def change(word: bytes) -> bytes:
+        parts = word.split(separator)
+        parts[index] = last_digit(parts[index])
+        return separator.join(parts)
+
+    return change
+
+
+# Words of a row: 0 sl, 1 local, 2 remote, 3 st, 4 tx:rx, 5 tr:when, 6 retrnsmt, 7 uid,
+# 8 timeout, 9 inode, 10 ref, 11 pointer, then TCP's rto ato quick cwnd ssthresh or drops.
+INET_WORDS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
+    "local address": (1, part(0)),
+    "local port": (1, part(1)),
+    "remote address": (2, part(0)),
+    "remote port": (2, part(1)),
+    "st": (3, last_digit),
+    "tx_queue": (4, part(0)),
+    "rx_queue": (4, part(1)),
+    "tr": (5, part(0)),
+    "retrnsmt": (6, last_digit),
+    "uid": (7, last_digit),
+    "timeout": (8, last_digit),
+    "inode": (9, last_digit),
+    "ref": (10, last_digit),
+    "pointer": (11, last_digit),
+}
+TCP_WORDS = {"rto": 12, "ato": 13, "quick_pingpong": 14, "cwnd": 15, "ssthresh": 16}
+UNIX_WORDS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
+    "pointer": (0, lambda w: last_digit(w[:-1]) + b":"),
+    "RefCount": (1, last_digit),
+    "Protocol": (2, last_digit),
+    "Flags": (3, last_digit),
+    "Type": (4, last_digit),
+    "St": (5, last_digit),
+    "Inode": (6, last_digit),
+    "Path": (7, last_digit),
+}
+
+CHANGES: list[tuple[str, str, int, Callable[[bytes], bytes]]] = []
+for _file in ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6"):
+    CHANGES += [(_file, name, *how) for name, how in INET_WORDS.items()]
+    if _file.startswith("tcp"):
+        CHANGES += [(_file, name, number, last_digit) for name, number in TCP_WORDS.items()]
+    else:
+        CHANGES.append((_file, "drops", 12, one_more))
+CHANGES += [("unix", name, *how) for name, how in UNIX_WORDS.items()]
+
+
+def chosen(file: str, lines: list[bytes], tr: bytes = b"00") -> int:
+    """A row of a full socket without a timer, or with one that is not due for minutes."""
+    for i, line in enumerate(lines):
+        words = line.split()
+        if i == 0:
+            continue
+        if file == "unix":
+            if len(words) == 8 and words[7].startswith(b"/tmp/drgn") and b"plain" in words[7]:
+                return i
+        elif words[5].startswith(tr + b":") and (not file.startswith("tcp") or len(words) == 17):
+            if tr == b"00" or int(words[5][3:], 16) > 30000:
+                return i
+    raise AssertionError(f"{file}: no row to change")
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Core], Path]:
+    """An overlay of each core's oracle, whose changes are undone by who makes them."""
+    made: dict[str, Path] = {}
+
+    def get(core: Core) -> Path:
+        if core.kernel not in made:
+            where = tmp_path_factory.mktemp(f"proc-{core.kernel}")
+            made[core.kernel] = overlay(core.oracle, where)
+        return made[core.kernel]
+
+    return get
+
+
+class Changed:
+    """A file of an overlay with other contents, for a while."""
+
+    def __init__(self, path: Path, data: bytes | None) -> None:
+        self.path = path
+        self.data = data
+        self.link = path.readlink()
+
+    def __enter__(self) -> None:
+        self.path.unlink()
+        if self.data is not None:
+            self.path.write_bytes(self.data)
+
+    def __exit__(self, *error: object) -> None:
+        self.path.unlink(missing_ok=True)
+        self.path.symlink_to(self.link)
+
+
+def mismatches(core: Core, tree: Path) -> tuple[Done, list[dict[str, Any]]]:
+    done = core.run("check", "--procfs", str(tree), "--json")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert done.status == (1 if rows else 0)
+    assert done.err.rstrip().endswith(f"{len(rows)} mismatches")
+    return done, rows
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "word", "how"), CHANGES, ids=[f"{c[0]}-{c[1]}" for c in CHANGES]
+)
+def test_one_changed_byte_is_seen(
+    elf: Core,
+    trees: Callable[[Core], Path],
+    file: str,
+    column: str,
+    word: int,
+    how: Callable[[bytes], bytes],
+) -> None:
+    tree = trees(elf)
+    path = net_path(tree, file)
+    if not path.exists():
+        pytest.skip(f"{elf.kernel} has no /proc/net/{file}")
+    lines = path.read_bytes().split(b"\n")
+    # A timer that may have been due explains another "tr": 02 is a keepalive timer, far off.
+    row = chosen(file, lines, b"02" if column == "tr" and "tcp" in file else b"00")
+    before = lines[row]
+    lines[row] = word_changed(word, how)(before)
+    assert lines[row] != before
+    with Changed(path, b"\n".join(lines)):
+        _, found = mismatches(elf, tree)
+    assert found, f"{before!r} -> {lines[row]!r} was not seen"
+    words = before.split()
+    if column == "pointer":
+        # By its address it is another row: one is missing, one is too many.
+        assert len(found) == 2
+    assert {m["where"] for m in found} == {f"net/{file} of netns {elf.home_netns}"}
+    if file == "unix":
+        inode = words[6].decode()
+        changed = lines[row].split()[6].decode()
+        assert all(re.match(rf"inode ({inode}|{changed}) ", m["row"]) for m in found), found
+    else:
+        ends = {words[1].decode(), lines[row].split()[1].decode()}
+        assert all(m["row"].split()[0] in ends for m in found), found
+
+
+@pytest.mark.parametrize("file", NET_FILES)
+def test_a_row_too_few_and_one_too_many(
+    elf: Core, trees: Callable[[Core], Path], file: str
+) -> None:
+    tree = trees(elf)
+    path = net_path(tree, file)
+    if not path.exists():
+        pytest.skip(f"{elf.kernel} has no /proc/net/{file}")
+    lines = path.read_bytes().split(b"\n")
+    row = chosen(file, lines)
+    fewer = lines[:row] + lines[row + 1 :]
+    with Changed(path, b"\n".join(fewer)):
+        _, found = mismatches(elf, tree)
+    assert [(m["procfs"], m["memory"]) for m in found] == [("not there", "there")]
+    more = [*lines[:row], lines[row].replace(b" ffff", b" ffa1").replace(b"ffff", b"ffa1", 1)]
+    with Changed(path, b"\n".join(more + lines[row:])):
+        _, found = mismatches(elf, tree)
+    assert [(m["procfs"], m["memory"]) for m in found] == [("there", "not found")]
+
+
+@pytest.mark.parametrize("file", NET_FILES)
+def test_a_file_that_is_missing_is_left_out(
+    elf: Core, trees: Callable[[Core], Path], file: str
+) -> None:
+    tree = trees(elf)
+    path = net_path(tree, file)
+    if not path.exists():
+        pytest.skip(f"{elf.kernel} has no /proc/net/{file}")
+    with Changed(path, None):
+        done, found = mismatches(elf, tree)
+    assert not found
+    assert re.search(rf"^not compared: net/{file} of .*{elf.home_netns}", done.err, re.M), (
+        "it does not say that it lacks the file"
+    )
+
+
+def test_a_net_file_cut_short(elf: Core, trees: Callable[[Core], Path]) -> None:
+    tree = trees(elf)
+    path = net_path(tree, "tcp")
+    text = path.read_bytes()
+    with Changed(path, text[: len(text) * 2 // 3]):
+        done = elf.run("check", "--procfs", str(tree))
+    # Half a row is no row: either it is told, or the file is left out, never a traceback.
+    assert done.status in (0, 1)
+    assert "net/tcp" in done.out
+
+
+INFO = {"pos": 0, "flags": 1, "mnt_id": 2, "ino": 3}
+
+
+@pytest.mark.parametrize("name", INFO)
+def test_one_changed_byte_of_fdinfo_is_seen(
+    elf: Core, trees: Callable[[Core], Path], name: str
+) -> None:
+    tree = trees(elf)
+    account = elf.accounts["tcp_echo"]["processes"][1]
+    pid, fd = account["pid"], next(e["fd"] for e in account["fds"] if e["kind"] == "socket")
+    path = tree / str(pid) / "fdinfo" / str(fd)
+    lines = path.read_bytes().split(b"\n")
+    assert lines[INFO[name]].startswith(name.encode())
+    lines[INFO[name]] = last_digit(lines[INFO[name]])
+    with Changed(path, b"\n".join(lines)):
+        _, found = mismatches(elf, tree)
+    assert [(m["where"], m["row"], m["field"]) for m in found] == [(f"{pid}/fd", str(fd), name)]
+
+
+def test_position_of_a_regular_file_is_compared(elf: Core, trees: Callable[[Core], Path]) -> None:
+    """Workloads stand still when procfs is saved: a file's position must not be waved through."""
+    tree = trees(elf)
+    process, entry = next(
+        (p, e)
+        for p in elf.accounts["fd_zoo"]["processes"]
+        for e in p["fds"]
+        if e["kind"] == "file" and e["access"] == "r" and e["pos"]
+    )
+    pid, fd = process["pid"], entry["fd"]
+    path = tree / str(pid) / "fdinfo" / str(fd)
+    lines = path.read_bytes().split(b"\n")
+    assert lines[0].split() == [b"pos:", b"%d" % entry["pos"]]
+    lines[0] = last_digit(lines[0])
+    with Changed(path, b"\n".join(lines)):
+        done = elf.run("check", "--procfs", str(tree), "--moved")
+    assert re.search(rf"^{pid}/fd +{fd} +pos ", done.out, re.M), "not even told as moved"
+
+
+def test_changed_link_missing_fd_and_extra_fd(elf: Core, tmp_path: Path) -> None:
+    tree = overlay(elf.oracle, tmp_path)
+    account = elf.accounts["tcp_echo"]["processes"][1]
+    pid, fd = account["pid"], next(e["fd"] for e in account["fds"] if e["kind"] == "socket")
+    link = tree / str(pid) / "fd" / str(fd)
+    info = tree / str(pid) / "fdinfo" / str(fd)
+    text, kept = os.readlink(link), info.readlink()  # noqa: PTH115
+
+    def relink(to: str) -> None:
+        link.unlink()
+        link.symlink_to(to)
+
+    relink(text[:-2] + ("1" if text[-2] != "1" else "2") + "]")
+    _, found = mismatches(elf, tree)
+    assert [(m["where"], m["row"], m["field"]) for m in found] == [(f"{pid}/fd", str(fd), "name")]
+    assert found[0]["memory"] == text
+    link.unlink()
+    info.unlink()
+    _, found = mismatches(elf, tree)
+    assert [(m["where"], m["row"], m["procfs"], m["memory"]) for m in found] == [
+        (f"{pid}/fd", str(fd), "not there", text)
+    ]
+    link.symlink_to(text)
+    info.symlink_to(kept)
+    (link.parent / "77").symlink_to("/dev/null")
+    (info.parent / "77").write_bytes(b"pos:\t0\nflags:\t02\nmnt_id:\t1\nino:\t1\n")
+    _, found = mismatches(elf, tree)
+    assert [(m["where"], m["row"], m["procfs"], m["memory"]) for m in found] == [
+        (f"{pid}/fd", "77", "there", "not found")
+    ]
+
+
+def test_fd_of_a_thread_with_a_table_of_its_own(elf: Core, tmp_path: Path) -> None:
+    tree = overlay(elf.oracle, tmp_path)
+    (directory,) = tree.glob("[0-9]*/task/[0-9]*/fd")
+    link = sorted(directory.iterdir())[-1]
+    link.unlink()
+    link.symlink_to("/no/such")
+    _, found = mismatches(elf, tree)
+    where = str(directory.relative_to(tree))
+    assert [(m["where"], m["row"], m["field"]) for m in found] == [(where, link.name, "name")]
+
+
+def test_process_that_memory_does_not_have(elf: Core, tmp_path: Path) -> None:
+    tree = overlay(elf.oracle, tmp_path)
+    (tree / "99999" / "fd").mkdir(parents=True)
+    _, found = mismatches(elf, tree)
+    assert [(m["where"], m["memory"]) for m in found] == [("99999", "not found")]
+
+
+def test_sosreport_has_only_net_files(elf: Core, tmp_path: Path) -> None:
+    """sosreport saves /proc/net and no uptime, no processes."""
+    (tmp_path / "net").mkdir()
+    for file in NET_FILES:
+        source = net_path(elf.oracle, file)
+        if source.exists():
+            (tmp_path / "net" / file).write_bytes(source.read_bytes())
+    done = elf.run("check", "--procfs", str(tmp_path))
+    assert done.status == 0, done.out
+    home = {f"net/{file}": 0 for file in NET_FILES}
+    for file in NET_FILES:
+        source = net_path(elf.oracle, file)
+        if source.exists():
+            text = source.read_bytes()
+            home[f"net/{file}"] = (
+                len(_UNIX_ROW.findall(text)) if file == "unix" else text.count(b"\n") - 1
+            )
+    assert counts_of(done.out) == {file: n for file, n in home.items() if n}
+    # All that it was not given, it says.
+    assert re.search(r"^not compared: \d+ processes whose fds are not saved", done.out, re.M)
+    path = tmp_path / "net" / "tcp"
+    lines = path.read_bytes().split(b"\n")
+    row = chosen("tcp", lines)
+    lines[row] = word_changed(10, last_digit)(lines[row])
+    path.write_bytes(b"\n".join(lines))
+    _, found = mismatches(elf, tmp_path)
+    assert [m["field"] for m in found] == ["ref"]
+
+
+def test_not_a_procfs(elf: Core, tmp_path: Path) -> None:
+    for where, words in ((tmp_path, "not laid out"), (tmp_path / "none", "no such directory")):
+        done = elf.run("check", "--procfs", str(where))
+        assert done.status == 2
+        assert words in done.err
+    done = elf.run("check")
+    assert done.status == 2
+    assert "--procfs" in done.err
+
+
+def test_counting_sees_what_it_counts(elf: Core) -> None:
+    """The numbers that are expected are not nothing: each file has rows of the workloads."""
+    counts = Counter(expected_counts(elf.oracle))
+    for file in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6", "unix"):
+        assert counts[f"net/{file}"] >= 5
+    assert counts["PID/fd"] >= 900
+    assert counts["PID/task/TID/fd"] >= 10
