@@ -333,7 +333,7 @@ class Comparison:
             self.result.fields += 1
             if mine != value:
                 moved = then is None and (
-                    column in _TIMER_COLUMNS and fired or _dropped_more(column, value, mine)
+                    (column in _TIMER_COLUMNS and fired) or _dropped_more(column, value, mine)
                 )
                 self._tell(Mismatch(name, label, column, value, str(mine)), moved=moved)
 

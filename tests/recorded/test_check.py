@@ -208,9 +208,12 @@ def chosen(file: str, lines: list[bytes], tr: bytes = b"00") -> int:
         if file == "unix":
             if len(words) == 8 and words[7].startswith(b"/tmp/drgn") and b"plain" in words[7]:
                 return i
-        elif words[5].startswith(tr + b":") and (not file.startswith("tcp") or len(words) == 17):
-            if tr == b"00" or int(words[5][3:], 16) > 30000:
-                return i
+        elif (
+            words[5].startswith(tr + b":")
+            and (tr == b"00" or int(words[5][3:], 16) > 30000)
+            and (not file.startswith("tcp") or len(words) == 17)
+        ):
+            return i
     raise AssertionError(f"{file}: no row to change")
 
 
