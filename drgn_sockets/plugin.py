@@ -8,7 +8,6 @@ drgn imports this in every session, so what the commands need is imported when o
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from drgn import Program, ProgramFlags
@@ -20,6 +19,8 @@ from drgn.commands import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from drgn_sockets.commands.base import Command
 
 # Name and summary are wanted for completion and help; the rest comes with the first call.

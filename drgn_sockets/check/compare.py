@@ -11,9 +11,8 @@ timer of the kernel may have changed since then is counted as moved, not as a mi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from drgn import FaultError, Program, ProgramFlags
 
@@ -23,6 +22,7 @@ from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.records.fd import FdReader, FdRecord
+from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import (
     AnySocket,
     InetRecord,
@@ -30,10 +30,12 @@ from drgn_sockets.records.socket import (
     TcpRecord,
     UnixRecord,
     UnreadableSocket,
-    for_each_socket,
 )
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs import ProcNet, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 # Times that count down: they name a moment, and two looks are never at the same.
 _MOMENT_COLUMNS = frozenset({"when"})
@@ -123,9 +125,7 @@ def look_at_memory(prog: Program) -> Memory:
         (ino, file): [] for ino in namespaces for file in NET_FILES
     }
     problems: list[str] = []
-    walked: Iterable[AnySocket] = for_each_socket(
-        prog, ["unix", "raw", "udp", "tcp"], unhashed=False
-    )
+    walked: Iterable[AnySocket] = for_each_socket(prog, ["unix", "raw", "udp", "tcp"])
     for record in walked:
         if isinstance(record, UnreadableSocket):
             problems.append(f"socket at {record.sk:#x} {record.error}")

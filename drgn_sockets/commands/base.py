@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar
-
-from drgn import Program
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from drgn_sockets.views.columns import Column, choose
 from drgn_sockets.views.rows import write_csv, write_json, write_table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from drgn import Program
 
 #: Done.
 OK = 0

@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-
-from drgn import Program
+from typing import TYPE_CHECKING
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.file import flag_names, major, minor
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.records.socket import SocketReader
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.sockets import describe
+
+if TYPE_CHECKING:
+    import argparse
+
+    from drgn import Program
 
 
 def _mode(r: FdRecord) -> str | None:
@@ -27,7 +29,7 @@ def _detail(r: FdRecord) -> str | None:
     if r.error is not None:
         return f"unreadable: {r.error}"
     if r.file is not None and r.file.socket is not None:
-        return describe(r.file.socket)
+        return r.file.socket
     return None
 
 
@@ -119,8 +121,8 @@ class Fds(Command):
         if args.who:
             tables = [t for t in tables if t in set(_chosen(tasks, tables, args.who))]
         wants_socket = args.output is None or "detail" in args.output or args.output[0] in "+a"
-        sockets = SocketReader(prog) if wants_socket else None
-        records = problems.watch(FdReader(prog, sockets).read(tables))
+        reader = FdReader(prog, describe if wants_socket else None)
+        records = problems.watch(reader.read(tables))
         if args.kind:
             kinds = set(args.kind.split(","))
             records = (r for r in records if r.error or (r.file and r.file.kind in kinds))

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-
-from drgn import Program
+from typing import TYPE_CHECKING
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
@@ -16,15 +13,15 @@ from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.find import parse_address, sk_at
 from drgn_sockets.records.holders import Holders
-from drgn_sockets.records.socket import (
-    FAMILIES,
-    AnySocket,
-    InetRecord,
-    SocketReader,
-    SocketRecord,
-    for_each_socket,
-)
+from drgn_sockets.records.reader import SocketReader, for_each_socket
+from drgn_sockets.records.socket import FAMILIES, AnySocket, InetRecord, SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from drgn import Program
 
 # What ss shows without -a and -l: connections, neither listening nor closed nor in the states
 # that are kept in small structures.
@@ -128,7 +125,7 @@ class Ss(Command):
         elif held is not None:
             records = SocketReader(prog, holders).read_many(sorted(held))
         else:
-            records = for_each_socket(prog, families, holders, unhashed=wants_closed)
+            records = for_each_socket(prog, families, holders)
         for record in records:
             if not isinstance(record, SocketRecord) or _matches(record, args, states, families):
                 yield record

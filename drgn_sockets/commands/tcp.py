@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-from drgn import Program
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
@@ -17,6 +13,12 @@ from drgn_sockets.records.tcp import InetConnectionSock, congestion_algorithm, u
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import state_name
 from drgn_sockets.views.sockets import describe, holders_text, local_text, remote_text
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from drgn import Program
 
 
 class Field(NamedTuple):

@@ -11,13 +11,16 @@ is none of its kind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Callable, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from drgn import Program, ProgramFlags
 
 from drgn_sockets.kernel.memory import pointer_size, read_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 S = TypeVar("S", bound=Struct)
 
@@ -25,6 +28,8 @@ S = TypeVar("S", bound=Struct)
 _MAX_CHAIN = 1 << 20
 # How often a chain of a live kernel is walked again when it changed underfoot.
 _MAX_TRIES = 3
+
+NOTHING: Mapping[int, int] = MappingProxyType({})
 
 
 class HashTable(NamedTuple):
@@ -60,6 +65,7 @@ def walk_chains(
     node_offset: int,
     next_of: Callable[[S], int],
     is_one: Callable[[S], bool],
+    known: Mapping[int, int] = NOTHING,
 ) -> Iterator[tuple[int, S | None]]:
     """
     Visit every entry of a hash table once, level by level, in address order.
@@ -71,15 +77,32 @@ def walk_chains(
     :param node_offset: Where the list node is in an entry, bytes.
     :param next_of: The next node after an entry.
     :param is_one: Whether what was read is an entry at all; if not, the chain ends there.
+    :param known: The next node after entries that the caller has read before (by address):
+        these are passed over.
     :return: Iterator of (address, entry); ``None`` for one that cannot be read or is none.
     """
     live = bool(prog.flags & ProgramFlags.IS_LIVE)
     seen: set[int] = set()
     strayed: set[int] = set()
 
+    def pass_known(chains: dict[int, int], visited: set[int]) -> dict[int, int]:
+        unknown = {}
+        for address, bucket in chains.items():
+            while address in known:
+                node = known[address]
+                if not node or node & 1 or node - node_offset in visited:
+                    break
+                address = node - node_offset
+                visited.add(address)
+            else:
+                unknown[address] = bucket
+        return unknown
+
     def walk(chains: dict[int, int]) -> Iterator[tuple[int, S | None]]:
         visited = set(chains)
         for _ in range(_MAX_CHAIN):
+            if known:
+                chains = pass_known(chains, visited)
             if not chains:
                 return
             following: dict[int, int] = {}

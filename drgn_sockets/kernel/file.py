@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import stat
-
-from drgn import Program
+from typing import TYPE_CHECKING
 
 from drgn_sockets.kernel.structs import Int, Struct
+
+if TYPE_CHECKING:
+    from drgn import Program
 
 # include/uapi/asm-generic/fcntl.h
 O_ACCMODE = 0o3

@@ -10,9 +10,12 @@ item and no other.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from drgn import FaultError, PlatformFlags, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 # One read takes in neighbours up to here. Slab pages hold their objects side by side, so
 # the bytes between two objects of a kind are few.
@@ -39,49 +42,40 @@ def byte_order(prog: Program) -> str:
     return "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
 
 
-def _read_apart(
-    prog: Program, addresses: Sequence[int], size: int
-) -> Iterator[tuple[int, bytes | None, int]]:
-    for address in addresses:
-        try:
-            yield address, prog.read(address, size), 0
-        except UNREADABLE:
-            yield address, None, 0
-
-
-def read_many(
+def read_groups(
     prog: Program, addresses: Iterable[int], size: int
-) -> Iterator[tuple[int, bytes | None, int]]:
+) -> Iterator[tuple[list[int], bytes | None]]:
     """
     Read *size* bytes at each of *addresses*, in the order of addresses, each address once.
 
-    :return: Iterator of (address, buffer, offset in buffer), where the buffer is ``None`` if
-        the memory cannot be read.
+    :return: Iterator of (addresses, what is there from the first of them on), where the
+        latter is ``None`` if it cannot be read; addresses that are read together and cannot
+        be are read again one by one.
     """
+    groups: list[list[int]] = []
     group: list[int] = []
-
-    def flush() -> Iterator[tuple[int, bytes | None, int]]:
-        if len(group) < 2:
-            yield from _read_apart(prog, group, size)
-            return
-        start = group[0]
-        try:
-            data = prog.read(start, group[-1] + size - start)
-        except UNREADABLE:
-            yield from _read_apart(prog, group, size)
-            return
-        for address in group:
-            yield address, data, address - start
-
+    near = size + _MAX_GAP
     for address in sorted(set(addresses)):
-        if group and (
-            address - group[-1] - size > _MAX_GAP or address + size - group[0] > _MAX_SPAN
-        ):
-            yield from flush()
-            group.clear()
-        group.append(address)
-    if group:
-        yield from flush()
+        if group and address - group[-1] <= near and address + size - group[0] <= _MAX_SPAN:
+            group.append(address)
+        else:
+            group = [address]
+            groups.append(group)
+    for group in groups:
+        try:
+            data: bytes = prog.read(group[0], group[-1] + size - group[0])
+        except UNREADABLE:
+            if len(group) == 1:
+                yield group, None
+                continue
+        else:
+            yield group, data
+            continue
+        for address in group:
+            try:
+                yield [address], prog.read(address, size)
+            except UNREADABLE:
+                yield [address], None
 
 
 def read_pointers(prog: Program, address: int, count: int) -> tuple[int, ...] | None:

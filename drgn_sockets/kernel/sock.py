@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from drgn import Object, Program, TypeKind, offsetof, sizeof
 
-from drgn_sockets.kernel.chains import HashTable, walk_chains
+from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 # include/linux/socket.h
 AF_UNSPEC = 0
@@ -110,6 +112,7 @@ class SocketAlloc(Struct):
 
     state = Int("socket.state", help="SS_* state")
     type = Int("socket.type", help="SOCK_* type")
+    ops = Int("socket.ops", help="const struct proto_ops *")
     sk = Int("socket.sk", help="struct sock *")
     ino = Int("vfs_inode.i_ino", help="inode number")
     uid = Int("vfs_inode.i_uid.val", help="owner of the inode")
@@ -127,7 +130,7 @@ def _of_family(prog: Program, *families: int) -> Callable[[SockCommon], bool]:
 
 
 def _walk(
-    prog: Program, table: HashTable, *families: int
+    prog: Program, table: HashTable, known: Mapping[int, int], *families: int
 ) -> Iterator[tuple[int, SockCommon | None]]:
     layout = SockCommon.layout(prog)
     return walk_chains(
@@ -137,17 +140,18 @@ def _walk(
         layout.cls.places["node"].offset,
         lambda entry: entry.node,
         _of_family(prog, *families),
+        known,
     )
 
 
 def _walk_tables(
-    prog: Program, tables: Iterable[HashTable], *families: int
+    prog: Program, tables: Iterable[HashTable], known: Mapping[int, int], *families: int
 ) -> Iterator[tuple[int, SockCommon | None]]:
     seen: set[HashTable] = set()
     for table in tables:
         if table.address and table not in seen:
             seen.add(table)
-            yield from _walk(prog, table, *families)
+            yield from _walk(prog, table, known, *families)
 
 
 def _nets(prog: Program) -> Iterator[Object]:
@@ -200,14 +204,18 @@ def _listening_tables(hashinfo: Object) -> Iterator[HashTable]:
         )
 
 
-def for_each_tcp(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_tcp(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
     """
     Every TCP socket that is hashed: listening, connected or connecting, timewait, request
     sockets, and connections that nobody has accepted yet, in all network namespaces.
 
+    :param known: Sockets that are passed over, see
+        :func:`~drgn_sockets.kernel.chains.walk_chains`
     :return: Iterator of (address, entry), ``None`` for one that cannot be read
     """
-    return _walk_tables(prog, _tcp_tables(prog), AF_INET, AF_INET6)
+    return _walk_tables(prog, _tcp_tables(prog), known, AF_INET, AF_INET6)
 
 
 def _udp_tables(prog: Program) -> Iterator[HashTable]:
@@ -239,9 +247,11 @@ def _udp_tables(prog: Program) -> Iterator[HashTable]:
         )
 
 
-def for_each_udp(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_udp(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
     """Every UDP and UDP-Lite socket that has a port, in all network namespaces."""
-    return _walk_tables(prog, _udp_tables(prog), AF_INET, AF_INET6)
+    return _walk_tables(prog, _udp_tables(prog), known, AF_INET, AF_INET6)
 
 
 def _raw_tables(prog: Program) -> Iterator[HashTable]:
@@ -254,9 +264,11 @@ def _raw_tables(prog: Program) -> Iterator[HashTable]:
         yield HashTable(table.address_of_().value_(), len(table), sizeof(head))
 
 
-def for_each_raw(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_raw(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
     """Every raw IPv4 and IPv6 socket, in all network namespaces."""
-    return _walk_tables(prog, _raw_tables(prog), AF_INET, AF_INET6)
+    return _walk_tables(prog, _raw_tables(prog), known, AF_INET, AF_INET6)
 
 
 def _unix_tables(prog: Program) -> Iterator[HashTable]:
@@ -271,9 +283,11 @@ def _unix_tables(prog: Program) -> Iterator[HashTable]:
         yield HashTable(table.address_of_().value_(), len(table), word)
 
 
-def for_each_unix(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_unix(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
     """
     Every unix socket, in all network namespaces: those that nobody has accepted yet, and
     those that are only in flight (``SCM_RIGHTS``), are among them.
     """
-    return _walk_tables(prog, _unix_tables(prog), AF_UNIX)
+    return _walk_tables(prog, _unix_tables(prog), known, AF_UNIX)

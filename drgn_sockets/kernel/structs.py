@@ -24,8 +24,8 @@ its version.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
 from typing import (
+    TYPE_CHECKING,
     Any,
     Callable,
     ClassVar,
@@ -38,7 +38,10 @@ from typing import (
 
 from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
 
-from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_many
+from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Struct")
@@ -358,9 +361,18 @@ class Layout(Generic[S]):
 
         :return: Iterator of (address, structure), ``None`` for one that cannot be read.
         """
-        decode = self.decode
-        for address, data, offset in read_many(self._prog, addresses, self.size):
-            yield address, None if data is None else decode(address, data, offset)
+        cls, unpackers = self.cls, self._unpackers
+        unpack = unpackers[0].unpack_from
+        for group, data in read_groups(self._prog, addresses, self.size):
+            if data is None:
+                yield group[0], None
+            elif len(unpackers) == 1:
+                start = group[0]
+                for address in group:
+                    yield address, cls(address, unpack(data, address - start))
+            else:
+                for address in group:
+                    yield address, self.decode(address, data, address - group[0])
 
     def object(self, address: int) -> Object:
         """``struct … *`` for *address*."""

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
@@ -21,8 +20,14 @@ from drgn_sockets.kernel.file import (
     socket_file_ops,
 )
 from drgn_sockets.kernel.sock import SocketAlloc
-from drgn_sockets.kernel.task import FileTable
-from drgn_sockets.records.socket import AnySocket, SocketReader
+from drgn_sockets.records.holders import SocketInode
+from drgn_sockets.records.reader import SocketReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from drgn_sockets.kernel.task import FileTable
+    from drgn_sockets.records.socket import AnySocket
 
 _BATCH = 2048
 
@@ -56,8 +61,8 @@ class FileRecord(NamedTuple):
     mnt_id: int | None
     #: ``struct sock *`` of a socket, else 0.
     sk: int
-    #: The socket.
-    socket: AnySocket | None
+    #: What the reader's *summary* makes of the socket.
+    socket: str | None
     #: What could not be read, or ``None``.
     error: str | None
 
@@ -94,18 +99,19 @@ class FdReader:
     """
     Reads file descriptors.
 
-    :param sockets: Reads the sockets behind them; ``None`` leaves that out.
+    :param summary: What to keep of the socket behind a file; ``None`` leaves sockets unread.
     :param namer: Names files; by default paths begin at the root directory of process 1.
     """
 
     def __init__(
         self,
         prog: Program,
-        sockets: SocketReader | None = None,
+        summary: Callable[[AnySocket], str] | None = None,
         namer: Namer | None = None,
     ) -> None:
         self._prog = prog
-        self._sockets = sockets
+        self._summary = summary
+        self._sockets = SocketReader(prog)
         self._namer = namer or Namer(prog)
         self._socket_ops = socket_file_ops(prog)
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
@@ -155,10 +161,11 @@ class FdReader:
             if f is not None and f.op == self._socket_ops
         }
         sockets = dict(SocketAlloc.layout(prog).read_many(socket_files.values()))
-        records: dict[int, AnySocket] = {}
-        if self._sockets is not None:
-            sks = [socket.sk for socket in sockets.values() if socket and socket.sk]
-            records = {record.sk: record for record in self._sockets.read_many(sks)}
+        summaries: dict[int, str] = {}
+        if self._summary is not None:
+            held = {s.sk: SocketInode(s.ino, s.uid) for s in sockets.values() if s and s.sk}
+            for record in self._sockets.read_held_briefly(held):
+                summaries[record.sk] = self._summary(record)
         others = [f for f in files.values() if f is not None and f.address not in socket_files]
         inodes = dict(Inode.layout(prog).read_many(f.inode for f in others))
         self._namer.prefetch(f.dentry for f in others)
@@ -168,13 +175,13 @@ class FdReader:
                 result[address] = None
             elif address in socket_files:
                 socket = sockets[socket_files[address]]
-                result[address] = self._socket_record(file, socket, records)
+                result[address] = self._socket_record(file, socket, summaries)
             else:
                 result[address] = self._file_record(file, inodes[file.inode])
         return result
 
     def _socket_record(
-        self, file: File, socket: SocketAlloc | None, records: dict[int, AnySocket]
+        self, file: File, socket: SocketAlloc | None, summaries: dict[int, str]
     ) -> FileRecord:
         # sockfs_dname() is what d_path() would come to, by way of two more structures.
         good = socket is not None and (
@@ -182,8 +189,8 @@ class FdReader:
         )
         if socket is None or not good:
             return self._record(file, None, None, None, "struct socket cannot be read")
-        record = records.get(socket.sk)
-        return self._record(file, b"socket:[%d]" % socket.ino, socket, record, None, sk=socket.sk)
+        summary = summaries.get(socket.sk)
+        return self._record(file, b"socket:[%d]" % socket.ino, socket, summary, None, sk=socket.sk)
 
     def _file_record(self, file: File, inode: Inode | None) -> FileRecord:
         error = None if inode is not None else "inode cannot be read"
@@ -199,7 +206,7 @@ class FdReader:
         file: File,
         name: bytes | None,
         inode: object | None,
-        socket: AnySocket | None,
+        summary: str | None,
         error: str | None,
         sk: int = 0,
     ) -> FileRecord:
@@ -226,7 +233,7 @@ class FdReader:
             rdev,
             mnt_id,
             sk,
-            socket,
+            summary,
             error,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from drgn import FaultError, Program
 
@@ -18,14 +18,12 @@ from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.holders import Holders
-from drgn_sockets.records.socket import (
-    AnySocket,
-    SocketReader,
-    SocketRecord,
-    UnixRecord,
-    for_each_socket,
-)
+from drgn_sockets.records.reader import SocketReader, for_each_socket
+from drgn_sockets.records.socket import AnySocket, SocketRecord, UnixRecord
 from drgn_sockets.records.unix import UnixSock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _TCP_MAX_STATES = 14
 
@@ -190,7 +188,7 @@ class Finder:
             _plain(record.local_address),
             record.local_port,
         )
-        for other in for_each_socket(self._prog, ["tcp"], self.holders, unhashed=False):
+        for other in for_each_socket(self._prog, ["tcp"], self.holders):
             if not isinstance(other, TcpRecord) or other.sk == record.sk:
                 continue
             if other.local_port != wanted[1] or other.remote_port != wanted[3]:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tabulate import tabulate
 
-from drgn_sockets.views.columns import Column, cell
+from drgn_sockets.views.columns import Column, row_maker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 # Up to here a table is small: it is held back to fit its columns. Beyond, the widths of
 # these first rows do for the rest, which is printed as it comes.
@@ -29,7 +31,8 @@ def write_table(
     A small table is fitted to its widest cells; a large one is streamed.
     """
     iterator = iter(records)
-    first = [[cell(c, r) for c in columns] for r in itertools.islice(iterator, _SMALL)]
+    make = row_maker(columns)
+    first = [make(record) for record in itertools.islice(iterator, _SMALL)]
     headings = [column.name.upper().replace("_", "-") for column in columns]
     # One very long cell (a path may have 4,096 bytes) would push all others out of sight.
     fits = all(len(text) <= _WIDE for row in first for text in row[:-1])
@@ -51,7 +54,7 @@ def write_table(
     for row in rows:
         out.write((form % tuple(row)).rstrip() + "\n")
     for record in iterator:
-        out.write((form % tuple(cell(c, record) for c in columns)).rstrip() + "\n")
+        out.write((form % tuple(make(record))).rstrip() + "\n")
 
 
 def _json_value(value: Any) -> Any:
@@ -83,7 +86,8 @@ def write_csv(
 ) -> None:
     """Write CSV (RFC 4180), escaped as in a table so that every record is one line."""
     writer = csv.writer(out, lineterminator="\n")
+    make = row_maker(columns)
     if header:
         writer.writerow([column.name for column in columns])
     for record in records:
-        writer.writerow([cell(column, record) for column in columns])
+        writer.writerow(make(record))
