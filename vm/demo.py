@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vm import cache, dump, kernels
+from vm import dump, kernels
 from vm.errors import VmError
 
 
@@ -31,7 +31,8 @@ def main() -> int:
         print(
             f"A guest with Linux {kernel.release} runs a TCP echo server and client, a unix\n"
             "server that forks for each connection, and others; then it is stopped and dumped.\n"
-            "(The first time this fetches a kernel and builds the guest: some minutes.)",
+            "(The first time this fetches a kernel and builds the guest: some minutes. After that the\n"
+            "core is kept.)",
             flush=True,
         )
         with tempfile.TemporaryDirectory(prefix="drgn-sockets-demo-") as directory:
@@ -44,7 +45,6 @@ def main() -> int:
 
 
 def _tour(directory: Path, kernel: kernels.Kernel) -> int:
-    cache.note("booting, loading, dumping: about a minute")
     recorded = dump.cached(kernel.name)
     assert recorded.elf is not None and recorded.oracle is not None
     account = recorded.oracle / "account"

@@ -17,6 +17,7 @@ from drgn_sockets.views.sockets import describe, holders_text, local_text, remot
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+from socket import AF_INET, AF_INET6, inet_ntop
 
     from drgn import Program
 
@@ -99,8 +100,8 @@ def fields(record: TcpRecord) -> Iterator[Field]:
     places = type(sock).places
     for name, member in type(sock).members().items():
         value = getattr(sock, name)
-        if member.as_bytes and value is not None:
-            value = value.hex()
+        if isinstance(value, bytes):
+            value = inet_ntop(AF_INET if len(value) == 4 else AF_INET6, value)
         elif name in places and places[name].pointer:
             value = f"{value:#x}"
         path = places[name].path if name in places else f"(not in this kernel: {member.paths[0]})"
