@@ -8,14 +8,12 @@ import gc
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from drgn_sockets.commands import COMMANDS
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import add_target_arguments, open_target
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _USAGE_ERROR = 2
 

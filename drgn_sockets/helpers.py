@@ -15,7 +15,7 @@ return drgn objects, and use the :ref:`default program <default-program>` where 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from drgn import NULL, FaultError, Object, Program, cast
 from drgn.helpers.common.prog import takes_program_or_default
@@ -25,13 +25,9 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.dcache import Namer
 from drgn_sockets.kernel.fdtable import task_open_fds
 from drgn_sockets.kernel.file import socket_file_ops
+from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.unix import unix_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from drgn_sockets.kernel.sock import SockCommon
 
 __all__ = (
     "file_name",

@@ -11,8 +11,9 @@ timer of the kernel may have changed since then is counted as moved, not as a mi
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from drgn import FaultError, Program, ProgramFlags
 
@@ -33,9 +34,6 @@ from drgn_sockets.records.socket import (
 )
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs import ProcNet, Row
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 # Times that count down: they name a moment, and two looks are never at the same.
 _MOMENT_COLUMNS = frozenset({"when"})

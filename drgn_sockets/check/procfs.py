@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from drgn_sockets.views.procfs import TCP_COLUMNS, UDP_COLUMNS, UNIX_COLUMNS, Row
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 #: The files that are compared, with the columns of each.
 NET_FILES: dict[str, tuple[str, ...]] = {

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from drgn_sockets.commands.base import Command
 from drgn_sockets.commands.check import Check
 from drgn_sockets.commands.fds import Fds
 from drgn_sockets.commands.peer import Peer
 from drgn_sockets.commands.ss import Ss
 from drgn_sockets.commands.tcp import Tcp
-
-if TYPE_CHECKING:
-    from drgn_sockets.commands.base import Command
 
 COMMANDS: tuple[Command, ...] = (Fds(), Ss(), Peer(), Tcp(), Check())

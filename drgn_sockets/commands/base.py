@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+from drgn import Program
 
 from drgn_sockets.views.columns import Column, choose
 from drgn_sockets.views.rows import write_csv, write_json, write_table
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from drgn import Program
 
 #: Done.
 OK = 0

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from drgn import Program, ProgramFlags
 
@@ -13,9 +13,6 @@ from drgn_sockets.check.compare import Result, check_live, check_saved
 from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.views.columns import Column
-
-if TYPE_CHECKING:
-    import argparse
 
 
 class Check(Command):

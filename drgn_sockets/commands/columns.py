@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.file import major, minor
+from drgn_sockets.kernel.structs import Member
 from drgn_sockets.records.inet import RawSock, UdpSock
 from drgn_sockets.records.socket import (
     AnySocket,
@@ -34,11 +36,6 @@ from drgn_sockets.views.sockets import (
     record_state,
     remote_text,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from drgn_sockets.kernel.structs import Member
 
 
 def _of(cls: type[SocketRecord], get: Callable[[Any], Any]) -> Callable[[AnySocket], Any]:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+
+from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
@@ -14,11 +16,6 @@ from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.sockets import describe
-
-if TYPE_CHECKING:
-    import argparse
-
-    from drgn import Program
 
 
 def _mode(r: FdRecord) -> str | None:

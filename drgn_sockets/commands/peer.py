@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
@@ -20,12 +23,6 @@ from drgn_sockets.records.socket import (
 )
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.sockets import is_unbound, remote_text
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
-    from drgn import Program
 
 
 @dataclass

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+from collections.abc import Iterator
+
+from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
@@ -16,12 +19,6 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
 from drgn_sockets.records.socket import FAMILIES, AnySocket, InetRecord, SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
-    from drgn import Program
 
 # What ss shows without -a and -l: connections, neither listening nor closed nor in the states
 # that are kept in small structures.

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import argparse
+from collections.abc import Iterator
+from socket import AF_INET, AF_INET6, inet_ntop
+from typing import Any, NamedTuple
+
+from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
@@ -13,13 +18,6 @@ from drgn_sockets.records.tcp import InetConnectionSock, congestion_algorithm, u
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import state_name
 from drgn_sockets.views.sockets import describe, holders_text, local_text, remote_text
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-from socket import AF_INET, AF_INET6, inet_ntop
-
-    from drgn import Program
 
 
 class Field(NamedTuple):

@@ -11,16 +11,14 @@ is none of its kind.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
+from typing import Callable, NamedTuple, TypeVar
 
 from drgn import Program, ProgramFlags
 
 from drgn_sockets.kernel.memory import pointer_size, read_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 S = TypeVar("S", bound=Struct)
 

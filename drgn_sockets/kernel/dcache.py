@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.memory import UNREADABLE, read_bytes, read_string
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 # A path has at most PATH_MAX bytes, so at most half as many names; mounts may be stacked on
 # top of that.

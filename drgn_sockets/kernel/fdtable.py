@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, read_pointers
 from drgn_sockets.kernel.structs import Int, Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _CHUNK = 4096
 # fs/file.c: sysctl_nr_open_max, the bound that the kernel itself puts on max_fds.

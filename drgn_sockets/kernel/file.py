@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING
+
+from drgn import Program
 
 from drgn_sockets.kernel.structs import Int, Struct
-
-if TYPE_CHECKING:
-    from drgn import Program
 
 # include/uapi/asm-generic/fcntl.h
 O_ACCMODE = 0o3

@@ -10,12 +10,9 @@ item and no other.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from drgn import FaultError, PlatformFlags, Program
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 # One read takes in neighbours up to here. Slab pages hold their objects side by side, so
 # the bytes between two objects of a kind are few.

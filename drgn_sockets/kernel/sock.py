@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Callable
 
 from drgn import Object, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
 
 # include/linux/socket.h
 AF_UNSPEC = 0

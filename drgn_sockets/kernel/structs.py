@@ -24,8 +24,8 @@ its version.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 from typing import (
-    TYPE_CHECKING,
     Any,
     Callable,
     ClassVar,
@@ -39,9 +39,6 @@ from typing import (
 from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
 
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_groups
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Struct")

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.pid import find_task, for_each_task
 
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Far above PID_MAX_LIMIT (4 Mi): ends the walk of a list that does not end.
 _MAX_TASKS = 1 << 23

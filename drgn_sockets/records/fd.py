@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
@@ -20,14 +21,10 @@ from drgn_sockets.kernel.file import (
     socket_file_ops,
 )
 from drgn_sockets.kernel.sock import SocketAlloc
+from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.holders import SocketInode
 from drgn_sockets.records.reader import SocketReader
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from drgn_sockets.kernel.task import FileTable
-    from drgn_sockets.records.socket import AnySocket
+from drgn_sockets.records.socket import AnySocket
 
 _BATCH = 2048
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from drgn import FaultError, Program
 
@@ -21,9 +21,6 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnixRecord
 from drgn_sockets.records.unix import UnixSock
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _TCP_MAX_STATES = 14
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
@@ -13,9 +14,6 @@ from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 _FD_BITS = 32
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from drgn import FaultError, Program, offsetof
 
@@ -12,7 +12,7 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
-from drgn_sockets.records.holders import Holders, SocketInode
+from drgn_sockets.records.holders import Holder, Holders, SocketInode
 from drgn_sockets.records.inet import RawSock, UdpSock
 from drgn_sockets.records.socket import (
     FAMILIES,
@@ -33,9 +33,6 @@ from drgn_sockets.records.tcp import (
     TcpTimewaitSock,
 )
 from drgn_sockets.records.unix import UnixSock, unix_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _BATCH = 512
 
@@ -228,9 +225,17 @@ class SocketReader:
             if inode is not None:
                 record.ino = inode.ino
                 record.i_uid = inode.uid
+                if record.holders == [] and isinstance(record.sock, Sock):
+                    record.holders = self._held_through(record.sock)
         if cls is UnixSock:
             self._name_unix([r for r in records if isinstance(r, UnixRecord)], inodes)
         yield from records
+
+    def _held_through(self, sock: Sock) -> list[Holder]:
+        # The first subflow of an MPTCP socket has the struct socket of that, and who holds
+        # the one holds the other.
+        socket = SocketAlloc.layout(self._prog).try_read(sock.socket - self._socket_offset)
+        return self._holders.of(socket.sk) if self._holders and socket else []
 
     def _inodes(
         self, socks: Iterable[Sock], known: Mapping[int, SocketInode]

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import TYPE_CHECKING, ClassVar, Union
+from typing import ClassVar, Union
+
+from drgn import Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock
 from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.records.holders import Holder
 from drgn_sockets.records.inet import UdpSock
 from drgn_sockets.records.tcp import (
     InetRequestSock,
@@ -19,11 +22,6 @@ from drgn_sockets.records.tcp import (
     tcp_timer,
 )
 from drgn_sockets.records.unix import UnixSock, unix_inq_len
-
-if TYPE_CHECKING:
-    from drgn import Program
-
-    from drgn_sockets.records.holders import Holder
 
 _BATCH = 512
 

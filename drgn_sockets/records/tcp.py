@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import Callable, NamedTuple
+
+from drgn import Program
 
 from drgn_sockets.kernel.sock import TCP_LISTEN, SockCommon
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.records.inet import InetSock
-
-if TYPE_CHECKING:
-    from drgn import Program
 
 # include/net/inet_connection_sock.h: icsk_pending
 _ICSK_TIME_RETRANS = 1

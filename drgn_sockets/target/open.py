@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import drgn
 from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError
-
-if TYPE_CHECKING:
-    import argparse
 
 _KCORE = "/proc/kcore"
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.views.escape import escape
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ The columns have the names of the files' headings, in the order in which a row h
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+
+from drgn import Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.memory import byte_order
@@ -19,9 +20,6 @@ from drgn_sockets.records.inet import InetSock
 from drgn_sockets.records.reader import SocketReader
 from drgn_sockets.records.socket import InetRecord, RawRecord, SocketRecord, TcpRecord, UnixRecord
 from drgn_sockets.records.tcp import InetRequestSock, InetTimewaitSock, TcpSock
-
-if TYPE_CHECKING:
-    from drgn import Program
 
 #: Columns of ``/proc/net/{tcp,tcp6}``. Timewait and request sockets end with ``pointer``.
 TCP_COLUMNS = (

@@ -6,14 +6,12 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
 
 from tabulate import tabulate
 
 from drgn_sockets.views.columns import Column, row_maker
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 # Up to here a table is small: it is held back to fit its columns. Beyond, the widths of
 # these first rows do for the rest, which is printed as it comes.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.holders import Holder
@@ -17,9 +17,6 @@ from drgn_sockets.records.socket import (
 )
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.names import netid, state_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 def unix_name_text(name: bytes | None) -> str:
