@@ -47,7 +47,7 @@ def _column(column: Column) -> Column:
         column.name,
         column.help,
         lambda end: None if end.record is None else column.get(end.record),
-        column.name in ("netid", "state", "ino", "local", "holders", "file_ino"),
+        column.name in ("netid", "state", "ino", "local", "holders", "file_ino", "file_dev"),
         column.text,
         column.right,
     )
