@@ -19,6 +19,7 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
 from drgn_sockets.records.socket import FAMILIES, AnySocket, InetRecord, SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
+from drgn_sockets.views.sockets import is_unbound
 
 # What ss shows without -a and -l: connections, neither listening nor closed nor in the states
 # that are kept in small structures.
@@ -189,6 +190,9 @@ def _matches(
         wanted = [k.AF_INET] * args.ipv4 + [k.AF_INET6] * args.ipv6
         if record.family not in wanted and record.family in (k.AF_INET, k.AF_INET6):
             return False
+    if args.listening and not args.filter and is_unbound(record):
+        # Not listening in any sense, and ss could not show it.
+        return False
     if args.inode is not None and record.ino != args.inode:
         return False
     if args.netns is not None and record.netns != args.netns:

@@ -53,7 +53,7 @@ def unescape(text: str) -> bytes:
     """
     raw = bytearray()
     i = 0
-    long = {"n": b"\n", "r": b"\r", "t": b"\t", "\\": b"\\"}
+    long = {"n": b"\n", "r": b"\r", "t": b"\t", "\\": b"\\", '"': b'"'}
     digits = {"x": 2, "u": 4, "U": 8}
     while i < len(text):
         if text[i] != "\\":

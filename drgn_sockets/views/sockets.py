@@ -84,7 +84,8 @@ def _holder(holder: Holder | dict[str, object]) -> str:
     comm = values["comm"]
     assert isinstance(comm, bytes)
     tid = f",tid={values['tid']}" if values["tid"] else ""
-    return f'("{escape(comm)}",pid={values["pid"]}{tid},fd={values["fd"]})'
+    name = escape(comm).replace('"', '\\"')
+    return f'("{name}",pid={values["pid"]}{tid},fd={values["fd"]})'
 
 
 def describe(record: AnySocket) -> str:

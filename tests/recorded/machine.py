@@ -118,6 +118,14 @@ class Core:
             rows += [row._replace(netns=netns) for row in found]
         return rows
 
+    @functools.cached_property
+    def ss_by_ends(self) -> dict[frozenset[str], list[SsRow]]:
+        """Rows of both ends of each connection."""
+        found: dict[frozenset[str], list[SsRow]] = {}
+        for row in self.ss_rows:
+            found.setdefault(frozenset((row.local, row.peer)), []).append(row)
+        return found
+
 
 def run_on(prog: Program, *argv: str) -> Done:
     """Run a command line as :func:`drgn_sockets.cli.main` does, on an open program."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_NETID = r"(?:tcp|udp|raw|icmp6?|dccp|sctp|u_str|u_dgr|u_seq|p_raw|p_dgr|udpl|mptcp)"
+# Of a raw socket it is the protocol's, if it has a name.
+_NETID = r"[\w?()-]+"
 _STATE = (
     r"(?:ESTAB|SYN-SENT|SYN-RECV|FIN-WAIT-1|FIN-WAIT-2|TIME-WAIT|UNCONN|CLOSE-WAIT|LAST-ACK|"
     r"LISTEN|CLOSING)"
