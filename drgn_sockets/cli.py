@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import gc
+import io
 import logging
 import os
 import sys
@@ -71,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Records hold no cycles, there are very many of them, and the process ends soon: looking
     # for garbage among them took a quarter of the time of a large table.
     gc.disable()
+    _prepare_stdout()
     args = make_parser().parse_args(argv)
     logging.basicConfig(
         format="drgn-sockets: %(levelname)s: %(message)s", level=args.log_level.upper()
@@ -80,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as e:
         _flush()
-        print(f"drgn-sockets: {e}", file=sys.stderr)
+        # Libraries' messages, which some of these quote, may end with a newline.
+        print("drgn-sockets:", " ".join(str(e).splitlines()), file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
         # Nobody reads on (| head). Python would complain once more when it closes stdout.
@@ -93,6 +97,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    # As views.escape has it; "backslashreplace" makes of U+00E9 what stands for byte 0xE9.
+    codes = map(ord, error.object[error.start : error.end])
+    return "".join(f"\\u{c:04x}" if c <= 0xFFFF else f"\\U{c:08x}" for c in codes), error.end
+
+
+def _prepare_stdout() -> None:
+    if sys.stdout is None:
+        # Closed by who started us (>&-).
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name may have characters that the terminal's encoding lacks.
+        codecs.register_error("drgn_sockets", _escape_unencodable)
+        sys.stdout.reconfigure(errors="drgn_sockets")
 
 
 def _flush() -> None:
