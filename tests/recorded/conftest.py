@@ -66,3 +66,10 @@ def elf(request: pytest.FixtureRequest) -> Iterator[Core]:
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Core, Core]]:
     """Each kernel's core in both formats."""
     yield opened(request.param, "elf"), opened(request.param, "kdump")
+
+
+@pytest.fixture(scope="session")
+def both_kernels() -> Iterator[tuple[Core, Core]]:
+    """A core of each kernel."""
+    one, other = KERNELS
+    yield opened(one, "elf"), opened(other, "elf")
