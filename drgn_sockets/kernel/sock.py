@@ -270,7 +270,7 @@ def for_each_raw(
 
 
 def _unix_tables(prog: Program) -> Iterator[HashTable]:
-    # Linux kernel commit cf2f225e1bb2 ("af_unix: Put a socket into a per-netns hash table.")
+    # Linux kernel commit cf2f225e2653 ("af_unix: Put a socket into a per-netns hash table.")
     # (in v6.0) replaced the one table of all namespaces.
     word = sizeof(prog.type("struct hlist_head"))
     if prog.type("struct netns_unix").has_member("table"):

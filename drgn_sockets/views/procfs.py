@@ -187,8 +187,8 @@ def unix_path(name: bytes | None) -> bytes:
 
 
 def _has_sock_i_uid(prog: Program) -> bool:
-    # Linux kernel commit e84a4927a404 ("net: annotate races around sk->sk_uid") (in v6.17)
-    # and the one after it print sk_uid, which outlives the inode, and drop sock_i_uid().
+    # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
+    # has procfs print sk_uid, which outlives the inode.
     found = prog.cache.get("drgn_sockets.sock_i_uid")
     if found is None:
         try:
