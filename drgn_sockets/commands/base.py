@@ -76,9 +76,21 @@ class Command:
             f"{'*' if c.name in usual else ' '} {c.name:{width}}  {c.help}\n" for c in self.columns
         )
 
+    def chosen(self, args: argparse.Namespace) -> list[Column]:
+        """
+        The columns to show.
+
+        :raises UserError: for a name in ``--output`` that is none of them
+        """
+        return choose(self.columns, args.output, self.usual(args))
+
+    def shows(self, args: argparse.Namespace, *names: str) -> bool:
+        """Whether any of these columns is shown: what nobody sees need not be read."""
+        return any(column.name in names for column in self.chosen(args))
+
     def emit(self, records: Iterable[Any], args: argparse.Namespace) -> None:
         """Print records as the options of output say."""
-        columns = choose(self.columns, args.output, self.usual(args))
+        columns = self.chosen(args)
         if args.json:
             write_json(records, columns, sys.stdout)
         elif args.csv:
@@ -95,7 +107,7 @@ class Command:
         if args.output == "help":
             sys.stdout.write(self.help_columns())
             return OK
-        choose(self.columns, args.output, self.usual(args))
+        self.chosen(args)
         return self.run(prog, args)
 
 

@@ -117,8 +117,7 @@ class Fds(Command):
         tables = tasks.tables()
         if args.who:
             tables = [t for t in tables if t in set(_chosen(tasks, tables, args.who))]
-        wants_socket = args.output is None or "detail" in args.output or args.output[0] in "+a"
-        reader = FdReader(prog, describe if wants_socket else None)
+        reader = FdReader(prog, describe if self.shows(args, "detail") else None)
         records = problems.watch(reader.read(tables))
         if args.kind:
             kinds = set(args.kind.split(","))

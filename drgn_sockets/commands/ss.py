@@ -106,11 +106,14 @@ class Ss(Command):
                 raise UserError(
                     f"no network namespace {args.netns}; there are {', '.join(map(str, known))}"
                 )
-        wants_closed = bool(states & {k.TCP_CLOSE})
-        output = args.output or ""
-        wants_holders = args.processes or args.pid is not None or "holders" in output
         holders = None
-        if wants_holders or wants_closed or output == "all" or args.inode is not None:
+        # Sockets in no hash table are all closed, and only their holders lead to them.
+        if (
+            self.shows(args, "holders")
+            or k.TCP_CLOSE in states
+            or args.pid is not None
+            or args.inode is not None
+        ):
             holders = Holders(prog)
             problems.add(holders.problems)
         held = self._held(prog, args.pid, holders)
