@@ -139,14 +139,14 @@ class Finder:
             if ino and isinstance(record, SocketRecord) and record.ino == ino:
                 return [record]
         hint = ""
-        for record in self._unix():
-            file = record.socket_file()
-            if file is not None and file[0] == ino:
-                hint = (
-                    f"; it is the inode of the socket file of socket:[{record.ino}], "
-                    "which is another number"
-                )
-                break
+        bound = [r for r in self._unix() if (r.socket_file() or (0, 0))[0] == ino != 0]
+        if bound:
+            # Those that were accepted have the file of their listener.
+            owner = max(bound, key=lambda r: r.state == k.TCP_LISTEN)
+            hint = (
+                f"; it is the inode of the socket file of socket:[{owner.ino}], "
+                "which is another number"
+            )
         raise UserError(f"no socket has inode {ino}{hint}; ss -a lists all")
 
     def _unix(self) -> Iterable[UnixRecord]:
