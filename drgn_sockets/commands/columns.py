@@ -85,7 +85,7 @@ def _skmem(record: SocketRecord) -> dict[str, int] | None:
         "w": sock.wmem_queued,
         "o": sock.omem_alloc,
         "bl": sock.backlog_len,
-        "d": sock.drops,
+        "d": k.sk_drops_read(record.prog, sock),
     }
 
 

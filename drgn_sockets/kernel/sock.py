@@ -9,7 +9,7 @@ from typing import Callable
 from drgn import Object, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
-from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, Struct
+from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
 
 # include/linux/socket.h
 AF_UNSPEC = 0
@@ -95,12 +95,31 @@ class Sock(SockCommon):
     wmem_queued = Int("sk_wmem_queued", help="bytes in the send queue, with overhead")
     omem_alloc = Int("sk_omem_alloc.counter", help="bytes for options and ancillary data")
     backlog_len = Int("sk_backlog.len", help="bytes in the backlog")
-    drops = Int("sk_drops.counter", help="packets dropped")
+    drops = Int("sk_drops.counter", help="packets dropped, where there is no drop_counters")
+    # Since v6.18 ("net: add sk->sk_drop_counters") UDP and raw sockets count by NUMA node.
+    drop_counters = OptInt("sk_drop_counters", help="struct numa_drop_counters *")
     ack_backlog = Int("sk_ack_backlog", help="connections waiting for accept()")
     max_ack_backlog = Int("sk_max_ack_backlog", help="limit of the accept queue")
     receive_queue_len = Int("sk_receive_queue.qlen", help="packets in the receive queue")
     receive_queue = Int("sk_receive_queue.next", help="first struct sk_buff *, or the list itself")
     flags = Int("__sk_common.skc_flags", help="SOCK_* flags (enum sock_flags), as bits")
+
+
+class NumaDropCounters(Struct):
+    """``struct numa_drop_counters``."""
+
+    C_TYPE = "struct numa_drop_counters"
+
+    drops0 = Int("drops0.counter", help="packets dropped on even nodes")
+    drops1 = Int("drops1.counter", help="packets dropped on odd nodes")
+
+
+def sk_drops_read(prog: Program, sk: Sock) -> int:
+    """Packets that a socket has dropped, as ``sk_drops_read()``."""
+    if not sk.drop_counters:
+        return sk.drops
+    counters = NumaDropCounters.layout(prog).try_read(sk.drop_counters)
+    return counters.drops0 + counters.drops1 if counters else sk.drops
 
 
 class SocketAlloc(Struct):
@@ -160,16 +179,11 @@ def _nets(prog: Program) -> Iterator[Object]:
 
 
 def _tcp_tables(prog: Program) -> Iterator[HashTable]:
-    # Linux kernel commit d1e5e6408b30 ("tcp: Introduce optional per-netns ehash.") (in v6.1)
-    # gave network namespaces the choice of an ehash of their own; before that all share
-    # tcp_hashinfo.
+    # All namespaces lead to tcp_hashinfo, but for those that have a table of their own since
+    # Linux kernel commit d1e5e6408b30 ("tcp: Introduce optional per-netns ehash.") (in v6.1).
     hashinfos: dict[int, Object] = {}
-    if prog.type("struct inet_timewait_death_row").has_member("hashinfo"):
-        for net in _nets(prog):
-            hashinfo = net.ipv4.tcp_death_row.hashinfo.read_()
-            hashinfos[hashinfo.value_()] = hashinfo
-    else:
-        hashinfo = prog["tcp_hashinfo"].address_of_()
+    for net in _nets(prog):
+        hashinfo = net.ipv4.tcp_death_row.hashinfo.read_()
         hashinfos[hashinfo.value_()] = hashinfo
     for hashinfo in hashinfos.values():
         yield from _listening_tables(hashinfo)

@@ -66,10 +66,26 @@ class InetConnectionSock(InetSock):
         "icsk_pending", help="running timer: 1 retransmit, 3 probe, 5 loss probe, 6 reorder"
     )
     # Linux kernel commit a7c428ee8f59 ("tcp/dccp: remove icsk->icsk_timeout") (in v6.15)
-    # left the time in the timer itself.
-    timeout = Int("icsk_timeout", "icsk_retransmit_timer.expires", help="when it fires, jiffies")
-    keepalive_pprev = Int("icsk_keepalive_timer.entry.pprev", help="not NULL while it runs")
-    keepalive_expires = Int("icsk_keepalive_timer.expires", help="when it fires, jiffies")
+    # left the time in the timer itself, and 9a5e5334adc0 ("tcp: remove
+    # icsk->icsk_retransmit_timer") (in v6.19) made that a member of struct sock.
+    timeout = Int(
+        "icsk_inet.sk.tcp_retransmit_timer.expires",
+        "icsk_timeout",
+        "icsk_retransmit_timer.expires",
+        help="when it fires, jiffies",
+    )
+    # Linux kernel commit 08dfe370239e ("tcp: introduce icsk->icsk_keepalive_timer") (in v6.19,
+    # and in stable kernels): before that it is sk_timer, which is the retransmit timer since.
+    keepalive_pprev = Int(
+        "icsk_keepalive_timer.entry.pprev",
+        "icsk_inet.sk.sk_timer.entry.pprev",
+        help="not NULL while it runs",
+    )
+    keepalive_expires = Int(
+        "icsk_keepalive_timer.expires",
+        "icsk_inet.sk.sk_timer.expires",
+        help="when it fires, jiffies",
+    )
     ato_us = Jiffies("icsk_ack.ato", help="delayed ACK timeout, us")
     ato = Int("icsk_ack.ato", help="delayed ACK timeout, jiffies")
     quick = Int("icsk_ack.quick", help="ACKs still to be sent at once")

@@ -155,7 +155,7 @@ class ProcNet:
         row = self._common(record, sock.num if raw else sock.sport, 0 if raw else sock.dport)
         row["tx_queue"] = f"{record.send_q or 0:08X}"
         row["rx_queue"] = f"{record.recv_q or 0:08X}"
-        row["drops"] = str(sock.drops)
+        row["drops"] = str(k.sk_drops_read(self._prog, sock))
         return row
 
     def unix(self, record: UnixRecord) -> Row:

@@ -94,7 +94,8 @@ def describe(record: AnySocket) -> str:
         return f"socket {record.error}"
     words = [record_netid(record) or "", state_name(record.state)]
     if isinstance(record, UnixRecord):
-        words.append(unix_name_text(record.name))
+        nowhere = record.name is None and not record.peer and record.state == k.TCP_CLOSE
+        words.append("never bound" if nowhere else unix_name_text(record.name))
         if record.peer:
             words.append(f"-> {unix_name_text(record.peer_name)} {record.peer_ino}")
     elif isinstance(record, InetRecord):
