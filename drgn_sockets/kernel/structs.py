@@ -133,7 +133,7 @@ class OptBytes(Member[Optional[bytes]]):
 
 
 class BigEndian(Member[int]):
-    """A ``__be16`` or ``__be32``, in the host's order."""
+    """A ``__be16``, in the host's order."""
 
     def converter(self, prog: Program) -> Callable[[int], int]:
         if byte_order(prog) == ">":
@@ -293,7 +293,8 @@ class Layout(Generic[S]):
         self._unpackers: list[struct.Struct] = []
         index: dict[tuple[int, str], int] = {}
         rest = sorted({(p.offset, p.code, p.size) for p in places.values()})
-        while rest:
+        # Once even for none: a kernel may lack all that is declared.
+        while rest or not self._unpackers:
             form, end, left = byte_order(prog), 0, []
             for offset, code, size in rest:
                 if offset < end:
