@@ -17,7 +17,7 @@ from typing import Callable, NamedTuple, TypeVar
 
 from drgn import Program, ProgramFlags
 
-from drgn_sockets.kernel.memory import pointer_size, read_pointers
+from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
 
 S = TypeVar("S", bound=Struct)
@@ -51,8 +51,9 @@ class HashTable(NamedTuple):
         end = self.n_buckets if count is None else start + count
         for i in range(start, end, chunk):
             n = min(chunk, end - i)
-            pointers = read_pointers(prog, self.address + i * self.bucket_size, n * words)
-            heads.extend(pointers[first::words] if pointers else [0] * n)
+            address = self.address + i * self.bucket_size
+            pointers, _ = read_sparse_pointers(prog, address, n * words)
+            heads.extend(pointers[first::words])
         return heads
 
 

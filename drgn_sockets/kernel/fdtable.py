@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 
-from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, read_pointers
+from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, read_sparse_pointers
 from drgn_sockets.kernel.structs import Int, Struct
 
 _CHUNK = 4096
@@ -64,15 +64,16 @@ def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
     """
     fdt = Fdtable.layout(prog).read(FilesStruct.layout(prog).read(files).fdt)
     size = pointer_size(prog)
-    unreadable = 0
+    unreadable = chunks = 0
     if fdt.max_fds > _NR_OPEN_MAX:
         raise FaultError(f"struct fdtable has an absurd max_fds, {fdt.max_fds}", fdt.address)
     for start in range(0, fdt.max_fds, _CHUNK):
         n = min(_CHUNK, fdt.max_fds - start)
-        pointers = read_pointers(prog, fdt.fd + start * size, n)
-        if pointers is None:
-            unreadable += 1
-            if unreadable == _MAX_UNREADABLE_CHUNKS:
+        pointers, missing = read_sparse_pointers(prog, fdt.fd + start * size, n)
+        unreadable += missing
+        if missing == n:
+            chunks += 1
+            if chunks == _MAX_UNREADABLE_CHUNKS:
                 break
             continue
         bits = read_bytes(prog, fdt.close_on_exec + start // 8, (n + 7) // 8)

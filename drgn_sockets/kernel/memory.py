@@ -10,7 +10,7 @@ item and no other.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from drgn import FaultError, PlatformFlags, Program
 
@@ -18,6 +18,8 @@ from drgn import FaultError, PlatformFlags, Program
 # the bytes between two objects of a kind are few.
 _MAX_SPAN = 1 << 16
 _MAX_GAP = 1 << 10
+# The smallest page there is: larger ones are missing in multiples of it.
+_PAGE = 1 << 12
 
 # drgn raises FaultError for memory it cannot read, OverflowError or ValueError for addresses
 # that are none (beyond 64 bits, wrapping around), and OSError when a core's file ends early
@@ -88,6 +90,28 @@ def read_pointers(prog: Program, address: int, count: int) -> tuple[int, ...] | 
     except UNREADABLE:
         return None
     return struct.unpack(f"{byte_order(prog)}{count}{code}", data)
+
+
+def read_sparse_pointers(prog: Program, address: int, count: int) -> tuple[Sequence[int], int]:
+    """
+    Read an array of *count* pointers, of which some pages may be missing.
+
+    :return: The pointers, 0 for those that cannot be read, and how many these are.
+    """
+    whole = read_pointers(prog, address, count)
+    if whole is not None:
+        return whole, 0
+    size = pointer_size(prog)
+    pointers: list[int] = []
+    unreadable = 0
+    while len(pointers) < count:
+        n = min(count - len(pointers), max(1, (_PAGE - address % _PAGE) // size))
+        part = read_pointers(prog, address, n)
+        if part is None:
+            unreadable += n
+        pointers.extend(part or (0,) * n)
+        address += n * size
+    return pointers, unreadable
 
 
 def read_bytes(prog: Program, address: int, size: int) -> bytes | None:
