@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Are the fds of a file table those that were put there?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from drgn import FaultError, Platform
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drgn_sockets.kernel.fdtable import OpenFd, open_fds, task_open_fds
+
+from .fake_kernel import BIG, BIG_32, LITTLE, LITTLE_32, PAGE, FakeKernel
+
+PLATFORMS = pytest.mark.parametrize(
+    "platform", [LITTLE, BIG, LITTLE_32, BIG_32], ids=["le64", "be64", "le32", "be32"]
+)
+
+
+def file_of(fd: int) -> int:
+    return 0x80000000 + fd * 64
+
+
+class Table:
+    """A ``struct files_struct``."""
+
+    def __init__(self, max_fds: int, platform: Platform = LITTLE) -> None:
+        self.kernel = k = FakeKernel(platform)
+        self.fdtable = k.struct(
+            "fdtable",
+            ("max_fds", k.u32),
+            ("fd", k.pointer(k.ptr)),
+            ("close_on_exec", k.pointer(k.ulong)),
+            ("open_fds", k.pointer(k.ulong)),
+        )
+        files = k.struct("files_struct", ("count", k.u32), ("fdt", k.pointer(self.fdtable)))
+        k.struct("task_struct", ("pid", k.s32), ("files", k.pointer(files)))
+        self.fd = 0xFFFF888300000000 if k.word == 8 else 0xC3000000
+        self.bitmap = 0
+        self.fdt = k.alloc(64)
+        self.files = k.new(files, {"count": 1, "fdt": self.fdt})
+        self.max_fds = max_fds
+
+    def fill(self, fds: Mapping[int, bool], *, hole: range = range(0), bitmap: bool = True) -> None:
+        """Open *fds*, each closed by execve() or not; pages of *hole* cannot be read."""
+        k = self.kernel
+        array = bytearray(self.max_fds * k.word)
+        bits = [0] * -(-self.max_fds // (k.word * 8))
+        for fd, cloexec in fds.items():
+            array[fd * k.word : (fd + 1) * k.word] = k.words([file_of(fd)])
+            # __set_bit(): in the long that it is in, from the lowest bit on.
+            bits[fd // (k.word * 8)] |= cloexec << fd % (k.word * 8)
+        for page in range(-(-len(array) // PAGE)):
+            if page not in hole:
+                k.map(self.fd + page * PAGE, bytes(array[page * PAGE : (page + 1) * PAGE]))
+        self.bitmap = k.alloc(k.words(bits)) if bitmap else 0xDEAD0000
+        self.put(self.max_fds)
+
+    def put(self, max_fds: int) -> None:
+        value = {"max_fds": max_fds, "fd": self.fd, "close_on_exec": self.bitmap}
+        self.kernel.put(self.fdt, self.fdtable, value)
+
+    def open(self) -> dict[int, bool]:
+        found = list(open_fds(self.kernel.prog, self.files))
+        return checked(found)
+
+    def open_until_error(self) -> dict[int, bool]:
+        found: list[OpenFd] = []
+        with pytest.raises(FaultError):
+            for fd in open_fds(self.kernel.prog, self.files):
+                found.append(fd)
+        return checked(found)
+
+
+def checked(found: list[OpenFd]) -> dict[int, bool]:
+    assert [fd.fd for fd in found] == sorted({fd.fd for fd in found})
+    assert all(fd.file == file_of(fd.fd) for fd in found)
+    return {fd.fd: fd.cloexec for fd in found}
+
+
+@PLATFORMS
+@given(
+    fds=st.dictionaries(st.integers(0, 575), st.booleans()),
+    size=st.sampled_from([64, 256, 576]),
+)
+def test_what_was_opened(platform: Platform, fds: dict[int, bool], size: int) -> None:
+    fds = {fd: cloexec for fd, cloexec in fds.items() if fd < size}
+    t = Table(size, platform)
+    t.fill(fds)
+    assert t.open() == fds
+
+
+@PLATFORMS
+def test_odd_places(platform: Platform) -> None:
+    # Around the borders of bytes, of longs, and of what is read at once.
+    borders = (0, 7, 8, 31, 32, 63, 64, 127, 4095, 4096, 4097, 8191, 8192, 12_287)
+    for odd in (0, 1):
+        t = Table(12_288, platform)
+        fds = {fd: i % 2 == odd for i, fd in enumerate(borders)}
+        t.fill(fds)
+        assert t.open() == fds
+
+
+def test_many() -> None:
+    t = Table(16_384)
+    fds = {fd: fd % 7 == 3 for fd in range(0, 16_384, 3)}
+    t.fill(fds)
+    assert t.open() == fds
+
+
+def test_no_fds() -> None:
+    t = Table(64)
+    t.fill({})
+    assert t.open() == {}
+    t.put(0)
+    assert t.open() == {}
+
+
+def test_absurd_sizes() -> None:
+    t = Table(64)
+    t.fill({3: True, 60: False})
+    for absurd in (0xFFFFFFFF, 0x80000001):
+        t.put(absurd)
+        with pytest.raises(FaultError, match="max_fds"):
+            t.open()
+    # One that is possible, but of which the memory is not there.
+    t.put(1 << 30)
+    t.kernel.reads.clear()
+    assert t.open_until_error() == {}
+    assert len(t.kernel.reads) < 50
+
+
+def test_a_hole_in_the_array() -> None:
+    t = Table(16_384)
+    fds = {fd: fd % 5 == 0 for fd in range(16_384)}
+    # Page 9 of 32: that costs the 512 fds in it, and what is behind it is still told.
+    t.fill(fds, hole=range(9, 10))
+    found = t.open_until_error()
+    assert found == {fd: fds[fd] for fd in fds if not 9 * 512 <= fd < 10 * 512}
+
+
+def test_an_unreadable_bitmap() -> None:
+    t = Table(64)
+    t.fill({1: True, 2: False}, bitmap=False)
+    assert t.open() == {1: False, 2: False}
+
+
+def test_unreadable_tables() -> None:
+    t = Table(64)
+    t.fill({1: True})
+    for files in (0, 0xDEAD000000000000, 2**64 - 1, -1):
+        with pytest.raises(FaultError):
+            list(open_fds(t.kernel.prog, files))
+    t.fdtable = t.kernel.struct("other", ("max_fds", t.kernel.u32), ("fd", t.kernel.ptr))
+    t.kernel.put(t.fdt, t.fdtable, {"max_fds": 64, "fd": 0xDEAD000000000000})
+    assert t.open_until_error() == {}
+
+
+def test_of_a_task() -> None:
+    t = Table(64)
+    t.fill({1: True})
+    k = t.kernel
+    task = k.prog.type("struct task_struct")
+    k.variable("some_task", task, {"pid": 7, "files": t.files})
+    assert checked(list(task_open_fds(k.prog["some_task"].address_of_()))) == {1: True}
+    # A zombie.
+    k.variable("zombie", task, {"pid": 8, "files": 0})
+    assert list(task_open_fds(k.prog["zombie"].address_of_())) == []
