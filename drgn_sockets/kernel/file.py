@@ -135,7 +135,9 @@ def file_kind(i_mode: int, name: bytes, is_socket: bool) -> str:
     what an anonymous inode calls itself: ``eventfd``, ``eventpoll``, ``timerfd``, ….
     """
     if name.startswith(b"anon_inode:"):
-        return name[len(b"anon_inode:") :].strip(b"[]").decode("utf-8", "backslashreplace")
+        kind = name[len(b"anon_inode:") :].strip(b"[]").decode("utf-8", "backslashreplace")
+        # A word of the kernel's own, unless the dentry is damaged.
+        return kind if kind and kind.isprintable() else "anon_inode"
     kind = _KINDS.get(stat.S_IFMT(i_mode), "unknown")
     if kind == "sock":
         return "sock" if is_socket else "sockfile"
