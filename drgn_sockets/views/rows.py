@@ -47,7 +47,8 @@ def write_table(
                 out.write(line.rstrip() + "\n")
         return
     rows = [headings, *first] if header else first
-    widths = [max(n for n in map(len, column) if n <= _WIDE) for column in zip(*rows)]
+    # Without headings all cells of a column may be wide.
+    widths = [max((n for n in map(len, c) if n <= _WIDE), default=0) for c in zip(*rows)]
     form = "  ".join(f"%{'' if c.right else '-'}{width}s" for c, width in zip(columns, widths))
     for row in rows:
         out.write((form % tuple(row)).rstrip() + "\n")
