@@ -8,7 +8,13 @@ CSV what is not printable is written with a backslash, and so is the backslash i
 
 from __future__ import annotations
 
+import re
+import sys
+
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_LONG = {"n": b"\n", "r": b"\r", "t": b"\t", "\\": b"\\", '"': b'"'}
+# A backslash with what follows it, also where that is none of these.
+_ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[^xuU]|)", re.DOTALL)
 
 
 def escape(raw: bytes) -> str:
@@ -52,23 +58,17 @@ def unescape(text: str) -> bytes:
     :raises ValueError: if it did not
     """
     raw = bytearray()
-    i = 0
-    long = {"n": b"\n", "r": b"\r", "t": b"\t", "\\": b"\\", '"': b'"'}
-    digits = {"x": 2, "u": 4, "U": 8}
-    while i < len(text):
-        if text[i] != "\\":
-            raw += text[i].encode("utf-8", "surrogateescape")
-            i += 1
-            continue
-        kind = text[i + 1 : i + 2]
-        if kind in long and kind:
-            raw += long[kind]
-            i += 2
-        elif kind in digits and kind:
-            end = i + 2 + digits[kind]
-            code = int(text[i + 2 : end], 16)
-            raw += bytes([code]) if kind == "x" else chr(code).encode()
-            i = end
+    end = 0
+    for match in _ESCAPE.finditer(text):
+        raw += text[end : match.start()].encode("utf-8", "surrogateescape")
+        end = match.end()
+        kind, digits = match[0][1:2], match[0][2:]
+        if kind == "x":
+            raw.append(int(digits, 16))
+        elif kind in _LONG:
+            raw += _LONG[kind]
+        elif digits and int(digits, 16) <= sys.maxunicode:
+            raw += chr(int(digits, 16)).encode()
         else:
-            raise ValueError(f"no such escape: {text[i : i + 2]!r}")
-    return bytes(raw)
+            raise ValueError(f"no such escape: {match[0]!r}")
+    return bytes(raw + text[end:].encode("utf-8", "surrogateescape"))
