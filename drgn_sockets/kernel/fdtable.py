@@ -14,6 +14,8 @@ from drgn_sockets.kernel.structs import Int, Struct
 _CHUNK = 4096
 # fs/file.c: sysctl_nr_open_max, the bound that the kernel itself puts on max_fds.
 _NR_OPEN_MAX = 1 << 31
+# include/linux/fdtable.h: BITS_PER_LONG, slots of the table within struct files_struct.
+_NR_OPEN_DEFAULT = 64
 # A table whose max_fds is overwritten would be read to no end.
 _MAX_UNREADABLE_CHUNKS = 4
 
@@ -34,6 +36,7 @@ class Fdtable(Struct):
     max_fds = Int("max_fds", help="number of slots")
     fd = Int("fd", help="struct file **")
     close_on_exec = Int("close_on_exec", help="bitmap of fds closed by execve()")
+    open_fds = Int("open_fds", help="bitmap of fds in use")
 
 
 class OpenFd(NamedTuple):
@@ -53,6 +56,20 @@ def _bitmap_bytes(prog: Program, data: bytes) -> bytes:
     return b"".join(data[i : i + size][::-1] for i in range(0, len(data), size))
 
 
+def _slots(fdt: Fdtable) -> int:
+    """
+    The number of slots that a table really has.
+
+    A table that is larger than the one within ``struct files_struct`` has its bitmaps side by
+    side (``alloc_fdtable()``), so what is between them says the same as ``max_fds``. Memory
+    far beyond the array would make for as many fds as it has words.
+    """
+    by_bitmaps = (fdt.close_on_exec - fdt.open_fds) * 8
+    if fdt.max_fds <= _NR_OPEN_DEFAULT or fdt.max_fds == by_bitmaps:
+        return fdt.max_fds
+    return by_bitmaps if 0 < by_bitmaps <= _NR_OPEN_MAX else _NR_OPEN_DEFAULT
+
+
 def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
     """
     The used slots of a file table in the order of fds, as ``proc_readfd_common()`` finds
@@ -65,10 +82,9 @@ def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
     fdt = Fdtable.layout(prog).read(FilesStruct.layout(prog).read(files).fdt)
     size = pointer_size(prog)
     unreadable = chunks = 0
-    if fdt.max_fds > _NR_OPEN_MAX:
-        raise FaultError(f"struct fdtable has an absurd max_fds, {fdt.max_fds}", fdt.address)
-    for start in range(0, fdt.max_fds, _CHUNK):
-        n = min(_CHUNK, fdt.max_fds - start)
+    slots = _slots(fdt)
+    for start in range(0, slots, _CHUNK):
+        n = min(_CHUNK, slots - start)
         pointers, missing = read_sparse_pointers(prog, fdt.fd + start * size, n)
         unreadable += missing
         if missing == n:
@@ -81,6 +97,8 @@ def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
         for i, file in enumerate(pointers):
             if file:
                 yield OpenFd(start + i, file, bool(cloexec[i >> 3] >> (i & 7) & 1))
+    if slots != fdt.max_fds:
+        raise FaultError(f"max_fds is {fdt.max_fds}, but there is room for {slots}", fdt.address)
     if unreadable:
         raise FaultError("part of the array of files cannot be read", fdt.fd)
 
