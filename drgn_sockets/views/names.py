@@ -21,7 +21,10 @@ _TYPES = {1: "STREAM", 2: "DGRAM", 3: "RAW", 4: "RDM", 5: "SEQPACKET", 6: "DCCP"
 _SHORT_TYPES = {1: "str", 2: "dgr", 3: "raw", 4: "rdm", 5: "seq", 6: "dccp", 10: "pkt"}
 
 # What ss writes in its column Netid where it differs from the family's own name.
-_SHORT_FAMILIES = {"UNIX": "u", "NETLINK": "nl", "PACKET": "p", "VSOCK": "v"}
+_SHORT_FAMILIES = {"UNIX": "u", "PACKET": "p", "VSOCK": "v"}
+_ONE_TYPE = {"NETLINK": "nl", "XDP": "xdp"}
+
+_TIPC_TYPES = {1: "st", 2: "dg", 4: "rd", 5: "sq"}
 
 _PROTOCOLS = {
     1: "icmp",
@@ -57,6 +60,7 @@ STATE_NUMBERS = {
     "estab": 1,
     "syn-sent": 2,
     "syn-recv": 3,
+    "syn-rcv": 3,
     "fin-wait-1": 4,
     "fin-wait1": 4,
     "fin-wait-2": 5,
@@ -103,8 +107,10 @@ def netid(family: int, type_: int, protocol: int) -> str:
             return "icmp" if protocol == k.IPPROTO_ICMP else "icmp6"
         return _PROTOCOLS.get(protocol, f"ip{protocol}")
     name = _FAMILIES[family] if family < len(_FAMILIES) else f"af{family}"
-    if name == "NETLINK":
-        return "nl"
+    if name in _ONE_TYPE:
+        return _ONE_TYPE[name]
+    if name == "TIPC":
+        return f"ti_{_TIPC_TYPES.get(type_, type_)}"
     short = _SHORT_FAMILIES.get(name, name.lower())
     return f"{short}_{_SHORT_TYPES.get(type_, type_)}"
 
