@@ -27,6 +27,8 @@ def unix_name_text(name: bytes | None) -> str:
     # "@", which is then escaped to tell the two apart.
     if name[:1] == b"\0":
         return "@" + escape(name[1:]) if len(name) > 1 else "@"
+    if name == b"*":
+        return "\\x2a"
     return "\\x40" + escape(name[1:]) if name[:1] == b"@" else escape(name)
 
 
