@@ -9,7 +9,7 @@ was not mapped cannot be read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 import drgn
 from drgn import (
@@ -28,6 +28,10 @@ from drgn import (
     TypeMember,
     sizeof,
 )
+
+from drgn_sockets.kernel.structs import Struct
+
+S = TypeVar("S", bound=Struct)
 
 PAGE = 4096
 
@@ -217,6 +221,13 @@ class FakeKernel:
         """A function, or the symbol of a variable."""
         self._symbols.append(Symbol(name, address, size, SymbolBinding.GLOBAL, SymbolKind.FUNC))
         return address
+
+
+def decoded(cls: type[S], address: int = 0xFFFF888012345600, **members: Any) -> S:
+    """A structure with these members, as if it had been read; others are an error."""
+    made = cls(address, ())
+    vars(made).update(members)
+    return made
 
 
 def _alignment(type_: Type) -> int:
