@@ -72,8 +72,9 @@ def parse_net(file: str, text: bytes, unix_paths: Mapping[str, str] | None = Non
     for line in lines[1:]:
         words = line.split()
         # "sl" says which bucket or which line it is; the two pairs are split.
-        values = [*words[1:4], *words[4].split(":"), *words[5].split(":"), *words[6:]]
-        if len(values) < 13:
+        pairs = ":".join(words[4:6]).split(":")
+        values = [*words[1:4], *pairs, *words[6:]]
+        if len(pairs) != 4 or len(values) < 13:
             raise ValueError(f"{file}: not a row: {line!r}")
         rows.append(dict(zip(columns, values)))
     return rows
@@ -152,7 +153,7 @@ class ProcTree:
         text = self.read("uptime")
         try:
             return float(text.split()[0]) if text else None
-        except ValueError:
+        except (ValueError, IndexError):
             return None
 
     def fds(self, where: str) -> dict[int, FdLook] | None:
