@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 KERNELS ?= 6.1 6.12
 
-.PHONY: all demo test test-unit test-recorded test-guest lint bench clean
+.PHONY: all demo test test-unit test-recorded test-guest test-vm lint bench clean
 
 all: test lint
 
@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	@$(BIN)/python -m vm.demo
 
-test: test-unit test-recorded test-guest
+test: test-unit test-recorded test-guest test-vm
 
 # Pure Python: seconds.
 test-unit: $(VENV)/.installed
@@ -37,6 +37,10 @@ test-guest: $(VENV)/.installed
 	  echo "== inside a guest of $$kernel"; \
 	  $(BIN)/python -m vm test --kernel $$kernel --workload standard -q tests/guest; \
 	done
+
+# Guests from outside: over QMP, and how they end.
+test-vm: $(VENV)/.installed
+	$(BIN)/python -m pytest -q tests/vm
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
