@@ -285,7 +285,7 @@ class Comparison:
     ) -> None:
         ino, file = where
         name = f"net/{file} of netns {ino}"
-        by_address = all(_shows_address(row["pointer"]) for row in before)
+        by_address = all(_shows_address(row["pointer"]) for row in (*before, *(after or ())))
         ours = _by_key(file, memory, by_address)
         theirs = _by_key(file, before, by_address)
         later = None if after is None else _by_key(file, after, by_address)
