@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Is only that judged which can be, and is what is wrong always told?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgn_sockets.check import compare
+from drgn_sockets.check.compare import Comparison, Memory, Mismatch, Result
+from drgn_sockets.check.procfs import FdLook, Look
+from drgn_sockets.kernel.task import FileTable
+from drgn_sockets.records.fd import FdRecord, FileRecord
+from drgn_sockets.views.procfs import TCP_COLUMNS, Row
+
+NS = 4026531840
+TABLE = FileTable(7, None, b"x", 1, 2)
+
+
+def tcp(i: int, **changes: str) -> Row:
+    row = dict.fromkeys(TCP_COLUMNS, "0")
+    row.update(
+        local_address=f"0100007F:{i:04X}",
+        rem_address="0100007F:FFFF",
+        tr="00",
+        when="00000000",
+        inode=str(1000 + i),
+        pointer=f"ffff8880{i:08x}",
+    )
+    assert changes.keys() <= row.keys()
+    row.update(changes)
+    return row
+
+
+def udp(i: int, **changes: str) -> Row:
+    row = tcp(i)
+    for column in TCP_COLUMNS[13:]:
+        del row[column]
+    return {**row, "drops": "0", **changes}
+
+
+def unix(i: int, path: str, **changes: str) -> Row:
+    row = {"pointer": f"ffff8880{i:08x}", "Inode": str(1000 + i), "Type": "0001", "Path": path}
+    return {**row, "St": "01", **changes}
+
+
+def hidden(row: Row) -> Row:
+    return {**row, "pointer": "0000000000000000"}
+
+
+def look(rows: list[Row] | None = None, file: str = "tcp", fds: Any = None) -> Look:
+    return Look({} if rows is None else {(NS, file): rows}, fds or {})
+
+
+def memory(rows: list[Row] | None = None, file: str = "tcp", fds: Any = None) -> Memory:
+    net = {} if rows is None else {(NS, file): rows}
+    return Memory(net, fds or {}, {}, [NS], {pid for pid, _ in fds or {}}, NS, [])
+
+
+def live(
+    before: list[Row], mine: list[Row], after: list[Row] | None = None, file: str = "tcp"
+) -> Result:
+    after = before if after is None else after
+    looks = look(before, file), memory(mine, file), look(after, file)
+    return Comparison(None, live=True).compare(*looks)
+
+
+def saved(
+    before: list[Row], mine: list[Row], elapsed_s: float | None = 5, file: str = "tcp"
+) -> Result:
+    return Comparison(elapsed_s, live=False).compare(look(before, file), memory(mine, file))
+
+
+def told(mismatches: list[Mismatch]) -> list[tuple[str, str, str]]:
+    return [(m.field, m.procfs, m.memory) for m in mismatches]
+
+
+def test_all_agree() -> None:
+    rows = [tcp(i) for i in range(3)]
+    for result in (live(rows, rows[::-1]), saved(rows, rows[::-1])):
+        assert (result.mismatches, result.moved) == ([], [])
+        assert result.rows == {"net/tcp": 3}
+        assert result.addresses == 3
+        # All but the time of the timer, which there is none of, or which is a moment.
+        assert 3 * (len(TCP_COLUMNS) - 1) <= result.fields <= 3 * len(TCP_COLUMNS)
+
+
+@pytest.mark.parametrize("column", [c for c in TCP_COLUMNS if c not in ("pointer", "when")])
+def test_every_column_is_judged(column: str) -> None:
+    rows = [tcp(1), tcp(2)]
+    wrong = [tcp(1), tcp(2, **{column: "7"})]
+    for result in (live(rows, wrong), saved(rows, wrong)):
+        assert told(result.mismatches) == [(column, rows[1][column], "7")]
+        assert not result.moved
+        assert result.mismatches[0].where == f"net/tcp of netns {NS}"
+
+
+def test_a_column_that_memory_lacks() -> None:
+    mine = tcp(1)
+    del mine["cwnd"]
+    assert told(live([tcp(1)], [mine]).mismatches) == [("cwnd", "0", "None")]
+
+
+def test_what_moves_between_looks_is_not_judged() -> None:
+    before, after = [tcp(1), tcp(2, cwnd="10")], [tcp(1), tcp(2, cwnd="11")]
+    for mine in ("10", "11", "12"):
+        result = live(before, [tcp(1), tcp(2, cwnd=mine)], after)
+        assert not result.mismatches
+        assert told(result.moved) == [("cwnd", "10", "11")]
+    # Of the same row, what did not move is.
+    result = live(before, [tcp(1), tcp(2, cwnd="10", uid="5")], after)
+    assert told(result.mismatches) == [("uid", "0", "5")]
+
+
+def test_rows_that_come_and_go() -> None:
+    one, two = tcp(1), tcp(2)
+    # Closed while we looked, whether memory still had it or not.
+    for mine in ([one, two], [one]):
+        result = live([one, two], mine, [one])
+        assert not result.mismatches
+        assert told(result.moved) == [("", "gone", "")]
+    # Opened while we looked.
+    for mine in ([one, two], [one]):
+        result = live([one], mine, [one, two])
+        assert not result.mismatches
+    # In both looks and not in memory, or the other way round.
+    assert told(live([one, two], [one]).mismatches) == [("", "there", "not found")]
+    assert told(live([one], [one, two]).mismatches) == [("", "not there", "there")]
+    # Another socket at the same ends is another socket.
+    other = tcp(1, pointer="ffff888099999999")
+    assert sorted(told(live([one], [other]).mismatches)) == [
+        ("", "not there", "there"),
+        ("", "there", "not found"),
+    ]
+
+
+def test_the_first_socket_of_all() -> None:
+    # Procfs had none before, and hides addresses: this says nothing of how to compare.
+    for row in (udp(1), hidden(udp(1))):
+        result = live([], [udp(1)], [row], file="udp")
+        assert not result.mismatches
+    assert told(live([], [udp(1)], file="udp").mismatches) == [("", "not there", "there")]
+
+
+def test_hidden_addresses() -> None:
+    rows = [hidden(tcp(i)) for i in range(3)]
+    mine = [tcp(i) for i in range(3)]
+    result = live(rows, mine)
+    assert (result.mismatches, result.addresses, result.rows) == ([], 0, {"net/tcp": 3})
+    # Hashed ones, of %p, are not judged either.
+    hashed = [{**row, "pointer": "00000000deadbeef"} for row in rows]
+    assert not live(hashed, mine).mismatches
+    mine[1]["cwnd"] = "9"
+    assert told(live(rows, mine).mismatches) == [("cwnd", "0", "9")]
+    assert told(live(rows, mine[:2]).mismatches)[-1] == ("", "there", "not found")
+
+
+def test_sockets_with_the_same_key() -> None:
+    # SO_REUSEPORT, TIME-WAIT without inode, and addresses hidden.
+    same = {"local_address": "00000000:0050", "inode": "0"}
+    theirs = [hidden(tcp(i, **same, cwnd=str(i))) for i in range(4)]
+    mine = [tcp(i, **same, cwnd=str(i)) for i in (2, 0, 3, 1)]
+    for row in mine:
+        row["pointer"] = "0000000000000000"
+    assert not live(theirs, mine).mismatches
+    assert live(theirs, mine).rows == {"net/tcp": 4}
+    assert told(live(theirs, mine[:3]).mismatches)[-1] == ("", "there", "not found")
+    assert told(live(theirs[:3], mine).mismatches)[-1] == ("", "not there", "there")
+    # One of them closed.
+    left = [row for row in mine if row["cwnd"] != "3"]
+    assert not live(theirs, left, theirs[:3]).mismatches
+
+
+def test_unix_sockets() -> None:
+    rows = [unix(1, " /a"), unix(2, " /b"), unix(3, "")]
+    assert live(rows, rows, file="unix").rows == {"net/unix": 3}
+    wrong = [unix(1, " /a"), unix(2, " /c"), unix(3, "")]
+    assert told(live(rows, wrong, file="unix").mismatches) == [("Path", " /b", " /c")]
+    # With addresses hidden, the name is part of what tells which is which.
+    result = live(list(map(hidden, rows)), wrong, file="unix")
+    assert sorted(told(result.mismatches)) == [
+        ("", "not there", "there"),
+        ("", "there", "not found"),
+    ]
+    # Bound and unbound ones without an inode, of the kernel, are several.
+    none = [unix(1, "", Inode="0"), unix(2, "", Inode="0")]
+    assert not live(list(map(hidden, none)), list(map(hidden, none)), file="unix").mismatches
+    assert live(rows[:1], [], file="unix").mismatches[0].row == "inode 1001 /a"
+
+
+@pytest.mark.parametrize(
+    ("first", "mine", "last", "wrong"),
+    [
+        (0x64, 0x60, 0x5A, False),
+        (0x64, 0x64, 0x64, False),
+        # A tick more or less, by rounding.
+        (0x64, 0x65, 0x5A, False),
+        (0x64, 0x59, 0x5A, False),
+        (0x64, 0x66, 0x5A, True),
+        (0x64, 0x58, 0x5A, True),
+        # Started anew between the looks.
+        (0x10, 0x20, 0x64, False),
+    ],
+)
+def test_timers_count_down(first: int, mine: int, last: int, wrong: bool) -> None:
+    rows = [[tcp(1, tr="02", when=f"{when:08X}")] for when in (first, mine, last)]
+    result = live(rows[0], rows[1], rows[2])
+    assert bool(result.mismatches) == wrong
+    if wrong:
+        assert result.mismatches[0].field == "when"
+    # Another timer is another countdown.
+    rows[2][0]["tr"] = "01"
+    assert not live(rows[0], rows[1], rows[2]).mismatches
+
+
+def test_saved_rows_whose_timer_was_due() -> None:
+    # A TIME-WAIT with a second left, and one with ten; procfs was saved five before.
+    soon, late = (
+        tcp(1, st="06", tr="03", when="00000064"),
+        tcp(2, st="06", tr="03", when="000003E8"),
+    )
+    result = saved([soon, late], [])
+    assert [m.row.split()[0] for m in result.moved] == ["0100007F:0001"]
+    assert [m.row.split()[0] for m in result.mismatches] == ["0100007F:0002"]
+    # Nobody knows when it was saved.
+    assert not saved([soon, late], [], None).mismatches
+    # Without a timer nothing ends by itself.
+    assert told(saved([tcp(1)], []).mismatches) == [("", "there", "not found")]
+    assert told(saved([unix(1, "")], [], file="unix").mismatches) == [("", "there", "not found")]
+    # Live, the second look decides.
+    assert told(live([soon], []).mismatches) == [("", "there", "not found")]
+
+
+def test_saved_columns_that_a_timer_changes() -> None:
+    before = tcp(1, tr="01", when="00000064", cwnd="10", uid="0")
+    assert told(saved([before], [{**before, "cwnd": "1"}]).moved) == [("cwnd", "10", "1")]
+    assert told(saved([before], [{**before, "uid": "1"}]).mismatches) == [("uid", "0", "1")]
+    far = {**before, "when": "00000BB8"}
+    assert told(saved([far], [{**far, "cwnd": "1"}]).mismatches) == [("cwnd", "10", "1")]
+    assert told(live([before], [{**before, "cwnd": "1"}]).mismatches) == [("cwnd", "10", "1")]
+    # Appeared since: on a saved procfs nothing excuses it.
+    assert told(saved([], [tcp(1)]).mismatches) == [("", "not there", "there")]
+
+
+def test_drops_only_grow() -> None:
+    row = udp(1, drops="5")
+    assert told(saved([row], [udp(1, drops="6")], file="raw").moved) == [("drops", "5", "6")]
+    assert told(saved([row], [udp(1, drops="4")], file="raw").mismatches) == [("drops", "5", "4")]
+    assert told(live([row], [udp(1, drops="6")], file="raw").mismatches) == [("drops", "5", "6")]
+
+
+def record(fd: int, **changes: Any) -> FdRecord:
+    values: dict[str, Any] = {
+        "address": 1,
+        "flags": 0o2,
+        "mode": 3,
+        "pos": 0,
+        "op": 1,
+        "name": b"/f",
+        "kind": "reg",
+        "ino": 5,
+        "i_mode": 0o100644,
+        "dev": 1,
+        "rdev": 0,
+        "mnt_id": 9,
+        "sk": 0,
+        "socket": None,
+        "error": None,
+    }
+    values.update({k: v for k, v in changes.items() if k != "cloexec"})
+    return FdRecord(TABLE, fd, changes.get("cloexec", False), FileRecord(**values), 1)
+
+
+def fd_look(name: bytes | None = b"/f", **info: str) -> FdLook:
+    return FdLook(name, {"pos": "0", "flags": "02", "mnt_id": "9", "ino": "5", **info})
+
+
+def compare_fds(
+    before: dict[int, FdLook], mine: dict[int, FdRecord], after: dict[int, FdLook] | None
+) -> Result:
+    key = (7, None)
+    later = None if after is None else look(fds={key: after})
+    comparison = Comparison(None, live=after is not None)
+    return comparison.compare(look(fds={key: before}), memory(fds={key: mine}), later)
+
+
+def test_fds_that_agree() -> None:
+    theirs = {0: fd_look(), 3: fd_look(flags="02000002"), 4: FdLook(b"/f", None), 5: fd_look(None)}
+    mine = {0: record(0), 3: record(3, cloexec=True), 4: record(4), 5: record(5, name=b"/long")}
+    for after in (theirs, None):
+        result = compare_fds(theirs, mine, after)
+        assert (result.mismatches, result.moved) == ([], [])
+        assert result.rows == {"PID/fd": 4}
+        assert result.fields == 5 + 5 + 1 + 4
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": b"/g"}, "name"),
+        ({"name": None}, "name"),
+        ({"pos": 1}, "pos"),
+        ({"flags": 0o4002}, "flags"),
+        ({"cloexec": True}, "flags"),
+        ({"mnt_id": 8}, "mnt_id"),
+        ({"ino": 6}, "ino"),
+        ({"ino": None}, "ino"),
+    ],
+)
+def test_every_field_of_an_fd_is_judged(change: dict[str, Any], field: str) -> None:
+    result = compare_fds({0: fd_look()}, {0: record(0, **change)}, {0: fd_look()})
+    assert [m.field for m in result.mismatches] == [field]
+    # In saved procfs a position may have moved on since; nothing else.
+    result = compare_fds({0: fd_look()}, {0: record(0, **change)}, None)
+    expected = result.moved if field == "pos" else result.mismatches
+    assert [m.field for m in expected] == [field]
+    assert len(result.moved) + len(result.mismatches) == 1
+
+
+def test_a_position_that_never_moves() -> None:
+    result = compare_fds({0: fd_look()}, {0: record(0, pos=1, kind="sock")}, None)
+    assert told(result.mismatches) == [("pos", "0", "1")]
+
+
+def test_fds_that_come_and_go() -> None:
+    one = {0: fd_look()}
+    both = {0: fd_look(), 1: fd_look()}
+    mine = {0: record(0), 1: record(1)}
+    for found in ({0: record(0)}, mine):
+        assert not compare_fds(both, found, one).mismatches
+        assert not compare_fds(one, found, both).mismatches
+    assert told(compare_fds(one, mine, one).mismatches) == [("", "not there", "/f")]
+    assert told(compare_fds(both, {0: record(0)}, both).mismatches) == [("", "there", "not found")]
+    # Moved between the looks: another file under the same number.
+    other = {0: fd_look(b"/other")}
+    result = compare_fds(one, {0: record(0, name=b"/third")}, other)
+    assert (result.mismatches, told(result.moved)) == ([], [("name", "/f", "/other")])
+    lost = FdRecord(TABLE, 0, False, None, 1, "struct file cannot be read")
+    assert told(compare_fds(one, {0: lost}, one).mismatches) == [
+        ("", "there", "struct file cannot be read")
+    ]
+
+
+def test_processes() -> None:
+    fds = {(7, None): {0: fd_look()}, (8, None): {0: fd_look()}}
+    mine = {(7, None): {0: record(0)}}
+    result = Comparison(None, live=True).compare(look(fds=fds), memory(fds=mine), look(fds=fds))
+    assert [(m.where, m.row, m.memory) for m in result.mismatches] == [
+        ("8", "process", "not found")
+    ]
+    # It ended.
+    later = look(fds={(7, None): fds[7, None]})
+    result = Comparison(None, live=True).compare(look(fds=fds), memory(fds=mine), later)
+    assert not result.mismatches
+    # Nobody saved its fds.
+    result = Comparison(None, live=False).compare(look(), memory(fds=mine))
+    assert result.left_out == ["1 processes whose fds are not saved: 7"]
+
+
+def check_live(
+    monkeypatch: pytest.MonkeyPatch, theirs: list[list[Row]], mine: list[list[Row]]
+) -> Result:
+    """check_live() on looks that were prepared; the last of them goes on for ever."""
+    prog: Any = None
+
+    def memories(prog: Any) -> Memory:
+        return memory(mine.pop(0) if len(mine) > 1 else mine[0])
+
+    def looks(tree: Any, memory: Memory) -> Look:
+        return look(theirs.pop(0) if len(theirs) > 1 else theirs[0])
+
+    monkeypatch.setattr(compare, "look_at_memory", memories)
+    monkeypatch.setattr(compare, "look_at_procfs", looks)
+    return compare.check_live(prog, str(Path.cwd()))
+
+
+def test_what_lasts_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong = [tcp(1), tcp(2)], [tcp(1), tcp(2, uid="9")]
+    # (The first look at memory only says where to look in procfs.)
+    assert not check_live(monkeypatch, [right], [right]).mismatches
+    result = check_live(monkeypatch, [right], [wrong])
+    assert told(result.mismatches) == [("uid", "0", "9")]
+    # Wrong once: memory was walked while something changed and changed back.
+    result = check_live(monkeypatch, [right], [right, wrong, right])
+    assert not result.mismatches
+    # Wrong twice and then right.
+    result = check_live(monkeypatch, [right], [right, wrong, wrong, right])
+    assert not result.mismatches
+    # One that lasts, among others that do not.
+    flickering = [[tcp(1), tcp(2, uid="9", cwnd=str(i))] for i in range(1, 9)]
+    result = check_live(monkeypatch, [right], flickering)
+    assert told(result.mismatches) == [("uid", "0", "9")]
+    assert [m.field for m in result.moved] == ["cwnd"]
