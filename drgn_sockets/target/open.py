@@ -13,6 +13,7 @@ import drgn
 from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.target.own_types import load_own_types
 
 _KCORE = "/proc/kcore"
 
@@ -48,6 +49,18 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         "--debuginfod",
         action="store_true",
         help="download them from $DEBUGINFOD_URLS if they are not on this machine",
+    )
+    symbols.add_argument(
+        "--types",
+        choices=("auto", "dwarf", "btf"),
+        default="auto",
+        help="where types come from: debugging symbols (DWARF), or the kernel's own BTF in its "
+        "memory; auto takes the first that is there (default)",
+    )
+    symbols.add_argument(
+        "--system-map",
+        metavar="PATH",
+        help="with BTF, a System.map for a core of a kernel before 6.0",
     )
     advanced = parser.add_argument_group("advanced")
     advanced.add_argument(
@@ -166,10 +179,19 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
     if not args.debuginfod:
         finders = [f for f in prog.enabled_debug_info_finders() if f != "debuginfod"]
         prog.set_enabled_debug_info_finders(finders)
+    if args.types != "btf" and _load_dwarf(prog, args):
+        return
+    if args.types == "dwarf" or args.symbols:
+        raise UserError(_no_symbols(prog, args))
+    print(f"drgn-sockets: {load_own_types(prog, args.system_map)}", file=sys.stderr)
+
+
+def _load_dwarf(prog: Program, args: argparse.Namespace) -> bool:
+    """Load debugging symbols that are on this machine, or given; whether there are any."""
     try:
         prog.load_debug_info(args.symbols, main=True)
     except MissingDebugInfoError:
-        raise UserError(_no_symbols(prog, args)) from None
+        return False
     except (OSError, ValueError, drgn.FaultError) as e:
         raise UserError(f"cannot load symbols: {e}") from None
     try:
@@ -184,7 +206,8 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
     try:
         prog.type("struct task_struct")
     except LookupError:
-        raise UserError(_no_symbols(prog, args)) from None
+        return False
+    return True
 
 
 def _no_symbols(prog: Program, args: argparse.Namespace) -> str:

@@ -89,7 +89,8 @@ def test_vmlinux_of_another_kernel(both_kernels: tuple[Core, Core]) -> None:
 
 
 def test_no_debugging_symbols(elf: Core, tmp_path: Path) -> None:
-    done = spawn(*elf.target[:2], "ss", env={**os.environ, "DEBUGINFOD_URLS": "", "HOME": "/none"})
+    env = {**os.environ, "DEBUGINFOD_URLS": "", "HOME": "/none"}
+    done = spawn(*elf.target[:2], "--types", "dwarf", "ss", env=env)
     one_line(done, "debugging symbols")
 
 
