@@ -147,20 +147,20 @@ def _states(args: argparse.Namespace) -> frozenset[int]:
     elif args.listening:
         states = frozenset({k.TCP_LISTEN, k.TCP_CLOSE})
     words = list(args.filter)
-    only: set[int] = set()
+    # Each word changes what those before it left, as in ss.
+    named: frozenset[int] | None = None
     while words:
         keyword = words.pop(0)
         if keyword not in ("state", "exclude"):
             raise UserError(f"expected 'state STATE' or 'exclude STATE', not {keyword!r}")
         if not words:
             raise UserError(f"{keyword!r} wants a state after it")
-        named = _state(words.pop(0))
+        these = _state(words.pop(0))
         if keyword == "state":
-            only |= named
-            states = frozenset(only)
+            named = (frozenset() if named is None else named) | these
         else:
-            states = (states if only else all_states) - named
-    return states
+            named = (all_states if named is None else named) - these
+    return states if named is None else named
 
 
 def _state(word: str) -> frozenset[int]:
