@@ -22,7 +22,8 @@ _USAGE_ERROR = 2
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        # One line, not the usage as well.
+        # One line, not the usage as well, whatever was typed.
+        message = " ".join(message.splitlines())
         self.exit(_USAGE_ERROR, f"{self.prog}: {message} (--help tells more)\n")
 
 
