@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What users type: addresses, states, options and mistakes; in a shell and in the REPL."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drgn.commands import DEFAULT_COMMAND_NAMESPACE, CommandError
+
+from drgn_sockets import cli, plugin
+from drgn_sockets.commands import COMMANDS
+from drgn_sockets.commands.base import Command
+from drgn_sockets.commands.ss import Ss, _states
+from drgn_sockets.errors import UserError
+from drgn_sockets.records.find import parse_address
+
+from .fake_kernel import FakeKernel
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [command.name for command in COMMANDS]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0xffff888001234500", 0xFFFF888001234500),
+        ("0XFFFF888001234500", 0xFFFF888001234500),
+        ("ffff888001234500", 0xFFFF888001234500),
+        ("0x0", 0),
+        ("0x7f", 0x7F),
+        ("0000000000001234", 0x1234),
+        # Inodes, and the rest.
+        ("21189", None),
+        ("12345678", None),
+        ("deadbeef", None),
+        ("", None),
+        ("0x", None),
+        ("0xffff8880012345000", None),
+        ("ffff88800123450", None),
+        ("0xfffg", None),
+        (" 0x1", None),
+        ("0x1\n", None),
+        ("-0x1", None),
+        ("0x_1", None),
+        ("\u0661" * 16, None),
+        ("/run/0x1", None),
+    ],
+)
+def test_addresses(text: str, address: int | None) -> None:
+    assert parse_address(text) == address
+
+
+def ss(*argv: str) -> frozenset[int]:
+    parser = argparse.ArgumentParser()
+    Ss().configure(parser)
+    return _states(parser.parse_args(argv))
+
+
+CONNECTED = frozenset({1, 2, 4, 5, 8, 9, 11})
+ALL = frozenset(range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("argv", "states"),
+    [
+        ("", CONNECTED),
+        ("-a", ALL),
+        ("-l", {7, 10}),
+        ("state established", {1}),
+        ("state Established", {1}),
+        ("state ESTAB", {1}),
+        ("state time_wait", {6}),
+        ("state established state listening", {1, 10}),
+        ("exclude established", ALL - {1}),
+        # As in ss.c: each word changes what those before it left.
+        ("exclude established exclude listening", ALL - {1, 10}),
+        ("exclude all exclude established", frozenset()),
+        ("state connected exclude time-wait", ALL - {7, 10, 6}),
+        ("state all exclude listening state listening", ALL),
+        ("exclude connected state established", {7, 10, 1}),
+        ("state established exclude all state closed", {7}),
+        ("state synchronized exclude bucket", {1, 4, 5, 8, 9, 11}),
+        # Without regard to -a and -l.
+        ("-a state established", {1}),
+        ("-l state established", {1}),
+        ("-l exclude established", ALL - {1}),
+        ("-a exclude listening", ALL - {10}),
+    ],
+)
+def test_states(argv: str, states: set[int]) -> None:
+    assert ss(*argv.split()) == states
+
+
+@pytest.mark.parametrize(
+    "argv", ["established", "state", "state nonsense", "exclude", "foo state all"]
+)
+def test_bad_states(argv: str) -> None:
+    with pytest.raises(UserError) as raised:
+        ss(*argv.split())
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """Run the command line: (status, what it printed, what it complained of)."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        try:
+            status = cli.main(argv)
+        except SystemExit as e:
+            status = e.code if isinstance(e.code, int) else 1
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    yield run
+    gc.enable()
+
+
+def options(command: Command) -> list[str]:
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    return [o for action in parser._actions for o in action.option_strings or [action.dest]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_help(shell: Any, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    status, out, err = shell(command.name, "--help")
+    assert (status, err) == (0, "")
+    assert command.summary[1:] in out
+    flags = [o for o in options(command) if o.startswith("-")]
+    assert {"--output", "--json", "--csv", "-H", "--help"} <= set(flags)
+    for flag in flags:
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", out), flag
+
+
+def test_help_of_all(shell: Any) -> None:
+    status, out, err = shell("--help")
+    assert (status, err) == (0, "")
+    for word in (
+        *NAMES,
+        "-k",
+        "-c",
+        "--qemu",
+        "-s",
+        "--debug-directory",
+        "--version",
+        "Exit status",
+    ):
+        assert word in out
+    assert shell("--version")[:2] == (0, f"drgn-sockets {cli._version()}\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_help_of_columns_needs_no_target(shell: Any, command: Command) -> None:
+    required = ["x"] if any(o == "what" for o in options(command)) else []
+    # The core is not there, and nobody looks.
+    status, out, err = shell("-c", "/nonexistent", command.name, *required, "--output", "help")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert [line[2:].split()[0] for line in lines] == [c.name for c in command.columns]
+    assert [line[0] == "*" for line in lines] == [c.default for c in command.columns]
+    assert all(c.help for c in command.columns)
+
+
+def test_columns_have_one_name_each() -> None:
+    for command in COMMANDS:
+        names = [column.name for column in command.columns]
+        assert len(set(names)) == len(names)
+        assert all(re.fullmatch(r"[a-z0-9_]+", name) for name in names)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "",
+        "nonsense",
+        "--nonsense",
+        "ss --nonsense",
+        "ss --pid x",
+        "ss --json --csv",
+        "peer",
+        "tcp",
+        "-k -c /x ss",
+        "--architecture pdp11 ss",
+        "-c /nonexistent/core ss",
+        "-c /dev ss",
+        "-c /dev/null ss",
+        "-c /dev/null -s /nonexistent ss",
+        "--vmcoreinfo /nonexistent ss",
+        "--qemu /nonexistent ss",
+        "fds \n",
+        "fds --a\nb",
+    ],
+)
+def test_mistakes_are_one_line(shell: Any, argv: str, tmp_path: Path) -> None:
+    words = argv.split(" ") if argv else []
+    # Whoever runs this: not the kernel that we are on.
+    if words and words[0] == "fds":
+        words = ["-c", str(tmp_path / "no core"), *words]
+    status, out, err = shell(*words)
+    assert status == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("drgn-sockets")
+    assert err.endswith("\n")
+
+
+@pytest.fixture
+def repl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up kernel is not quite one to drgn."""
+    monkeypatch.setattr(plugin._Plugged, "enabled", lambda self, prog: True)
+
+
+@pytest.mark.usefixtures("repl")
+@pytest.mark.parametrize("name", NAMES)
+def test_plugin_has_every_command(name: str) -> None:
+    kernel = FakeKernel()
+    plugged = DEFAULT_COMMAND_NAMESPACE.lookup(kernel.prog, name)
+    command = next(c for c in COMMANDS if c.name == name)
+    assert isinstance(plugged, plugin._Plugged)
+    assert plugged.description() == command.summary
+    assert plugged.format_usage().startswith(name)
+    assert "--output" in plugged.format_help(indent="  ")
+    assert all(
+        not line or line.startswith("  ") for line in plugged.format_help(indent="  ").split("\n")
+    )
+
+
+def test_plugin_has_no_other_commands() -> None:
+    assert list(plugin._SUMMARIES) == NAMES
+    # Commands of a kernel are none of another program.
+    assert not plugin._Plugged("ss").enabled(FakeKernel().prog)
+
+
+@pytest.mark.usefixtures("repl")
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("ss --nonsense", ["nonsense", "--help"]),
+        ("ss --output nonsense", ["nonsense", "--output help"]),
+        ("ss --json --csv", ["not allowed"]),
+        ("peer", ["WHAT"]),
+        ("check", ["--procfs"]),
+        ("check --procfs /nonexistent/x", ["/nonexistent/x"]),
+    ],
+)
+def test_mistakes_in_the_repl(source: str, words: list[str]) -> None:
+    with pytest.raises(CommandError) as raised:
+        DEFAULT_COMMAND_NAMESPACE.run(FakeKernel().prog, source)
+    for word in words:
+        assert word in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.usefixtures("repl")
+def test_help_in_the_repl(capsys: pytest.CaptureFixture[str]) -> None:
+    prog = FakeKernel().prog
+    DEFAULT_COMMAND_NAMESPACE.run(prog, "fds --help")
+    assert "--output" in capsys.readouterr().out
+    DEFAULT_COMMAND_NAMESPACE.run(prog, "fds --output help")
+    assert "mnt_id" in capsys.readouterr().out
+
+
+def test_plugin_imports_little() -> None:
+    # drgn imports it in every session.
+    code = (
+        "import sys, drgn_sockets.plugin; "
+        "print([m for m in sys.modules if m == 'tabulate' or m.startswith('drgn_sockets.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['drgn_sockets.plugin']"
+    # Nor does the package itself bring more along, before it is asked.
+    code = "import sys, drgn_sockets as d; dir(d); print('drgn_sockets.helpers' in sys.modules)"
+    code += "; print(d.unix_peer.__module__, sorted(set(d.__all__) - set(dir(d))))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\ndrgn_sockets.helpers []\n"
