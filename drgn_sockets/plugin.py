@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The ``drgn.plugins`` entry point: the commands as ``%name`` in drgn's REPL.
+The ``drgn.plugins`` entry point: the commands as ``%name`` in drgn's REPL, and types from the
+kernel's own BTF where there are no debugging symbols.
 
 drgn imports this in every session, so what the commands need is imported when one is called.
 """
@@ -85,6 +86,14 @@ class _Plugged:
             self._command().execute(prog, self._parser().parse_args(args))
         except UserError as e:
             raise CommandError(str(e)) from None
+
+
+def drgn_prog_set(prog: Program) -> None:
+    """Give a kernel without debugging symbols its own types: drgn calls this."""
+    if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        from drgn_sockets.target.own_types import OwnTypes
+
+        OwnTypes.of(prog)
 
 
 for _name in _SUMMARIES:

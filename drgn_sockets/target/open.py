@@ -13,7 +13,7 @@ import drgn
 from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.target.own_types import load_own_types
+from drgn_sockets.target.own_types import OwnTypes
 
 _KCORE = "/proc/kcore"
 
@@ -183,7 +183,7 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
         return
     if args.types == "dwarf" or args.symbols:
         raise UserError(_no_symbols(prog, args))
-    print(f"drgn-sockets: {load_own_types(prog, args.system_map)}", file=sys.stderr)
+    print(f"drgn-sockets: {OwnTypes.of(prog).load(args.system_map)}", file=sys.stderr)
 
 
 def _load_dwarf(prog: Program, args: argparse.Namespace) -> bool:

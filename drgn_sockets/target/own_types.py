@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from drgn import (
     FaultError,
+    FindObjectFlags,
     MissingDebugInfoError,
+    Object,
     Program,
     ProgramFlags,
     Symbol,
     SymbolBinding,
     SymbolIndex,
     SymbolKind,
+    Type,
+    TypeKindSet,
 )
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
@@ -22,31 +28,94 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.target.btf import Btf, BtfError
 from drgn_sockets.target.btf_types import NAME, BtfTypes
 
+logger = logging.getLogger("drgn.drgn_sockets")
+
 _SYS_BTF = Path("/sys/kernel/btf/vmlinux")
 # Debian's largest is 7 MB; with everything built in it is some 20.
 _MAX_BTF = 1 << 28
 
 
-def load_own_types(prog: Program, system_map: str | None = None) -> str:
+class OwnTypes:
     """
-    Give *prog* types and symbols out of the kernel's own memory.
+    Finders of types, objects and symbols for a program, that read the kernel's own memory.
 
-    They come last in the order of finders: what DWARF says, where there is some, stays.
-
-    :param system_map: A ``System.map``, for a core whose VMCOREINFO does not lead to kallsyms
-        (before Linux 6.0).
-    :return: What was used, for people.
-    :raises UserError: if the kernel lacks what is needed
+    They come last in the order of finders, and what they need is loaded when they are first
+    asked: where there is DWARF, they stay out of the way.
     """
-    symbols, used = _symbols(prog, system_map)
-    prog.register_symbol_finder(NAME, symbols, enable_index=-1)
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._types: BtfTypes | None = None
+        self._symbols: SymbolIndex | None = None
+        # Loading looks things up itself, and what failed once is not tried again.
+        self._tried = False
+        prog.register_symbol_finder(NAME, self._find_symbol, enable_index=-1)
+        prog.register_type_finder(NAME, self._find_type, enable_index=-1)
+        prog.register_object_finder(NAME, self._find_object, enable_index=-1)
+
+    @classmethod
+    def of(cls, prog: Program) -> OwnTypes:
+        """The finders of *prog*, registered at the first call."""
+        key = "drgn_sockets.own_types"
+        if key not in prog.cache:
+            prog.cache[key] = cls(prog)
+        return prog.cache[key]  # type: ignore[no-any-return]
+
+    def load(self, system_map: str | None = None) -> str:
+        """
+        Load types and symbols now.
+
+        :param system_map: A ``System.map``, for a core whose VMCOREINFO does not lead to
+            kallsyms (before Linux 6.0).
+        :return: What was used, for people.
+        :raises UserError: if the kernel lacks what is needed
+        """
+        self._tried = True
+        self._symbols, used = _symbols(self._prog, system_map)
+        try:
+            self._types = BtfTypes(self._prog, Btf(_read_btf(self._prog)))
+        except BtfError as e:
+            raise UserError(
+                f"the kernel's BTF cannot be used: {e}; give its vmlinux with -s"
+            ) from None
+        return f"types from the kernel's own BTF, symbols from {used}"
+
+    def _ready(self) -> bool:
+        if not self._tried and not _has_dwarf(self._prog):
+            try:
+                self.load()
+            except UserError as e:
+                logger.debug("%s", e)
+        return self._types is not None
+
+    def _find_type(
+        self, prog: Program, kinds: TypeKindSet, name: str, filename: str | None
+    ) -> Type | None:
+        if self._ready() and self._types is not None:
+            return self._types.find_type(prog, kinds, name, filename)
+        return None
+
+    def _find_object(
+        self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None
+    ) -> Object | None:
+        if self._ready() and self._types is not None:
+            return self._types.find_object(prog, name, flags, filename)
+        return None
+
+    def _find_symbol(
+        self, prog: Program, name: str | None, address: int | None, one: bool
+    ) -> Sequence[Symbol]:
+        # Reading BTF begins with two symbols.
+        if self._symbols is None:
+            self._ready()
+        return self._symbols(prog, name, address, one) if self._symbols is not None else []
+
+
+def _has_dwarf(prog: Program) -> bool:
     try:
-        types = BtfTypes(prog, Btf(_read_btf(prog)))
-    except BtfError as e:
-        raise UserError(f"the kernel's BTF cannot be used: {e}; give its vmlinux with -s") from None
-    prog.register_type_finder(NAME, types.find_type, enable_index=-1)
-    prog.register_object_finder(NAME, types.find_object, enable_index=-1)
-    return f"types from the kernel's own BTF, symbols from {used}"
+        return not prog.main_module().wants_debug_file()
+    except LookupError:
+        return False
 
 
 def _is_local(prog: Program) -> bool:
