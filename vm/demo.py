@@ -31,8 +31,8 @@ def main() -> int:
         print(
             f"A guest with Linux {kernel.release} runs a TCP echo server and client, a unix\n"
             "server that forks for each connection, and others; then it is stopped and dumped.\n"
-            "(The first time this fetches a kernel and builds the guest: some minutes. After that the\n"
-            "core is kept.)",
+            "(The first time this fetches a kernel and builds the guest: some minutes. After\n"
+            "that the core is kept.)",
             flush=True,
         )
         with tempfile.TemporaryDirectory(prefix="drgn-sockets-demo-") as directory:
