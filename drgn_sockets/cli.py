@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from drgn import FaultError
+
 from drgn_sockets.commands import COMMANDS
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import add_target_arguments, open_target
@@ -91,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads on (| head). Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except FaultError as e:
+        # What everything else hangs on is not there.
+        _flush()
+        print(f"drgn-sockets: cannot go on: {e}; the core is damaged or cut short", file=sys.stderr)
+        return _USAGE_ERROR
     except OSError as e:
         print(f"drgn-sockets: cannot go on: {e.strerror or e}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -24,6 +24,10 @@ S = TypeVar("S", bound=Struct)
 
 # Longer than any real chain: tens of thousands of SO_REUSEPORT sockets may share a bucket.
 _MAX_CHAIN = 1 << 20
+# More than any kernel makes (thash_entries= and the like go up to a few million), and how many
+# pieces of a table may be missing in a row: its size may be overwritten.
+_MAX_BUCKETS = 1 << 24
+_MAX_UNREADABLE_CHUNKS = 4
 # How often a chain of a live kernel is walked again when it changed underfoot.
 _MAX_TRIES = 3
 
@@ -42,19 +46,29 @@ class HashTable(NamedTuple):
     #: Where in a bucket the head's pointer to its first node is, bytes.
     head_offset: int = 0
 
-    def heads(self, prog: Program, start: int = 0, count: int | None = None) -> list[int]:
-        """First node of each bucket; 0 for those that cannot be read."""
+    def heads(
+        self, prog: Program, start: int = 0, count: int | None = None
+    ) -> tuple[list[int], bool]:
+        """
+        First node of each bucket, 0 for those that cannot be read, and whether there are such.
+        """
         word = pointer_size(prog)
         words, first = self.bucket_size // word, self.head_offset // word
         heads: list[int] = []
         chunk = max(1, (1 << 16) // self.bucket_size)
-        end = self.n_buckets if count is None else start + count
+        end = min(self.n_buckets, _MAX_BUCKETS) if count is None else start + count
+        damaged = self.n_buckets > _MAX_BUCKETS
+        chunks = 0
         for i in range(start, end, chunk):
             n = min(chunk, end - i)
             address = self.address + i * self.bucket_size
-            pointers, _ = read_sparse_pointers(prog, address, n * words)
+            pointers, missing = read_sparse_pointers(prog, address, n * words)
             heads.extend(pointers[first::words])
-        return heads
+            damaged = damaged or missing > 0
+            chunks = chunks + 1 if missing == n * words else 0
+            if chunks == _MAX_UNREADABLE_CHUNKS:
+                break
+        return heads, damaged
 
 
 def walk_chains(
@@ -126,10 +140,14 @@ def walk_chains(
             node - node_offset: first + i for i, node in enumerate(heads) if node and not node & 1
         }
 
-    yield from walk(starts(table.heads(prog)))
+    heads, damaged = table.heads(prog)
+    if damaged:
+        # A row that tells: there may have been more.
+        yield table.address, None
+    yield from walk(starts(heads))
     # A socket of a live kernel may be freed and hashed elsewhere while the walk stands on
     # it: its chain then ends with another bucket's marker, and what came after was missed.
     for _ in range(_MAX_TRIES if live else 0):
         again, strayed = strayed, set()
         for bucket in sorted(again):
-            yield from walk(starts(table.heads(prog, bucket, 1), bucket))
+            yield from walk(starts(table.heads(prog, bucket, 1)[0], bucket))

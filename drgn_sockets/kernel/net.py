@@ -42,6 +42,9 @@ def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
         for _, net in zip(range(_MAX_NETS), nets):
             if net.value_() in found and len(found) > 1:
                 break
+            # What a broken list leads to has not the operations of a network namespace.
+            if net.ns.ops.value_() != prog["init_net"].ns.ops.value_():
+                break
             add(net)
     except UNREADABLE:
         # What was found still tells most of it; sockets of the others have no inode for

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Callable
 
-from drgn import Object, Program, TypeKind, offsetof, sizeof
+from drgn import FaultError, Object, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
@@ -165,7 +165,16 @@ def _walk_tables(
     prog: Program, tables: Iterable[HashTable], known: Mapping[int, int], *families: int
 ) -> Iterator[tuple[int, SockCommon | None]]:
     seen: set[HashTable] = set()
-    for table in tables:
+    iterator = iter(tables)
+    while True:
+        try:
+            table = next(iterator, None)
+        except FaultError as e:
+            # Where the tables are cannot be read: a row that tells.
+            yield e.address, None
+            return
+        if table is None:
+            return
         if table.address and table not in seen:
             seen.add(table)
             yield from _walk(prog, table, known, *families)

@@ -43,6 +43,10 @@ from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_groups
 T = TypeVar("T")
 S = TypeVar("S", bound="Struct")
 
+# No kernel maps a structure here, but QEMU's cores have something to read at address 0: the
+# first physical memory, which a null pointer and its members would be read from.
+_NULL_PAGE = 4096
+
 _INT_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
 
 
@@ -346,7 +350,7 @@ class Layout(Generic[S]):
 
     def try_read(self, address: int) -> S | None:
         """Read the structure at *address*, or ``None`` if it is null or cannot be read."""
-        if not address:
+        if address < _NULL_PAGE:
             return None
         try:
             return self.decode(address, self._prog.read(address, self.size))
@@ -359,6 +363,10 @@ class Layout(Generic[S]):
 
         :return: Iterator of (address, structure), ``None`` for one that cannot be read.
         """
+        addresses = set(addresses)
+        for address in sorted(a for a in addresses if a < _NULL_PAGE):
+            addresses.discard(address)
+            yield address, None
         cls, unpackers = self.cls, self._unpackers
         unpack = unpackers[0].unpack_from
         for group, data in read_groups(self._prog, addresses, self.size):

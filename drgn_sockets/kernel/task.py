@@ -55,9 +55,9 @@ def _for_each_task_by_list(prog: Program) -> Iterator[int]:
     has_node = init_task.prog_.type("struct task_struct").has_member("thread_node")
     for direction in ("next", "prev"):
         node = getattr(head, direction).value_()
-        for _ in range(_MAX_TASKS):
-            if not node or node == head.value_():
-                break
+        seen = {0, head.value_()}
+        while node not in seen:
+            seen.add(node)
             leader = Object(prog, "struct task_struct *", node - offset)
             yield leader.value_()
             try:
@@ -72,9 +72,9 @@ def _threads(leader: Object) -> Iterator[int]:
     head = leader.signal.thread_head.address_of_().value_()
     offset = leader.thread_node.address_of_().value_() - leader.value_()
     node = leader.signal.thread_head.next.value_()
-    for _ in range(_MAX_TASKS):
-        if not node or node == head:
-            return
+    seen = {0, head}
+    while node not in seen:
+        seen.add(node)
         thread = Object(leader.prog_, "struct task_struct *", node - offset)
         yield thread.value_()
         node = thread.thread_node.next.value_()
@@ -88,6 +88,7 @@ def task_addresses(prog: Program) -> list[int]:
     both ends.
 
     :return: ``struct task_struct *`` as integers
+    :raises FaultError: if none can be found
     """
     found: dict[int, None] = {}
     try:
@@ -100,7 +101,9 @@ def task_addresses(prog: Program) -> list[int]:
             for address in _for_each_task_by_list(prog):
                 found[address] = None
         except UNREADABLE:
-            pass
+            if not found:
+                # Not a machine without processes: a core cut short, most likely.
+                raise
     return list(found)
 
 

@@ -19,7 +19,7 @@ from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
-from drgn_sockets.records.socket import AnySocket, SocketRecord, UnixRecord
+from drgn_sockets.records.socket import AnySocket, SocketRecord, UnixRecord, UnreadableSocket
 from drgn_sockets.records.unix import UnixSock
 
 _TCP_MAX_STATES = 14
@@ -201,7 +201,11 @@ class Finder:
 
     def unix_peer(self, record: UnixRecord) -> AnySocket | None:
         """The other end of a unix socket."""
-        return self.reader.read(record.peer) if record.peer else None
+        if not record.peer:
+            return None
+        if not is_sock(self._prog, record.peer):
+            return UnreadableSocket(record.peer, "is none", self.holders.of(record.peer))
+        return self.reader.read(record.peer)
 
     def unix_listener(self, record: UnixRecord) -> UnixRecord | None:
         """

@@ -1,0 +1,524 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Kernels whose memory is damaged: a bad pointer costs its own row and no other.
+
+A copy of the core is damaged at one place, looked at, and mended. What must still be there is
+what was there before the damage, in the same core, less what hangs on the bad pointer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drgn import FaultError, Object, Program, cast, offsetof
+from drgn.helpers.linux.fs import fget
+from drgn.helpers.linux.mm import follow_phys
+from drgn.helpers.linux.pid import find_task
+
+from drgn_sockets.cli import make_parser
+from drgn_sockets.target import open_target
+
+from .machine import Core, Done, Row, run_on, spawn
+
+UNMAPPED = 0xFFFF_FEFE_DEAD_0000
+#: Nothing here takes a second on a sound core; a loop would take forever.
+PATIENCE_S = 60
+
+
+class Patient:
+    """A copy of a core that can be damaged."""
+
+    def __init__(self, core: Core, directory: Path) -> None:
+        self.core = core
+        self.path = directory / "core"
+        # As sparse as the file system allows: most of the guest's memory is zeros.
+        shutil.copyfile(core.path, self.path)
+        args = make_parser().parse_args(["-c", str(self.path), *core.target[2:], "ss"])
+        self.prog: Program = open_target(args)
+        self.file = self.path.open("r+b", buffering=0)
+        self.segments = list(self._segments())
+
+    def _segments(self) -> Iterator[tuple[int, int, int]]:
+        header = os.pread(self.file.fileno(), 64, 0)
+        phoff, phentsize, phnum = (
+            struct.unpack_from("<Q", header, 32)[0],
+            *struct.unpack_from("<HH", header, 54),
+        )
+        for i in range(phnum):
+            entry = os.pread(self.file.fileno(), 56, phoff + i * phentsize)
+            kind, _, offset, _, paddr, filesz = struct.unpack_from("<IIQQQQ", entry)
+            if kind == 1:
+                yield paddr, filesz, offset
+
+    def offset(self, address: int) -> int:
+        """Where in the file the byte at a virtual address is."""
+        physical = follow_phys(self.prog["init_mm"].address_of_(), address).value_()
+        for start, size, offset in self.segments:
+            if start <= physical < start + size:
+                return int(offset + physical - start)
+        raise AssertionError(f"{address:#x} is not in the core")
+
+    @contextlib.contextmanager
+    def damaged(self, *changes: tuple[int, bytes]) -> Iterator[None]:
+        """With other bytes at some virtual addresses."""
+        kept = []
+        try:
+            for address, data in changes:
+                offset = self.offset(address)
+                kept.append((offset, os.pread(self.file.fileno(), len(data), offset)))
+                os.pwrite(self.file.fileno(), data, offset)
+                assert self.prog.read(address, len(data)) == data
+            yield
+        finally:
+            for offset, data in reversed(kept):
+                os.pwrite(self.file.fileno(), data, offset)
+
+    def run(self, *argv: str) -> Done:
+        started = time.monotonic()
+        done = run_on(self.prog, *argv)
+        assert time.monotonic() - started < PATIENCE_S
+        return done
+
+    def rows(self, *argv: str) -> tuple[Done, list[Row]]:
+        done = self.run(*argv, "--json")
+        # Each line is whole, and JSON.
+        assert not done.out or done.out.endswith("\n")
+        return done, [json.loads(line) for line in done.out.splitlines()]
+
+
+_patients: dict[str, Patient] = {}
+
+
+@pytest.fixture
+def patient(elf: Core, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
+    if elf.kernel not in _patients:
+        _patients[elf.kernel] = Patient(elf, tmp_path_factory.mktemp(f"broken-{elf.kernel}"))
+    yield _patients[elf.kernel]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_copies_left() -> Iterator[None]:
+    """A gigabyte each: pytest keeps directories of three runs."""
+    yield
+    for patient in _patients.values():
+        patient.path.unlink()
+    _patients.clear()
+
+
+def word(value: int) -> bytes:
+    return struct.pack("<Q", value)
+
+
+def member(obj: Object, path: str) -> int:
+    """Address of a member of what a pointer points to."""
+    address: int = obj.value_() + offsetof(obj.type_.type, path)
+    return address
+
+
+def client(patient: Patient) -> tuple[int, int]:
+    end = patient.core.accounts["tcp_echo"]["connections"][0]["client"]
+    return end["pid"], end["fd"]
+
+
+def file_at(patient: Patient, pid: int, fd: int) -> Object:
+    return fget(find_task(patient.prog, pid), fd)
+
+
+def sock_at(patient: Patient, pid: int, fd: int, type_: str) -> Object:
+    socket = cast("struct socket *", file_at(patient, pid, fd).private_data)
+    return cast(f"struct {type_} *", socket.sk)
+
+
+def fd_key(row: Row) -> tuple[Any, ...]:
+    return row["pid"], row["tid"], row["fd"], row["name"], row["kind"]
+
+
+FDS = ("fds", "--output", "pid,tid,fd,name,kind,detail,ino")
+SS = ("ss", "-a", "--output", "netid,state,local,peer,ino,sk,error,holders,recv_q,send_q,path")
+
+
+def whole(patient: Patient, argv: tuple[str, ...]) -> list[Row]:
+    """What a command says of the sound core."""
+    return patient.core.rows(*argv)
+
+
+def others_stay(patient: Patient, argv: tuple[str, ...], allowed: int) -> tuple[Done, list[Row]]:
+    """Run a command on the damaged core: at most *allowed* rows differ from those before."""
+    done, rows = patient.rows(*argv)
+    assert "Traceback" not in done.err
+    before = {json.dumps(row, sort_keys=True) for row in whole(patient, argv)}
+    after = {json.dumps(row, sort_keys=True) for row in rows}
+    lost = before - after
+    assert len(lost) <= allowed, (len(lost), sorted(lost)[:3], done.err[:500])
+    return done, rows
+
+
+@pytest.mark.parametrize(
+    "value",
+    [UNMAPPED, 1, 8, 0x1234_5678_9ABC_DEF0, (1 << 64) - 1, (1 << 64) - 8],
+    ids=lambda v: f"{v:#x}",
+)
+def test_pointer_in_a_file_table(patient: Patient, value: int) -> None:
+    pid, fd = client(patient)
+    table = find_task(patient.prog, pid).files.fdt.fd
+    with patient.damaged((table.value_() + 8 * fd, word(value))):
+        done, rows = others_stay(patient, FDS, 1)
+        assert done.status == 1
+        bad = [row for row in rows if (row["pid"], row["fd"]) == (pid, fd)]
+        assert len(bad) == 1 and bad[0]["name"] is None and "unreadable" in bad[0]["detail"]
+        done, _ = others_stay(patient, SS, 1)
+        assert done.status == 1
+        assert f"pid {pid} fd {fd}" in done.err
+        done = patient.run("peer", f"{pid}:{fd}")
+        assert (done.status, done.out) == (2, ""), done.err
+        assert "its struct file cannot be read" in done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("path", "loses"),
+    [("f_path.dentry", 1), ("f_inode", 1), ("f_path.mnt", 1)],
+)
+def test_members_of_a_file(patient: Patient, path: str, loses: int) -> None:
+    process = patient.core.accounts["fd_zoo"]["processes"][0]
+    entry = next(
+        e for e in process["fds"] if e["name"] == "/tmp/drgn-sockets/fd_zoo/regular" and e["pos"]
+    )
+    file = file_at(patient, process["pid"], entry["fd"])
+    for value in (UNMAPPED, 0, 1, (1 << 64) - 1):
+        with patient.damaged((member(file, path), word(value))):
+            done, rows = others_stay(patient, FDS, loses)
+            assert done.status == 1
+            bad = [r for r in rows if (r["pid"], r["fd"]) == (process["pid"], entry["fd"])]
+            assert "unreadable" in bad[0]["detail"]
+
+
+@pytest.mark.parametrize("value", [UNMAPPED, 0, 1, (1 << 64) - 1], ids=lambda v: f"{v:#x}")
+def test_socket_of_a_file(patient: Patient, value: int) -> None:
+    pid, fd = client(patient)
+    file = file_at(patient, pid, fd)
+    with patient.damaged((member(file, "private_data"), word(value))):
+        done, _ = others_stay(patient, FDS, 1)
+        assert done.status == 1
+        others_stay(patient, SS, 1)
+        done = patient.run("peer", f"{pid}:{fd}")
+        assert (done.status, done.out) == (2, "") and "is not a socket" in done.err
+
+
+@pytest.mark.parametrize("value", [UNMAPPED, 0, 1, (1 << 64) - 1], ids=lambda v: f"{v:#x}")
+@pytest.mark.parametrize("path", ["sk", "file", "ops"])
+def test_members_of_a_struct_socket(patient: Patient, path: str, value: int) -> None:
+    pid, fd = client(patient)
+    socket = cast("struct socket *", file_at(patient, pid, fd).private_data)
+    with patient.damaged((member(socket, path), word(value))):
+        others_stay(patient, FDS, 1)
+        # The row of the socket, and that it is not found by its holder.
+        others_stay(patient, SS, 1)
+
+
+@pytest.mark.parametrize("max_fds", [0xFFFF_FFFF, 1 << 31, (1 << 31) - 1, 1 << 24])
+def test_absurd_size_of_a_file_table(patient: Patient, max_fds: int) -> None:
+    pid, _ = client(patient)
+    fdt = find_task(patient.prog, pid).files.fdt
+    with patient.damaged((member(fdt, "max_fds"), struct.pack("<I", max_fds))):
+        # Nor is an fd made of what is behind the table.
+        done, rows = others_stay(patient, FDS, 0)
+        assert done.status == 1
+        assert [row["fd"] for row in rows if row["pid"] == pid][-1] is None, "not told"
+        assert len(rows) == len(whole(patient, FDS)) + 1
+        done = patient.run("ss", "-ta")
+        assert done.status == 1
+
+
+@pytest.mark.parametrize("value", [UNMAPPED, 1, (1 << 64) - 1], ids=lambda v: f"{v:#x}")
+@pytest.mark.parametrize("what", ["files", "files.fdt", "files.fdt.fd", "files.fdt.close_on_exec"])
+def test_pointers_to_a_file_table(patient: Patient, what: str, value: int) -> None:
+    pid, _ = client(patient)
+    obj = find_task(patient.prog, pid)
+    *way, last = what.split(".")
+    for name in way:
+        obj = obj.member_(name).read_()
+    own = sum(1 for row in whole(patient, FDS) if row["pid"] == pid)
+    with patient.damaged((member(obj, last), word(value))):
+        done, rows = others_stay(patient, FDS, own)
+        if last != "close_on_exec":
+            assert done.status == 1
+            # QEMU's cores have the first of physical memory at address 0 as well, and so what
+            # can pass for an array at address 1.
+            assert value == 1 or [row["fd"] for row in rows if row["pid"] == pid] == [None]
+
+
+def chain(patient: Patient) -> tuple[Object, int]:
+    """A connected socket, and where its link to the next of its bucket is."""
+    pid, fd = client(patient)
+    sk = sock_at(patient, pid, fd, "sock")
+    return sk, member(sk, "__sk_common.skc_nulls_node.next")
+
+
+def test_chain_that_loops(patient: Patient) -> None:
+    sk, link = chain(patient)
+    with patient.damaged((link, word(link))):
+        _, rows = others_stay(patient, SS, 0)
+        assert sum(1 for row in rows if row["sk"] == f"{sk.value_():#x}") == 1
+
+
+@pytest.mark.parametrize("value", [UNMAPPED, 0, 2, (1 << 64) - 2], ids=lambda v: f"{v:#x}")
+def test_chain_that_leads_nowhere(patient: Patient, value: int) -> None:
+    _, link = chain(patient)
+    with patient.damaged((link, word(value))):
+        done, rows = others_stay(patient, SS, 0)
+        if value:
+            assert done.status == 1
+            assert any(row["error"] for row in rows)
+
+
+def test_chain_that_leads_to_something_else(patient: Patient) -> None:
+    _, link = chain(patient)
+    task = find_task(patient.prog, client(patient)[0])
+    with patient.damaged((link, word(task.value_()))):
+        done, rows = others_stay(patient, SS, 0)
+        assert done.status == 1
+        assert sum(1 for row in rows if row["error"]) == 1
+
+
+def test_bucket_that_leads_nowhere(patient: Patient) -> None:
+    """The head of a bucket of each hash table."""
+    prog = patient.prog
+    try:
+        hashinfo = prog["init_net"].ipv4.tcp_death_row.hashinfo.read_()
+    except AttributeError:
+        hashinfo = prog["tcp_hashinfo"].address_of_()
+    head = hashinfo.ehash[0].chain.first.address_of_().value_()
+    for value in (UNMAPPED, 2, (1 << 64) - 2):
+        with patient.damaged((head, word(value))):
+            done, _ = others_stay(patient, SS, 2)
+            assert done.status == 1
+
+
+def test_hash_table_that_is_not_there(patient: Patient) -> None:
+    prog = patient.prog
+    try:
+        hashinfo = prog["init_net"].ipv4.tcp_death_row.hashinfo.read_()
+    except AttributeError:
+        hashinfo = prog["tcp_hashinfo"].address_of_()
+    tcp = sum(1 for row in whole(patient, SS) if row["netid"] == "tcp")
+    with patient.damaged((member(hashinfo, "ehash"), word(UNMAPPED))):
+        done, rows = others_stay(patient, SS, tcp)
+        # Sockets that an fd holds are found through it.
+        assert any(row["netid"] == "tcp" and row["state"] == "ESTAB" for row in rows)
+        assert done.status == 1, "nothing tells that a table cannot be read"
+
+
+def named_unix(patient: Patient) -> Object:
+    end = patient.core.accounts["unix_fork"]["connections"][0]["server"]
+    return sock_at(patient, end["pid"], end["fd"], "unix_sock")
+
+
+def test_name_of_a_unix_socket(patient: Patient) -> None:
+    usk = named_unix(patient)
+    shares = sum(
+        1 for row in whole(patient, SS) if "unix_fork/test.sock" in f"{row['local']}{row['peer']}"
+    )
+    assert shares >= 3
+    for length in (0x7FFF_FFFF, -1, 0, 1, 2, 1 << 20):
+        with patient.damaged((member(usk.addr, "len"), struct.pack("<i", length))):
+            others_stay(patient, SS, shares)
+    for value in (UNMAPPED, 1, (1 << 64) - 1):
+        with patient.damaged((member(usk, "addr"), word(value))):
+            others_stay(patient, SS, 2)
+            pid, fd = (patient.core.accounts["unix_fork"]["connections"][0]["server"][k]
+                       for k in ("pid", "fd"))  # fmt: skip
+            assert patient.run("peer", f"{pid}:{fd}").status in (0, 1)
+
+
+def test_pointers_of_a_unix_socket(patient: Patient) -> None:
+    end = patient.core.accounts["unix_fork"]["connections"][0]["client"]
+    usk = sock_at(patient, end["pid"], end["fd"], "unix_sock")
+    for path in ("peer", "path.dentry", "path.mnt", "sk.sk_socket"):
+        for value in (UNMAPPED, 1, (1 << 64) - 1):
+            with patient.damaged((member(usk, path), word(value))):
+                others_stay(patient, SS, 2)
+                done = patient.run("peer", f"{end['pid']}:{end['fd']}", "--json")
+                assert done.status in (0, 1, 2)
+                if path == "peer":
+                    # One end is there, of the other that it is not.
+                    assert done.status == 1, done
+                    assert len(done.out.splitlines()) == 2
+                for line in done.out.splitlines():
+                    json.loads(line)
+
+
+def test_receive_queue_that_loops(patient: Patient) -> None:
+    """Its length is damaged as well, or the walk would end by that."""
+    row = next(
+        r for r in patient.core.rows("ss", "-xa")
+        if r["recv_q"] and r["netid"] == "u_str" and r["state"] == "ESTAB" and r["holders"]
+    )  # fmt: skip
+    holder = row["holders"][0]
+    sk = sock_at(patient, holder["pid"], holder["fd"], "sock")
+    first = sk.sk_receive_queue.next
+    changes = [
+        (first.value_(), word(first.value_())),
+        (member(sk, "sk_receive_queue.qlen"), b"\xff\xff\xff\xff"),
+    ]
+    with patient.damaged(*changes):
+        started = time.monotonic()
+        others_stay(patient, SS, 1)
+        assert time.monotonic() - started < 10, "it goes round and round"
+    for value in (UNMAPPED, 0, 1):
+        with patient.damaged((first.value_(), word(value)), changes[1]):
+            others_stay(patient, SS, 1)
+        with patient.damaged((member(sk, "sk_receive_queue.next"), word(value))):
+            others_stay(patient, SS, 1)
+
+
+def dentry_of(patient: Patient, name: str) -> tuple[int, int, Object]:
+    process, entry = next(
+        (p, e)
+        for p in patient.core.accounts["fd_zoo"]["processes"]
+        for e in p["fds"]
+        if e["name"] == name and e["kind"] == "file"
+    )
+    pid, fd = process["pid"], entry["fd"]
+    return pid, fd, file_at(patient, pid, fd).f_path.dentry.read_()
+
+
+def test_directories_that_form_a_loop(patient: Patient) -> None:
+    pid, fd, dentry = dentry_of(patient, "/tmp/drgn-sockets/fd_zoo/regular")
+    parent = dentry.d_parent.read_()
+    grandparent = parent.d_parent.read_()
+    below = sum(1 for r in whole(patient, FDS) if "/drgn-sockets" in (r["name"] or ""))
+    with patient.damaged((member(grandparent, "d_parent"), word(parent.value_()))):
+        started = time.monotonic()
+        done, rows = others_stay(patient, FDS, below)
+        assert done.status == 1
+        assert time.monotonic() - started < 30
+        bad = next(r for r in rows if (r["pid"], r["fd"]) == (pid, fd))
+        assert "loop" in bad["detail"]
+    for value in (UNMAPPED, 0, 1):
+        with patient.damaged((member(dentry, "d_parent"), word(value))):
+            same = sum(1 for r in whole(patient, FDS)
+                       if r["name"] == "/tmp/drgn-sockets/fd_zoo/regular")  # fmt: skip
+            done, _ = others_stay(patient, FDS, same)
+            assert done.status == 1
+
+
+def test_length_of_a_name(patient: Patient) -> None:
+    name = "/tmp/drgn-sockets/fd_zoo/regular"
+    _, _, dentry = dentry_of(patient, name)
+    same = sum(1 for r in whole(patient, FDS) if r["name"] == name)
+    for length in (0xFFFF_FFFF, 1 << 20, 4097, 0):
+        changes = [(member(dentry, "d_name.len"), struct.pack("<I", length))]
+        with patient.damaged(*changes):
+            others_stay(patient, FDS, same)
+        changes.append((member(dentry, "d_name.name"), word(UNMAPPED)))
+        with patient.damaged(*changes):
+            others_stay(patient, FDS, same)
+
+
+def test_list_of_pids_that_is_broken(patient: Patient) -> None:
+    """Then tasks are found by their list."""
+    prog = patient.prog
+    root = prog["init_pid_ns"].idr.idr_rt.xa_head.address_of_().value_()
+    for value in (UNMAPPED | 2, 0x1234_5678_9ABC_DEF2):
+        with patient.damaged((root, word(value))):
+            others_stay(patient, FDS, 0)
+            others_stay(patient, SS, 0)
+
+
+def test_list_of_tasks_that_is_broken_as_well(patient: Patient) -> None:
+    prog = patient.prog
+    pid, _ = client(patient)
+    root = prog["init_pid_ns"].idr.idr_rt.xa_head.address_of_().value_()
+    link = member(find_task(prog, pid), "tasks.next")
+    for value in (UNMAPPED, link, 0, 1):
+        with patient.damaged((root, word(UNMAPPED | 2)), (link, word(value))):
+            # Walked from both ends, nothing is lost.
+            others_stay(patient, FDS, 0)
+
+
+def test_task_that_cannot_be_read(patient: Patient) -> None:
+    """A slot of the radix tree of pids that leads nowhere."""
+    prog = patient.prog
+    pid, _ = client(patient)
+    struct_pid = find_task(prog, pid).thread_pid
+    own = sum(1 for row in whole(patient, FDS) if row["pid"] == pid)
+    first = struct_pid.tasks[prog["PIDTYPE_TGID"]].first.address_of_().value_()
+    first_pid = struct_pid.tasks[prog["PIDTYPE_PID"]].first.address_of_().value_()
+    for value in (UNMAPPED, 0, 1):
+        for address in (first, first_pid):
+            with patient.damaged((address, word(value))):
+                others_stay(patient, FDS, own)
+                others_stay(patient, SS, own)
+
+
+def test_list_of_network_namespaces(patient: Patient) -> None:
+    prog = patient.prog
+    head = prog["net_namespace_list"].address_of_()
+    inits = whole(patient, ("ss", "-a"))
+    elsewhere = sum(1 for r in inits if r["netns"] != patient.core.home_netns)
+    for value in (UNMAPPED, head.value_(), 0, 1):
+        with patient.damaged((head.next.value_(), word(value))):
+            done, _ = patient.rows("ss", "-a", "--output", "all")
+            rows = {r["sk"] for r in map(json.loads, done.out.splitlines())}
+            assert len({r["sk"] for r in inits} - rows) <= elsewhere
+
+
+@pytest.mark.parametrize("part", [0.9, 0.5, 0.1, 0.001])
+def test_truncated_core(elf: Core, tmp_path: Path, part: float) -> None:
+    """What a full disk leaves of a dump."""
+    path = tmp_path / "core"
+    size = int(elf.path.stat().st_size * part)
+    with elf.path.open("rb") as source, path.open("wb") as target:
+        remaining = size
+        while remaining:
+            data = source.read(min(remaining, 1 << 24))
+            target.write(data)
+            remaining -= len(data)
+    try:
+        for command in (["fds", "--json"], ["ss", "-a", "--json"], ["peer", "1:0"]):
+            done = spawn("-c", str(path), *elf.target[2:], *command)
+            err = done.stderr.decode()
+            assert b"Traceback" not in done.stderr, err
+            assert done.returncode in (0, 1, 2)
+            assert done.returncode or command[0] != "fds", "it must tell that much is missing"
+            assert all(line.startswith("drgn-sockets: ") for line in err.splitlines()), err
+            assert done.returncode != 2 or err
+            for line in done.stdout.decode().splitlines():
+                json.loads(line)
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize("part", [0.9, 0.5, 0.01])
+def test_truncated_kdump(elf: Core, tmp_path: Path, part: float) -> None:
+    path = tmp_path / "core"
+    data = elf.path.with_name("core.kdump").read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    for command in (["fds", "--json"], ["ss", "-a", "--json"]):
+        done = spawn("-c", str(path), *elf.target[2:], *command)
+        err = done.stderr.decode()
+        assert b"Traceback" not in done.stderr, err
+        assert done.returncode in (0, 1, 2)
+        assert all(line.startswith("drgn-sockets: ") for line in err.splitlines()), err
+        assert done.returncode != 2 or err
+        for line in done.stdout.decode().splitlines():
+            json.loads(line)
+
+
+def test_the_sound_core_is_sound(patient: Patient) -> None:
+    """Or what is compared with it proves nothing; and the damage was mended."""
+    for argv in (FDS, SS):
+        done, rows = patient.rows(*argv)
+        assert done.status == 0
+        assert rows == whole(patient, argv)
+    with pytest.raises(FaultError):
+        patient.prog.read(UNMAPPED, 8)
