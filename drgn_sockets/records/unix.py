@@ -84,9 +84,13 @@ def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
     cb = offsetof(prog.type("struct sk_buff"), "cb")
     skbs, parms = _SkBuff.layout(prog), _UnixSkbParms.layout(prog)
     address, total = sk.receive_queue, 0
+    seen: set[int] = set()
     for _ in range(min(sk.receive_queue_len, _MAX_SKBS)):
         if address == queue:
             break
+        if address in seen:
+            return None
+        seen.add(address)
         skb = skbs.try_read(address)
         control = parms.try_read(address + cb)
         if skb is None or control is None:

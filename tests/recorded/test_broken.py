@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,6 @@ from drgn_sockets.target import open_target
 from .machine import Core, Done, Row, run_on, spawn
 
 UNMAPPED = 0xFFFF_FEFE_DEAD_0000
-#: Nothing here takes a second on a sound core; a loop would take forever.
-PATIENCE_S = 60
 
 
 class Patient:
@@ -83,10 +80,7 @@ class Patient:
                 os.pwrite(self.file.fileno(), data, offset)
 
     def run(self, *argv: str) -> Done:
-        started = time.monotonic()
-        done = run_on(self.prog, *argv)
-        assert time.monotonic() - started < PATIENCE_S
-        return done
+        return run_on(self.prog, *argv)
 
     def rows(self, *argv: str) -> tuple[Done, list[Row]]:
         done = self.run(*argv, "--json")
@@ -370,9 +364,9 @@ def test_receive_queue_that_loops(patient: Patient) -> None:
         (member(sk, "sk_receive_queue.qlen"), b"\xff\xff\xff\xff"),
     ]
     with patient.damaged(*changes):
-        started = time.monotonic()
-        others_stay(patient, SS, 1)
-        assert time.monotonic() - started < 10, "it goes round and round"
+        _, rows = others_stay(patient, SS, 1)
+        # Not counted round and round until the length is reached.
+        assert [r["recv_q"] for r in rows if r["sk"] == row["sk"]] == [None]
     for value in (UNMAPPED, 0, 1):
         with patient.damaged((first.value_(), word(value)), changes[1]):
             others_stay(patient, SS, 1)
@@ -397,10 +391,8 @@ def test_directories_that_form_a_loop(patient: Patient) -> None:
     grandparent = parent.d_parent.read_()
     below = sum(1 for r in whole(patient, FDS) if "/drgn-sockets" in (r["name"] or ""))
     with patient.damaged((member(grandparent, "d_parent"), word(parent.value_()))):
-        started = time.monotonic()
         done, rows = others_stay(patient, FDS, below)
         assert done.status == 1
-        assert time.monotonic() - started < 30
         bad = next(r for r in rows if (r["pid"], r["fd"]) == (pid, fd))
         assert "loop" in bad["detail"]
     for value in (UNMAPPED, 0, 1):
