@@ -59,7 +59,13 @@ class Table:
         self.put(self.max_fds)
 
     def put(self, max_fds: int) -> None:
-        value = {"max_fds": max_fds, "fd": self.fd, "close_on_exec": self.bitmap}
+        # alloc_fdtable(): the bitmaps lie side by side, and tell the size as well.
+        value = {
+            "max_fds": max_fds,
+            "fd": self.fd,
+            "close_on_exec": self.bitmap,
+            "open_fds": self.bitmap - self.max_fds // 8,
+        }
         self.kernel.put(self.fdt, self.fdtable, value)
 
     def open(self) -> dict[int, bool]:
@@ -125,10 +131,10 @@ def test_absurd_sizes() -> None:
         t.put(absurd)
         with pytest.raises(FaultError, match="max_fds"):
             t.open()
-    # One that is possible, but of which the memory is not there.
+    # One that is possible, but not what the bitmaps have room for.
     t.put(1 << 30)
     t.kernel.reads.clear()
-    assert t.open_until_error() == {}
+    assert t.open_until_error() == {3: True, 60: False}
     assert len(t.kernel.reads) < 50
 
 
