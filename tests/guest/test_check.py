@@ -106,6 +106,8 @@ def _quiet() -> Iterator[tuple[int, dict[str, Any]]]:
                 lite.bind((host, 0))
             raw = socket.socket(family, socket.SOCK_RAW, 201)
             kept += [listener, client, server, udp, lite, raw]
+            for sock in (listener, client, udp):
+                os.fchown(sock.fileno(), 1234, 1234)
         kept += socket.socketpair()
         named = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         named.bind(b"\0quiet")

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drgn import Program
+from drgn.commands import CommandError, run_command
 
 from . import truth
 from .truth import Scene
@@ -127,6 +129,13 @@ def test_mistakes(repl: Repl, line: str, says: str) -> None:
     assert says in out
     assert len(out.splitlines()) == 1, out
     assert "Traceback" not in out
+
+
+def test_mistakes_in_scripts(prog: Program) -> None:
+    """A script that runs a command gets drgn's own exception."""
+    for line in ("fds 4194305", "fds --no-such"):
+        with pytest.raises(CommandError):
+            run_command(prog, line)
 
 
 def test_help(repl: Repl) -> None:
