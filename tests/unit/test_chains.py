@@ -131,8 +131,8 @@ def test_heads_of_a_part() -> None:
     t = Table(6)
     for i in range(6):
         t.chain(i, [i])
-    assert t.table.heads(t.kernel.prog) == [t.node(i) for i in range(6)]
-    assert t.table.heads(t.kernel.prog, 2, 3) == [t.node(i) for i in (2, 3, 4)]
+    assert t.table.heads(t.kernel.prog) == ([t.node(i) for i in range(6)], False)
+    assert t.table.heads(t.kernel.prog, 2, 3) == ([t.node(i) for i in (2, 3, 4)], False)
 
 
 def test_loops_end() -> None:
@@ -176,11 +176,26 @@ def test_a_broken_chain_costs_its_rest() -> None:
 def test_an_unreadable_array_of_buckets() -> None:
     t = Table(4)
     t.chain(0, [1])
-    t.table = t.table._replace(address=0xDEAD000000000000)
-    assert t.found() == []
-    for address in (2**64 - 16, 2**64 - 1, 2**64):
+    # A row tells that there may have been more.
+    for address in (0xDEAD000000000000, 2**64 - 16, 2**64 - 1, 2**64):
         t.table = t.table._replace(address=address)
-        assert t.found() == []
+        assert t.walk() == [(address, None)]
+
+
+def test_an_absurd_number_of_buckets() -> None:
+    # A page of them is there.
+    t = Table(256)
+    t.chain(0, [1])
+    t.chain(3, [2, 3])
+    for number in (1 << 20, 1 << 32, (1 << 64) - 1):
+        t.table = t.table._replace(n_buckets=number)
+        t.kernel.reads.clear()
+        walked = t.walk()
+        assert [address for address, entry in walked if entry is not None] == [
+            t.at(i) for i in (1, 2, 3)
+        ]
+        assert t.bad() == [t.table.address]
+        assert len(t.kernel.reads) < 1000
 
 
 def test_a_hole_in_the_array_of_buckets() -> None:
@@ -196,7 +211,9 @@ def test_a_hole_in_the_array_of_buckets() -> None:
         for bucket in (page * per_page, page * per_page + per_page - 1):
             t.chain(bucket, [len(expected)])
             expected.append(len(expected))
-    assert t.found() == expected
+    assert t.bad() == [base]
+    good = [address for address, entry in t.walk() if entry is not None]
+    assert sorted(good) == [t.at(i) for i in expected]
 
 
 def test_known_entries_are_passed_over() -> None:
@@ -309,7 +326,9 @@ def test_a_chain_that_strays_is_walked_again() -> None:
     real = t.table.heads
 
     class Settling(HashTable):
-        def heads(self, prog: Program, start: int = 0, count: int | None = None) -> list[int]:
+        def heads(
+            self, prog: Program, start: int = 0, count: int | None = None
+        ) -> tuple[list[int], bool]:
             nonlocal heads
             heads += 1
             if heads == 2:

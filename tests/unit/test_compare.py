@@ -388,6 +388,9 @@ def test_what_lasts_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
     # Wrong twice and then right.
     result = check_live(monkeypatch, [right], [right, wrong, wrong, right])
     assert not result.mismatches
+    # Wrong, right and wrong again: each time it was something else.
+    result = check_live(monkeypatch, [right], [right, wrong, right, wrong])
+    assert not result.mismatches
     # One that lasts, among others that do not.
     flickering = [[tcp(1), tcp(2, uid="9", cwnd=str(i))] for i in range(1, 9)]
     result = check_live(monkeypatch, [right], flickering)

@@ -168,8 +168,9 @@ def test_unix_names_that_hold_a_row() -> None:
     name = b"/real\n" + FAKE + b"end"
     data = unix_file(unix(2, name, "ffff888000000200"), unix(3, b"/three"))
     path = f" {name.decode()}"
-    rows = parse_net("unix", data, {"ffff888000000200": path, "666": " /other"})
-    assert [(r["Inode"], r["Path"]) for r in rows] == [("2", path), ("3", " /three")]
+    for hint in ("ffff888000000200", "2"):
+        rows = parse_net("unix", data, {hint: path, "666": " /other"})
+        assert [(r["Inode"], r["Path"]) for r in rows] == [("2", path), ("3", " /three")]
     # Nobody can tell without knowing the name.
     assert [r["Inode"] for r in parse_net("unix", data)] == ["2", "666", "3"]
     # What memory says and procfs does not is not taken from memory.
