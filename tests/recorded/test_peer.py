@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``peer`` against the workloads, who made both ends."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from .machine import Core, Row
+
+End = tuple[int, int]
+
+
+def ask(core: Core, *what: str) -> list[Row]:
+    done = core.run("peer", *what, "--json", "--output=all")
+    assert done.status == 0, done.err
+    return [json.loads(line) for line in done.out.splitlines()]
+
+
+def ends_of(core: Core, pair: dict[str, Any], a: str, b: str) -> tuple[End, End]:
+    return (pair[a]["pid"], pair[a]["fd"]), (pair[b]["pid"], pair[b]["fd"])
+
+
+def holders(row: Row) -> set[End]:
+    return {(h["pid"], h["fd"]) for h in row["holders"]}
+
+
+def entry_of(core: Core, end: End) -> dict[str, Any]:
+    for account in core.accounts.values():
+        for process in account["processes"]:
+            if process["pid"] == end[0] and process["tid"] == end[0]:
+                for entry in process["fds"]:
+                    if entry["fd"] == end[1]:
+                        found: dict[str, Any] = entry
+                        return found
+    raise AssertionError(f"{end} is in no account")
+
+
+def connections(core: Core) -> Iterator[tuple[End, End, dict[str, Any]]]:
+    for account in core.accounts.values():
+        for row in account.get("connections", []):
+            if row.get("accepted", True) and row.get("client") and row.get("server"):
+                yield (*ends_of(core, row, "client", "server"), row)
+
+
+def test_both_ends_of_every_connection(core: Core) -> None:
+    """TCP on this machine (v4-mapped and over veth as well) and unix, from either side."""
+    count = 0
+    families = set()
+    for client, server, row in connections(core):
+        entry = entry_of(core, client)
+        if row.get("protocol") in ("mptcp", "sctp") or entry["family"] == "AF_VSOCK":
+            continue
+        one_way = not row.get("points_back", True)
+        for mine, other in ((client, server), (server, client))[: 1 if one_way else 2]:
+            found = ask(core, f"{mine[0]}:{mine[1]}")
+            by_end = {r["end"]: r for r in found}
+            assert mine in holders(by_end["self"])
+            assert other in holders(by_end["peer"]), (row, found)
+            assert by_end["self"]["ino"] == entry_of(core, mine)["inode"]
+            assert by_end["peer"]["ino"] == entry_of(core, other)["inode"]
+            if by_end["self"]["netns"] != by_end["peer"]["netns"]:
+                assert str(by_end["peer"]["netns"]) in by_end["peer"]["note"]
+                families.add("veth")
+            if one_way:
+                # A datagram socket may send to one that sends to a third, or to nobody.
+                note = by_end["peer"]["note"]
+                assert note in ("does not point back", "not connected itself")
+                families.add("one way")
+            if entry["family"] == "AF_UNIX" and "listener" in row:
+                listener = row["listener"]
+                assert (listener["pid"], listener["fd"]) in holders(by_end["listener"])
+        families.add(entry["family"])
+        count += 1
+    assert count > 30
+    assert families >= {"AF_INET", "AF_INET6", "AF_UNIX", "veth", "one way"}
+
+
+def test_nameless_client_held_by_parent_and_child(core: Core) -> None:
+    (row,) = core.accounts["unix_fork"]["connections"]
+    client, server = ends_of(core, row, "client", "server")
+    child = (row["client_child"]["pid"], row["client_child"]["fd"])
+    entry = entry_of(core, server)
+    for what in (f"{client[0]}:{client[1]}", f"{child[0]}:{child[1]}"):
+        by_end = {r["end"]: r for r in ask(core, what)}
+        assert holders(by_end["self"]) == {client, child}
+        assert by_end["self"]["path"] is None
+        assert holders(by_end["peer"]) == {server}
+        assert by_end["peer"]["path"] == row["path"]
+        assert by_end["peer"]["file_ino"] == entry["file_inode"]
+        device = entry["file_dev"]
+        assert by_end["peer"]["file_dev"] == f"{os.major(device)}:{os.minor(device)}"
+
+
+def test_pairs_of_unix_sockets(core: Core) -> None:
+    for row in core.accounts["unix_zoo"]["pairs"]:
+        a, b = ends_of(core, row, "a", "b")
+        for mine, other in ((a, b), (b, a)):
+            by_end = {r["end"]: r for r in ask(core, f"{mine[0]}:{mine[1]}")}
+            assert by_end["peer"]["ino"] == entry_of(core, other)["inode"], row
+            assert other in holders(by_end["peer"])
+            assert by_end["peer"]["note"] is None
+
+
+def test_peer_inodes(core: Core) -> None:
+    count = 0
+    for account in core.accounts.values():
+        for process in account["processes"]:
+            for entry in process["fds"]:
+                if not entry.get("peer_inode") or process["pid"] != process["tid"]:
+                    continue
+                by_end = {r["end"]: r for r in ask(core, str(entry["inode"]))}
+                assert by_end["peer"]["ino"] == entry["peer_inode"]
+                count += 1
+    assert count > 20
+
+
+def test_not_accepted_yet(core: Core) -> None:
+    count = 0
+    for name in ("unix_zoo",):
+        for row in core.accounts[name]["connections"]:
+            if row.get("accepted", True):
+                continue
+            client, listener = ends_of(core, row, "client", "listener")
+            by_end = {r["end"]: r for r in ask(core, f"{client[0]}:{client[1]}")}
+            assert (by_end["peer"]["ino"], by_end["peer"]["holders"]) == (0, [])
+            assert by_end["peer"]["note"] == "not accepted yet"
+            assert listener in holders(by_end["listener"])
+            count += 1
+    assert count
+
+
+def test_every_way_to_name_a_socket(core: Core) -> None:
+    (row,) = core.accounts["unix_fork"]["connections"]
+    end = row["client"]
+    by_fd = ask(core, f"{end['pid']}:{end['fd']}")
+    ino = entry_of(core, (end["pid"], end["fd"]))["inode"]
+
+    def same(*what: str) -> bool:
+        return [{**r, "what": ""} for r in ask(core, *what)] == [{**r, "what": ""} for r in by_fd]
+
+    assert same(str(ino))
+    assert same(f"socket:[{ino}]")
+    assert same(by_fd[0]["sk"])
+    assert same(by_fd[0]["sk"][2:])
+    # By path: the listener, and those that were accepted under its name.
+    listener = row["listener"]
+    by_path = ask(core, row["path"])
+    selves = [r for r in by_path if r["end"] == "self"]
+    assert {
+        (listener["pid"], listener["fd"]),
+        (row["server"]["pid"], row["server"]["fd"]),
+    } == set().union(*map(holders, selves))
+
+
+def test_by_abstract_name(core: Core) -> None:
+    count = 0
+    for process in core.accounts["unix_zoo"]["processes"]:
+        for entry in process["fds"]:
+            path = entry.get("path", "")
+            if path[:1] == "\0" and "\0" not in path[1:]:
+                selves = [r for r in ask(core, "@" + path[1:]) if r["end"] == "self"]
+                assert (process["pid"], entry["fd"]) in set().union(*map(holders, selves))
+                assert {r["path"] for r in selves} == {path}
+                count += 1
+    assert count > 3
+
+
+def test_inode_of_the_file_is_not_that_of_the_socket(elf: Core) -> None:
+    (row,) = elf.accounts["unix_fork"]["connections"]
+    entry = entry_of(elf, (row["listener"]["pid"], row["listener"]["fd"]))
+    sockets = {r["ino"] for r in elf.rows("ss", "-a")}
+    if entry["file_inode"] in sockets:
+        return
+    done = elf.run("peer", str(entry["file_inode"]))
+    assert done.status == 2
+    assert "socket file" in done.err
