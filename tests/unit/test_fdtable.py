@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
-from drgn import FaultError, Platform
+from drgn import FaultError, Platform, Program
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drgn_sockets.kernel import fdtable
 from drgn_sockets.kernel.fdtable import OpenFd, open_fds, task_open_fds
 
 from .fake_kernel import BIG, BIG_32, LITTLE, LITTLE_32, PAGE, FakeKernel
@@ -124,7 +125,7 @@ def test_no_fds() -> None:
     assert t.open() == {}
 
 
-def test_absurd_sizes() -> None:
+def test_absurd_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     t = Table(64)
     t.fill({3: True, 60: False})
     for absurd in (0xFFFFFFFF, 0x80000001):
@@ -136,6 +137,21 @@ def test_absurd_sizes() -> None:
     t.kernel.reads.clear()
     assert t.open_until_error() == {3: True, 60: False}
     assert len(t.kernel.reads) < 50
+    # The bitmaps agree, and the memory is not there.
+    t.max_fds = 1 << 26
+    t.fd = 0xFFFF8F0000000000
+    t.put(t.max_fds)
+    calls = 0
+    read = fdtable.read_sparse_pointers
+
+    def counted(prog: Program, address: int, count: int) -> tuple[Sequence[int], int]:
+        nonlocal calls
+        calls += 1
+        return read(prog, address, count)
+
+    monkeypatch.setattr(fdtable, "read_sparse_pointers", counted)
+    assert t.open_until_error() == {}
+    assert calls < 10
 
 
 def test_a_hole_in_the_array() -> None:
