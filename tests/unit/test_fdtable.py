@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from drgn_sockets.kernel import fdtable
 from drgn_sockets.kernel.fdtable import OpenFd, open_fds, task_open_fds
+from drgn_sockets.kernel.memory import read_sparse_pointers
 
 from .fake_kernel import BIG, BIG_32, LITTLE, LITTLE_32, PAGE, FakeKernel
 
@@ -142,7 +143,7 @@ def test_absurd_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     t.fd = 0xFFFF8F0000000000
     t.put(t.max_fds)
     calls = 0
-    read = fdtable.read_sparse_pointers
+    read = read_sparse_pointers
 
     def counted(prog: Program, address: int, count: int) -> tuple[Sequence[int], int]:
         nonlocal calls
