@@ -193,8 +193,10 @@ def _matches(
         wanted = [k.AF_INET] * args.ipv4 + [k.AF_INET6] * args.ipv6
         if record.family not in wanted and record.family in (k.AF_INET, k.AF_INET6):
             return False
-    if args.listening and not args.filter and is_unbound(record):
-        # Not listening in any sense, and ss could not show it.
+    closed_tcp = record.group == "tcp" and record.state == k.TCP_CLOSE
+    if args.listening and not args.filter and (closed_tcp or is_unbound(record)):
+        # Not listening in any sense, and ss could not show it: created and not bound, or
+        # refused, or reset.
         return False
     if args.inode is not None and record.ino != args.inode:
         return False
