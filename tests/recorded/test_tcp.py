@@ -149,6 +149,28 @@ def test_fields(core: Core) -> None:
     assert all(seen[word] for word in words), seen
 
 
+def test_what_is_sent_again(core: Core) -> None:
+    """Its timer may have gone off since ss looked: then more was sent again, not less."""
+    chosen = [
+        (theirs, mine)
+        for theirs, mine in pairs(core)[0]
+        if theirs.timer and theirs.timer[0] == "on" and mine["snd_cwnd"] is not None
+        and theirs.state == mine["state"]
+    ]  # fmt: skip
+    assert len(chosen) > 10
+    for theirs, mine in chosen:
+        assert mine["packets_out"] == (theirs.number("unacked") or 0), theirs
+        assert mine["lost_out"] == (theirs.number("lost") or 0), theirs
+        assert mine["snd_cwnd"] == theirs.number("cwnd"), theirs
+        threshold = theirs.number("ssthresh")
+        if threshold is not None:
+            assert mine["snd_ssthresh"] == threshold, theirs
+        out, _, total = (theirs.word("retrans") or "0/0").partition("/")
+        assert mine["retrans_out"] == int(out)
+        assert mine["total_retrans"] >= int(total)
+        assert mine["backoff"] >= (theirs.number("backoff") or 0)
+
+
 def test_type_of_service(core: Core) -> None:
     text = core.tool("ss-tcp")
     rows = {
