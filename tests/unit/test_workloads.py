@@ -74,12 +74,12 @@ def test_freeze_of_nothing_is_an_error(tmp_path: Path) -> None:
     assert "no workload" in done.stderr
 
 
-@needs_root
 # tcp_states and netns set up networks, which is a guest's business and not this machine's:
 # tests/recorded holds their accounts against everything else.
 ON_THIS_MACHINE = [name for name in STANDARD if name not in ("tcp_states", "netns")]
 
 
+@needs_root
 @pytest.mark.parametrize("name", [*ON_THIS_MACHINE, "bench:50"])
 def test_account_agrees_with_procfs(accounts: Path, name: str) -> None:
     (account,) = start(accounts, name)
