@@ -208,13 +208,20 @@ def test_selected_by_pid_name_and_kind(elf: Core) -> None:
 
 
 def lsof_fields(core: Core) -> Iterator[dict[str, str]]:
-    """Open files of ``lsof -F0``, with their process's pid."""
+    """
+    Open files of ``lsof -F0``, with their process's pid.
+
+    Where a thread has a table of its own, lsof lists every thread under the process's pid,
+    without saying which it is: the first is the process.
+    """
     pid = ""
+    seen = set()
     for line in core.tool("lsof-fields").split("\0\n"):
         fields = {item[0]: item[1:] for item in line.split("\0") if item}
         if "p" in fields:
-            pid = fields["p"]
-        elif fields.get("f", "").isdecimal():
+            pid = "" if fields["p"] in seen else fields["p"]
+            seen.add(fields["p"])
+        elif pid and fields.get("f", "").isdecimal():
             yield {**fields, "p": pid}
 
 
@@ -230,7 +237,7 @@ def test_as_lsof_says(core: Core) -> None:
             assert pid in excluded or not (core.oracle / str(pid)).exists(), entry
             continue
         flags = int(entry["G"].partition(";")[0], 16)
-        assert int(row["fdinfo_flags"], 8) == flags, entry
+        assert int(row["fdinfo_flags"], 8) == flags, sorted(entry.items())
         # lsof has no letters for O_PATH and for access mode 3, and writes u.
         if entry["a"].strip() and row["access"] not in "-p":
             assert row["access"] == entry["a"], entry
