@@ -13,8 +13,6 @@ import pty
 import re
 import select
 import signal
-import socket
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,14 +269,3 @@ def test_helpers_are_documented(helped: dict[str, Any]) -> None:
     for name, doc in helped["doc"].items():
         assert doc and "struct " in doc, name
     assert helped["dir"] == list(helped["doc"])
-
-
-def test_window_size_does_not_matter(repl: Repl) -> None:
-    """A narrow terminal cuts nothing off: what is long is somebody's path."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(repl.fd, termios.TIOCSWINSZ, struct.pack("4H", 10, 20, 0, 0))
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind("\0" + "long" * 20)
-        assert "@" + "long" * 20 in repl.type("%ss -xa | cat")
