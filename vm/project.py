@@ -14,8 +14,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PARTS = ("contrib", "drgn_sockets", "tests", "vm", "Makefile", "README.md", "pyproject.toml")
 
-SKIP = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
-
 SCRIPT = """#!/usr/bin/python3
 import sys
 from {module} import {function}
@@ -80,7 +78,10 @@ def pack() -> bytes:
 
     def keep(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
         name = info.name.rsplit("/", 1)[-1]
-        if name in SKIP or not (info.isfile() or info.isdir() or info.issym()):
+        # Tools leave what they cache in hidden folders.
+        if name == "__pycache__" or name.startswith("."):
+            return None
+        if not (info.isfile() or info.isdir() or info.issym()):
             return None
         info.uid = info.gid = 0
         info.uname = info.gname = "root"
