@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# Not imported before they are asked for: drgn loads the plugin in every session.
+# The helpers of helpers.py. Not imported before they are asked for: drgn loads the plugin in
+# every session.
 __all__ = (
     "file_name",
     "for_each_fd",

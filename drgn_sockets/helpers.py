@@ -29,22 +29,6 @@ from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.unix import unix_name
 
-__all__ = (
-    "file_name",
-    "for_each_fd",
-    "for_each_raw_sock",
-    "for_each_tcp_sock",
-    "for_each_udp_sock",
-    "for_each_unix_sock",
-    "sk_listener",
-    "sock_from_file",
-    "sock_holders",
-    "sock_i_ino",
-    "sock_net_ino",
-    "unix_peer",
-    "unix_sock_name",
-)
-
 
 def for_each_fd(task: Object) -> Iterator[tuple[int, Object]]:
     """
