@@ -182,6 +182,11 @@ class BtfTypes:
         self._depth += 1
         try:
             found = self._types[type_id] = self._make(type_id)
+        except BtfError:
+            raise
+        except (ValueError, TypeError, OverflowError) as e:
+            # drgn's word on a size or a name that cannot be.
+            raise BtfError(f"BTF type {type_id}: {e}") from None
         finally:
             self._depth -= 1
         return found
@@ -295,7 +300,10 @@ class BtfTypes:
     def _bit_field(self, type_id: int, bits: int) -> Callable[[], Object]:
         def make() -> Object:
             width = bits or self._btf.int_encoding(type_id)[2]
-            return Object(self._prog, self.type(type_id), bit_field_size=width)
+            try:
+                return Object(self._prog, self.type(type_id), bit_field_size=width)
+            except (ValueError, TypeError, OverflowError) as e:
+                raise BtfError(f"a bit-field of {width} bits of BTF type {type_id}: {e}") from None
 
         return make
 
