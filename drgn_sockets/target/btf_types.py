@@ -205,7 +205,7 @@ class BtfTypes:
         if kind == Kind.ARRAY:
             element, length = btf.array(type_id)
             # BTF does not tell a flexible array from one of no elements.
-            return prog.array_type(self.type(element), length if length else None)
+            return prog.array_type(self._with_size(element), length if length else None)
         if kind in (Kind.STRUCT, Kind.UNION):
             make = prog.struct_type if kind == Kind.STRUCT else prog.union_type
             return make(btf.name(type_id), btf.size_or_type(type_id), self._members(type_id))
@@ -269,8 +269,17 @@ class BtfTypes:
             self.type(btf.size_or_type(type_id)), parameters, is_variadic=variadic
         )
 
+    def _with_size(self, type_id: int) -> Type:
+        """A type that an element or a member can be of: not ``void``, and no function."""
+        found = inner = self.type(type_id)
+        while inner.kind == TypeKind.TYPEDEF:
+            inner = inner.type
+        if inner.kind in (TypeKind.VOID, TypeKind.FUNCTION):
+            raise BtfError(f"BTF type {type_id} has no size, but is that of an element or member")
+        return found
+
     def _lazily(self, type_id: int) -> Callable[[], Type]:
-        return lambda: self.type(type_id)
+        return lambda: self._with_size(type_id)
 
     def _members(self, type_id: int) -> list[TypeMember]:
         size = self._btf.size_or_type(type_id) * 8
