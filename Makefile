@@ -21,7 +21,9 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	@$(BIN)/python -m vm.demo
 
-test: test-unit test-recorded test-guest test-vm
+# Two at a time: reading cores keeps one core of a machine busy, a guest the other.
+test: $(VENV)/.installed
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-unit test-recorded test-guest test-vm
 
 # Pure Python: seconds.
 test-unit: $(VENV)/.installed
