@@ -21,7 +21,7 @@ from drgn import FaultError, Program, ProgramFlags
 from drgn_sockets.check.procfs import NET_FILES, FdLook, Look, ProcTree, parse_net
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.net import net_namespaces, task_net
-from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.records.reader import for_each_socket
@@ -319,7 +319,7 @@ class Comparison:
     def _row(self, name: str, file: str, row: Row, ours: Row, then: Row | None) -> None:
         label = _label(file, row)
         # UDP and raw sockets have the columns of timers, and no timers.
-        fired = file.startswith("tcp") and self._fired(row, ours)
+        fired = file.startswith("tcp") and self._may_have_ended(row)
         for column, value in row.items():
             if column == "pointer" and not _shows_address(value):
                 continue
@@ -354,10 +354,6 @@ class Comparison:
         if self._live or row.get("tr", "00") == "00":
             return False
         return self._elapsed_s is None or int(row["when"], 16) / 100 <= self._elapsed_s
-
-    def _fired(self, row: Row, ours: Row) -> bool:
-        """Whether a timer was due between the look at procfs and that at memory."""
-        return self._may_have_ended(row)
 
     def _fds(
         self,
@@ -481,6 +477,3 @@ def check_saved(prog: Program, root: str) -> Result:
     result = Comparison(elapsed_s, live=False).compare(saved, memory)
     result.left_out += memory.problems
     return result
-
-
-__all__ = ("FileTable", "Mismatch", "Result", "check_live", "check_saved")

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.pid import find_task, for_each_task
+from drgn.helpers.linux.pid import for_each_task
 
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
 # Far above PID_MAX_LIMIT (4 Mi): ends the walk of a list that does not end.
 _MAX_TASKS = 1 << 23
-
-PF_KTHREAD = 0x00200000
 
 
 class Task(Struct):
@@ -147,13 +145,3 @@ class Tasks:
                 task.tgid, task.pid if own else None, task.comm, task.files, task.address
             )
         return sorted(first.values(), key=lambda t: (t.pid, t.tid or 0))
-
-
-def find_process(prog: Program, pid: int) -> Object | None:
-    """
-    Find a task by its thread ID.
-
-    :return: ``struct task_struct *``, or ``None`` if there is none
-    """
-    task = find_task(prog, pid)
-    return task if task else None

@@ -70,7 +70,7 @@ def sk_at(prog: Program, address: int) -> int:
 
 
 def parse_address(text: str) -> int | None:
-    """A kernel address: ``0x…``, or 8 or 16 hexadecimal digits as ``%p`` prints them."""
+    """A kernel address: ``0x…``, or 16 hexadecimal digits as ``%p`` prints them."""
     if re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}", text):
         return int(text, 16)
     # Sixteen decimal digits are an inode nowhere.

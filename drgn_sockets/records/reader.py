@@ -190,8 +190,9 @@ class SocketReader:
         for cls, addresses in by_struct.items():
             yield from self._decode(cls, addresses, inodes)
 
-    def _unreadable(self, sk: int, error: str = "cannot be read") -> UnreadableSocket:
-        return UnreadableSocket(sk, error, self._holders.of(sk) if self._holders else None)
+    def _unreadable(self, sk: int) -> UnreadableSocket:
+        holders = self._holders.of(sk) if self._holders else None
+        return UnreadableSocket(sk, "cannot be read", holders)
 
     def _make(self, sock: SockCommon) -> SocketRecord:
         net = sock.net
