@@ -19,6 +19,7 @@ STANDARD = (
     "other_families",
     "netns",
     "many_holders",
+    "payload",
     "tcp_states",
 )
 ALL = (*STANDARD, "bench")

@@ -160,6 +160,8 @@ class Account(_AccountBase, total=False):
     orphans: list[dict[str, Any]]
     namespaces: list[dict[str, Any]]
     addresses: dict[str, Any]
+    #: What no core that is given away may hold: {place, token, queued (in a socket)}.
+    secrets: list[dict[str, Any]]
 
 
 _REQUIRED = ("workload", "pid", "kernel", "started", "log", "processes", "skipped", "cleanup")
