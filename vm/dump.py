@@ -36,18 +36,49 @@ DUMP_SECONDS = 600
 class Recorded:
     """A recorded machine: cores of one and the same moment, and what is known of it."""
 
-    kernel: str
-    release: str
+    #: What was booted.
+    source: Kernel
     elf: Path | None
     kdump: Path | None
     oracle: Path | None
-    #: ``None`` only for an own kernel without one.
-    vmlinux: Path | None
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's series, or ``custom``."""
+        return self.source.name
+
+    @property
+    def release(self) -> str:
+        """``uname -r``"""
+        return self.source.release
+
+    @property
+    def vmlinux(self) -> Path | None:
+        """The vmlinux, fetched when first asked for; ``None`` for an own kernel without one."""
+        return self.source.vmlinux if self.source.has_debug else None
+
+    @property
+    def system_map(self) -> Path | None:
+        """The System.map, where the core does not tell where kallsyms is (before 6.0)."""
+        core = self.elf or self.kdump
+        return None if core is None or tells_kallsyms(core) else self.source.system_map
 
     def json(self) -> str:
         """Get the paths as a JSON object."""
-        fields = dataclasses.asdict(self)
+        names = ("kernel", "release", "elf", "kdump", "oracle", "vmlinux", "system_map")
+        fields = {name: getattr(self, name) for name in names}
         return json.dumps({k: None if v is None else str(v) for k, v in fields.items()})
+
+
+def tells_kallsyms(core: Path) -> bool:
+    """
+    Tell whether the VMCOREINFO of a core has kallsyms.
+
+    Since Linux commit 5fd8fea935a1 ("vmcoreinfo: include kallsyms symbols") (in v6.0).
+    """
+    with core.open("rb") as f:
+        # In both formats it is one of the first things.
+        return b"\nSYMBOL(kallsyms_names)=" in f.read(1 << 16)
 
 
 def memory_bytes(memory: str) -> int:
@@ -153,14 +184,7 @@ def dump(
         if oracle is not None:
             cache.remove(oracle)
         raise
-    return Recorded(
-        kernel=kernel.name,
-        release=kernel.release,
-        elf=files.get("elf"),
-        kdump=files.get("kdump"),
-        oracle=oracle,
-        vmlinux=kernel.vmlinux if kernel.has_debug else None,
-    )
+    return Recorded(kernel, files.get("elf"), files.get("kdump"), oracle)
 
 
 def _hash_of_sources() -> str:
@@ -215,14 +239,8 @@ def cached(
         for old in where.parent.glob(f"{stem}@*"):
             if old != where:
                 cache.remove(old)
-    return Recorded(
-        kernel=k.name,
-        release=k.release,
-        elf=where / "core.elf" if "elf" in kinds else None,
-        kdump=where / "core.kdump" if "kdump" in kinds else None,
-        oracle=where / "oracle",
-        vmlinux=k.vmlinux if k.has_debug else None,
-    )
+    elf, kdump_ = (where / f"core.{kind}" if kind in kinds else None for kind in FORMATS)
+    return Recorded(k, elf, kdump_, where / "oracle")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import re
 import shutil
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,22 +118,18 @@ class Kernel:
         """A directory laid out as ``/usr/lib/debug`` (Debian kernels only)."""
         if self.package is None:
             raise VmError(f"no vmlinux for {self.release}: give one with --vmlinux")
-        suite, name, version = self.package
+        name = self.package[1]
 
         def make(part: Path) -> None:
             cache.need_space(part.parent, 3 << 30, f"the debug info of {self.release}")
-            modules = f"./usr/lib/debug/lib/modules/{self.release}/kernel"
+            modules = f"lib/modules/{self.release}/kernel"
             # One is a link to the other; which, depends on the series.
-            want = [f"./usr/lib/debug/boot/vmlinux-{self.release}", modules[:-6] + "vmlinux"]
+            want = [f"boot/vmlinux-{self.release}", modules[:-6] + "vmlinux"]
+            want.append(f"boot/System.map-{self.release}")
             for m in DEBUG_MODULES:
                 want += [f"{modules}/{m}/*", f"{modules}/{m}.ko"]
             tree = part / "tree"
-            repository = apt.Apt(suite)
-            repository.update(max_age=DAY)
-            try:
-                repository.unpack([f"{name}={version}"], tree, want)
-            except VmError as e:
-                raise VmError(f"{e}; if the mirror has moved on, try --refresh") from e
+            self._unpack_debug(tree, want)
             for d in ("boot", "lib"):
                 (tree / "usr/lib/debug" / d).rename(part / d)
             shutil.rmtree(tree)
@@ -140,6 +137,46 @@ class Kernel:
                 raise VmError(f"{name} has no vmlinux: has its layout changed?")
 
         return cache.ensure(cache.root() / "kernels" / f"{self.id}-debug", make)
+
+    @property
+    def system_map(self) -> Path | None:
+        """
+        The System.map, of the package of the vmlinux: the other one's is a note of a line.
+
+        ``None`` for a kernel whose parts are an engineer's own, and where Debian has none.
+        """
+        if self.package is None:
+            return None
+        name = f"System.map-{self.release}"
+        path = self.debug / "boot" / name
+        if path.exists():
+            return path
+
+        def make(part: Path) -> None:
+            tree = part.with_name(part.name + ".tree")
+            cache.remove(tree)
+            try:
+                self._unpack_debug(tree, [f"boot/{name}"])
+                found = tree / "usr/lib/debug/boot" / name
+                # Asked for once, even if the answer is no.
+                found.rename(part) if found.exists() else part.touch()
+            finally:
+                cache.remove(tree)
+
+        # A cache of before the debug info was unpacked with it.
+        path = cache.ensure(cache.root() / "kernels" / f"{self.id}-System.map", make)
+        return path if path.stat().st_size else None
+
+    def _unpack_debug(self, tree: Path, want: Sequence[str]) -> None:
+        """Download the package of the debug info, and unpack some of its /usr/lib/debug."""
+        assert self.package is not None
+        suite, name, version = self.package
+        repository = apt.Apt(suite)
+        repository.update(max_age=DAY)
+        try:
+            repository.unpack([f"{name}={version}"], tree, [f"./usr/lib/debug/{w}" for w in want])
+        except VmError as e:
+            raise VmError(f"{e}; if the mirror has moved on, try --refresh") from e
 
     @property
     def modules_image(self) -> Path | None:
@@ -295,7 +332,8 @@ def _fetch(state: dict[str, Any]) -> Path:
         (part / "lib").mkdir()
         (usr if usr.exists() else tree / "lib/modules").rename(part / "lib/modules")
         # /boot/vmlinuz-RELEASE; in the split packages /usr/lib/modules/RELEASE/vmlinuz.unsigned.
-        for p in [*tree.glob("boot/*"), *part.glob("lib/modules/*/vmlinuz*")]:
+        # System.map is a note here, that says where the real one is.
+        for p in [*tree.glob("boot/[!S]*"), *part.glob("lib/modules/*/vmlinuz*")]:
             p.rename(part / re.split(r"[-.]", p.name)[0])
         shutil.rmtree(tree)
         host.call(
