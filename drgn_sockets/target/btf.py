@@ -2,9 +2,9 @@
 """
 BTF, the types that a kernel carries with it (Documentation/bpf/btf.rst).
 
-Loading makes an index of where each type is; names are looked up in the table of strings, and
-a type is decoded when it is asked for. What comes out of a core is untrusted: every offset is
-checked, and what does not fit raises :class:`BtfError`.
+Loading finds where each type begins, and no more; names are indexed when the first is looked
+up, and a type is decoded when it is asked for. What comes out of a core is untrusted: every
+offset is checked, and what does not fit raises :class:`BtfError`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
+from drgn_sockets.errors import UserError
+
 _MAGIC = 0xEB9F
 _HEADER = 24
-# BTF_MAX_TYPE and BTF_MAX_NAME_OFFSET (include/uapi/linux/btf.h) are below this, each in its
-# own file; a base and a module's together do not come near it.
+# Since Linux kernel commit 222edc843c15 ("btf: Add BTF kind layout encoding to UAPI") (in v7.1)
+# the header may go on with the place of a layout: for each kind, bytes that follow a type and
+# bytes for each of its elements.
+_HEADER_WITH_LAYOUT = 32
+# Much above BTF_MAX_TYPE (include/uapi/linux/btf.h).
 _MAX_TYPES = 1 << 24
 
 
-class BtfError(ValueError):
+class BtfError(UserError):
     """What should be BTF is not, or does not hold together."""
+
+    def __str__(self) -> str:
+        return f"BTF cannot be used: {super().__str__()}; give the kernel's vmlinux with -s"
 
 
 class Kind(IntEnum):
@@ -53,31 +61,50 @@ class Kind(IntEnum):
 
 
 # 32-bit words that follow the three of a type: a fixed number, and so many for each of vlen.
-_FIXED = {Kind.INT: 1, Kind.ARRAY: 3, Kind.VAR: 1, Kind.DECL_TAG: 1}
-_EACH = {
-    Kind.STRUCT: 3,
-    Kind.UNION: 3,
-    Kind.ENUM: 2,
-    Kind.FUNC_PROTO: 2,
-    Kind.DATASEC: 3,
-    Kind.ENUM64: 3,
+_WORDS = {
+    **{kind: (0, 0) for kind in Kind if kind},
+    Kind.INT: (1, 0),
+    Kind.ARRAY: (3, 0),
+    Kind.VAR: (1, 0),
+    Kind.DECL_TAG: (1, 0),
+    Kind.STRUCT: (0, 3),
+    Kind.UNION: (0, 3),
+    Kind.ENUM: (0, 2),
+    Kind.FUNC_PROTO: (0, 2),
+    Kind.DATASEC: (0, 3),
+    Kind.ENUM64: (0, 3),
 }
-_FIXED_WORDS = [_FIXED.get(Kind(kind), 0) if kind < len(Kind) else 0 for kind in range(32)]
-_EACH_WORDS = [_EACH.get(Kind(kind), 0) if kind < len(Kind) else 0 for kind in range(32)]
+_NO_ITEMS = {kind for kind, (_, each) in _WORDS.items() if not each}
 
-_NAMED = {
-    Kind.INT,
-    Kind.STRUCT,
-    Kind.UNION,
-    Kind.ENUM,
-    Kind.FWD,
-    Kind.TYPEDEF,
-    Kind.FLOAT,
-    Kind.ENUM64,
-    Kind.FUNC,
-    Kind.VAR,
-}
-_IS_NAMED = [kind < len(Kind) and Kind(kind) in _NAMED for kind in range(32)]
+
+def _kind(info: int) -> int:
+    # Linux kernel commit f7a6b9eaff3e ("bpf: Extend BTF UAPI vlen, kinds to use unused bits")
+    # (in v7.2) made 7 bits of 5, and for vlen 24 of 16; those more were always 0 before.
+    return info >> 24 & 0x7F
+
+
+def _vlen(info: int) -> int:
+    return info & 0xFFFFFF
+
+
+class _Steps(dict[int, int]):
+    """How many words a type has, by its second, which tells kind and vlen."""
+
+    def __init__(self, layout: bytes) -> None:
+        self._layout = layout
+
+    def __missing__(self, info: int) -> int:
+        kind = _kind(info)
+        if kind in _WORDS:
+            fixed, each = _WORDS[Kind(kind)]
+        else:
+            # A kind of a newer kernel: it can be stepped over if the layout tells its size.
+            sizes = self._layout[4 * kind : 4 * kind + 2]
+            if not kind or len(sizes) < 2 or sizes[0] % 4 or sizes[1] % 4:
+                raise BtfError(f"it has a type of the unknown kind {kind}")
+            fixed, each = sizes[0] // 4, sizes[1] // 4
+        self[info] = step = 3 + fixed + each * _vlen(info)
+        return step
 
 
 class BtfMember(NamedTuple):
@@ -101,69 +128,83 @@ class Btf:
 
     def __init__(self, data: bytes, base: Btf | None = None) -> None:
         if len(data) < _HEADER:
-            raise BtfError(f"too short for BTF: {len(data)} bytes")
+            raise BtfError(f"it has {len(data)} bytes")
         for order in "<>":
             magic, version, _, header = struct.unpack_from(f"{order}HBBI", data)
             if magic == _MAGIC:
                 break
         else:
-            raise BtfError(f"not BTF: it begins with {data[:2].hex()}")
+            raise BtfError(f"it begins with {data[:2].hex()}, which is not BTF")
         if version != 1 or not _HEADER <= header <= len(data):
-            raise BtfError(f"BTF of version {version} with a header of {header} bytes")
+            raise BtfError(f"it is of version {version} and has a header of {header} bytes")
         #: ``"<"`` or ``">"``.
         self.order = order
         type_off, type_len, str_off, str_len = struct.unpack_from(f"{order}4I", data, 8)
+        layout = b""
+        if header >= _HEADER_WITH_LAYOUT:
+            at, length = struct.unpack_from(f"{order}2I", data, 24)
+            layout = data[header + at : header + at + length]
         types = data[header + type_off : header + type_off + type_len]
         self._strings = data[header + str_off : header + str_off + str_len]
         if len(types) != type_len or len(self._strings) != str_len or type_len % 4:
-            raise BtfError("BTF is cut short")
-        if not str_len or self._strings[-1] or (base is None and self._strings[0]):
-            raise BtfError("the strings of BTF do not end, or begin, with NUL")
+            raise BtfError("it is cut short")
+        if not str_len or self._strings[-1]:
+            raise BtfError("its strings do not end with NUL")
+        if base is None and self._strings[0]:
+            raise BtfError("it is a module's, which goes with that of its kernel")
         self.base = base
         #: ID of the first type that is this one's own.
         self.start_id: int = base.end_id if base else 1
-        self._string_base: int = base.string_end if base else 0
+        #: Where its strings begin among those of its base.
+        self.string_start: int = base.string_end if base else 0
         #: Where the strings of one that has this as its base begin.
-        self.string_end: int = self._string_base + str_len
+        self.string_end: int = self.string_start + str_len
         self._words = array("I", types)
         if (order == "<") != (sys.byteorder == "little"):
             self._words.byteswap()
-        self._offsets = array("I")
-        self._by_name: dict[int, list[int]] = {}
+        self._steps = _Steps(layout)
+        self._offsets = self._find_types()
         #: One more than the ID of the last type.
-        self.end_id: int = self._index()
+        self.end_id: int = self.start_id + len(self._offsets)
+        if self.end_id > _MAX_TYPES:
+            raise BtfError(f"{self.end_id} types are more than there can be")
+        self._by_name: dict[int, int] | None = None
+        self._next_of_name: dict[int, int] = {}
+        self._places: dict[str, list[int]] = {}
 
-    def _index(self) -> int:
-        words, offsets, by_name = self._words, self._offsets, self._by_name
-        at, end, type_id = 0, len(words), self.start_id
-        while at < end:
-            if end - at < 3:
-                raise BtfError("BTF is cut short within a type")
-            info = words[at + 1]
-            kind = info >> 24 & 0x1F
-            if not kind or kind > Kind.ENUM64:
-                raise BtfError(f"BTF type {type_id} has the unknown kind {kind}")
-            offsets.append(at)
-            if words[at] and _IS_NAMED[kind]:
-                name = words[at]
-                if name in by_name:
-                    by_name[name].append(type_id)
-                else:
-                    by_name[name] = [type_id]
-            at += 3 + _FIXED_WORDS[kind] + _EACH_WORDS[kind] * (info & 0xFFFF)
-            type_id += 1
+    def _find_types(self) -> array[int]:
+        words, steps = self._words, self._steps
+        offsets = array("I")
+        append = offsets.append
+        at, end = 0, len(words)
+        try:
+            while at < end:
+                append(at)
+                at += steps[words[at + 1]]
+        except IndexError:
+            at = -1
         if at != end:
-            raise BtfError("BTF is cut short within a type")
-        if type_id > _MAX_TYPES:
-            raise BtfError(f"{type_id} types are more than BTF can have")
-        return type_id
+            raise BtfError("it is cut short within a type")
+        return offsets
+
+    def _index_names(self) -> dict[int, int]:
+        # Each name leads to the first type called so, and each type to the next.
+        words, following = self._words, self._next_of_name
+        by_name: dict[int, int] = {}
+        for i in range(len(self._offsets) - 1, -1, -1):
+            name = words[self._offsets[i]]
+            if name:
+                if name in by_name:
+                    following[i] = by_name[name]
+                by_name[name] = i
+        return by_name
 
     def _at(self, type_id: int) -> tuple[Btf, int]:
         btf = self
         while type_id < btf.start_id and btf.base is not None:
             btf = btf.base
         if not btf.start_id <= type_id < btf.end_id:
-            raise BtfError(f"there is no BTF type {type_id}")
+            raise BtfError(f"it has no type {type_id}")
         return btf, btf._offsets[type_id - btf.start_id]
 
     def string(self, offset: int) -> str:
@@ -173,11 +214,11 @@ class Btf:
         :raises BtfError: if there is none at *offset*
         """
         btf = self
-        while offset < btf._string_base and btf.base is not None:
+        while offset < btf.string_start and btf.base is not None:
             btf = btf.base
-        start = offset - btf._string_base
+        start = offset - btf.string_start
         if not 0 <= start < len(btf._strings):
-            raise BtfError(f"there is no BTF string at {offset}")
+            raise BtfError(f"it has no string at {offset}")
         end = btf._strings.index(0, start)
         return btf._strings[start:end].decode("ascii", "backslashreplace")
 
@@ -186,7 +227,10 @@ class Btf:
         if not type_id:
             return Kind.VOID
         btf, at = self._at(type_id)
-        return Kind(btf._words[at + 1] >> 24 & 0x1F)
+        kind = _kind(btf._words[at + 1])
+        if kind not in _WORDS:
+            raise BtfError(f"its type {type_id} is of the unknown kind {kind}")
+        return Kind(kind)
 
     def name(self, type_id: int) -> str | None:
         """Name of a type, ``None`` if it is anonymous."""
@@ -219,10 +263,10 @@ class Btf:
         btf, at = self._at(type_id)
         words = btf._words
         info = words[at + 1]
-        width = _EACH_WORDS[info >> 24 & 0x1F]
-        start = at + 3
-        for i in range(start, start + width * (info & 0xFFFF), width):
-            yield tuple(words[i : i + width])
+        fixed, each = _WORDS[Kind(_kind(info))]
+        start = at + 3 + fixed
+        columns = [words[start + i : start + each * _vlen(info) : each] for i in range(each)]
+        return zip(*columns)
 
     def members(self, type_id: int) -> Iterator[BtfMember]:
         """Members of a ``STRUCT`` or ``UNION``."""
@@ -250,6 +294,17 @@ class Btf:
         for name, parameter_type in self._items(type_id):
             yield self.string(name) if name else None, parameter_type
 
+    def inner(self, type_id: int) -> list[int]:
+        """Types that an ``ARRAY``, ``STRUCT``, ``FUNC_PROTO``, … is made of."""
+        kind = self.kind(type_id)
+        if kind == Kind.ARRAY:
+            return [self.array(type_id)[0]]
+        if kind in (Kind.STRUCT, Kind.UNION):
+            return [member for _, member, _ in self._items(type_id)]
+        if kind == Kind.FUNC_PROTO:
+            return [self.size_or_type(type_id), *(p for _, p in self._items(type_id))]
+        return []
+
     def find(self, name: str, kinds: frozenset[Kind]) -> int | None:
         """
         ID of the first type of one of *kinds* called *name*.
@@ -257,29 +312,59 @@ class Btf:
         The types of a base come first.
         """
         found = self.base.find(name, kinds) if self.base else None
-        if found is not None:
-            return found
-        for type_id in self._ids_named(name):
-            if self.kind(type_id) in kinds:
-                return type_id
+        return self.find_own(name, kinds) if found is None else found
+
+    def find_own(self, name: str, kinds: frozenset[Kind]) -> int | None:
+        """As :meth:`find()`, with the types of the base left out."""
+        if self._by_name is None:
+            self._by_name = self._index_names()
+        for place in self.places(name):
+            i = self._by_name.get(place)
+            while i is not None:
+                if self.kind(self.start_id + i) in kinds:
+                    return self.start_id + i
+                i = self._next_of_name.get(i)
         return None
 
-    def _ids_named(self, name: str) -> Iterator[int]:
-        # Strings are not repeated, but a module's types may have names of its base's.
-        needle = b"\0" + name.encode("ascii", "replace") + b"\0"
-        btf: Btf | None = self
-        while btf is not None:
-            at = btf._strings.find(needle)
-            offset = at + 1
-            if at < 0 and btf.base is not None and btf._strings.startswith(needle[1:]):
-                at = offset = 0
-            if at >= 0:
-                yield from self._by_name.get(offset + btf._string_base, ())
-            btf = btf.base
+    def places(self, name: str) -> list[int]:
+        """
+        Where a string is.
 
-    def enums(self) -> Iterator[int]:
-        """IDs of all ``ENUM`` and ``ENUM64``, those of the base left out."""
+        A string is not repeated in a table, but a module's may be in its base's as well.
+        """
+        found = self._places.get(name)
+        if found is None:
+            found = list(self.base.places(name)) if self.base else []
+            needle = name.encode("utf-8", "replace") + b"\0"
+            at = self._strings.find(b"\0" + needle)
+            # The first string of a module's has no NUL in front.
+            if at >= 0 or self._strings.startswith(needle):
+                found.append(self.string_start + at + 1)
+            self._places[name] = found
+        return found
+
+    def section(self, name: str) -> dict[int, int]:
+        """Offsets of the variables in a ``DATASEC``, by the ID of their ``VAR``."""
+        type_id = self.find_own(name, frozenset({Kind.DATASEC}))
+        if type_id is None:
+            return {}
+        return {variable: offset for variable, offset, _ in self._items(type_id)}
+
+    def constants(self) -> dict[int, int]:
+        """The ``ENUM`` or ``ENUM64`` of each enumerator, by where its name is; base left out."""
+        words, offsets = self._words, self._offsets
+        found: dict[int, int] = {}
+        # Backwards: of several of a name the first remains.
+        for type_id in reversed(list(self._own({Kind.ENUM, Kind.ENUM64}))):
+            at = offsets[type_id - self.start_id]
+            _, each = _WORDS[self.kind(type_id)]
+            stop = at + 3 + each * _vlen(words[at + 1])
+            found.update(dict.fromkeys(words[at + 3 : stop : each], type_id))
+        return found
+
+    def _own(self, kinds: set[Kind]) -> Iterator[int]:
         words = self._words
-        for i, at in enumerate(self._offsets):
-            if words[at + 1] >> 24 & 0x1F in (Kind.ENUM, Kind.ENUM64):
-                yield self.start_id + i
+        infos = {info for info in self._steps if _kind(info) in kinds}
+        for type_id, at in enumerate(self._offsets, self.start_id):
+            if words[at + 1] in infos:
+                yield type_id

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 from drgn import (
@@ -17,54 +16,12 @@ from drgn import (
     TypeKindSet,
     TypeMember,
     TypeParameter,
+    sizeof,
 )
 
 from drgn_sockets.target.btf import Btf, BtfError, Kind
 
 NAME = "drgn-sockets-btf"
-
-#: Variables that drgn's helpers and ours use. BTF has types of few variables, so these are
-#: declared here, as in the kernel's source; one that is missing is added with a line.
-DECLARATIONS = """
-struct task_struct init_task;
-struct pid_namespace init_pid_ns;
-struct net init_net;
-struct list_head net_namespace_list;
-struct inet_hashinfo tcp_hashinfo;
-struct udp_table udp_table;
-struct udp_table udplite_table;
-struct raw_hashinfo raw_v4_hashinfo;
-struct raw_hashinfo raw_v6_hashinfo;
-struct hlist_head unix_socket_table[512];
-unsigned long volatile jiffies;
-unsigned long tick_nsec;
-struct clocksource clocksource_jiffies;
-struct list_head modules;
-struct uts_namespace init_uts_ns;
-struct user_namespace init_user_ns;
-struct list_head super_blocks;
-struct file_operations socket_file_ops;
-struct file_operations ns_file_operations;
-struct fs_struct init_fs;
-struct files_struct init_files;
-struct cred init_cred;
-struct nsproxy init_nsproxy;
-struct list_head slab_caches;
-struct timespec64 wall_to_monotonic;
-unsigned long page_offset_base;
-unsigned long vmalloc_base;
-unsigned long vmemmap_base;
-unsigned long phys_base;
-unsigned int nr_cpu_ids;
-int nr_threads;
-unsigned int sysctl_nr_open;
-struct cpumask __cpu_online_mask;
-struct cpumask __cpu_possible_mask;
-struct cpumask __cpu_present_mask;
-unsigned long __per_cpu_offset[8192];
-"""
-
-_DECLARATION = re.compile(r"(?P<type>.*?[ *])(?P<name>\w+)(?:\[(?P<length>\d+)\])?;")
 
 _KINDS: dict[TypeKind, frozenset[Kind]] = {
     TypeKind.INT: frozenset({Kind.INT}),
@@ -81,22 +38,27 @@ _INT_BOOL = 4
 
 # The kernel's own bound is 32 (MAX_RESOLVE_DEPTH).
 _MAX_DEPTH = 64
+# In bytes, of an array: more is no kernel's, and drgn reckons in bits.
+_MAX_SIZE = 1 << 40
+_PER_CPU = ".data..percpu"
 
 
 class BtfTypes:
-    """Makes drgn's types of BTF, each once, when it is asked for."""
+    """
+    Makes drgn's types of BTF, each once, when it is asked for.
 
-    def __init__(self, prog: Program, btf: Btf) -> None:
+    :param base: For a module's BTF, the types of its kernel
+    """
+
+    def __init__(self, prog: Program, btf: Btf, base: BtfTypes | None = None) -> None:
         self._prog = prog
         self._btf = btf
+        self._base = base
         self._types: dict[int, Type] = {}
         self._depth = 0
-        self._declared = {
-            match["name"]: (match["type"].strip(), match["length"])
-            for match in map(_DECLARATION.fullmatch, DECLARATIONS.split("\n"))
-            if match
-        }
-        self._enumerators: dict[str, int] | None = None
+        self._heights: tuple[dict[int, int], dict[int, int]] = {}, {}
+        self._constants: dict[int, int] | None = None
+        self._per_cpu: dict[int, int] | None = None
 
     def find_type(
         self, prog: Program, kinds: TypeKindSet, name: str, filename: str | None
@@ -107,7 +69,7 @@ class BtfTypes:
             return None
         for kind in kinds:
             wanted = _KINDS.get(kind)
-            type_id = self._btf.find(name, wanted) if wanted else None
+            type_id = self._btf.find_own(name, wanted) if wanted else None
             if type_id is None:
                 continue
             found = self.type(type_id)
@@ -121,52 +83,48 @@ class BtfTypes:
         """Object finder, see :meth:`drgn.Program.register_object_finder()`."""
         if filename:
             return None
-        if flags & FindObjectFlags.CONSTANT:
-            enum = self._enums().get(name)
-            if enum is not None:
-                type_ = self.type(enum)
-                for enumerator in type_.enumerators or ():
-                    if enumerator.name == name:
-                        return Object(prog, type_, enumerator.value)
         if flags & FindObjectFlags.VARIABLE:
-            type_found = self._variable_type(name)
-            if type_found is not None:
-                return self._at_symbol(name, type_found)
+            variable = self._find_variable(name)
+            if variable is not None:
+                return variable
+        if flags & FindObjectFlags.CONSTANT:
+            constant = self._find_constant(name)
+            if constant is not None:
+                return constant
         if flags & FindObjectFlags.FUNCTION:
-            function = self._btf.find(name, frozenset({Kind.FUNC}))
+            function = self._btf.find_own(name, frozenset({Kind.FUNC}))
             if function is not None:
-                return self._at_symbol(name, self.type(self._btf.size_or_type(function)))
+                return at_symbol(self._prog, name, self.type(self._btf.size_or_type(function)))
         return None
 
-    def _at_symbol(self, name: str, type_: Type) -> Object | None:
-        try:
-            return Object(self._prog, type_, address=self._prog.symbol(name).address)
-        except LookupError:
+    def _find_variable(self, name: str) -> Object | None:
+        btf, prog = self._btf, self._prog
+        variable = btf.find_own(name, frozenset({Kind.VAR}))
+        if variable is None:
             return None
+        type_ = self.type(btf.size_or_type(variable))
+        if self._base is None:
+            if self._per_cpu is None:
+                self._per_cpu = btf.section(_PER_CPU)
+            offset = self._per_cpu.get(variable)
+            if offset is not None:
+                try:
+                    start = prog.symbol("__per_cpu_start").address
+                except LookupError:
+                    return None
+                return Object(prog, type_, address=start + offset)
+        return at_symbol(prog, name, type_)
 
-    def _variable_type(self, name: str) -> Type | None:
-        variable = self._btf.find(name, frozenset({Kind.VAR}))
-        if variable is not None:
-            return self.type(self._btf.size_or_type(variable))
-        if name not in self._declared:
-            return None
-        declared, length = self._declared[name]
-        try:
-            type_ = self._prog.type(declared)
-        except LookupError:
-            return None
-        return type_ if length is None else self._prog.array_type(type_, int(length))
-
-    def _enums(self) -> dict[str, int]:
-        if self._enumerators is None:
-            self._enumerators = {}
-            btf: Btf | None = self._btf
-            while btf is not None:
-                for type_id in btf.enums():
-                    for name, _ in btf.enumerators(type_id):
-                        self._enumerators.setdefault(name, type_id)
-                btf = btf.base
-        return self._enumerators
+    def _find_constant(self, name: str) -> Object | None:
+        if self._constants is None:
+            self._constants = self._btf.constants()
+        for place in self._btf.places(name):
+            if place in self._constants:
+                type_ = self.type(self._constants[place])
+                for enumerator in type_.enumerators or ():
+                    if enumerator.name == name:
+                        return Object(self._prog, type_, enumerator.value)
+        return None
 
     def type(self, type_id: int) -> Type:
         """
@@ -174,11 +132,13 @@ class BtfTypes:
 
         :raises BtfError: if it is not there, or leads around in a circle
         """
+        if self._base is not None and type_id < self._btf.start_id:
+            return self._base.type(type_id)
         found = self._types.get(type_id)
         if found is not None:
             return found
         if self._depth >= _MAX_DEPTH:
-            raise BtfError(f"BTF type {type_id} leads too deep, or around in a circle")
+            raise BtfError(f"its type {type_id} leads too deep, or around in a circle")
         self._depth += 1
         try:
             found = self._types[type_id] = self._make(type_id)
@@ -186,7 +146,7 @@ class BtfTypes:
             raise
         except (ValueError, TypeError, OverflowError) as e:
             # drgn's word on a size or a name that cannot be.
-            raise BtfError(f"BTF type {type_id}: {e}") from None
+            raise BtfError(f"its type {type_id}: {e}") from None
         finally:
             self._depth -= 1
         return found
@@ -204,9 +164,9 @@ class BtfTypes:
             return prog.pointer_type(self.type(btf.size_or_type(type_id)))
         if kind == Kind.ARRAY:
             element, length = btf.array(type_id)
-            # BTF does not tell a flexible array from one of no elements.
-            return prog.array_type(self._with_size(element), length if length else None)
+            return self._make_array(self._with_size(element), length)
         if kind in (Kind.STRUCT, Kind.UNION):
+            self._check_nesting(type_id)
             make = prog.struct_type if kind == Kind.STRUCT else prog.union_type
             return make(btf.name(type_id), btf.size_or_type(type_id), self._members(type_id))
         if kind == Kind.FWD:
@@ -221,8 +181,50 @@ class BtfTypes:
         if kind == Kind.TYPE_TAG:
             return self.type(btf.size_or_type(type_id))
         if kind == Kind.FUNC_PROTO:
+            self._check_nesting(type_id)
             return self._make_function(type_id)
-        raise BtfError(f"BTF type {type_id} is a {kind.name}, which is no type")
+        raise BtfError(f"its type {type_id} is a {kind.name}, which is no type")
+
+    def _check_nesting(self, type_id: int) -> None:
+        # drgn follows members by value, and types without a name of their own to print them, as
+        # far as they lead; so it has to be seen first that they end.
+        self._height(type_id, True, 0)
+        for inner in self._btf.inner(type_id):
+            self._height(inner, False, 0)
+
+    def _height(self, type_id: int, by_value: bool, depth: int) -> int:
+        """How deep types are nested in a type, by value, or else written out where it is named."""
+        btf = self._btf
+        if self._base is not None and type_id < btf.start_id:
+            return self._base._height(type_id, by_value, depth)
+        known = self._heights[by_value].get(type_id)
+        if known is None:
+            if depth >= _MAX_DEPTH:
+                raise BtfError(f"its type {type_id} nests too deep, or around in a circle")
+            kind = btf.kind(type_id)
+            if kind in _TRANSPARENT or kind == (Kind.TYPEDEF if by_value else Kind.PTR):
+                inner = [btf.size_or_type(type_id)]
+            elif kind in (Kind.STRUCT, Kind.UNION):
+                inner = btf.inner(type_id) if by_value or btf.name(type_id) is None else []
+            elif kind == Kind.ARRAY or not by_value:
+                inner = btf.inner(type_id)
+            else:
+                inner = []
+            known = 1 + max((self._height(i, by_value, depth + 1) for i in set(inner)), default=0)
+            self._heights[by_value][type_id] = known
+        if depth + known > _MAX_DEPTH:
+            raise BtfError(f"its type {type_id} nests too deep")
+        return known
+
+    def _make_array(self, element: Type, length: int) -> Type:
+        # Of 0, it is one that goes on behind a structure: which ends here is not told.
+        try:
+            size = sizeof(element) * length
+        except TypeError:
+            size = 0
+        if size > _MAX_SIZE:
+            raise BtfError(f"it has an array of {size} bytes")
+        return self._prog.array_type(element, length if length else None)
 
     def _make_int(self, type_id: int) -> Type:
         prog, btf = self._prog, self._btf
@@ -236,7 +238,7 @@ class BtfTypes:
         prog, btf = self._prog, self._btf
         size = btf.size_or_type(type_id)
         if size not in (1, 2, 4, 8):
-            raise BtfError(f"BTF enum {type_id} has the size {size}")
+            raise BtfError(f"its enum {type_id} has the size {size}")
         signed = btf.kind_flag(type_id)
         enumerators = [TypeEnumerator(name, value) for name, value in btf.enumerators(type_id)]
         if not enumerators:
@@ -275,7 +277,7 @@ class BtfTypes:
         while inner.kind == TypeKind.TYPEDEF:
             inner = inner.type
         if inner.kind in (TypeKind.VOID, TypeKind.FUNCTION):
-            raise BtfError(f"BTF type {type_id} has no size, but is that of an element or member")
+            raise BtfError(f"its type {type_id} has no size, but is that of an element or member")
         return found
 
     def _lazily(self, type_id: int) -> Callable[[], Type]:
@@ -286,33 +288,39 @@ class BtfTypes:
         return list(self._make_members(type_id, size))
 
     def _make_members(self, type_id: int, size: int) -> Iterator[TypeMember]:
+        narrow = not self._btf.kind_flag(type_id)
         for member in self._btf.members(type_id):
-            if member.bit_offset > size:
-                raise BtfError(f"a member of BTF type {type_id} lies outside it")
-            if member.bit_size or self._is_narrow(member.type_id):
-                yield TypeMember(
-                    self._bit_field(member.type_id, member.bit_size),
-                    member.name,
-                    member.bit_offset,
-                )
-            else:
-                yield TypeMember(self._lazily(member.type_id), member.name, member.bit_offset)
+            offset, bits = member.bit_offset, member.bit_size
+            if narrow and not bits:
+                shift, bits = self._narrow(member.type_id)
+                offset += shift
+            if offset > size:
+                raise BtfError(f"a member of its type {type_id} lies outside it")
+            make = self._bit_field(member.type_id, bits) if bits else self._lazily(member.type_id)
+            yield TypeMember(make, member.name, offset)
 
-    def _is_narrow(self, type_id: int) -> bool:
-        # Before the flag of structures, a bit-field had an integer type of its width.
+    def _narrow(self, type_id: int) -> tuple[int, int]:
+        """(Bit offset, width) of a bit-field that is one by its integer type; (0, 0) of none."""
+        # So it was before Linux kernel commit 9d5f9f701b18 ("bpf: btf: fix struct/union/fwd types
+        # with kind_flag") (in v5.0), and is where a compiler or pahole does not set the flag.
         btf = self._btf
-        if btf.kind(type_id) != Kind.INT:
-            return False
-        _, _, bits = btf.int_encoding(type_id)
-        return bits != btf.size_or_type(type_id) * 8
+        for _ in range(_MAX_DEPTH):
+            kind = btf.kind(type_id)
+            if kind == Kind.INT:
+                _, shift, bits = btf.int_encoding(type_id)
+                whole = not shift and bits == btf.size_or_type(type_id) * 8
+                return (0, 0) if whole else (shift, bits)
+            if kind != Kind.TYPEDEF and kind not in _TRANSPARENT:
+                return 0, 0
+            type_id = btf.size_or_type(type_id)
+        return 0, 0
 
     def _bit_field(self, type_id: int, bits: int) -> Callable[[], Object]:
         def make() -> Object:
-            width = bits or self._btf.int_encoding(type_id)[2]
             try:
-                return Object(self._prog, self.type(type_id), bit_field_size=width)
+                return Object(self._prog, self.type(type_id), bit_field_size=bits)
             except (ValueError, TypeError, OverflowError) as e:
-                raise BtfError(f"a bit-field of {width} bits of BTF type {type_id}: {e}") from None
+                raise BtfError(f"its bit-field of {bits} bits of type {type_id}: {e}") from None
 
         return make
 
@@ -322,3 +330,12 @@ _QUALIFIERS = {
     Kind.VOLATILE: Qualifiers.VOLATILE,
     Kind.RESTRICT: Qualifiers.RESTRICT,
 }
+_TRANSPARENT = {*_QUALIFIERS, Kind.TYPE_TAG}
+
+
+def at_symbol(prog: Program, name: str, type_: Type) -> Object | None:
+    """An object at the address of a symbol, ``None`` if there is no such symbol."""
+    try:
+        return Object(prog, type_, address=prog.symbol(name).address)
+    except LookupError:
+        return None

@@ -4,35 +4,28 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Sequence
-from pathlib import Path
+import os
+from collections.abc import Iterator, Sequence
 
 from drgn import (
     FaultError,
     FindObjectFlags,
-    MissingDebugInfoError,
     Object,
     Program,
-    ProgramFlags,
     Symbol,
-    SymbolBinding,
     SymbolIndex,
-    SymbolKind,
     Type,
     TypeKindSet,
 )
-from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.target.btf import Btf, BtfError
-from drgn_sockets.target.btf_types import NAME, BtfTypes
+from drgn_sockets.target.btf import Btf
+from drgn_sockets.target.btf_source import BtfFile, module_btf, own_btf
+from drgn_sockets.target.btf_types import NAME, BtfTypes, at_symbol
+from drgn_sockets.target.declarations import DECLARATIONS, Declarations
+from drgn_sockets.target.symbols import SYSTEM_MAP_VARIABLE, load_symbols, os_release
 
 logger = logging.getLogger("drgn.drgn_sockets")
-
-_SYS_BTF = Path("/sys/kernel/btf/vmlinux")
-# Debian's largest is 7 MB; with everything built in it is some 20.
-_MAX_BTF = 1 << 28
 
 
 class OwnTypes:
@@ -45,10 +38,15 @@ class OwnTypes:
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
-        self._types: BtfTypes | None = None
+        self._btf: Btf | None = None
+        # The kernel's own, and with the first that it lacks those of its modules.
+        self._types: list[BtfTypes] = []
+        self._has_modules = False
         self._symbols: SymbolIndex | None = None
         # Loading looks things up itself, and what failed once is not tried again.
         self._tried = False
+        self._known = Declarations(prog, DECLARATIONS)
+        self._told = Declarations(prog)
         prog.register_symbol_finder(NAME, self._find_symbol, enable_index=-1)
         prog.register_type_finder(NAME, self._find_type, enable_index=-1)
         prog.register_object_finder(NAME, self._find_object, enable_index=-1)
@@ -61,45 +59,110 @@ class OwnTypes:
             prog.cache[key] = cls(prog)
         return prog.cache[key]  # type: ignore[no-any-return]
 
-    def load(self, system_map: str | None = None) -> str:
+    def load(self, system_map: str | None = None, btf: BtfFile | None = None) -> str:
         """
         Load types and symbols now.
 
         :param system_map: A ``System.map``, for a core whose VMCOREINFO does not lead to
             kallsyms (before Linux 6.0).
+        :param btf: A file with the kernel's BTF, for one whose memory lacks it.
         :return: What was used, for people.
         :raises UserError: if the kernel lacks what is needed
         """
         self._tried = True
-        self._symbols, used = _symbols(self._prog, system_map)
+        prog = self._prog
+        self._symbols, symbols_from = load_symbols(prog, system_map, btf.elf if btf else None)
+        if btf is not None:
+            btf.check_build(prog)
+        self._btf = Btf(btf.data if btf else own_btf(prog))
+        self._types = [BtfTypes(prog, self._btf)]
+        if btf is not None or system_map is not None:
+            self._check_build(system_map, btf)
+        types_from = f"the BTF of {btf.path}" if btf else "the kernel's own BTF"
+        return f"types from {types_from}, symbols from {symbols_from}"
+
+    def _check_build(self, system_map: str | None, btf: BtfFile | None) -> None:
+        # What is in two places, by symbol and type in one of them.
+        prog = self._prog
         try:
-            self._types = BtfTypes(self._prog, Btf(_read_btf(self._prog)))
-        except BtfError as e:
+            release = prog["init_uts_ns"].name.release.string_().decode("ascii", "replace")
+            comm = prog["init_task"].comm.string_()
+        except (LookupError, AttributeError, FaultError):
+            release, comm = "", b""
+        if release != os_release(prog) or not comm.startswith(b"swapper"):
+            self._types, self._symbols = [], None
+            given = " and ".join(filter(None, (system_map, btf.path if btf else None)))
             raise UserError(
-                f"the kernel's BTF cannot be used: {e}; give its vmlinux with -s"
-            ) from None
-        return f"types from the kernel's own BTF, symbols from {used}"
+                f"{given}: of another build: init_task and init_uts_ns are not where they would be"
+            )
+
+    def declare(self, text: str) -> None:
+        """
+        Tell the types of variables.
+
+        :param text: As for :func:`drgn_sockets.target.declarations.parse()`.
+        :raises ValueError: if that is no declaration
+        """
+        self._told.add(text)
 
     def _ready(self) -> bool:
         if not self._tried and not _has_dwarf(self._prog):
             try:
-                self.load()
+                self.load(os.environ.get(SYSTEM_MAP_VARIABLE))
             except UserError as e:
-                logger.debug("%s", e)
-        return self._types is not None
+                # Once, and not as an error: drgn may do without.
+                logger.warning("drgn-sockets: %s", e)
+        return bool(self._types)
+
+    def _each(self) -> Iterator[BtfTypes]:
+        yield self._types[0]
+        if not self._has_modules and self._btf is not None:
+            # Finding them asks for types itself.
+            self._has_modules = True
+            modules = list(module_btf(self._prog, self._btf))
+            self._types += [BtfTypes(self._prog, m, self._types[0]) for m in modules]
+        yield from self._types[1:]
 
     def _find_type(
         self, prog: Program, kinds: TypeKindSet, name: str, filename: str | None
     ) -> Type | None:
-        if self._ready() and self._types is not None:
-            return self._types.find_type(prog, kinds, name, filename)
+        if self._ready():
+            for types in self._each():
+                found = types.find_type(prog, kinds, name, filename)
+                if found is not None:
+                    return found
         return None
 
     def _find_object(
         self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None
     ) -> Object | None:
-        if self._ready() and self._types is not None:
-            return self._types.find_object(prog, name, flags, filename)
+        if filename:
+            return None
+        variable = bool(flags & FindObjectFlags.VARIABLE)
+        if variable:
+            type_ = self._told.type(name)
+            if type_ is not None:
+                return at_symbol(prog, name, type_)
+        if not self._ready():
+            return None
+        # A declaration comes before modules, or most variables would have them loaded.
+        found = self._types[0].find_object(prog, name, flags, filename)
+        if found is None and variable:
+            type_ = self._known.type(name)
+            if type_ is not None:
+                found = at_symbol(prog, name, type_)
+        if found is not None:
+            return found
+        for types in self._each():
+            found = types.find_object(prog, name, flags, filename)
+            if found is not None:
+                return found
+        if variable and self._find_symbol(prog, name, None, True):
+            # drgn makes its own error of a LookupError, and knows it as one of its own.
+            raise LookupError(
+                f"the type of {name} is not known: BTF has it of few variables; tell it with "
+                f"drgn_sockets.declare('struct TYPE {name};')"
+            )
         return None
 
     def _find_symbol(
@@ -116,93 +179,3 @@ def _has_dwarf(prog: Program) -> bool:
         return not prog.main_module().wants_debug_file()
     except LookupError:
         return False
-
-
-def _is_local(prog: Program) -> bool:
-    flags = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
-    return bool(prog.flags & flags == flags)
-
-
-def _symbols(prog: Program, system_map: str | None) -> tuple[SymbolIndex, str]:
-    if system_map is not None:
-        return _read_system_map(prog, system_map), system_map
-    try:
-        index = load_vmlinux_kallsyms(prog)
-    except (MissingDebugInfoError, LookupError, ValueError, FaultError, OSError) as e:
-        raise UserError(
-            "no debugging symbols here, and the kernel's own (kallsyms) cannot be found: "
-            f"{e} Give its System.map with --system-map, or its vmlinux with -s"
-        ) from None
-    return index, "/proc/kallsyms" if _is_local(prog) else "its kallsyms"
-
-
-_MIN_SYMBOLS = 1000
-_MAP_LINE = re.compile(rb"([0-9a-f]{8,16}) ([A-Za-z]) (\S+)")
-_VMCOREINFO_SYMBOL = re.compile(r"^SYMBOL\((\w+)\)=([0-9A-Fa-f]+)$", re.MULTILINE)
-_KERNEL_OFFSET = re.compile(r"^KERNELOFFSET=([0-9A-Fa-f]+)$", re.MULTILINE)
-
-
-def _read_system_map(prog: Program, path: str) -> SymbolIndex:
-    try:
-        text = Path(path).read_bytes()
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from None
-    found = [(int(a, 16), kind, name) for a, kind, name in _MAP_LINE.findall(text)]
-    if len(found) < _MIN_SYMBOLS:
-        raise UserError(
-            f"{path} is not a System.map (Debian's image packages have a note in its place, "
-            "and their -dbg packages the map)"
-        )
-    vmcoreinfo = prog["VMCOREINFO"].string_().decode("ascii", "replace")
-    offset_match = _KERNEL_OFFSET.search(vmcoreinfo)
-    offset = int(offset_match[1], 16) if offset_match else 0
-    addresses = {name.decode("ascii", "replace"): address for address, _, name in found}
-    for name, value in _VMCOREINFO_SYMBOL.findall(vmcoreinfo):
-        # What VMCOREINFO says of a few symbols tells whether the map is of another build.
-        # mem_section and the like are pointers there, but these two kinds are addresses.
-        if name in ("_stext", "swapper_pg_dir", "init_uts_ns", "node_online_map") and (
-            name in addresses and addresses[name] + offset != int(value, 16)
-        ):
-            raise UserError(
-                f"{path} is of another build: {name} is at {addresses[name] + offset:#x} in it, "
-                f"and at {int(value, 16):#x} in the kernel"
-            )
-    found.sort()
-    symbols = []
-    for i, (address, kind, name) in enumerate(found):
-        if kind in b"aA" or address + offset >= 1 << 64:
-            # Absolute: offsets of per-CPU variables.
-            continue
-        end = found[i + 1][0] if i + 1 < len(found) else address + 1
-        symbols.append(
-            Symbol(
-                name.decode("ascii", "replace"),
-                address + offset,
-                end - address,
-                SymbolBinding.GLOBAL if kind.isupper() else SymbolBinding.LOCAL,
-                SymbolKind.FUNC if kind in b"tTwW" else SymbolKind.OBJECT,
-            )
-        )
-    return SymbolIndex(symbols)
-
-
-def _read_btf(prog: Program) -> bytes:
-    if _is_local(prog):
-        try:
-            return _SYS_BTF.read_bytes()
-        except OSError:
-            pass
-    try:
-        start = prog.symbol("__start_BTF").address
-        size = prog.symbol("__stop_BTF").address - start
-    except LookupError:
-        raise UserError(
-            "this kernel has no BTF (CONFIG_DEBUG_INFO_BTF): give its vmlinux with -s"
-        ) from None
-    if not 0 < size < _MAX_BTF:
-        raise UserError(f"the kernel's BTF cannot be used: it has {size} bytes; give a vmlinux")
-    try:
-        data: bytes = prog.read(start, size)
-    except FaultError as e:
-        raise UserError(f"the kernel's BTF cannot be read: {e}; give its vmlinux with -s") from None
-    return data

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where BTF comes from: a kernel's memory and its modules', or a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from drgn import FaultError, Object, Program, container_of
+
+from drgn_sockets.errors import UserError
+from drgn_sockets.target.btf import Btf, BtfError
+from drgn_sockets.target.elf import MAGIC, Elf
+from drgn_sockets.target.symbols import build_id, is_local
+
+logger = logging.getLogger("drgn.drgn_sockets")
+
+_SYS_BTF = Path("/sys/kernel/btf/vmlinux")
+# Debian's largest is 7 MB; with everything built in it is some 20.
+_MAX_BTF = 1 << 28
+# Far more than a kernel has.
+_MAX_MODULES = 1 << 14
+
+
+class BtfFile:
+    """
+    A file with a kernel's BTF: a vmlinux, or a copy of ``/sys/kernel/btf/vmlinux``.
+
+    :raises UserError: if it has none
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.elf: Elf | None = None
+        try:
+            with Path(path).open("rb") as f:
+                self.elf = Elf(path) if f.read(4) == MAGIC else None
+                f.seek(0)
+                data = f.read(_MAX_BTF) if self.elf is None else self.elf.section(".BTF")
+        except OSError as e:
+            raise UserError(f"cannot read {path}: {e.strerror}") from None
+        if data is None:
+            raise UserError(f"{path} has no BTF: it is a vmlinux of a kernel without it")
+        if data[:2] not in (b"\x9f\xeb", b"\xeb\x9f"):
+            raise UserError(
+                f"{path} has no BTF: --btf takes a vmlinux, or a copy of /sys/kernel/btf/vmlinux"
+            )
+        self.data: bytes = data
+
+    def check_build(self, prog: Program) -> None:
+        """
+        See whether it is of this kernel, as far as the kernel tells.
+
+        :raises UserError: if it is of another
+        """
+        theirs = self.elf.build_id() if self.elf is not None else None
+        ours = build_id(prog)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise UserError(
+                f"{self.path} is of another build: its build ID is {theirs.hex()}, and the "
+                f"kernel's {ours.hex()}"
+            )
+        try:
+            differs = own_btf(prog) != self.data
+        except UserError:
+            # It is for such kernels that a file is given.
+            differs = False
+        if differs:
+            raise UserError(f"{self.path} is of another build: the kernel's own BTF is different")
+
+
+def own_btf(prog: Program) -> bytes:
+    """
+    The BTF that a kernel carries.
+
+    :raises UserError: if it has none, or it cannot be read
+    """
+    if is_local(prog):
+        try:
+            return _SYS_BTF.read_bytes()
+        except OSError:
+            pass
+    try:
+        start = prog.symbol("__start_BTF").address
+        size = prog.symbol("__stop_BTF").address - start
+    except LookupError:
+        raise UserError(
+            "this kernel has no BTF (CONFIG_DEBUG_INFO_BTF): give its vmlinux with -s"
+        ) from None
+    if not 0 < size < _MAX_BTF:
+        raise UserError(
+            f"the kernel's BTF cannot be used: it has {size} bytes; give its vmlinux with -s"
+        )
+    try:
+        data: bytes = prog.read(start, size)
+    except FaultError as e:
+        raise UserError(
+            f"the kernel's BTF cannot be read ({e}): give it with --btf, or its vmlinux with -s"
+        ) from None
+    return data
+
+
+def module_btf(prog: Program, base: Btf) -> Iterator[Btf]:
+    """
+    The BTF of modules that are loaded.
+
+    One that cannot be read is left out.
+    """
+    # What struct module has as btf_data is gone once the module is loaded; this copy the kernel
+    # keeps, for those who read /sys/kernel/btf/MODULE, and in it references to a base that the
+    # module may have brought with it are resolved already (btf_parse_module()). Linux kernel
+    # commit 36e68442d1af ("bpf: Load and verify kernel module BTFs") (in v5.11) added it.
+    try:
+        head = prog["btf_modules"].address_of_()
+        prog.type("struct btf_module")
+    except LookupError:
+        return
+    for module in _each_module(head):
+        name = "?"
+        try:
+            btf = module.btf.read_()
+            name = btf.name.string_().decode("ascii", "replace")
+            size = btf.data_size.value_()
+            if btf.start_id != base.end_id or btf.start_str_off != base.string_end:
+                raise BtfError("it is on another base")
+            if size > _MAX_BTF:
+                raise BtfError(f"it has {size} bytes")
+            yield Btf(prog.read(btf.data, size), base)
+        except (FaultError, BtfError) as e:
+            logger.debug("BTF of module %s: %s", name, e)
+
+
+def _each_module(head: Object) -> Iterator[Object]:
+    seen = {head.value_()}
+    entry = head
+    try:
+        while len(seen) < _MAX_MODULES:
+            entry = entry.next.read_()
+            if entry.value_() in seen:
+                return
+            seen.add(entry.value_())
+            yield container_of(entry, "struct btf_module", "list")
+    except FaultError as e:
+        logger.debug("list of the BTF of modules: %s", e)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A kernel's symbols: from its kallsyms, a System.map, or the table of a vmlinux."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from drgn import (
+    FaultError,
+    MissingDebugInfoError,
+    Program,
+    ProgramFlags,
+    Symbol,
+    SymbolBinding,
+    SymbolIndex,
+    SymbolKind,
+)
+from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+from drgn_sockets.errors import UserError
+from drgn_sockets.target.elf import Elf, ElfSymbol
+
+#: In the environment, a ``System.map`` for plain drgn.
+SYSTEM_MAP_VARIABLE = "DRGN_SOCKETS_SYSTEM_MAP"
+
+_MIN_SYMBOLS = 1000
+_MAP_LINE = re.compile(rb"^([0-9a-f]{8,16}) ([A-Za-z]) (\S+)", re.MULTILINE)
+_VMCOREINFO_SYMBOL = re.compile(r"^SYMBOL\((\w+)\)=([0-9A-Fa-f]+)$", re.MULTILINE)
+_KERNEL_OFFSET = re.compile(r"^KERNELOFFSET=([0-9A-Fa-f]+)$", re.MULTILINE)
+_BUILD_ID = re.compile(r"^BUILD-ID=((?:[0-9A-Fa-f]{2})+)$", re.MULTILINE)
+_OS_RELEASE = re.compile(r"^OSRELEASE=(.*)$", re.MULTILINE)
+# VMCOREINFO gives what these pointers hold, and of everything else the address.
+_POINTERS = ("mem_section",)
+
+
+def is_local(prog: Program) -> bool:
+    """Whether it is the kernel that runs this."""
+    flags = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
+    return bool(prog.flags & flags == flags)
+
+
+def vmcoreinfo(prog: Program) -> str:
+    """What the kernel says of itself in its notes."""
+    text: str = prog["VMCOREINFO"].string_().decode("ascii", "replace")
+    return text
+
+
+def os_release(prog: Program) -> str:
+    """As ``uname -r`` gives it, empty if VMCOREINFO lacks it."""
+    match = _OS_RELEASE.search(vmcoreinfo(prog))
+    return match[1] if match else ""
+
+
+def build_id(prog: Program) -> bytes | None:
+    """The kernel's build ID, ``None`` if VMCOREINFO lacks it."""
+    match = _BUILD_ID.search(vmcoreinfo(prog))
+    return bytes.fromhex(match[1]) if match else None
+
+
+def load_symbols(
+    prog: Program, system_map: str | None, vmlinux: Elf | None = None
+) -> tuple[SymbolIndex, str]:
+    """
+    Load the symbols of a kernel.
+
+    :param system_map: if given, they are taken from there
+    :param vmlinux: for a kernel that does not tell where its kallsyms is
+    :return: Symbols, and where they are from, for people
+    :raises UserError: if there are none, or they are another kernel's
+    """
+    if system_map is not None:
+        return _index(prog, _read_map(system_map), system_map), system_map
+    try:
+        index = load_vmlinux_kallsyms(prog)
+    except (MissingDebugInfoError, LookupError, ValueError, FaultError, OSError) as e:
+        found = list(vmlinux.symbols()) if vmlinux else []
+        if found and vmlinux:
+            return _index(prog, found, vmlinux.path), vmlinux.path
+        raise UserError(
+            "no debugging symbols here, and the kernel's own (kallsyms) cannot be found "
+            f"({str(e).rstrip('.')}): give its System.map with --system-map or in "
+            f"${SYSTEM_MAP_VARIABLE}, or its vmlinux with -s"
+        ) from None
+    return index, "/proc/kallsyms" if is_local(prog) else "its kallsyms"
+
+
+def _read_map(path: str) -> Sequence[ElfSymbol]:
+    try:
+        text = Path(path).read_bytes()
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from None
+    lines = sorted((int(a, 16), kind, name) for a, kind, name in _MAP_LINE.findall(text))
+    if len(lines) < _MIN_SYMBOLS:
+        raise UserError(
+            f"{path} is not a System.map (Debian's image packages have a note in its place, "
+            "and their -dbg packages the map)"
+        )
+    found = []
+    for i, (address, kind, name) in enumerate(lines):
+        end = lines[i + 1][0] if i + 1 < len(lines) else address + 1
+        text_name = name.decode("ascii", "replace")
+        found.append(ElfSymbol(text_name, address, end - address, kind in b"tTwW", kind.islower()))
+    return found
+
+
+def _index(prog: Program, found: Sequence[ElfSymbol], path: str) -> SymbolIndex:
+    addresses = {symbol.name: symbol.address for symbol in found}
+    match = _KERNEL_OFFSET.search(vmcoreinfo(prog))
+    offset = int(match[1], 16) if match else 0
+    # KASLR does not move per-CPU variables where their addresses are offsets, as on x86-64 until
+    # Linux kernel commit 9d7de2aa8b41 ("x86/percpu/64: Use relative percpu offsets") (in v6.15).
+    zero_based = addresses.get("__per_cpu_start") == 0
+    fixed_end = addresses.get("__per_cpu_end", 0) + 1 if zero_based else 0
+    _check_build(prog, addresses, offset, path)
+    return SymbolIndex(_symbols(found, offset, fixed_end))
+
+
+def _check_build(prog: Program, addresses: dict[str, int], offset: int, path: str) -> None:
+    for name, value in _VMCOREINFO_SYMBOL.findall(vmcoreinfo(prog)):
+        there = addresses.get(name, 0) + offset
+        if name in addresses and name not in _POINTERS and there != int(value, 16):
+            raise UserError(
+                f"{path} is of another build: {name} is at {there:#x} in it, and at "
+                f"{int(value, 16):#x} in the kernel"
+            )
+    banner = f"Linux version {os_release(prog)}".encode()
+    try:
+        same = prog.read(addresses["linux_banner"] + offset, len(banner)) == banner
+    except (KeyError, FaultError, OverflowError):
+        same = False
+    if not same:
+        raise UserError(
+            f"{path} is of another build: the kernel's version is not where it has linux_banner"
+        )
+
+
+def _symbols(found: Iterable[ElfSymbol], offset: int, fixed_end: int) -> Iterable[Symbol]:
+    for name, address, size, is_function, is_local in found:
+        if address >= fixed_end:
+            address += offset
+        if address < 1 << 64:
+            yield Symbol(
+                name,
+                address,
+                size,
+                SymbolBinding.LOCAL if is_local else SymbolBinding.GLOBAL,
+                SymbolKind.FUNC if is_function else SymbolKind.OBJECT,
+            )
