@@ -13,6 +13,8 @@ import drgn
 from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.target.btf_source import BtfFile
+from drgn_sockets.target.elf import MAGIC
 from drgn_sockets.target.own_types import OwnTypes
 
 _KCORE = "/proc/kcore"
@@ -36,7 +38,8 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         action="append",
         default=[],
-        help="a vmlinux or module with debugging symbols; may be given more than once",
+        help="a vmlinux or module with debugging symbols, or a vmlinux with BTF; may be given "
+        "more than once",
     )
     symbols.add_argument(
         "--debug-directory",
@@ -56,6 +59,12 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where types come from: debugging symbols (DWARF), or the kernel's own BTF in its "
         "memory; auto takes the first that is there (default)",
+    )
+    symbols.add_argument(
+        "--btf",
+        metavar="PATH",
+        help="take types from this file's BTF: a vmlinux, or a copy of /sys/kernel/btf/vmlinux, "
+        "for a core that was written without it",
     )
     symbols.add_argument(
         "--system-map",
@@ -164,6 +173,9 @@ def _not_a_core(args: argparse.Namespace, e: Exception) -> str:
 
 
 def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
+    if args.btf is not None and (args.symbols or args.types == "dwarf"):
+        other = "-s" if args.symbols else "--types dwarf"
+        raise UserError(f"--btf and {other} contradict each other: leave one of them out")
     for path in args.symbols:
         # drgn would only warn.
         try:
@@ -171,7 +183,7 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
                 magic = f.read(4)
         except OSError as e:
             raise UserError(f"cannot read symbols {path}: {e.strerror}") from None
-        if magic != b"\x7fELF":
+        if magic != MAGIC:
             raise UserError(f"{path} is not an ELF file; -s takes a vmlinux or a module")
     if args.debug_directory:
         options = prog.debug_info_options
@@ -179,11 +191,31 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
     if not args.debuginfod:
         finders = [f for f in prog.enabled_debug_info_finders() if f != "debuginfod"]
         prog.set_enabled_debug_info_finders(finders)
-    if args.types != "btf" and _load_dwarf(prog, args):
-        return
-    if args.types == "dwarf" or args.symbols:
+    if args.types != "btf" and args.btf is None and _load_dwarf(prog, args):
+        used = f"types and symbols from DWARF: {prog.main_module().debug_file_path}"
+        if args.system_map is not None:
+            used += f"; {args.system_map} is not needed"
+    elif args.types == "dwarf":
         raise UserError(_no_symbols(prog, args))
-    print(f"drgn-sockets: {OwnTypes.of(prog).load(args.system_map)}", file=sys.stderr)
+    else:
+        used = OwnTypes.of(prog).load(args.system_map, _btf_file(prog, args))
+    print(f"drgn-sockets: {used}", file=sys.stderr)
+
+
+def _btf_file(prog: Program, args: argparse.Namespace) -> BtfFile | None:
+    """A file with BTF that was given."""
+    if args.btf is not None:
+        return BtfFile(args.btf)
+    for path in args.symbols:
+        try:
+            file = BtfFile(path)
+            file.check_build(prog)
+        except UserError:
+            continue
+        return file
+    if args.symbols:
+        raise UserError(_no_symbols(prog, args))
+    return None
 
 
 def _load_dwarf(prog: Program, args: argparse.Namespace) -> bool:
