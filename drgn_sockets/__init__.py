@@ -30,6 +30,16 @@ __all__ = (
 )
 
 
+def package_version() -> str:
+    """The version of this package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("drgn-sockets")
+    except PackageNotFoundError:
+        return "not-installed"
+
+
 def __getattr__(name: str) -> Any:
     if name in __all__:
         from drgn_sockets import helpers

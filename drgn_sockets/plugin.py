@@ -31,6 +31,7 @@ _SUMMARIES = {
     "peer": "both ends of a socket, and every process and fd that holds them",
     "tcp": "all fields of TCP sockets, one to a line, with the kernel's member names",
     "check": "compare what kernel memory says with what procfs says",
+    "distill": "write a small core with just the memory that the other commands read",
 }
 
 

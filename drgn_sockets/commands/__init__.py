@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from drgn_sockets.commands.base import Command
 from drgn_sockets.commands.check import Check
+from drgn_sockets.commands.distill import Distill
 from drgn_sockets.commands.fds import Fds
 from drgn_sockets.commands.peer import Peer
 from drgn_sockets.commands.ss import Ss
 from drgn_sockets.commands.tcp import Tcp
 
-COMMANDS: tuple[Command, ...] = (Fds(), Ss(), Peer(), Tcp(), Check())
+_READERS: tuple[Command, ...] = (Fds(), Ss(), Peer(), Tcp(), Check())
+
+COMMANDS: tuple[Command, ...] = (*_READERS, Distill(_READERS))

@@ -47,6 +47,11 @@ class Command:
         """
         raise NotImplementedError
 
+    def read_all(self, prog: Program) -> None:
+        """
+        Read all that the command could show, whatever its arguments: what ``distill`` keeps.
+        """
+
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add all arguments."""
         self.add_arguments(parser)
@@ -87,6 +92,13 @@ class Command:
     def shows(self, args: argparse.Namespace, *names: str) -> bool:
         """Whether any of these columns is shown: what nobody sees need not be read."""
         return any(column.name in names for column in self.chosen(args))
+
+    def look_at(self, records: Iterable[Any]) -> None:
+        """Read all columns of *records*."""
+        getters = [column.get for column in self.columns]
+        for record in records:
+            for get in getters:
+                get(record)
 
     def emit(self, records: Iterable[Any], args: argparse.Namespace) -> None:
         """Print records as the options of output say."""

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from drgn import Program, ProgramFlags
 
-from drgn_sockets.check.compare import Result, check_live, check_saved
+from drgn_sockets.check.compare import Result, check_live, check_saved, look_at_memory
 from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
+from drgn_sockets.kernel.time import clock
 from drgn_sockets.views.columns import Column
 
 
@@ -47,6 +48,10 @@ class Check(Command):
             action="store_true",
             help="list also what changed between looks, which is not judged",
         )
+
+    def read_all(self, prog: Program) -> None:
+        look_at_memory(prog)
+        clock(prog)
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
         if args.procfs is not None:

@@ -125,6 +125,10 @@ class Fds(Command):
         self.emit(records, args)
         return problems.status()
 
+    def read_all(self, prog: Program) -> None:
+        tables = Tasks(prog).tables()
+        self.look_at(FdReader(prog, describe).read(tables))
+
 
 def _chosen(tasks: Tasks, tables: list[FileTable], who: list[str]) -> list[FileTable]:
     chosen: list[FileTable] = []

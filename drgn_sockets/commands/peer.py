@@ -13,6 +13,7 @@ from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.find import Finder
+from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import (
     AnySocket,
     InetRecord,
@@ -93,6 +94,14 @@ class Peer(Command):
         ]
         self.emit(problems.watch(ends), args)
         return problems.status()
+
+    def read_all(self, prog: Program) -> None:
+        finder = Finder(prog)
+        for record in for_each_socket(prog, holders=finder.holders):
+            # What leads to it, and where it leads; TCP's other ends are among these sockets.
+            finder.find(f"{record.sk:#x}")
+            if isinstance(record, UnixRecord):
+                finder.unix_peer(record)
 
 
 def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:

@@ -94,6 +94,9 @@ class Ss(Command):
         self.emit(problems.watch(self._select(prog, args, problems)), args)
         return problems.status()
 
+    def read_all(self, prog: Program) -> None:
+        self.look_at(for_each_socket(prog, FAMILIES, Holders(prog)))
+
     def _select(
         self, prog: Program, args: argparse.Namespace, problems: Problems
     ) -> Iterator[AnySocket]:

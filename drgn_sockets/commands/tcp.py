@@ -13,6 +13,8 @@ from drgn import Program
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
 from drgn_sockets.records.find import Finder
+from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import TcpRecord, UnreadableSocket
 from drgn_sockets.records.tcp import InetConnectionSock, congestion_algorithm, ulp_name
 from drgn_sockets.views.columns import Column
@@ -66,6 +68,11 @@ class Tcp(Command):
                 found.append(record)
         self.emit((field for record in found for field in fields(record)), args)
         return problems.status()
+
+    def read_all(self, prog: Program) -> None:
+        for record in for_each_socket(prog, ["tcp"], Holders(prog)):
+            if isinstance(record, TcpRecord):
+                self.look_at(fields(record))
 
 
 def fields(record: TcpRecord) -> Iterator[Field]:

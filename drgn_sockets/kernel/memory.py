@@ -21,6 +21,11 @@ _MAX_GAP = 1 << 10
 # The smallest page there is: larger ones are missing in multiples of it.
 _PAGE = 1 << 12
 
+_EXACT = "drgn_sockets.exact"
+#: Begins a line of VMCOREINFO that tells a core which ``distill`` wrote from a whole one; the
+#: version of this package follows.
+DISTILLED = "DRGN_SOCKETS_DISTILLED="
+
 # drgn raises FaultError for memory it cannot read, OverflowError or ValueError for addresses
 # that are none (beyond 64 bits, wrapping around), and OSError when a core's file ends early
 # or disappears.
@@ -41,6 +46,28 @@ def byte_order(prog: Program) -> str:
     return "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
 
 
+def distilled_by(prog: Program) -> str | None:
+    """The version that distilled the core of *prog*, ``None`` for a whole one."""
+    found: str | None = prog.cache.get(DISTILLED, "")
+    if found == "":
+        try:
+            text = prog["VMCOREINFO"].string_().decode("ascii", "replace")
+        except (LookupError, FaultError):
+            text = ""
+        lines = [line for line in text.splitlines() if line.startswith(DISTILLED)]
+        found = prog.cache[DISTILLED] = lines[0][len(DISTILLED) :] if lines else None
+    return found
+
+
+def read_exactly(prog: Program) -> None:
+    """
+    From now on read nothing of *prog* but what is asked for: no gaps between neighbours.
+
+    For a program whose reads are recorded.
+    """
+    prog.cache[_EXACT] = True
+
+
 def read_groups(
     prog: Program, addresses: Iterable[int], size: int
 ) -> Iterator[tuple[list[int], bytes | None]]:
@@ -53,7 +80,7 @@ def read_groups(
     """
     groups: list[list[int]] = []
     group: list[int] = []
-    near = size + _MAX_GAP
+    near = size if prog.cache.get(_EXACT) else size + _MAX_GAP
     for address in sorted(set(addresses)):
         if group and address - group[-1] <= near and address + size - group[0] <= _MAX_SPAN:
             group.append(address)

@@ -13,6 +13,7 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.fdtable import open_fds
 from drgn_sockets.kernel.file import File, socket_file_ops
+from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, Struct
@@ -62,11 +63,14 @@ def sk_at(prog: Program, address: int) -> int:
         if sk is not None and sk.socket == socket:
             return found.sk
     readable = SockCommon.layout(prog).try_read(address) is not None
-    raise UserError(
-        f"{address:#x} is not a socket: what is there is no struct sock, socket or file of one"
+    why = (
+        "what is there is no struct sock, socket or file of one"
         if readable
-        else f"{address:#x} is not a socket: there is no memory that can be read"
+        else "there is no memory that can be read"
     )
+    if distilled_by(prog) is not None:
+        why += " in this distilled core, which has only what the commands read"
+    raise UserError(f"{address:#x} is not a socket: {why}")
 
 
 def parse_address(text: str) -> int | None:

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``distill``: a core with just the memory that the commands read."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, NoReturn, cast
+
+from drgn import FaultError, Object, Program
+from drgn.helpers.linux.fs import for_each_file
+from drgn.helpers.linux.net import for_each_net
+from drgn.helpers.linux.pid import for_each_task
+
+from drgn_sockets import package_version
+from drgn_sockets.commands.base import OK, Command
+from drgn_sockets.errors import UserError
+from drgn_sockets.kernel.memory import DISTILLED, byte_order, read_exactly
+from drgn_sockets.kernel.skb import read_payload
+from drgn_sockets.kernel.sock import Sock
+from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.reader import for_each_socket
+from drgn_sockets.records.socket import SocketRecord
+from drgn_sockets.target.kdump import write_kdump
+from drgn_sockets.target.recorder import Recorder
+from drgn_sockets.views.columns import Column
+
+
+class Distilled(NamedTuple):
+    """A core that was written."""
+
+    file: bytes
+    size: int
+    pages: int
+    kept: int
+    payload: bool
+
+
+class Distill(Command):
+    """
+    ``distill -o FILE``.
+
+    :param others: The commands that are to work on what is written.
+    """
+
+    name = "distill"
+    summary = "write a small core with just the memory that the other commands read"
+    description = (
+        "The file is a kdump-compressed core that drgn opens, with the kernel's types and "
+        "symbols in it, and the other commands print the same on it as on what it was made "
+        "from. It has no memory of processes, no page cache, and no payload of sockets; pages "
+        "are zeroed outside the structures read. It does have what the commands show: names "
+        "of files, processes and sockets, and addresses. On a running kernel each page is of "
+        "the moment when it was first read."
+    )
+    columns = (
+        Column("file", "the file written", lambda d: d.file, True),
+        Column("size", "its size, bytes", lambda d: d.size, True, right=True),
+        Column("pages", "pages of memory in it", lambda d: d.pages, True, right=True),
+        Column("kept", "bytes of these that are not zeroed", lambda d: d.kept, True, right=True),
+        Column("payload", "whether what is queued in sockets is there", lambda d: d.payload, True),
+    )
+
+    def __init__(self, others: Sequence[Command]) -> None:
+        self._others = others
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "-o", metavar="FILE", dest="file", required=True, help="the core file to write"
+        )
+        parser.add_argument(
+            "--with-payload",
+            action="store_true",
+            help="take in what is queued in sockets, sent and not yet received: user data",
+        )
+
+    def run(self, prog: Program, args: argparse.Namespace) -> int:
+        path = Path(args.file)
+        core = getattr(args, "core", None)
+        if core is not None and path.exists() and path.samefile(core):
+            raise UserError(f"{path} is the core that is read; give another file with -o")
+        _check_writable(path)
+        recorder = Recorder(prog, DISTILLED + package_version())
+        self._read_all(recorder, payload=args.with_payload)
+        with _progress("writing"), _written_beside(path) as file:
+            size = _write(file, recorder)
+            _verify(file, recorder)
+        kept = sum(len(page) - page.count(0) for page in recorder.kept.values())
+        done = Distilled(os.fsencode(path), size, len(recorder.kept), kept, args.with_payload)
+        self.emit([done], args)
+        return OK
+
+    def _read_all(self, recorder: Recorder, *, payload: bool) -> None:
+        prog = recorder.program
+        recorder.load_types()
+        read_exactly(prog)
+        for command in self._others:
+            with _progress(f"reading for {command.name}"):
+                command.read_all(prog)
+        with _progress("reading for drgn"):
+            _read_for_drgn(prog)
+        if payload:
+            with _progress("reading payload"):
+                read_payload(prog, _sks(prog))
+
+
+def _read_for_drgn(prog: Program) -> None:
+    """Read what a script for drgn goes through to come to files and namespaces."""
+    for _ in prog.loaded_modules():
+        pass
+    for _ in for_each_net(prog):
+        pass
+    for task in for_each_task(prog):
+        with contextlib.suppress(FaultError):
+            task.comm.read_()
+            for _ in for_each_file(task):
+                pass
+    prog["init_task"].comm.read_()
+
+
+def _sks(prog: Program) -> Iterator[Object]:
+    for record in for_each_socket(prog, holders=Holders(prog)):
+        if isinstance(record, SocketRecord) and isinstance(record.sock, Sock):
+            yield Object(prog, f"{record.sock.C_TYPE} *", record.sk)
+
+
+def _write(file: BinaryIO, recorder: Recorder) -> int:
+    prog = recorder.program
+    name = prog["init_uts_ns"].name
+    fields = ("sysname", "nodename", "release", "version", "machine", "domainname")
+    utsname = [name.member_(field).string_() for field in fields]
+    return write_kdump(
+        file,
+        cast("dict[int, bytes]", recorder.kept),
+        page_size=recorder.page_size,
+        byte_order=byte_order(prog),
+        utsname=utsname,
+        vmcoreinfo=recorder.vmcoreinfo,
+    )
+
+
+def _verify(file: BinaryIO, recorder: Recorder) -> None:
+    """
+    Read back what was written, through libkdumpfile.
+
+    :raises UserError: if it is not what was to be written
+    """
+    file.flush()
+    prog = Program()
+    try:
+        prog.set_core_dump(file.name)
+        for frame, page in recorder.kept.items():
+            if prog.read(frame * recorder.page_size, recorder.page_size, physical=True) != page:
+                raise ValueError(f"page frame {frame:#x} is another")
+    except (ValueError, FaultError, OSError) as e:
+        raise UserError(f"what was written cannot be read back: {e}") from None
+
+
+def _check_writable(path: Path) -> None:
+    """
+    See that there is hope for *path*, before much is read.
+
+    :raises UserError: if there is none
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file; give another with -o")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: no permission to write in {path.parent}")
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path) -> Iterator[BinaryIO]:
+    """
+    A file that gets its name when it is whole, and is gone if it does not come to that.
+
+    :raises UserError: if it cannot be written
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = cast(
+                BinaryIO,
+                tempfile.NamedTemporaryFile(  # noqa: SIM115
+                    dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+                ),
+            )
+            beside = Path(file.name)
+            stack.callback(beside.unlink, missing_ok=True)
+            # Closing writes what is buffered, and would complain of the full disk once more.
+            stack.enter_context(contextlib.suppress(OSError))
+            stack.callback(file.close)
+            stack.enter_context(_unwinding())
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.fchmod(file.fileno(), 0o666 & ~umask)
+            beside.replace(path)
+        except OSError as e:
+            raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+@contextlib.contextmanager
+def _unwinding() -> Iterator[None]:
+    """Have signals that end the process at once end it by unwinding."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    plain = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
+    for s in plain:
+        signal.signal(s, end)
+    try:
+        yield
+    finally:
+        for s in plain:
+            signal.signal(s, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(f"\r\x1b[K{what} …", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A program that reads another's memory, and keeps just what was read of it."""
+
+from __future__ import annotations
+
+import re
+
+from drgn import FaultError, PlatformFlags, Program
+
+from drgn_sockets.errors import UserError
+from drgn_sockets.target.own_types import OwnTypes
+
+# What load_vmlinux_kallsyms() wants to find there. Before f09bddbd8661 ("vmcoreinfo: add
+# kallsyms_num_syms symbol", 6.0) and its dependencies VMCOREINFO lacks them.
+_KALLSYMS = (
+    "kallsyms_names",
+    "kallsyms_num_syms",
+    "kallsyms_token_table",
+    "kallsyms_token_index",
+    "kallsyms_offsets",
+    "kallsyms_relative_base",
+)
+
+# Bytes of an entry of a page table.
+_ENTRY = 8
+
+_PAGE_SIZE = re.compile(r"^PAGESIZE=([0-9]+)$", re.MULTILINE)
+
+
+class Recorder:
+    """
+    Reads the memory of a kernel through its page tables, and keeps what was read.
+
+    A page is taken once, when it is first touched, so that on a live kernel all that
+    :attr:`program` reads of it is of one moment. What is kept are the bytes that were asked
+    for, and the entries of the page tables that lead there.
+
+    :param source: A Linux kernel. Its types are not used.
+    :param mark: A line for VMCOREINFO.
+    :raises UserError: if its page tables or its VMCOREINFO are not there
+    """
+
+    def __init__(self, source: Program, mark: str) -> None:
+        platform = source.platform
+        if platform is None or not platform.flags & PlatformFlags.IS_64_BIT:
+            raise UserError("only the memory of 64-bit kernels can be distilled")
+        self._source = source
+        #: VMCOREINFO, with lines for what a kernel before 6.0 does not tell.
+        self.vmcoreinfo: bytes = _vmcoreinfo(source, mark)
+        match = _PAGE_SIZE.search(self.vmcoreinfo.decode("ascii", "replace"))
+        #: Bytes in a page.
+        self.page_size = int(match[1]) if match else 4096
+        #: By page frame number, what was read of each page; zeros elsewhere.
+        self.kept: dict[int, bytearray] = {}
+        # Page frame of each virtual page; the pages as they were when first touched.
+        self._frames: dict[int, int] = {}
+        self._pages: dict[int, bytes] = {}
+        self._translated = 0
+        self._walker = self._new_program()
+        self._walker.add_memory_segment(0, 1 << 63, self._read_table, physical=True)
+        #: The program whose reads are kept.
+        self.program = self._new_program()
+        self.program.add_memory_segment(0, (1 << 64) - 1, self._read)
+
+    def _new_program(self) -> Program:
+        prog = Program(platform=self._source.platform)
+        try:
+            prog.set_linux_kernel_custom(self.vmcoreinfo, False)
+        except ValueError as e:
+            raise UserError(f"the kernel's page tables cannot be used: {e}") from None
+        return prog
+
+    def load_types(self) -> None:
+        """Give :attr:`program` the kernel's own types and symbols, or the source's vmlinux."""
+        try:
+            OwnTypes.of(self.program).load()
+        except UserError:
+            files = {
+                file
+                for module in self._source.modules()
+                for file in (module.debug_file_path, module.loaded_file_path)
+                if file is not None
+            }
+            if not files:
+                raise
+            self.program.load_debug_info(sorted(files), main=True)
+
+    def _page(self, frame: int) -> bytes:
+        page = self._pages.get(frame)
+        if page is None:
+            page = self._source.read(frame * self.page_size, self.page_size, physical=True)
+            self._pages[frame] = page
+        return page
+
+    def _keep(self, frame: int, start: int, end: int) -> bytes:
+        data = self._page(frame)[start:end]
+        kept = self.kept.get(frame)
+        if kept is None:
+            kept = self.kept[frame] = bytearray(self.page_size)
+        kept[start:end] = data
+        return data
+
+    def _read_table(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        if count == 1:
+            # Where the walk has led to: see _translate().
+            self._translated = address
+            return b"\0"
+        # drgn reads the rest of the table as well; one entry is needed.
+        frame, start = divmod(address, self.page_size)
+        entry = self._keep(frame, start, start + _ENTRY)
+        return entry.ljust(count, b"\0")
+
+    def _frame(self, page: int) -> int:
+        frame = self._frames.get(page)
+        if frame is None:
+            self._walker.read(page * self.page_size, 1)
+            frame = self._frames[page] = self._translated // self.page_size
+        return frame
+
+    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+        size = self.page_size
+        page, start = divmod(address, size)
+        if start + count <= size:
+            return self._keep(self._frame(page), start, start + count)
+        parts = []
+        while count:
+            end = min(start + count, size)
+            parts.append(self._keep(self._frame(page), start, end))
+            count -= end - start
+            page, start = page + 1, 0
+        return b"".join(parts)
+
+
+def _vmcoreinfo(source: Program, mark: str) -> bytes:
+    try:
+        text: bytes = source["VMCOREINFO"].string_()
+    except (LookupError, FaultError) as e:
+        raise UserError(f"the kernel's VMCOREINFO cannot be read: {e}") from None
+    lines = text.decode("ascii", "replace").splitlines()
+    for name in _KALLSYMS:
+        if not any(line.startswith(f"SYMBOL({name})=") for line in lines):
+            try:
+                lines.append(f"SYMBOL({name})={source.symbol(name).address:x}")
+            except LookupError:
+                pass
+    if mark not in lines:
+        lines.append(mark)
+    return "".join(f"{line}\n" for line in lines).encode()

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A distilled core: is it small, does every command say the same on it as on the whole one, and
+is nothing in it that is nobody's business?
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drgn import Program
+
+from drgn_sockets.cli import make_parser
+from drgn_sockets.target import open_target
+
+from .kdump_pages import Kdump
+from .machine import Core, run_on, spawn
+
+MAX_SIZE = 5 << 20
+
+
+class Distilled:
+    """What ``distill`` makes of a core."""
+
+    def __init__(self, core: Core, path: Path, *options: str) -> None:
+        self.path = path
+        done = spawn(*core.target, "distill", "-o", str(path), "--json", *options)
+        assert done.returncode == 0, done.stderr
+        self.said: dict[str, Any] = json.loads(done.stdout)
+        self.prog: Program = open_target(make_parser().parse_args(["-c", str(path), "ss"]))
+
+
+_made: dict[Path, Distilled] = {}
+
+
+@pytest.fixture
+def distilled(core: Core, tmp_path_factory: pytest.TempPathFactory) -> Distilled:
+    if core.path not in _made:
+        path = tmp_path_factory.mktemp("distilled") / "core.kdump"
+        _made[core.path] = Distilled(core, path)
+    return _made[core.path]
+
+
+def test_it_is_small(core: Core, distilled: Distilled) -> None:
+    size = distilled.path.stat().st_size
+    print(f"{core.kernel}: {size / 1e6:.1f} MB")
+    assert size == distilled.said["size"] <= MAX_SIZE
+    assert distilled.said["pages"] == len(Kdump(distilled.path).pages)
+    # Readable by whom the umask lets, as any file that a command writes.
+    umask = os.umask(0)
+    os.umask(umask)
+    assert distilled.path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+WHOLE_TABLES = (
+    ("fds", "--output", "all"),
+    ("fds", "--json", "--output", "all"),
+    ("fds", "--csv"),
+    ("ss",),
+    ("ss", "-a", "--output", "all", "--json"),
+    ("ss", "-tuwxape", "-om"),
+    ("ss", "-xlp"),
+    ("ss", "-6", "-a"),
+    ("ss", "-t", "state", "time-wait", "--output", "all"),
+)
+
+
+@pytest.mark.parametrize("argv", WHOLE_TABLES, ids=" ".join)
+def test_tables_are_the_same(core: Core, distilled: Distilled, argv: tuple[str, ...]) -> None:
+    whole = core.run(*argv)
+    assert whole.out.count("\n") > 2
+    assert run_on(distilled.prog, *argv) == whole
+
+
+def test_check_is_the_same(core: Core, distilled: Distilled) -> None:
+    argv = ("check", "--procfs", str(core.oracle), "--moved")
+    whole = core.run(*argv)
+    assert whole.status == 0 and whole.out.splitlines()[-1].endswith(" 0 mismatches")
+    assert run_on(distilled.prog, *argv) == whole
+
+
+def test_every_socket_is_the_same(core: Core, distilled: Distilled) -> None:
+    """By every name that it has: address, address of its file, PID:FD, inode."""
+    sockets = core.rows("ss", "-a")
+    files = [row for row in core.rows("fds") if row["kind"] == "sock"]
+    assert len(sockets) > 200 and len(files) > 200
+    # All of them is a matter of minutes; which of them changes with the kernel.
+    some = [row["sk"] for row in sockets[:: max(1, len(sockets) // 60)]]
+    some += [row["file"] for row in files[::40]]
+    some += [f"{row['pid']}:{row['fd']}" for row in files[::40]]
+    some += [str(row["ino"]) for row in sockets[::40] if row["ino"]]
+    for what in some:
+        peer = ("peer", what, "--output", "all", "--json")
+        assert run_on(distilled.prog, *peer) == core.run(*peer)
+    tcp = [row["sk"] for row in sockets if row["netid"] == "tcp"]
+    every = ("tcp", *tcp, "--json", "--output", "all")
+    whole = core.run(*every)
+    assert whole.status == 0 and whole.out.count("\n") > 100 * 50
+    assert run_on(distilled.prog, *every) == whole
+    pids = sorted({row["pid"] for row in files})
+    for pid in pids[::5]:
+        ss = ("ss", "-a", "--pid", str(pid))
+        assert run_on(distilled.prog, *ss) == core.run(*ss)
+
+
+def test_names_are_the_same(core: Core, distilled: Distilled) -> None:
+    for name in ("/tmp/drgn-sockets/unix_fork/test.sock", "/no/such", "@nonesuch", "0", "1:99"):
+        argv = ("peer", name)
+        assert run_on(distilled.prog, *argv) == core.run(*argv)
+
+
+def test_nothing_else_is_in_it(core: Core, distilled: Distilled) -> None:
+    """Every byte is the machine's, or zero; and most of what lies around is zero."""
+    kdump = Kdump(distilled.path)
+    page_size = 4096
+    foreign = zeroed = 0
+    for frame, page in kdump.pages.items():
+        whole = core.prog.read(frame * page_size, page_size, physical=True)
+        if page != whole:
+            foreign += sum(1 for a, b in zip(page, whole) if a != b and a)
+            zeroed += sum(1 for a, b in zip(page, whole) if a != b)
+    assert foreign == 0
+    # What is left out of the pages that it has, beside the pages that it has not.
+    assert zeroed > 1 << 19
+    assert kdump.utsname[0] == b"Linux" and kdump.utsname[4] == b"x86_64"
+
+
+def test_no_secret_is_in_it(core: Core, distilled: Distilled, tmp_path: Path) -> None:
+    """
+    Texts that a program had in memory, in a file, in a pipe, and in queues of sockets: with
+    ``--with-payload`` those in sockets are there, which shows that they would be found.
+    """
+    secrets = core.accounts["payload"]["secrets"]
+    queued = [s for s in secrets if s["queued"]]
+    assert len(queued) >= 10 and {s["place"] for s in secrets} >= {"memory", "file", "pipe"}
+    memory = Kdump(distilled.path)
+    assert [s["place"] for s in secrets if memory.holds(s["token"].encode())] == []
+    if core.path.name != "core.elf":
+        return
+    # They were in the machine's memory at that moment: the whole core has them all.
+    data = core.path.read_bytes()
+    assert [s["place"] for s in secrets if s["token"].encode() not in data] == []
+    del data
+    payload = Distilled(core, tmp_path / "with", "--with-payload")
+    memory = Kdump(payload.path)
+    found = {s["place"] for s in secrets if memory.holds(s["token"].encode())}
+    assert found == {s["place"] for s in queued}
+    for argv in (("ss", "-a", "--output", "all"), ("fds", "--output", "all")):
+        assert run_on(payload.prog, *argv) == core.run(*argv)
+
+
+def test_of_a_distilled_core_it_is_the_same(distilled: Distilled, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    done = spawn("-c", str(distilled.path), "distill", "-o", str(again))
+    assert done.returncode == 0, done.stderr
+    assert Kdump(again).pages == Kdump(distilled.path).pages
+    assert Kdump(again).vmcoreinfo == Kdump(distilled.path).vmcoreinfo
+
+
+SCRIPT = """
+from drgn.helpers.linux import *
+tasks = list(for_each_task())
+files = sum(1 for task in tasks for _ in for_each_file(task))
+print(prog["init_task"].comm.string_().decode(), len(tasks), files, len(list(for_each_net())))
+"""
+
+
+def test_drgn_opens_it(core: Core, distilled: Distilled, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    drgn = str(Path(sys.executable).with_name("drgn"))
+    words = []
+    for target in (["-c", str(distilled.path)], core.target):
+        done = subprocess.run(
+            [drgn, "-q", *(w for w in target if w not in ("--types", "btf")), str(script)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        words.append(done.stdout)
+    assert words[0] == words[1]
+    assert words[0].startswith("swapper/0 ")
+
+
+def test_what_it_does_not_hold_is_said(core: Core, distilled: Distilled) -> None:
+    init_task = core.prog["init_task"].address_of_().value_()
+    # Next to what it holds, on the same page, and on a page that it has not.
+    for address in (init_task + 16, core.prog.symbol("_stext").address):
+        done = run_on(distilled.prog, "peer", hex(address))
+        assert done.status == 2
+        assert "distilled core, which has only what the commands read" in done.err
+        assert done.err.count("\n") == 1
+
+
+def _limit() -> None:
+    # A full disk, for one process.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+
+def test_full_disk(elf: Core, tmp_path: Path) -> None:
+    there = tmp_path / "core"
+    for before in (None, b"precious"):
+        if before is not None:
+            there.write_bytes(before)
+        done = spawn(*elf.target, "distill", "-o", str(there), preexec_fn=_limit)
+        assert done.returncode == 2, done.stderr
+        last = done.stderr.decode().splitlines()[-1]
+        assert last == f"drgn-sockets: cannot write {there}: File too large"
+        assert b"Traceback" not in done.stderr
+        assert [p.read_bytes() for p in tmp_path.iterdir()] == ([before] if before else [])
+
+
+def test_killed_while_it_writes(elf: Core, tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        there = tmp_path / "core"
+        there.write_bytes(b"precious")
+        argv = [sys.executable, "-m", "drgn_sockets", *elf.target, "distill", "-o", str(there)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob(".core.*.part")) and time.monotonic() < deadline:
+                time.sleep(0.001)
+            process.send_signal(number)
+            process.wait(60)
+            assert process.stderr is not None and b"Traceback" not in process.stderr.read()
+        assert process.returncode in (-number, 128 + number)
+        assert there.read_bytes() == b"precious"
+        left = [p for p in tmp_path.iterdir() if p != there]
+        # Nobody can clean up after SIGKILL; but it is not under the name.
+        assert len(left) <= (1 if number == signal.SIGKILL else 0)
+        for path in left:
+            path.unlink()
+
+
+def test_bad_output(elf: Core, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.symlink_to(elf.path)
+    before = elf.path.stat()
+    for file, words in (
+        (str(elf.path), "is the core that is read"),
+        (str(copy), "is the core that is read"),
+        (str(tmp_path), "is not a regular file"),
+        ("/dev/null", "is not a regular file"),
+        (str(tmp_path / "none" / "core"), "there is no directory"),
+        ("", ""),
+    ):
+        done = spawn(*elf.target, "distill", "-o", file)
+        assert done.returncode == 2, (file, done.stderr)
+        assert words in done.stderr.decode().splitlines()[-1]
+        assert b"Traceback" not in done.stderr and done.stdout == b""
+    assert elf.path.stat() == before
+    done = spawn(*elf.target, "distill")
+    assert done.returncode == 2 and b"-o" in done.stderr
+
+
+def test_a_damaged_one(elf: Core, tmp_path: Path) -> None:
+    """Cut short anywhere, or with noise in it: one line, or rows that say so, and no more."""
+    whole = tmp_path / "whole"
+    assert spawn(*elf.target, "distill", "-o", str(whole)).returncode == 0
+    data = whole.read_bytes()
+    broken = tmp_path / "broken"
+    for size in (0, 100, 4096, 8192, 40_000, len(data) // 4, len(data) // 2, len(data) - 5000):
+        broken.write_bytes(data[:size])
+        done = spawn("-c", str(broken), "ss", "-a")
+        assert done.returncode in (1, 2), size
+        assert b"Traceback" not in done.stderr
+        if done.returncode == 2:
+            assert re.match(rb"drgn-sockets: ", done.stderr.splitlines()[-1])
+
+
+def test_there_is_room_beside(elf: Core, tmp_path: Path) -> None:
+    """A file that is there is replaced by a whole one."""
+    there = tmp_path / "core"
+    there.write_bytes(b"old")
+    assert spawn(*elf.target, "distill", "-o", str(there)).returncode == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["core"]
+    assert Kdump(there).pages
+    shutil.rmtree(tmp_path)
