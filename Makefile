@@ -13,14 +13,25 @@ GUESTS := $(KERNELS:%=test-guest-%)
 
 all: test lint
 
-$(VENV)/.installed: pyproject.toml
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+# What it takes to use it; Debian has venv in a package of its own.
+$(VENV)/.usable: pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || \
+	  { $(SUDO) apt-get install --yes python3-venv && $(PYTHON) -m venv --clear $(VENV); } || \
 	  { echo "cannot make a virtual environment: apt install python3-venv" >&2; exit 2; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) --editable .
 	@touch $@
 
-demo: $(VENV)/.installed
-	@$(BIN)/python -m vm.demo
+# What it takes to test it.
+$(VENV)/.installed: $(VENV)/.usable
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# A tour, on a core that comes with the package: no root, no kernel, no network but for pip.
+demo: $(VENV)/.usable
+	@$(BIN)/drgn-sockets demo
 
 # Two at a time, the longest first: it is two processors that guests are slow on.
 test: $(VENV)/.installed

@@ -9,13 +9,16 @@ import gc
 import io
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from drgn import FaultError
+from drgn import FaultError, Program
 
+from drgn_sockets import demo, package_version
 from drgn_sockets.commands import COMMANDS
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import add_target_arguments, open_target
@@ -30,15 +33,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_USAGE_ERROR, f"{self.prog}: {message} (--help tells more)\n")
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("drgn-sockets")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = _Parser(
@@ -49,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         "could not be read); 2 could not start.",
     )
     add_target_arguments(parser)
-    parser.add_argument("--version", action="version", version=f"drgn-sockets {_version()}")
+    parser.add_argument("--version", action="version", version=f"drgn-sockets {package_version()}")
     parser.add_argument(
         "--log-level",
         choices=["debug", "info", "warning", "error", "critical"],
@@ -65,6 +59,14 @@ def make_parser() -> argparse.ArgumentParser:
         )
         command.configure(sub)
         sub.set_defaults(run=command)
+    demo = subparsers.add_parser(
+        "demo",
+        help="a tour, on a core that comes with the package",
+        description="A tour, on a core that comes with the package: no root, no debugging "
+        "symbols and no network needed. With a command, runs that on the core.",
+    )
+    demo.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …")
+    demo.set_defaults(run=None)
     return parser
 
 
@@ -137,10 +139,39 @@ def _flush() -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.run is None:
+        return _run_demo(args.words)
     if args.output == "help":
         sys.stdout.write(args.run.help_columns())
         return 0
     prog = open_target(args)
+    status: int = args.run.execute(prog, args)
+    return status
+
+
+def _run_demo(words: Sequence[str]) -> int:
+    target = ["-c", str(demo.CORE), "--types", "btf"]
+    if not words:
+        args = make_parser().parse_args([*target, "check"])
+        with demo.unpacked_oracle() as oracle:
+            prog = open_target(args)
+            print(demo.introduction(prog, oracle), end="")
+            return max(_run_step(prog, target, oracle, step) for step in demo.tour(oracle))
+    args = make_parser().parse_args([*target, *words])
+    if args.run is None:
+        raise UserError("demo runs a command on its core, and not another demo")
+    if words[0] == "check" and args.procfs is None:
+        with demo.unpacked_oracle() as oracle:
+            args.procfs = str(oracle)
+            return _run(args)
+    return _run(args)
+
+
+def _run_step(prog: Program, target: Sequence[str], oracle: Path, step: demo.Step) -> int:
+    print(f"\n# {step.question}\n$ drgn-sockets demo {shlex.join(step.words)}", flush=True)
+    args = make_parser().parse_args([*target, *step.words])
+    if step.words == ["check"]:
+        args.procfs = str(oracle)
     status: int = args.run.execute(prog, args)
     return status
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from vm import dump, kernels
+from vm import democore, dump, kernels
 from vm.errors import GuestError, VmError
 from vm.guest import BOOT_SECONDS, SILENCE_SECONDS, Guest
 from vm.kernels import Kernel
@@ -258,6 +258,22 @@ def parser() -> argparse.ArgumentParser:
         help="bring the workloads to rest, and record what procfs and tools say there",
     )
 
+    c = command(
+        "demo-core",
+        "make the core that comes with the package",
+        "A guest with the standard\nworkloads, dumped (or from the cache of `dump --cached`), "
+        "distilled, and its oracle, packed.",
+    )
+    _guest_options(c)
+    c.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=democore.PLACE,
+        metavar="DIR",
+        help="where to, instead of drgn_sockets/demo",
+    )
+
     c = command("list", "list the kernels known, and what of them is cached")
     c.add_argument("--json", action="store_true", help="one JSON object a line")
     return p
@@ -403,6 +419,15 @@ def hold(args: argparse.Namespace) -> int:
     return 0
 
 
+def demo_core(args: argparse.Namespace) -> int:
+    """Do ``demo-core``."""
+    if args.kernel is None:
+        args.kernel = democore.KERNEL
+    for path in democore.make(_kernel(args), args.output):
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
 def list_kernels(args: argparse.Namespace) -> int:
     """Do ``list``."""
     for row in kernels.known():
@@ -436,7 +461,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.timeout = args.default_timeout
     if args.command == "test":
         return test(args, [*rest, *after])
-    commands = {"run": run, "shell": shell, "dump": do_dump, "hold": hold, "list": list_kernels}
+    commands = {
+        "run": run,
+        "shell": shell,
+        "dump": do_dump,
+        "hold": hold,
+        "demo-core": demo_core,
+        "list": list_kernels,
+    }
     return commands[args.command](args)
 
 

@@ -98,7 +98,13 @@ class Distill(Command):
 
     def _read_all(self, recorder: Recorder, *, payload: bool) -> None:
         prog = recorder.program
-        recorder.load_types()
+        files = recorder.load_types()
+        if files:
+            print(
+                "drgn-sockets: this kernel does not tell all of its types and symbols; whoever "
+                f"opens the core needs {', '.join(files)} as well",
+                file=sys.stderr,
+            )
         read_exactly(prog)
         for command in self._others:
             with _progress(f"reading for {command.name}"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from typing import Callable, Optional
 
 from drgn import (
     FaultError,
@@ -13,7 +14,6 @@ from drgn import (
     Object,
     Program,
     Symbol,
-    SymbolIndex,
     Type,
     TypeKindSet,
 )
@@ -24,6 +24,9 @@ from drgn_sockets.target.btf_source import BtfFile, module_btf, own_btf
 from drgn_sockets.target.btf_types import NAME, BtfTypes, at_symbol
 from drgn_sockets.target.declarations import DECLARATIONS, Declarations
 from drgn_sockets.target.symbols import SYSTEM_MAP_VARIABLE, load_symbols, os_release
+
+#: Finds symbols, see :meth:`drgn.Program.register_symbol_finder()`.
+SymbolFinder = Callable[[Program, Optional[str], Optional[int], bool], Sequence[Symbol]]
 
 logger = logging.getLogger("drgn.drgn_sockets")
 
@@ -38,11 +41,13 @@ class OwnTypes:
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
+        #: The file that types were taken from, for want of BTF in memory.
+        self.btf_file: BtfFile | None = None
         self._btf: Btf | None = None
         # The kernel's own, and with the first that it lacks those of its modules.
         self._types: list[BtfTypes] = []
         self._has_modules = False
-        self._symbols: SymbolIndex | None = None
+        self._symbols: SymbolFinder | None = None
         # Loading looks things up itself, and what failed once is not tried again.
         self._tried = False
         self._known = Declarations(prog, DECLARATIONS)
@@ -59,19 +64,29 @@ class OwnTypes:
             prog.cache[key] = cls(prog)
         return prog.cache[key]  # type: ignore[no-any-return]
 
-    def load(self, system_map: str | None = None, btf: BtfFile | None = None) -> str:
+    def load(
+        self,
+        system_map: str | None = None,
+        btf: BtfFile | None = None,
+        symbols: SymbolFinder | None = None,
+    ) -> str:
         """
         Load types and symbols now.
 
         :param system_map: A ``System.map``, for a core whose VMCOREINFO does not lead to
             kallsyms (before Linux 6.0).
         :param btf: A file with the kernel's BTF, for one whose memory lacks it.
+        :param symbols: Where symbols come from, instead of all that.
         :return: What was used, for people.
         :raises UserError: if the kernel lacks what is needed
         """
         self._tried = True
+        self.btf_file = btf
         prog = self._prog
-        self._symbols, symbols_from = load_symbols(prog, system_map, btf.elf if btf else None)
+        if symbols is not None:
+            self._symbols, symbols_from = symbols, "elsewhere"
+        else:
+            self._symbols, symbols_from = load_symbols(prog, system_map, btf.elf if btf else None)
         if btf is not None:
             btf.check_build(prog)
         self._btf = Btf(btf.data if btf else own_btf(prog))

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 
-from drgn import FaultError, PlatformFlags, Program
+from drgn import FaultError, PlatformFlags, Program, Symbol
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.target.own_types import OwnTypes
+from drgn_sockets.target.symbols import vmcoreinfo_line
 
 # What load_vmlinux_kallsyms() wants to find there. Before f09bddbd8661 ("vmcoreinfo: add
 # kallsyms_num_syms symbol", 6.0) and its dependencies VMCOREINFO lacks them.
@@ -45,9 +46,10 @@ class Recorder:
         if platform is None or not platform.flags & PlatformFlags.IS_64_BIT:
             raise UserError("only the memory of 64-bit kernels can be distilled")
         self._source = source
-        #: VMCOREINFO, with lines for what a kernel before 6.0 does not tell.
-        self.vmcoreinfo: bytes = _vmcoreinfo(source, mark)
-        match = _PAGE_SIZE.search(self.vmcoreinfo.decode("ascii", "replace"))
+        self._vmcoreinfo = _vmcoreinfo(source, mark)
+        # Those that were asked for, of a kernel that does not tell where all are.
+        self._symbols: dict[tuple[str, int], Symbol] = {}
+        match = _PAGE_SIZE.search("\n".join(self._vmcoreinfo))
         #: Bytes in a page.
         self.page_size = int(match[1]) if match else 4096
         #: By page frame number, what was read of each page; zeros elsewhere.
@@ -65,25 +67,52 @@ class Recorder:
     def _new_program(self) -> Program:
         prog = Program(platform=self._source.platform)
         try:
-            prog.set_linux_kernel_custom(self.vmcoreinfo, False)
+            prog.set_linux_kernel_custom("".join(f"{line}\n" for line in self._vmcoreinfo), False)
         except ValueError as e:
             raise UserError(f"the kernel's page tables cannot be used: {e}") from None
         return prog
 
-    def load_types(self) -> None:
-        """Give :attr:`program` the kernel's own types and symbols, or the source's vmlinux."""
+    @property
+    def vmcoreinfo(self) -> bytes:
+        """VMCOREINFO, and lines for what a kernel before 6.0 does not tell there."""
+        lines = [*self._vmcoreinfo, *map(vmcoreinfo_line, self._symbols.values())]
+        return "".join(f"{line}\n" for line in dict.fromkeys(lines)).encode()
+
+    def load_types(self) -> list[str]:
+        """
+        Give :attr:`program` the kernel's own types and symbols, or those of the source.
+
+        :return: Files that these were taken from, because the kernel's memory lacks them: who
+            reads what was kept needs them as well.
+        :raises UserError: if there are none
+        """
+        own = OwnTypes.of(self.program)
+        # Where all are recorded, or those that are asked for.
+        known = all(_has_line(self._vmcoreinfo, name) for name in _KALLSYMS[:4])
+        symbols = None if known else self._find_symbol
         try:
-            OwnTypes.of(self.program).load()
+            own.load(symbols=symbols)
         except UserError:
-            files = {
-                file
-                for module in self._source.modules()
-                for file in (module.debug_file_path, module.loaded_file_path)
-                if file is not None
-            }
+            given = OwnTypes.of(self._source).btf_file
+            if given is not None:
+                own.load(btf=given, symbols=symbols)
+                return [given.path]
+            files = {module.debug_file_path for module in self._source.modules()} - {None}
             if not files:
                 raise
             self.program.load_debug_info(sorted(files), main=True)
+            return sorted(files)
+        return []
+
+    def _find_symbol(
+        self, prog: Program, name: str | None, address: int | None, one: bool
+    ) -> list[Symbol]:
+        try:
+            symbol = self._source.symbol(address if name is None else name)
+        except LookupError:
+            return []
+        self._symbols[symbol.name, symbol.address] = symbol
+        return [symbol]
 
     def _page(self, frame: int) -> bytes:
         page = self._pages.get(frame)
@@ -102,7 +131,7 @@ class Recorder:
 
     def _read_table(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         if count == 1:
-            # Where the walk has led to: see _translate().
+            # Where the walk has led to: see _frame().
             self._translated = address
             return b"\0"
         # drgn reads the rest of the table as well; one entry is needed.
@@ -131,18 +160,22 @@ class Recorder:
         return b"".join(parts)
 
 
-def _vmcoreinfo(source: Program, mark: str) -> bytes:
+def _has_line(lines: list[str], name: str) -> bool:
+    return any(line.startswith(f"SYMBOL({name})=") for line in lines)
+
+
+def _vmcoreinfo(source: Program, mark: str) -> list[str]:
     try:
         text: bytes = source["VMCOREINFO"].string_()
     except (LookupError, FaultError) as e:
         raise UserError(f"the kernel's VMCOREINFO cannot be read: {e}") from None
     lines = text.decode("ascii", "replace").splitlines()
     for name in _KALLSYMS:
-        if not any(line.startswith(f"SYMBOL({name})=") for line in lines):
+        if not _has_line(lines, name):
             try:
                 lines.append(f"SYMBOL({name})={source.symbol(name).address:x}")
             except LookupError:
                 pass
     if mark not in lines:
         lines.append(mark)
-    return "".join(f"{line}\n" for line in lines).encode()
+    return lines

@@ -28,6 +28,9 @@ SYSTEM_MAP_VARIABLE = "DRGN_SOCKETS_SYSTEM_MAP"
 _MIN_SYMBOLS = 1000
 _MAP_LINE = re.compile(rb"^([0-9a-f]{8,16}) ([A-Za-z]) (\S+)", re.MULTILINE)
 _VMCOREINFO_SYMBOL = re.compile(r"^SYMBOL\((\w+)\)=([0-9A-Fa-f]+)$", re.MULTILINE)
+_TOLD = re.compile(
+    r"^DRGN_SOCKETS_SYMBOL\(([^\s()]+)\)=([0-9a-f]{1,16})\+([0-9a-f]{1,16})$", re.MULTILINE
+)
 _KERNEL_OFFSET = re.compile(r"^KERNELOFFSET=([0-9A-Fa-f]+)$", re.MULTILINE)
 _BUILD_ID = re.compile(r"^BUILD-ID=((?:[0-9A-Fa-f]{2})+)$", re.MULTILINE)
 _OS_RELEASE = re.compile(r"^OSRELEASE=(.*)$", re.MULTILINE)
@@ -78,12 +81,30 @@ def load_symbols(
         found = list(vmlinux.symbols()) if vmlinux else []
         if found and vmlinux:
             return _index(prog, found, vmlinux.path), vmlinux.path
+        told = list(_told(prog))
+        if told:
+            return SymbolIndex(told), "its VMCOREINFO"
         raise UserError(
             "no debugging symbols here, and the kernel's own (kallsyms) cannot be found "
             f"({str(e).rstrip('.')}): give its System.map with --system-map or in "
             f"${SYSTEM_MAP_VARIABLE}, or its vmlinux with -s"
         ) from None
     return index, "/proc/kallsyms" if is_local(prog) else "its kallsyms"
+
+
+def vmcoreinfo_line(symbol: Symbol) -> str:
+    """
+    What a distilled core has in VMCOREINFO of a symbol, where its kernel does not tell where
+    its kallsyms is.
+    """
+    return f"DRGN_SOCKETS_SYMBOL({symbol.name})={symbol.address:x}+{symbol.size:x}"
+
+
+def _told(prog: Program) -> Iterable[Symbol]:
+    for name, address, size in _TOLD.findall(vmcoreinfo(prog)):
+        yield Symbol(
+            name, int(address, 16), int(size, 16), SymbolBinding.UNKNOWN, SymbolKind.UNKNOWN
+        )
 
 
 def _read_map(path: str) -> Sequence[ElfSymbol]:

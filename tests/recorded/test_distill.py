@@ -21,10 +21,11 @@ from typing import Any
 import pytest
 from drgn import Program
 
+from drgn_sockets import demo
 from drgn_sockets.cli import make_parser
 from drgn_sockets.target import open_target
+from vm.kdump_pages import Kdump
 
-from .kdump_pages import Kdump
 from .machine import Core, run_on, spawn
 
 MAX_SIZE = 5 << 20
@@ -158,6 +159,14 @@ def test_no_secret_is_in_it(core: Core, distilled: Distilled, tmp_path: Path) ->
     assert found == {s["place"] for s in queued}
     for argv in (("ss", "-a", "--output", "all"), ("fds", "--output", "all")):
         assert run_on(payload.prog, *argv) == core.run(*argv)
+
+
+def test_no_secret_is_in_the_demo() -> None:
+    memory = Kdump(demo.CORE)
+    with demo.unpacked_oracle() as oracle:
+        account = json.loads((oracle / "account" / "payload.json").read_text())
+    assert len(account["secrets"]) >= 12
+    assert [s["place"] for s in account["secrets"] if memory.holds(s["token"].encode())] == []
 
 
 def test_of_a_distilled_core_it_is_the_same(distilled: Distilled, tmp_path: Path) -> None:

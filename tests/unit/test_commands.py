@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from drgn.commands import DEFAULT_COMMAND_NAMESPACE, CommandError
 
-from drgn_sockets import cli, plugin
+from drgn_sockets import cli, package_version, plugin
 from drgn_sockets.commands import COMMANDS
 from drgn_sockets.commands.base import Command
 from drgn_sockets.commands.ss import Ss, _states
@@ -156,7 +156,7 @@ def test_help_of_all(shell: Any) -> None:
         "Exit status",
     ):
         assert word in out
-    assert shell("--version")[:2] == (0, f"drgn-sockets {cli._version()}\n")
+    assert shell("--version")[:2] == (0, f"drgn-sockets {package_version()}\n")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=NAMES)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from vm.kdump_pages import Kdump
 from vm.qmp import Qmp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,3 +169,19 @@ def test_guest_lives_on(held: Held) -> None:
             assert monitor.execute("query-status")["running"]
     assert held.process.poll() is None
     assert held.ours("fds", "1")
+
+
+def test_distill(held: Held, tmp_path: Path) -> None:
+    """What was distilled from outside holds what the guest says of itself, and no secret."""
+    path = tmp_path / "core"
+    held.ours("distill", "-o", str(path))
+    assert path.stat().st_size <= 5 << 20
+    argv = [sys.executable, "-m", "drgn_sockets", "-c", str(path)]
+    check = [*argv, "check", "--procfs", str(held.oracle)]
+    done = subprocess.run(check, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    last = done.stdout.splitlines()[-1]
+    assert last.endswith(" 0 mismatches") and int(last.split()[0]) > 700
+    memory = Kdump(path)
+    secrets = held.account("payload")["secrets"]
+    assert [s["place"] for s in secrets if memory.holds(s["token"].encode())] == []

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A core that comes with the package, what procfs said of that machine, and a tour through both.
+
+``python -m vm demo-core`` made the files: it runs the workloads of ``vm/workloads`` in a guest,
+saves procfs and what other tools said, stops the guest, dumps it and distills the dump.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from drgn import Program
+
+_HERE = Path(__file__).parent
+
+#: The core: kdump-compressed, with types and symbols in it.
+CORE = _HERE / "core.kdump"
+#: What procfs and other tools said of the machine, laid out as ``/proc`` is.
+ORACLE = _HERE / "oracle.tar.xz"
+
+
+class Step(NamedTuple):
+    """A step of the tour: a question, and the command that answers it."""
+
+    question: str
+    words: list[str]
+
+
+@contextlib.contextmanager
+def unpacked_oracle() -> Iterator[Path]:
+    """The oracle as a directory, for as long as it is needed."""
+    with tempfile.TemporaryDirectory(prefix="drgn-sockets-") as directory:
+        with tarfile.open(ORACLE) as archive:
+            # Its links lead everywhere, as those of /proc do; Python before 3.12 does not mind.
+            if hasattr(tarfile, "fully_trusted_filter"):
+                archive.extraction_filter = tarfile.fully_trusted_filter
+            archive.extractall(directory)
+        yield Path(directory)
+
+
+def introduction(prog: Program, oracle: Path) -> str:
+    """What is looked at: the first lines of the tour."""
+    manifest = json.loads((oracle / "manifest.json").read_text())
+    name = prog["init_uts_ns"].name
+    release, machine = name.release.string_().decode(), name.machine.string_().decode()
+    accounts = [_account(oracle, path.stem) for path in sorted((oracle / "account").glob("*.json"))]
+    processes = sum(len(account["processes"]) for account in accounts)
+    return (
+        f"This is a core of Linux {release} ({machine}): a QEMU guest, stopped on "
+        f"{time.strftime('%Y-%m-%d', time.gmtime(manifest['time']))} while\n"
+        f"{len(accounts)} programs in {processes} processes and threads held sockets and files "
+        "of every kind, and distilled\n"
+        f"(drgn-sockets distill) from 1 GiB of memory to {CORE.stat().st_size / 1e6:.1f} MB. "
+        "Types and symbols are the kernel's own,\n"
+        "out of the core; nothing runs but what you see. It is yours to play with:\n"
+        "  drgn-sockets demo ss -tlp\n"
+        f"  drgn -c {CORE}\n"
+    )
+
+
+def _account(oracle: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((oracle / "account" / f"{name}.json").read_text())
+    return found
+
+
+def tour(oracle: Path) -> list[Step]:
+    """The tour."""
+    echo = _account(oracle, "tcp_echo")["connections"][0]
+    fork = _account(oracle, "unix_fork")["connections"][0]
+    database = _account(oracle, "database")["never_bound"][0]["pid"]
+    client = f"{echo['client']['pid']}:{echo['client']['fd']}"
+    nameless = f"{fork['client']['pid']}:{fork['client']['fd']}"
+    return [
+        Step(
+            "Which connection is each fd of the echo server?", ["fds", str(echo["server"]["pid"])]
+        ),
+        Step(
+            "A client's unix socket has no name. Who has the other end, and who else this one?",
+            ["peer", nameless, "--output", "end,netid,state,local,holders,file_ino"],
+        ),
+        Step(
+            "A database holds sockets that netstat and ss do not show",
+            ["fds", str(database), "--kind", "sock"],
+        ),
+        Step("What does the kernel know of the echo connection?", ["tcp", client]),
+        Step("Is it true? Kernel memory against what procfs said just before", ["check"]),
+    ]
