@@ -239,7 +239,7 @@ class BtfTypes:
         size = btf.size_or_type(type_id)
         if size not in (1, 2, 4, 8):
             raise BtfError(f"its enum {type_id} has the size {size}")
-        signed = btf.kind_flag(type_id)
+        signed = btf.is_signed(type_id)
         enumerators = [TypeEnumerator(name, value) for name, value in btf.enumerators(type_id)]
         if not enumerators:
             return prog.enum_type(btf.name(type_id))
