@@ -71,7 +71,7 @@ def load_symbols(
     :raises UserError: if there are none, or they are another kernel's
     """
     if system_map is not None:
-        return _index(prog, _read_map(system_map), system_map), system_map
+        return _index(prog, read_map(system_map), system_map), system_map
     try:
         index = load_vmlinux_kallsyms(prog)
     except (MissingDebugInfoError, LookupError, ValueError, FaultError, OSError) as e:
@@ -86,7 +86,12 @@ def load_symbols(
     return index, "/proc/kallsyms" if is_local(prog) else "its kallsyms"
 
 
-def _read_map(path: str) -> Sequence[ElfSymbol]:
+def read_map(path: str) -> Sequence[ElfSymbol]:
+    """
+    Read a System.map.
+
+    :raises UserError: if it is none
+    """
     try:
         text = Path(path).read_bytes()
     except OSError as e:

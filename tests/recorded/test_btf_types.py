@@ -76,7 +76,8 @@ def describe(type_: Type) -> str:
         return f"{type_.kind.name} {layout(type_)}"
     if type_.kind == TypeKind.ENUM and type_.tag is None:
         return f"enum {constants(type_)}"
-    return type_.type_name()
+    name: str = type_.type_name()
+    return name
 
 
 def constants(type_: Type) -> list[tuple[str, int]]:
