@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 KERNELS ?= 6.1 6.12
 GUESTS := $(KERNELS:%=test-guest-%)
 
-.PHONY: all demo test test-unit test-recorded test-guest test-vm lint bench clean
+.PHONY: all demo test test-unit test-recorded test-guest test-vm lint fuzz bench clean
 
 all: test lint
 
@@ -60,6 +60,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy drgn_sockets vm tests contrib
+
+# Damaged BTF, 120,000 times: some minutes. SEED=N for others than last time.
+SEED ?= 1
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m tests.fuzz --seed $(SEED)
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m vm.bench

@@ -14,6 +14,7 @@ from typing import Any
 # The helpers of helpers.py. Not imported before they are asked for: drgn loads the plugin in
 # every session.
 __all__ = (
+    "declare",
     "file_name",
     "for_each_fd",
     "for_each_raw_sock",

@@ -28,6 +28,22 @@ from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.unix import unix_name
+from drgn_sockets.target.own_types import OwnTypes
+
+
+@takes_program_or_default
+def declare(prog: Program, declaration: str) -> None:
+    """
+    Tell the type of a variable, for a kernel whose types are from BTF: that has it of few.
+
+    >>> declare("struct list_head cgroup_roots;")
+    >>> prog["cgroup_roots"]
+    (struct list_head){...}
+
+    :param declaration: As C writes it, without an initializer; several have a line each
+    :raises ValueError: if it is none
+    """
+    OwnTypes.of(prog).declare(declaration)
 
 
 def for_each_fd(task: Object) -> Iterator[tuple[int, Object]]:

@@ -214,6 +214,13 @@ def parser() -> argparse.ArgumentParser:
     )
     c.usage = "python -m vm test [OPTION ...] [--] [PYTEST ARGS ...]"
     _guest_options(c, timeout=3600)
+    c.add_argument(
+        "--debug-info",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="have the vmlinux in the guest, which is a large download the first time "
+        "(default); without, types are from the kernel's own BTF",
+    )
 
     c = command(
         "dump",
@@ -339,7 +346,7 @@ def run(args: argparse.Namespace) -> int:
 
 def test(args: argparse.Namespace, rest: Sequence[str]) -> int:
     """Do ``test``."""
-    return _run(args, ["python3", "-m", "pytest", *rest], debug=True)
+    return _run(args, ["python3", "-m", "pytest", *rest], debug=args.debug_info)
 
 
 def shell(args: argparse.Namespace) -> int:

@@ -77,13 +77,10 @@ def pingpong_thresh(prog: Program, net: int) -> int:
     """
     # Linux kernel commit 562b1fdf061b ("tcp: Set pingpong threshold via sysctl") (in v6.7)
     # made a sysctl of TCP_PINGPONG_THRESH, which was 1.
-    thresholds = prog.cache.setdefault("drgn_sockets.pingpong_thresh", {})
-    if net not in thresholds:
-        ipv4 = Object(prog, "struct net *", net).ipv4
-        member = "sysctl_tcp_pingpong_thresh"
-        has = prog.type("struct netns_ipv4").has_member(member)
-        thresholds[net] = getattr(ipv4, member).value_() if has else 1
-    return thresholds[net]  # type: ignore[no-any-return]
+    ipv4 = Object(prog, "struct net *", net).ipv4
+    member = "sysctl_tcp_pingpong_thresh"
+    has = prog.type("struct netns_ipv4").has_member(member)
+    return getattr(ipv4, member).value_() if has else 1
 
 
 def task_net(prog: Program, nsproxy: int) -> int:

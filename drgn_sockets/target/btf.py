@@ -24,6 +24,8 @@ _HEADER = 24
 # the header may go on with the place of a layout: for each kind, bytes that follow a type and
 # bytes for each of its elements.
 _HEADER_WITH_LAYOUT = 32
+# -4096 in 32 bits.
+_NEGATIVE = 0xFFFFF000
 # Much above BTF_MAX_TYPE (include/uapi/linux/btf.h).
 _MAX_TYPES = 1 << 24
 
@@ -164,6 +166,9 @@ class Btf:
             self._words.byteswap()
         self._steps = _Steps(layout)
         self._offsets = self._find_types()
+        self._tells_signs: bool = (base is not None and base._tells_signs) or any(
+            info >> 31 and _kind(info) in (Kind.ENUM, Kind.ENUM64) for info in self._steps
+        )
         #: One more than the ID of the last type.
         self.end_id: int = self.start_id + len(self._offsets)
         if self.end_id > _MAX_TYPES:
@@ -280,7 +285,7 @@ class Btf:
 
     def enumerators(self, type_id: int) -> Iterator[tuple[str, int]]:
         """(Name, value) of the enumerators of an ``ENUM`` or ``ENUM64``."""
-        signed = self.kind_flag(type_id)
+        signed = self.is_signed(type_id)
         wide = self.kind(type_id) == Kind.ENUM64
         for name, low, *high in self._items(type_id):
             value = low | high[0] << 32 if wide else low
@@ -288,6 +293,14 @@ class Btf:
             if signed and value >> bits - 1:
                 value -= 1 << bits
             yield self.string(name), value
+
+    def is_signed(self, type_id: int) -> bool:
+        """Whether the enumerators of an ``ENUM`` or ``ENUM64`` are signed."""
+        # Before Linux kernel commit 6089fb325cf7 ("bpf: Add btf enum64 support") (in v6.0) BTF did
+        # not tell. What would be a small negative number then is taken for that.
+        if self._tells_signs or self.kind_flag(type_id):
+            return self.kind_flag(type_id)
+        return any(value >= _NEGATIVE for _, value, *_ in self._items(type_id))
 
     def parameters(self, type_id: int) -> Iterator[tuple[str | None, int]]:
         """(Name, type) of the parameters of a ``FUNC_PROTO``; (``None``, 0) for ``...``."""

@@ -159,7 +159,7 @@ class BtfTypes:
         if kind == Kind.INT:
             return self._make_int(type_id)
         if kind == Kind.FLOAT:
-            return prog.float_type(btf.name(type_id) or "", btf.size_or_type(type_id))
+            return prog.float_type(btf.name(type_id) or "", self._size_of_number(type_id))
         if kind == Kind.PTR:
             return prog.pointer_type(self.type(btf.size_or_type(type_id)))
         if kind == Kind.ARRAY:
@@ -220,8 +220,8 @@ class BtfTypes:
         # Of 0, it is one that goes on behind a structure: which ends here is not told.
         try:
             size = sizeof(element) * length
-        except TypeError:
-            size = 0
+        except TypeError as e:
+            raise BtfError(f"it has an array of what has no size: {e}") from None
         if size > _MAX_SIZE:
             raise BtfError(f"it has an array of {size} bytes")
         return self._prog.array_type(element, length if length else None)
@@ -229,17 +229,24 @@ class BtfTypes:
     def _make_int(self, type_id: int) -> Type:
         prog, btf = self._prog, self._btf
         flags, _, _ = btf.int_encoding(type_id)
-        name, size = btf.name(type_id) or "", btf.size_or_type(type_id)
+        name, size = btf.name(type_id) or "", self._size_of_number(type_id)
         if flags & _INT_BOOL:
             return prog.bool_type(name, size)
         return prog.int_type(name, size, bool(flags & _INT_SIGNED))
+
+    def _size_of_number(self, type_id: int) -> int:
+        # drgn makes types of other sizes as well, and complains when they are used.
+        size = self._btf.size_or_type(type_id)
+        if size not in (1, 2, 4, 8, 12, 16):
+            raise BtfError(f"its type {type_id} has a size of {size} bytes")
+        return size
 
     def _make_enum(self, type_id: int) -> Type:
         prog, btf = self._prog, self._btf
         size = btf.size_or_type(type_id)
         if size not in (1, 2, 4, 8):
             raise BtfError(f"its enum {type_id} has the size {size}")
-        signed = btf.kind_flag(type_id)
+        signed = btf.is_signed(type_id)
         enumerators = [TypeEnumerator(name, value) for name, value in btf.enumerators(type_id)]
         if not enumerators:
             return prog.enum_type(btf.name(type_id))
@@ -266,7 +273,7 @@ class BtfTypes:
             if not parameter and name is None:
                 variadic = True
             else:
-                parameters.append(TypeParameter(self._lazily(parameter), name))
+                parameters.append(TypeParameter(lambda p=parameter: self.type(p), name))
         return self._prog.function_type(
             self.type(btf.size_or_type(type_id)), parameters, is_variadic=variadic
         )
@@ -276,7 +283,10 @@ class BtfTypes:
         found = inner = self.type(type_id)
         while inner.kind == TypeKind.TYPEDEF:
             inner = inner.type
-        if inner.kind in (TypeKind.VOID, TypeKind.FUNCTION):
+        if inner.kind in (TypeKind.VOID, TypeKind.FUNCTION) or (
+            inner.kind in (TypeKind.STRUCT, TypeKind.UNION, TypeKind.ENUM)
+            and not inner.is_complete()
+        ):
             raise BtfError(f"its type {type_id} has no size, but is that of an element or member")
         return found
 

@@ -10,7 +10,7 @@ from drgn import Program, Type
 
 #: What drgn's helpers and ours use. One that is missing is added with a line. Of several for one
 #: name the first counts whose type this kernel has. A length is left out where it depends on
-#: the configuration.
+#: the configuration, and const where it came with a version.
 DECLARATIONS = """
 # Tasks, namespaces, users
 struct task_struct init_task;
@@ -41,8 +41,8 @@ struct super_block *blockdev_superblock;
 struct hlist_head *mount_hashtable;
 struct hlist_bl_head *dentry_hashtable;
 struct hlist_head *inode_hashtable;
-struct file_operations socket_file_ops;
-struct file_operations ns_file_operations;
+const struct file_operations socket_file_ops;
+const struct file_operations ns_file_operations;
 struct char_device_struct *chrdevs[255];
 struct kobj_map *cdev_map;
 struct blk_major_name *major_names[255];
@@ -98,10 +98,10 @@ struct idr map_idr;
 struct idr link_idr;
 struct printk_ringbuffer *prb;
 char *log_buf;
-char linux_banner[];
+const char linux_banner[];
 char *saved_command_line;
 unsigned long tainted_mask;
-struct taint_flag taint_flags[];
+const struct taint_flag taint_flags[];
 
 # Time
 unsigned long volatile jiffies;
@@ -109,7 +109,6 @@ u64 jiffies_64;
 unsigned long tick_nsec;
 unsigned long loops_per_jiffy;
 struct clocksource clocksource_jiffies;
-struct timespec64 wall_to_monotonic;
 struct tk_data timekeeper_data[];
 
 # Processors and interrupts
@@ -118,7 +117,7 @@ struct cpumask __cpu_online_mask;
 struct cpumask __cpu_possible_mask;
 struct cpumask __cpu_present_mask;
 struct cpumask __cpu_active_mask;
-unsigned long cpu_all_bits[];
+const unsigned long cpu_all_bits[];
 unsigned long __per_cpu_offset[];
 atomic_t panic_cpu;
 int crashing_cpu;
@@ -127,7 +126,7 @@ struct xarray irq_desc_tree;
 struct radix_tree_root irq_desc_tree;
 int nr_irqs;
 unsigned int total_nr_irqs;
-gate_desc idt_table[];
+gate_desc idt_table[256];
 struct softirq_action softirq_vec[NR_SOFTIRQS];
 struct timer_list poll_spurious_irq_timer;
 
@@ -174,7 +173,7 @@ unsigned int nr_swapfiles;
 atomic_long_t nr_swap_pages;
 long total_swap_pages;
 
-# Per processor. BTF itself has these since pahole 1.18 or so, but not that of Linux 5.10.
+# Per processor: BTF itself has these where pahole was not too old, but not in Debian's 5.10.
 struct rq runqueues;
 struct hrtimer_cpu_base hrtimer_bases;
 struct timer_base timer_bases[];

@@ -89,6 +89,8 @@ class Elf:
     def _read_sections(self) -> Iterator[Section]:
         (table,) = self._unpack("Q", 40)
         entry, count, names_index = self._unpack("3H", 58)
+        if entry != 64 or table + entry * count > len(self._data):
+            raise self._broken()
         headers = [self._unpack("2I4Q2I2Q", table + i * entry) for i in range(count)]
         if names_index >= len(headers):
             return

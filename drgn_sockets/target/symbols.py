@@ -74,7 +74,7 @@ def load_symbols(
     :raises UserError: if there are none, or they are another kernel's
     """
     if system_map is not None:
-        return _index(prog, _read_map(system_map), system_map), system_map
+        return _index(prog, read_map(system_map), system_map), system_map
     try:
         index = load_vmlinux_kallsyms(prog)
     except (MissingDebugInfoError, LookupError, ValueError, FaultError, OSError) as e:
@@ -107,7 +107,12 @@ def _told(prog: Program) -> Iterable[Symbol]:
         )
 
 
-def _read_map(path: str) -> Sequence[ElfSymbol]:
+def read_map(path: str) -> Sequence[ElfSymbol]:
+    """
+    Read a System.map.
+
+    :raises UserError: if it is none
+    """
     try:
         text = Path(path).read_bytes()
     except OSError as e:

@@ -64,6 +64,7 @@ class ProcNet:
         self._clock = clock(prog)
         self._order = byte_order(prog)
         self._reader = SocketReader(prog)
+        self._thresholds: dict[int, int] = {}
 
     def _address(self, address: bytes, port: int) -> str:
         # Each 32-bit word as the CPU reads it.
@@ -138,7 +139,9 @@ class ProcNet:
         row["timeout"] = str(sock.probes_out)
         row["rto"] = str(self._clock.to_clock_t(sock.rto))
         row["ato"] = str(self._clock.to_clock_t(sock.ato))
-        interactive = sock.pingpong >= pingpong_thresh(self._prog, sock.net)
+        if sock.net not in self._thresholds:
+            self._thresholds[sock.net] = pingpong_thresh(self._prog, sock.net)
+        interactive = sock.pingpong >= self._thresholds[sock.net]
         row["quick_pingpong"] = str(sock.quick << 1 | interactive)
         row["cwnd"] = str(sock.snd_cwnd)
         if listening:

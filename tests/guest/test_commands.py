@@ -376,5 +376,5 @@ def test_socket_in_another_namespace(prog: Program) -> None:
 
 def test_the_shell_command_says_the_same(prog: Program, scene: Scene) -> None:
     """Once from a shell what the other tests have from the REPL's commands."""
-    out = truth.cli("fds", str(scene.pid), "--json").stdout
+    out = truth.shell("fds", str(scene.pid), "--json").stdout
     assert [json.loads(line) for line in out.splitlines()] == ours_json(prog, f"fds {scene.pid}")

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-import drgn
 import pytest
 from drgn import Program
 
@@ -20,42 +18,31 @@ CONTRIB = Path(__file__).parent.parent.parent / "contrib"
 
 
 class _Drgn:
-    """Runs scripts as ``drgn -k SCRIPT`` does, without the wait for its start."""
+    """Runs scripts of contrib/."""
 
-    def __init__(self, prog: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, prog: Program) -> None:
         self._prog = prog
-        self._capsys = capsys
 
     def run(self, name: str, *argv: str, status: int = 0) -> tuple[str, str]:
-        before, sys.argv = sys.argv, [str(CONTRIB / name), *argv]
-        ended = 0
-        drgn.set_default_prog(self._prog)
-        try:
-            runpy.run_path(sys.argv[0], {"prog": self._prog}, "__main__")
-        except SystemExit as e:
-            ended = int(e.code or 0)
-        finally:
-            sys.argv = before
-        out, err = self._capsys.readouterr()
-        assert ended == status, (out, err)
-        return out, err
+        done = truth.script(self._prog, CONTRIB / name, *argv, status=status)
+        return done.stdout, done.stderr
 
 
 @pytest.fixture
-def script(prog: Program, capsys: pytest.CaptureFixture[str]) -> _Drgn:
+def script(prog: Program) -> _Drgn:
     """For all tests but the one that takes drgn itself."""
-    return _Drgn(prog, capsys)
+    return _Drgn(prog)
 
 
 def _drgn(name: str, *argv: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     return truth.tool("drgn", "-q", "-k", str(CONTRIB / name), *argv, status=status)
 
 
+@pytest.mark.starts
 def test_drgn_itself_runs_them(scene: Scene, script: _Drgn) -> None:
     """As the README says, from a shell: the same output, and the same status."""
-    pid, ino = str(scene.pid), str(scene.ino("tcp client"))
+    pid = str(scene.pid)
     assert _drgn("fd_table.py", pid).stdout == script.run("fd_table.py", pid)[0]
-    assert _drgn("inode_to_tuple.py", ino).stdout == script.run("inode_to_tuple.py", ino)[0]
     assert _drgn("unix_peer.py", status=2).stderr == script.run("unix_peer.py", status=2)[1]
 
 
@@ -151,9 +138,10 @@ def test_never_bound(scene: Scene, script: _Drgn) -> None:
     }
 
 
-def test_new_connections(scene: Scene, tmp_path: Path) -> None:
+def test_new_connections(prog: Program, scene: Scene, tmp_path: Path) -> None:
     """What came and what went between two listings."""
-    before = truth.cli("fds", str(scene.pid), "--json").stdout.splitlines(keepends=True)
+    out = truth.cli(prog, "fds", str(scene.pid), "--json").stdout
+    before = out.splitlines(keepends=True)
     after = [line for line in before if f"socket:[{scene.ino('tcp client')}]" not in line]
     gone = [line for line in before if line not in after]
     assert len(gone) == 2  # and in the table of the thread

@@ -55,8 +55,13 @@ def here(
 
 def test_not_root() -> None:
     """Nobody may read /proc/kcore, and is told whom to ask."""
-    argv = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-    done = truth.tool(*argv, "drgn-sockets", "fds", status=2)
+
+    def be_nobody() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+    done = truth.cli(None, "fds", before=be_nobody, status=2)
     line = _one_line(done.stdout, done.stderr)
     assert "no permission to read /proc/kcore" in line and "root" in line
 
@@ -96,7 +101,7 @@ def test_mistakes(here: _Here, argv: list[str], says: str) -> None:
 )
 def test_no_such_target(argv: list[str], says: str) -> None:
     """The same of what cannot be opened."""
-    done = truth.cli(*argv, status=2)
+    done = truth.cli(None, *argv, status=2)
     assert says in _one_line(done.stdout, done.stderr)
 
 
@@ -134,16 +139,20 @@ def test_zombie(here: _Here) -> None:
         os.waitpid(pid, 0)
 
 
-def test_reader_who_has_enough() -> None:
+def test_reader_who_has_enough(prog: Program) -> None:
     """| head: quiet."""
-    done = truth.tool("bash", "-c", "set -o pipefail; drgn-sockets ss -a | head -2")
-    assert len(done.stdout.splitlines()) == 2
+    with subprocess.Popen(["head", "-2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as head:
+        assert head.stdin and head.stdout
+        done = truth.cli(prog, "ss", "-a", stdout=head.stdin.fileno(), before=head.stdin.close)
+        head.stdin.close()
+        assert len(head.stdout.read().splitlines()) == 2
     assert done.stderr == ""
 
 
-def test_full_disk() -> None:
+def test_full_disk(prog: Program) -> None:
     """Output that cannot be written is an error, not silence."""
-    done = truth.tool("bash", "-c", "drgn-sockets ss -a > /dev/full", status=2)
+    with Path("/dev/full").open("wb") as full:
+        done = truth.cli(prog, "ss", "-a", stdout=full.fileno(), status=2)
     assert "No space left" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

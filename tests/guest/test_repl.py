@@ -159,10 +159,11 @@ def test_interrupt(repl: Repl) -> None:
     assert repl.type("print(6 * 7)").strip() == "42"
 
 
-def test_without_a_terminal(scene: Scene) -> None:
+@pytest.mark.starts
+def test_without_a_terminal(prog: Program, scene: Scene) -> None:
     """A script on standard input, and -e: the same output as from the shell."""
     line = f"fds {scene.pid} --json"
-    expected = truth.cli("fds", str(scene.pid), "--json").stdout
+    expected = truth.cli(prog, "fds", str(scene.pid), "--json").stdout
     script = f"from drgn.commands import run_command\nrun_command(prog, {line!r})\n"
     done = truth.tool("drgn", "-q", "-k", stdin=None, input=script)
     assert done.stdout == expected
@@ -215,12 +216,12 @@ json.dump(found, sys.stdout)
 
 
 @pytest.fixture(scope="module")
-def helped(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def helped(prog: Program, scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a script with nothing but the helpers found."""
     path = tmp_path_factory.mktemp("script") / "script.py"
     path.write_text(_SCRIPT)
     argv = [str(scene.pid), str(scene.ino("unix client"))]
-    out = truth.tool("drgn", "-q", "-k", str(path), *argv).stdout
+    out = truth.script(prog, path, *argv).stdout
     return json.loads(out)  # type: ignore[no-any-return]
 
 

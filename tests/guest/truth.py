@@ -14,31 +14,114 @@ import io
 import json
 import os
 import re
+import runpy
 import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+import drgn
 from drgn import Program
 from drgn.commands import run_command
 
-import drgn_sockets.plugin  # noqa: F401
+import drgn_sockets.cli
+import drgn_sockets.plugin
 from vm.workloads import syscalls
 
 NET_FILES = ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "unix")
 
 
-def cli(*argv: str, status: int | None = 0, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``drgn-sockets`` as a user does."""
+def shell(*argv: str, status: int | None = 0, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``drgn-sockets`` as a user does: it takes some 8 s to start in a guest."""
     return tool("drgn-sockets", *argv, status=status, **kwargs)
+
+
+def forked(
+    argv: Sequence[str], body: Callable[[], int], status: int = 0, stdout: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run *body* as a process of its own that is a fork of ours, with all that we have imported.
+
+    :param argv: What it is to find in ``sys.argv``.
+    :param stdout: A file descriptor to be its standard output.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        pid = os.fork()
+        if pid == 0:
+            ended = 1
+            try:
+                with open(os.devnull) as null:  # noqa: PTH123
+                    os.dup2(null.fileno(), 0)
+                os.dup2(out.fileno() if stdout is None else stdout, 1)
+                os.dup2(err.fileno(), 2)
+                sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+                sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+                sys.argv = list(argv)
+                signal.alarm(300)
+                ended = body()
+                sys.stdout.flush()
+            except SystemExit as e:
+                ended = int(e.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                for stream in (sys.stdout, sys.stderr):
+                    with contextlib.suppress(OSError):
+                        stream.flush()
+                os._exit(ended)
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="surrogateescape"))
+    done = subprocess.CompletedProcess(list(argv), ended, *texts)
+    assert ended == status, done
+    return done
+
+
+def cli(
+    prog: Program | None,
+    *argv: str,
+    status: int = 0,
+    stdout: int | None = None,
+    before: Callable[[], object] = lambda: None,
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run all of ``drgn-sockets`` but its start.
+
+    :param prog: The kernel, opened; without, it is for :func:`cli.main` to open what it shall.
+    :param before: Called in the new process first.
+    """
+
+    def body() -> int:
+        before()
+        if prog is not None:
+            vars(drgn_sockets.cli)["open_target"] = lambda args: prog
+        return drgn_sockets.cli.main()
+
+    return forked(["drgn-sockets", *argv], body, status, stdout)
+
+
+def script(
+    prog: Program, path: Path, *argv: str, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a script as ``drgn -k SCRIPT`` does, without the wait for its start."""
+
+    def body() -> int:
+        drgn.set_default_prog(prog)
+        runpy.run_path(str(path), {"prog": prog}, "__main__")
+        return 0
+
+    return forked([str(path), *argv], body, status)
 
 
 def tool(*argv: str, status: int | None = 0, **kwargs: Any) -> subprocess.CompletedProcess[str]:

@@ -14,13 +14,16 @@ import pytest
 from vm import dump
 from vm.errors import VmError
 
-from .machine import Core
+from .machine import FILES, Core
 
-KERNELS = ("6.1", "6.12")
-FORMATS = ("elf", "kdump")
+#: Each kernel, and where its types come from in most tests; test_btf.py shows that it is
+#: all the same. DWARF is a download of 300 MB: only those of BOTH need it.
+KERNELS = {"5.10": "btf", "6.1": "dwarf", "6.12": "btf", "7.2": "btf"}
+BOTH = ("5.10", "6.1")
+FORMATS = tuple(FILES)
 
 _recorded: dict[str, dump.Recorded | str] = {}
-_cores: dict[tuple[str, str], Core] = {}
+_cores: dict[tuple[str, str, str], Core] = {}
 
 
 def recorded(kernel: str) -> dump.Recorded:
@@ -41,18 +44,18 @@ def recorded(kernel: str) -> dump.Recorded:
     return found
 
 
-def opened(kernel: str, format_: str) -> Core:
+def opened(kernel: str, format_: str, types: str | None = None) -> Core:
     """The core of *kernel* in *format_*, opened once for all tests."""
-    key = (kernel, format_)
+    key = (kernel, format_, types or KERNELS[kernel])
     if key not in _cores:
-        _cores[key] = Core(recorded(kernel), format_)
+        _cores[key] = Core(recorded(kernel), *key[1:])
     return _cores[key]
 
 
 @pytest.fixture(scope="session", params=[f"{k}-{f}" for k in KERNELS for f in FORMATS])
 def core(request: pytest.FixtureRequest) -> Iterator[Core]:
     """Each kernel's core in each format."""
-    kernel, _, format_ = request.param.partition("-")
+    kernel, format_ = request.param.split("-")
     yield opened(kernel, format_)
 
 
@@ -62,14 +65,28 @@ def elf(request: pytest.FixtureRequest) -> Iterator[Core]:
     yield opened(request.param, "elf")
 
 
-@pytest.fixture(scope="session", params=KERNELS)
+@pytest.fixture(scope="session", params=[f"{k}-{f}" for k in KERNELS for f in FORMATS[1:]])
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Core, Core]]:
-    """Each kernel's core in both formats."""
-    yield opened(request.param, "elf"), opened(request.param, "kdump")
+    """Each kernel's core in ELF and in another format."""
+    kernel, format_ = request.param.split("-")
+    yield opened(kernel, "elf"), opened(kernel, format_)
+
+
+@pytest.fixture(scope="session", params=[f"{k}-{f}" for k in BOTH for f in FORMATS])
+def twins(request: pytest.FixtureRequest) -> Iterator[tuple[Core, Core]]:
+    """The same core with types from DWARF and from BTF."""
+    kernel, format_ = request.param.split("-")
+    yield opened(kernel, format_, "dwarf"), opened(kernel, format_, "btf")
+
+
+@pytest.fixture(scope="session", params=("6.1", "7.2"))
+def sample(request: pytest.FixtureRequest) -> Iterator[Core]:
+    """A core with each source of types, for what is the same on all kernels."""
+    yield opened(request.param, "elf")
 
 
 @pytest.fixture(scope="session")
-def both_kernels() -> Iterator[tuple[Core, Core]]:
-    """A core of each kernel."""
-    one, other = KERNELS
+def strangers() -> Iterator[tuple[Core, Core]]:
+    """Cores of two kernels that have a vmlinux."""
+    one, other = BOTH
     yield opened(one, "elf"), opened(other, "elf")

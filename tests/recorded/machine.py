@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,18 +36,49 @@ class Done(NamedTuple):
     err: str
 
 
-class Core:
-    """A core, opened once, and its oracle."""
+#: The file of each format that a recording has a core in.
+FILES: dict[str, Callable[[Recorded], Path | None]] = {
+    "elf": lambda recorded: recorded.elf,
+    "kdump": lambda recorded: recorded.kdump,
+}
 
-    def __init__(self, recorded: Recorded, format_: str) -> None:
-        path = recorded.elf if format_ == "elf" else recorded.kdump
-        assert path is not None and recorded.oracle is not None and recorded.vmlinux is not None
+
+class Core:
+    """
+    A core, opened once, and its oracle.
+
+    :param types: ``dwarf`` or ``btf``
+    """
+
+    def __init__(self, recorded: Recorded, format_: str, types: str) -> None:
+        path = FILES[format_](recorded)
+        assert path is not None and recorded.oracle is not None
         self.kernel = recorded.kernel
+        self.types = types
         self.path: Path = path
         self.oracle: Path = recorded.oracle
-        self.vmlinux: Path = recorded.vmlinux
-        self.target = ["-c", str(path), "-s", str(recorded.vmlinux)]
+        self.recorded = recorded
+        #: Options that say where types come from.
+        self.symbols = ["--types", types]
+        if types == "dwarf":
+            self.symbols += ["-s", str(self.vmlinux)]
+        else:
+            self.symbols += self.system_map
+        self.target = ["-c", str(path), *self.symbols]
         self._rows: dict[tuple[str, ...], list[Row]] = {}
+
+    @property
+    def vmlinux(self) -> Path:
+        """Fetched when first asked for."""
+        path = self.recorded.vmlinux
+        assert path is not None
+        return path
+
+    @functools.cached_property
+    def system_map(self) -> list[str]:
+        """``--system-map``, for a core that wants one."""
+        path = self.recorded.system_map
+        return [] if path is None else ["--system-map", str(path)]
 
     @functools.cached_property
     def prog(self) -> Program:
@@ -67,8 +99,17 @@ class Core:
         return self._rows[argv]
 
     def spawn(self, *argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        """Run a command on the core as from a shell."""
-        return spawn(*self.target, *argv, **options)
+        """Run a command on the core as from a shell; what it says of BTF is taken away."""
+        done = spawn(*self.target, *argv, **options)
+        done.stderr = self.stderr(done.stderr)
+        return done
+
+    def stderr(self, text: bytes) -> bytes:
+        """Standard error of a command, without the line that says where types are from."""
+        first, _, rest = text.partition(b"\n")
+        if first.startswith(b"drgn-sockets: types "):
+            return rest
+        return text
 
     @functools.cached_property
     def accounts(self) -> dict[str, Any]:

@@ -13,37 +13,59 @@ import pytest
 from .machine import Core, spawn
 
 COMMANDS = (
-    ("fds", "--output", "all"),
+    ("fds",),
+    ("fds", "--output", "all", "--json"),
+    ("fds", "--output", "all", "--csv"),
+    ("ss", "-a"),
     ("ss", "-a", "--output", "all"),
-    ("ss", "-tuxape"),
-    ("peer", "/tmp/drgn-sockets/unix_fork/test.sock"),
+    ("ss", "-a", "--output", "all", "--json"),
+    ("ss", "-tuxwapemo"),
+    ("ss", "-tlnp"),
 )
 
 
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
-def test_btf_says_what_dwarf_says(core: Core, argv: tuple[str, ...]) -> None:
-    dwarf = spawn(*core.target, "--types", "dwarf", *argv)
-    btf = spawn("-c", str(core.path), "--types", "btf", *argv)
-    assert dwarf.returncode == 0, dwarf.stderr
-    assert btf.returncode == 0, btf.stderr
-    assert btf.stderr.startswith(b"drgn-sockets: types from the kernel's own BTF")
-    assert btf.stdout == dwarf.stdout
-    assert btf.stdout.count(b"\n") > 2
+def test_btf_says_what_dwarf_says(twins: tuple[Core, Core], argv: tuple[str, ...]) -> None:
+    dwarf, btf = (core.run(*argv) for core in twins)
+    assert btf == dwarf
+    assert dwarf.status == 0
+    assert dwarf.out.count("\n") > 30
+
+
+def test_peer_and_tcp_of_every_socket(twins: tuple[Core, Core]) -> None:
+    rows = twins[0].rows("ss", "-a")
+    tcp = [row["sk"] for row in rows if row["netid"] == "tcp" and not row["error"]]
+    assert len(tcp) > 100
+    for argv in (("peer", *(row["sk"] for row in rows)), ("tcp", *tcp)):
+        for more in ((), ("--json", "--output=all")):
+            dwarf, btf = (core.run(*argv, *more) for core in twins)
+            assert btf == dwarf
+            assert dwarf.out.count("\n") > len(argv)
+
+
+def test_check_of_both(twins: tuple[Core, Core]) -> None:
+    for more in ((), ("--moved", "--json")):
+        argv = ("check", "--procfs", str(twins[0].oracle), *more)
+        dwarf, btf = (core.run(*argv) for core in twins)
+        assert btf == dwarf
+        assert dwarf.status == 0
 
 
 def test_a_core_alone_is_enough(core: Core) -> None:
-    done = spawn("-c", str(core.path), "check", "--procfs", str(core.oracle))
+    argv = ("check", "--procfs", str(core.oracle))
+    done = spawn("-c", str(core.path), "--types", "btf", *core.system_map, *argv)
     assert done.returncode == 0, done.stdout
+    assert done.stderr.startswith(b"drgn-sockets: types from the kernel's own BTF, symbols from ")
+    assert done.stderr.count(b"\n") == 1
     assert done.stdout.splitlines()[-1].endswith(b" 0 mismatches")
     assert b"PID/fd" in done.stdout
 
 
-def test_a_system_map_of_another_build(both_kernels: tuple[Core, Core], tmp_path: Path) -> None:
-    one, _ = both_kernels
+def test_a_system_map_of_another_build(elf: Core, tmp_path: Path) -> None:
     system_map = tmp_path / "System.map"
     lines = [f"ffffffff81{i:06x} T f{i}\n" for i in range(2000)]
     system_map.write_text("".join(lines) + "ffffffff83000000 D init_uts_ns\n")
-    done = spawn("-c", str(one.path), "--types=btf", "--system-map", str(system_map), "fds")
+    done = spawn("-c", str(elf.path), "--types=btf", "--system-map", str(system_map), "fds")
     assert done.returncode == 2
     assert b"is of another build" in done.stderr
     assert done.stderr.count(b"\n") == 1
@@ -59,16 +81,19 @@ print(prog.symbol("tcp_prot").name, int(prog["TCP_LISTEN"]), prog.type("struct s
 
 
 def test_plain_drgn_without_debugging_symbols(core: Core, tmp_path: Path) -> None:
+    if core.system_map:
+        pytest.skip(f"{core.kernel} needs a System.map, for which plain drgn has no option")
     script = tmp_path / "plain.py"
     script.write_text(PLAIN)
     drgn = Path(sys.executable).with_name("drgn")
     words = []
-    for target in (["-c", str(core.path)], core.target):
-        argv = [str(drgn), "-q", "--main-symbols", *target, str(script)]
+    dwarf = [["-s", str(core.vmlinux)]] if core.types == "dwarf" else []
+    for symbols in ([], *dwarf):
+        argv = [str(drgn), "-q", "--main-symbols", "-c", str(core.path), *symbols, str(script)]
         done = subprocess.run(argv, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         words.append(done.stdout.split())
-    assert words[0] == words[1]
+    assert words[0] == words[-1]
     assert words[0][0] == "swapper/0"
     # Threads share tables, and drgn counts them for each.
     assert int(words[0][2]) >= sum(1 for _ in core.oracle.glob("[0-9]*/fd/*"))

@@ -357,6 +357,8 @@ def test_one_changed_byte_of_fdinfo_is_seen(
     pid, fd = account["pid"], next(e["fd"] for e in account["fds"] if e["kind"] == "socket")
     path = tree / str(pid) / "fdinfo" / str(fd)
     lines = path.read_bytes().split(b"\n")
+    if name == "ino" and len(lines) == INFO[name] + 1:
+        pytest.skip(f"{elf.kernel} has no inode in fdinfo")
     assert lines[INFO[name]].startswith(name.encode())
     lines[INFO[name]] = last_digit(lines[INFO[name]])
     with Changed(path, b"\n".join(lines)):

@@ -13,27 +13,29 @@ from pathlib import Path
 
 import pytest
 
-from .machine import ROOT, Core, spawn
+from .machine import ROOT, Core, Done, spawn
 
 
-def one_line(done: subprocess.CompletedProcess[bytes], *words: str) -> None:
+def one_line(done: Done | subprocess.CompletedProcess[bytes], *words: str) -> None:
     """Status 2, one line on standard error with *words* in it, nothing printed."""
-    err = done.stderr.decode()
-    assert done.returncode == 2, (done.returncode, err)
+    if not isinstance(done, Done):
+        done = Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+    err = done.err
+    assert done.status == 2, (done.status, err)
     assert err.count("\n") == 1 and err.endswith("\n"), err
     assert err.startswith("drgn-sockets"), err
     assert "Traceback" not in err
     for word in words:
         assert word in err, err
-    assert done.stdout == b""
+    assert done.out == ""
 
 
-def test_no_such_core(elf: Core, tmp_path: Path) -> None:
+def test_no_such_core(sample: Core, tmp_path: Path) -> None:
     missing = str(tmp_path / "none")
     one_line(spawn("-c", missing, "ss"), "no such core", missing)
     one_line(spawn("-c", str(tmp_path), "ss"), "is a directory")
-    one_line(spawn(*elf.target[:2], "-s", missing, "ss"), missing)
-    one_line(spawn(*elf.target[:2], "-s", str(tmp_path), "ss"), str(tmp_path))
+    one_line(spawn("-c", str(sample.path), "-s", missing, "ss"), missing)
+    one_line(spawn("-c", str(sample.path), "-s", str(tmp_path), "ss"), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -43,18 +45,19 @@ def test_no_such_core(elf: Core, tmp_path: Path) -> None:
     ids=["empty", "text", "4 bytes of ELF", "ELF header of zeros", "8 bytes of kdump",
          "kdump header of zeros", "flattened", "noise"],
 )  # fmt: skip
-def test_not_a_core(elf: Core, tmp_path: Path, contents: bytes) -> None:
+def test_not_a_core(sample: Core, tmp_path: Path, contents: bytes) -> None:
     path = tmp_path / "core"
     path.write_bytes(contents)
-    one_line(spawn("-c", str(path), *elf.target[2:], "ss"), str(path))
+    one_line(spawn("-c", str(path), *sample.symbols, "ss"), str(path))
 
 
-def test_an_executable_is_not_a_core(elf: Core) -> None:
+def test_an_executable_is_not_a_core(strangers: tuple[Core, Core]) -> None:
     one_line(spawn("-c", sys.executable, "ss"))
-    one_line(spawn("-c", str(elf.vmlinux), "ss"), str(elf.vmlinux))
+    vmlinux = str(strangers[0].vmlinux)
+    one_line(spawn("-c", vmlinux, "ss"), vmlinux)
 
 
-def test_core_that_may_not_be_read(elf: Core, tmp_path: Path) -> None:
+def test_core_that_may_not_be_read(sample: Core, tmp_path: Path) -> None:
     path = tmp_path / "core"
     path.write_bytes(b"")
     path.chmod(0)
@@ -79,8 +82,8 @@ def test_core_that_may_not_be_read(elf: Core, tmp_path: Path) -> None:
     one_line(done, "Permission denied")
 
 
-def test_vmlinux_of_another_kernel(both_kernels: tuple[Core, Core]) -> None:
-    one, other = both_kernels
+def test_vmlinux_of_another_kernel(strangers: tuple[Core, Core]) -> None:
+    one, other = strangers
     for core in (one, other):
         strange = other if core is one else one
         for path in (core.path, core.path.with_name("core.kdump")):
@@ -88,9 +91,9 @@ def test_vmlinux_of_another_kernel(both_kernels: tuple[Core, Core]) -> None:
             one_line(done, "not of the kernel looked at")
 
 
-def test_no_debugging_symbols(elf: Core, tmp_path: Path) -> None:
+def test_no_debugging_symbols(sample: Core, tmp_path: Path) -> None:
     env = {**os.environ, "DEBUGINFOD_URLS": "", "HOME": "/none"}
-    done = spawn(*elf.target[:2], "--types", "dwarf", "ss", env=env)
+    done = spawn("-c", str(sample.path), "--types", "dwarf", "ss", env=env)
     one_line(done, "debugging symbols")
 
 
@@ -138,11 +141,11 @@ def test_bad_arguments(elf: Core, argv: list[str], words: list[str]) -> None:
         assert word in done.err
 
 
-def test_bad_arguments_as_a_process(elf: Core) -> None:
-    one_line(elf.spawn("fds", "99999"), "no process 99999")
-    one_line(elf.spawn("ss", "--output", "nonsense"), "no such column")
-    one_line(elf.spawn("ss", "state", "nonsense"), "no such state")
-    one_line(elf.spawn("peer", "/x\ny"), "no unix socket is called")
+def test_bad_arguments_as_a_process(sample: Core) -> None:
+    one_line(sample.spawn("fds", "99999"), "no process 99999")
+    one_line(sample.spawn("ss", "--output", "nonsense"), "no such column")
+    one_line(sample.spawn("ss", "state", "nonsense"), "no such state")
+    one_line(sample.spawn("peer", "/x\ny"), "no unix socket is called")
 
 
 @pytest.mark.parametrize("command", ["peer", "tcp", "ss --addr"])
@@ -195,32 +198,32 @@ def test_fd_that_is_not_there_or_no_socket(elf: Core) -> None:
             assert (done.status, done.out) == (2, "")
             assert words in done.err and done.err.count("\n") == 1
     zombie = next(p["pid"] for p in elf.accounts["threads"]["processes"] if p.get("zombie"))
-    one_line(elf.spawn("peer", f"{zombie}:0"), "exited")
+    one_line(elf.run("peer", f"{zombie}:0"), "exited")
 
 
 def test_thread_instead_of_process(elf: Core) -> None:
     process = next(p for p in elf.accounts["database"]["processes"] if p["tid"] != p["pid"])
-    one_line(elf.spawn("fds", str(process["tid"])), "thread of process", str(process["pid"]))
+    one_line(elf.run("fds", str(process["tid"])), "thread of process", str(process["pid"]))
 
 
 def test_not_a_tcp_socket(elf: Core) -> None:
     listener = elf.accounts["unix_fork"]["connections"][0]["listener"]
-    one_line(elf.spawn("tcp", f"{listener['pid']}:{listener['fd']}"), "not a TCP socket")
+    one_line(elf.run("tcp", f"{listener['pid']}:{listener['fd']}"), "not a TCP socket")
 
 
 def test_one_wrong_of_several_prints_nothing(elf: Core) -> None:
     end = elf.accounts["tcp_echo"]["connections"][0]["client"]
     good = f"{end['pid']}:{end['fd']}"
     for command in ("peer", "tcp"):
-        one_line(elf.spawn(command, good, "99999:1", "--json"), "no process 99999")
+        one_line(elf.run(command, good, "99999:1", "--json"), "no process 99999")
 
 
 @pytest.mark.parametrize("command", ["fds", "ss -a", "fds --json", "ss -a --csv --output all"])
-def test_nobody_reads_on(elf: Core, command: str) -> None:
+def test_nobody_reads_on(sample: Core, command: str) -> None:
     """| head -1"""
     read, write = os.pipe()
     with subprocess.Popen(
-        [sys.executable, "-m", "drgn_sockets", *elf.target, *command.split()],
+        [sys.executable, "-m", "drgn_sockets", *sample.target, *command.split()],
         cwd=ROOT,
         stdout=write,
         stderr=subprocess.PIPE,
@@ -229,31 +232,31 @@ def test_nobody_reads_on(elf: Core, command: str) -> None:
         assert os.read(read, 1)
         os.close(read)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, b"")
+    assert (process.returncode, sample.stderr(err)) == (0, b"")
 
 
 @pytest.mark.parametrize("command", ["fds", "ss -a --json", "fds --output help", "--help"])
-def test_closed_before_the_first_byte(elf: Core, command: str) -> None:
+def test_closed_before_the_first_byte(sample: Core, command: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    done = elf.spawn(*command.split(), stdout=write)
+    done = sample.spawn(*command.split(), stdout=write)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("command", ["fds", "ss -a", "ss --json -a", "fds --output help"])
-def test_full_disk(elf: Core, command: str) -> None:
+def test_full_disk(sample: Core, command: str) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = elf.spawn(*command.split(), stdout=full)
+        done = sample.spawn(*command.split(), stdout=full)
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert b"No space left" in done.stderr
 
 
-def test_no_standard_output_at_all(elf: Core) -> None:
+def test_no_standard_output_at_all(sample: Core) -> None:
     shell = shutil.which("sh")
     assert shell
-    argv = [sys.executable, "-m", "drgn_sockets", *elf.target, "ss", "-t"]
+    argv = [sys.executable, "-m", "drgn_sockets", *sample.target, "ss", "-t"]
     done = subprocess.run(
         [shell, "-c", 'exec "$@" >&-', "sh", *argv],
         cwd=ROOT,
@@ -265,14 +268,14 @@ def test_no_standard_output_at_all(elf: Core) -> None:
     assert done.returncode in (0, 2)
 
 
-def test_ascii_terminal(elf: Core) -> None:
+def test_ascii_terminal(sample: Core) -> None:
     """Names that are not ASCII, where the locale has nothing else."""
     env = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     for command in ("fds", "ss -xa", "ss -xa --csv", "ss -xa --json"):
-        done = elf.spawn(*command.split(), env=env)
+        done = sample.spawn(*command.split(), env=env)
         assert (done.returncode, done.stderr) == (0, b""), command
         lines = done.stdout.decode("ascii").splitlines()
-        utf8 = elf.run(*command.split())
+        utf8 = sample.run(*command.split())
         assert len(lines) == len(utf8.out.splitlines())
         if command.endswith("--json"):
             assert [json.loads(line) for line in lines] == [
