@@ -93,13 +93,6 @@ class Command:
         """Whether any of these columns is shown: what nobody sees need not be read."""
         return any(column.name in names for column in self.chosen(args))
 
-    def look_at(self, records: Iterable[Any]) -> None:
-        """Read all columns of *records*."""
-        getters = [column.get for column in self.columns]
-        for record in records:
-            for get in getters:
-                get(record)
-
     def emit(self, records: Iterable[Any], args: argparse.Namespace) -> None:
         """Print records as the options of output say."""
         columns = self.chosen(args)

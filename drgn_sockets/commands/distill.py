@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn, cast
 
@@ -19,7 +20,7 @@ from drgn.helpers.linux.net import for_each_net
 from drgn.helpers.linux.pid import for_each_task
 
 from drgn_sockets import package_version
-from drgn_sockets.commands.base import OK, Command
+from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.memory import DISTILLED, byte_order, read_exactly
 from drgn_sockets.kernel.skb import read_payload
@@ -30,6 +31,8 @@ from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.target.kdump import write_kdump
 from drgn_sockets.target.recorder import Recorder
 from drgn_sockets.views.columns import Column
+
+_MAX_WALK = 1 << 20
 
 
 class Distilled(NamedTuple):
@@ -87,16 +90,18 @@ class Distill(Command):
             raise UserError(f"{path} is the core that is read; give another file with -o")
         _check_writable(path)
         recorder = Recorder(prog, DISTILLED + package_version())
-        self._read_all(recorder, payload=args.with_payload)
+        problems = Problems()
+        problems.add(self._read_all(recorder, payload=args.with_payload))
         with _progress("writing"), _written_beside(path) as file:
             size = _write(file, recorder)
             _verify(file, recorder)
         kept = sum(len(page) - page.count(0) for page in recorder.kept.values())
         done = Distilled(os.fsencode(path), size, len(recorder.kept), kept, args.with_payload)
         self.emit([done], args)
-        return OK
+        return problems.status()
 
-    def _read_all(self, recorder: Recorder, *, payload: bool) -> None:
+    def _read_all(self, recorder: Recorder, *, payload: bool) -> list[str]:
+        """What could not be read, a line each."""
         prog = recorder.program
         files = recorder.load_types()
         if files:
@@ -106,21 +111,29 @@ class Distill(Command):
                 file=sys.stderr,
             )
         read_exactly(prog)
-        for command in self._others:
-            with _progress(f"reading for {command.name}"):
-                command.read_all(prog)
-        with _progress("reading for drgn"):
-            _read_for_drgn(prog)
+        steps: list[tuple[str, Callable[[Program], object]]] = [
+            (command.name, command.read_all) for command in self._others
+        ]
+        steps.append(("drgn", _read_for_drgn))
         if payload:
-            with _progress("reading payload"):
-                read_payload(prog, _sks(prog))
+            steps.append(("payload", lambda prog: read_payload(prog, _sks(prog))))
+        problems = []
+        for name, read in steps:
+            try:
+                with _progress(f"reading for {name}"):
+                    read(prog)
+            except (FaultError, LookupError, ValueError) as e:
+                # On this core that command cannot go on either; the others may.
+                problems.append(f"not all that {name} reads is there: {e}")
+        return problems
 
 
 def _read_for_drgn(prog: Program) -> None:
     """Read what a script for drgn goes through to come to files and namespaces."""
-    for _ in prog.loaded_modules():
+    # drgn's walks of lists have no end if the list has none.
+    for _ in islice(prog.loaded_modules(), _MAX_WALK):
         pass
-    for _ in for_each_net(prog):
+    for _ in islice(for_each_net(prog), _MAX_WALK):
         pass
     for task in for_each_task(prog):
         with contextlib.suppress(FaultError):

@@ -127,7 +127,8 @@ class Fds(Command):
 
     def read_all(self, prog: Program) -> None:
         tables = Tasks(prog).tables()
-        self.look_at(FdReader(prog, describe).read(tables))
+        for _ in FdReader(prog, describe).read(tables):
+            pass
 
 
 def _chosen(tasks: Tasks, tables: list[FileTable], who: list[str]) -> list[FileTable]:

@@ -97,10 +97,10 @@ class Peer(Command):
 
     def read_all(self, prog: Program) -> None:
         finder = Finder(prog)
-        for record in for_each_socket(prog, holders=finder.holders):
-            # What leads to it, and where it leads; TCP's other ends are among these sockets.
-            finder.find(f"{record.sk:#x}")
-            if isinstance(record, UnixRecord):
+        # Other ends are among the sockets that are walked, mostly.
+        records = {record.sk: record for record in for_each_socket(prog, holders=finder.holders)}
+        for record in records.values():
+            if isinstance(record, UnixRecord) and record.peer not in records:
                 finder.unix_peer(record)
 
 

@@ -95,7 +95,11 @@ class Ss(Command):
         return problems.status()
 
     def read_all(self, prog: Program) -> None:
-        self.look_at(for_each_socket(prog, FAMILIES, Holders(prog)))
+        # Some columns read more of memory, when they are asked.
+        getters = [column.get for column in self.columns]
+        for record in for_each_socket(prog, FAMILIES, Holders(prog)):
+            for get in getters:
+                get(record)
 
     def _select(
         self, prog: Program, args: argparse.Namespace, problems: Problems

@@ -71,8 +71,10 @@ class Tcp(Command):
 
     def read_all(self, prog: Program) -> None:
         for record in for_each_socket(prog, ["tcp"], Holders(prog)):
-            if isinstance(record, TcpRecord):
-                self.look_at(fields(record))
+            if isinstance(record, TcpRecord) and isinstance(record.sock, InetConnectionSock):
+                # All else is in the structure that the walk has read.
+                congestion_algorithm(prog, record.sock)
+                ulp_name(prog, record.sock)
 
 
 def fields(record: TcpRecord) -> Iterator[Field]:

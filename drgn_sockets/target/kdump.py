@@ -101,7 +101,7 @@ def write_kdump(
     at = descriptors_at + len(frames) * descriptor.size
     file.seek(at)
     for frame in frames:
-        data = zlib.compress(pages[frame], 9)
+        data = zlib.compress(pages[frame])
         flags = _COMPRESSED_ZLIB
         if len(data) >= page_size:
             data, flags = pages[frame], 0
