@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from drgn import FaultError
+from drgn import FaultError, ObjectNotFoundError
 
 from drgn_sockets.commands import COMMANDS
 from drgn_sockets.errors import UserError
@@ -103,6 +103,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()
         print(f"drgn-sockets: cannot go on: {e}; the core is damaged or cut short", file=sys.stderr)
         return _USAGE_ERROR
+    except (LookupError, AttributeError) as e:
+        if not _is_about_types(e):
+            raise
+        _flush()
+        print(
+            f"drgn-sockets: cannot go on: {e}; the kernel's types or symbols are damaged, or it is "
+            "one that this does not know; its vmlinux with -s may help",
+            file=sys.stderr,
+        )
+        return _USAGE_ERROR
     except OSError as e:
         print(f"drgn-sockets: cannot go on: {e.strerror or e}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -127,6 +137,11 @@ def _prepare_stdout() -> None:
         # A name may have characters that the terminal's encoding lacks.
         codecs.register_error("drgn_sockets", _escape_unencodable)
         sys.stdout.reconfigure(errors="drgn_sockets")
+
+
+def _is_about_types(e: Exception) -> bool:
+    # drgn's errors, and not those of Python's own objects.
+    return type(e) in (LookupError, ObjectNotFoundError) or "' has no member '" in str(e)
 
 
 def _flush() -> None:
