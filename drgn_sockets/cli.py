@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from drgn import FaultError, Program
+from drgn import FaultError, ObjectNotFoundError, Program
 
 from drgn_sockets import demo, package_version
 from drgn_sockets.commands import COMMANDS
@@ -105,6 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()
         print(f"drgn-sockets: cannot go on: {e}; the core is damaged or cut short", file=sys.stderr)
         return _USAGE_ERROR
+    except (LookupError, AttributeError) as e:
+        if not _is_about_types(e):
+            raise
+        _flush()
+        print(
+            f"drgn-sockets: cannot go on: {e}; the kernel's types or symbols are damaged, or it is "
+            "one that this does not know; its vmlinux with -s may help",
+            file=sys.stderr,
+        )
+        return _USAGE_ERROR
     except OSError as e:
         print(f"drgn-sockets: cannot go on: {e.strerror or e}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -129,6 +139,11 @@ def _prepare_stdout() -> None:
         # A name may have characters that the terminal's encoding lacks.
         codecs.register_error("drgn_sockets", _escape_unencodable)
         sys.stdout.reconfigure(errors="drgn_sockets")
+
+
+def _is_about_types(e: Exception) -> bool:
+    # drgn's errors, and not those of Python's own objects.
+    return type(e) in (LookupError, ObjectNotFoundError) or "' has no member '" in str(e)
 
 
 def _flush() -> None:

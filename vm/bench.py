@@ -82,7 +82,12 @@ class Work:
             self.argv[0],
             self.argv,
             os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_CLOSE, read)],
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, write, 1),
+                (os.POSIX_SPAWN_CLOSE, read),
+                # It says each time where types are from.
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            ],
         )
         os.close(write)
         lines, first = 0, 0.0
@@ -125,8 +130,12 @@ def core(pairs: int) -> tuple[Path, Path, Path]:
     return where / "core.elf", where / "core.kdump", kernel.vmlinux
 
 
-def works(elf: Path, kdump: Path, vmlinux: Path, scripts: Path) -> list[Work]:
-    """What is measured."""
+def works(elf: Path, kdump: Path, vmlinux: Path, small: Path, scripts: Path) -> list[Work]:
+    """
+    What is measured.
+
+    :param small: ELF core of a 6.12 machine with little on it, for the time to start
+    """
     drgn = [str(Path(sys.executable).with_name("drgn")), "--main-symbols", "-s", str(vmlinux)]
     (scripts / "floor.py").write_text(FLOOR)
     (scripts / "plain.py").write_text(PLAIN)
@@ -134,8 +143,10 @@ def works(elf: Path, kdump: Path, vmlinux: Path, scripts: Path) -> list[Work]:
     for form, path in (("ELF", elf), ("kdump", kdump)):
 
         def ours(*words: str, path: Path = path) -> list[str]:
-            target = ["-c", str(path), "-s", str(vmlinux)]
-            return [sys.executable, "-m", "drgn_sockets", *target, *words]
+            return command(path, "-s", str(vmlinux), *words)
+
+        def btf(*words: str, path: Path = path) -> list[str]:
+            return command(path, "--types=btf", *words)
 
         floor = f"{form}: floor, a read for each struct file"
         plain = f"{form}: plain drgn, 40,000 TCP, 5 columns"
@@ -147,6 +158,8 @@ def works(elf: Path, kdump: Path, vmlinux: Path, scripts: Path) -> list[Work]:
             Work(f"{form}: ss -tuxap", ours("ss", "-tuxap"), plain),
             Work(f"{form}: ss -tuxap --json", ours("ss", "-tuxap", "--json"), plain),
             Work(f"{form}: ss -teom", ours("ss", "-teom"), plain),
+            Work(f"{form}: BTF, fds", btf("fds"), f"{form}: fds"),
+            Work(f"{form}: BTF, ss -tuxap", btf("ss", "-tuxap"), f"{form}: ss -tuxap"),
         ]
         crash = shutil.which("crash")
         if crash:
@@ -155,7 +168,13 @@ def works(elf: Path, kdump: Path, vmlinux: Path, scripts: Path) -> list[Work]:
             base = f"{form}: crash foreach files"
             found.append(Work(base, [crash, "-s", "-i", str(commands), str(vmlinux), str(path)]))
             found.append(Work(f"{form}: fds", ours("fds"), base))
+    found.append(Work("6.12 ELF, small: BTF, fds", command(small, "--types=btf", "fds")))
     return found
+
+
+def command(core: Path, *words: str) -> list[str]:
+    """A command line of ours."""
+    return [sys.executable, "-m", "drgn_sockets", "-c", str(core), *words]
 
 
 def table(found: Sequence[Work]) -> str:
@@ -192,7 +211,9 @@ def main() -> int:
         elf, kdump, vmlinux = core(args.pairs)
         scripts = cache.root() / "bench" / "scripts"
         scripts.mkdir(parents=True, exist_ok=True)
-        found = works(elf, kdump, vmlinux, scripts)
+        small = dump.cached(kernel="6.12", formats=("elf", "kdump")).elf
+        assert small is not None
+        found = works(elf, kdump, vmlinux, small, scripts)
     except VmError as e:
         print(f"vm: {e}", file=sys.stderr)
         return 2

@@ -152,6 +152,9 @@ class Btf:
             raise BtfError("it is cut short")
         if not str_len or self._strings[-1]:
             raise BtfError("its strings do not end with NUL")
+        if b"\0\0" in self._strings:
+            # None but the first is empty: here is a page that was not dumped.
+            raise BtfError("its strings have a hole")
         if base is None and self._strings[0]:
             raise BtfError("it is a module's, which goes with that of its kernel")
         self.base = base

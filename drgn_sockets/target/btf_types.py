@@ -197,10 +197,10 @@ class BtfTypes:
         btf = self._btf
         if self._base is not None and type_id < btf.start_id:
             return self._base._height(type_id, by_value, depth)
-        known = self._heights[by_value].get(type_id)
-        if known is None:
-            if depth >= _MAX_DEPTH:
-                raise BtfError(f"its type {type_id} nests too deep, or around in a circle")
+        known = self._heights[by_value].get(type_id, 0)
+        if depth + known >= _MAX_DEPTH:
+            raise BtfError(f"its type {type_id} nests too deep, or around in a circle")
+        if not known:
             kind = btf.kind(type_id)
             if kind in _TRANSPARENT or kind == (Kind.TYPEDEF if by_value else Kind.PTR):
                 inner = [btf.size_or_type(type_id)]
@@ -212,8 +212,6 @@ class BtfTypes:
                 inner = []
             known = 1 + max((self._height(i, by_value, depth + 1) for i in set(inner)), default=0)
             self._heights[by_value][type_id] = known
-        if depth + known > _MAX_DEPTH:
-            raise BtfError(f"its type {type_id} nests too deep")
         return known
 
     def _make_array(self, element: Type, length: int) -> Type:

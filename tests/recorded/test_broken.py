@@ -523,3 +523,36 @@ def test_the_sound_core_is_sound(patient: Patient) -> None:
         assert rows == whole(patient, argv)
     with pytest.raises(FaultError):
         patient.prog.read(UNMAPPED, 8)
+
+
+def test_distilled_is_as_broken(patient: Patient, tmp_path: Path) -> None:
+    """What is distilled of a damaged core says the same as that, and no walk is endless."""
+    pid, fd = client(patient)
+    table = find_task(patient.prog, pid).files.fdt.fd
+    sk = sock_at(patient, pid, fd, "sock")
+    nets = patient.prog["net_namespace_list"]
+    second = nets.next.next.value_()
+    with patient.damaged(
+        (table.value_() + 8 * fd, word(UNMAPPED)),
+        (member(sk, "sk_socket"), word(UNMAPPED)),
+        # The list of namespaces goes round between the first two.
+        (second, word(nets.next.value_())),
+    ):
+        core = tmp_path / "core"
+        target = ("-c", str(patient.path), *patient.core.symbols)
+        done = spawn(*target, "distill", "-o", str(core))
+        assert done.returncode in (0, 1), done.stderr
+        assert b"Traceback" not in done.stderr
+        distilled = open_target(make_parser().parse_args(["-c", str(core), "ss"]))
+        for argv in (FDS, SS, ("ss", "-tuwx", "-a"), ("peer", f"{pid}:{fd}")):
+            assert run_on(distilled, *argv) == patient.run(*argv)
+    # Cut short: what there is, or one line. What is needed may all lie in the first half.
+    for parts, statuses in ((2, (0, 1, 2)), (8, (1, 2))):
+        with patient.path.open("rb") as file:
+            short = tmp_path / "short"
+            with short.open("wb") as copy:
+                copy.write(file.read(patient.path.stat().st_size // parts))
+        done = spawn("-c", str(short), *patient.core.symbols, "distill", "-o", str(core))
+        assert done.returncode in statuses, done.stderr
+        assert b"Traceback" not in done.stderr
+        short.unlink()

@@ -16,11 +16,11 @@ def note(build_id: bytes) -> bytes:
 
 def symtab(symbols: dict[str, int]) -> tuple[bytes, bytes]:
     """A table of global objects, and its strings."""
-    table, names = bytes(24), b"\0"
+    table, names = bytearray(24), bytearray(1)
     for name, address in symbols.items():
         table += struct.pack("<IBBHQQ", len(names), 1 << 4 | 1, 0, 1, address, 8)
         names += name.encode() + b"\0"
-    return table, names
+    return bytes(table), bytes(names)
 
 
 def compressed(data: bytes) -> bytes:

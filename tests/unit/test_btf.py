@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from drgn import Architecture, Platform, Program, TypeKind
+from fuzz.seeds import every_kind, with_layout
 from fuzz.writer import Writer, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -121,3 +124,71 @@ def test_damage_is_an_error_and_no_crash(data: st.DataObject) -> None:
         use(bytes(broken if data.draw(st.booleans()) else broken[:cut]))
     except BtfError:
         pass
+
+
+def test_every_kind() -> None:
+    prog = program(every_kind())
+    old = prog.type("struct old")
+    # A bit-field by its integer type, from bit 3 on, behind a typedef.
+    assert [(m.name, m.bit_offset, m.bit_field_size) for m in old.members] == [
+        ("bits", 3, 5),
+        ("rest", 64, None),
+    ]
+    outer = prog.type("struct outer")
+    assert outer.member("a").bit_offset == 0
+    assert outer.member("matrix").type.length == 4
+    # No enum here is told to be signed: it is taken for one of before Linux 6.0.
+    assert prog["NONE"].value_() == -1
+    # Tags, variables and sections are no types, and a variable without a symbol is none.
+    with pytest.raises(LookupError):
+        prog["counter"]
+    for name in ("kfunc", "counter", "user"):
+        with pytest.raises(LookupError):
+            prog.type(name)
+
+
+def test_kinds_of_newer_kernels() -> None:
+    """What the layout tells the size of is stepped over, and without it an error."""
+    prog = program(with_layout())
+    assert prog.type("after").type.type_name() == "int"
+    data = bytearray(with_layout())
+    struct.pack_into("<I", data, 28, 0)
+    with pytest.raises(BtfError, match="unknown kind 21"):
+        Btf(bytes(data))
+
+
+def test_more_members_than_16_bits_count() -> None:
+    w = Writer()
+    number = w.add(Kind.INT, "char", 1, 8)
+    count = 0x10001
+    words = [word for i in range(count) for word in (0, number, i * 8)]
+    w.add(Kind.STRUCT, "large", count, *words, vlen=count)
+    large = program(w.data()).type("struct large")
+    assert (len(large.members), large.members[-1].offset) == (count, count - 1)
+
+
+def test_types_that_contain_themselves() -> None:
+    """By value, or without a name to stop at: drgn would follow them for ever."""
+    w = Writer()
+    own = w.add(Kind.STRUCT, "own", 8, w.name("x"), 1, 0, vlen=1)
+    one = w.add(Kind.UNION, "one", 8, 0, own + 2, 0, vlen=1)
+    w.add(Kind.STRUCT, "other", 8, 0, one, 0, vlen=1)
+    nameless = w.add(Kind.STRUCT, None, 8, w.name("next"), w.next + 1, 0, vlen=1)
+    w.add(Kind.PTR, None, nameless)
+    calls = w.add(Kind.FUNC_PROTO, None, 0, 0, w.next + 1, vlen=1)
+    w.add(Kind.PTR, None, calls)
+    rows = w.add(Kind.STRUCT, "rows", 8, w.name("r"), w.next + 1, 0, vlen=1)
+    w.add(Kind.ARRAY, None, 0, rows, rows, 2)
+    fine = w.add(Kind.STRUCT, "fine", 8, w.name("next"), w.next + 1, 0, vlen=1)
+    w.add(Kind.PTR, None, fine)
+    types = BtfTypes(Program(Platform(Architecture.X86_64)), Btf(w.data()))
+    for type_id in (own, one, one + 1, nameless, calls, rows):
+        with pytest.raises(BtfError, match="circle"):
+            types.type(type_id)
+    assert types.type(fine).member("next").type.type.tag == "fine"
+
+
+def test_a_hole_in_the_strings() -> None:
+    data = sample().data()
+    with pytest.raises(BtfError, match="have a hole"):
+        Btf(data[:-8] + bytes(8))

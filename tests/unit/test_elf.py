@@ -7,13 +7,13 @@ import random
 from pathlib import Path
 
 import pytest
+from fuzz.writer import sample
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.target.btf_source import BtfFile
 from drgn_sockets.target.elf import Elf
 
 from .elf_writer import NOTE, PROGBITS, STRTAB, SYMTAB, compressed, elf, note, symtab
-from .test_btf import sample
 
 BTF = sample().data()
 ID = bytes(range(20))

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Kernels that do not say of themselves what is needed, and files that say it of others."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from drgn import FaultError, Program
+from unit.elf_writer import NOTE, PROGBITS, STRTAB, SYMTAB, elf, note, symtab
+
+from drgn_sockets import cli
+from drgn_sockets.target import open as opening
+from drgn_sockets.target.btf_source import own_btf
+from drgn_sockets.target.symbols import build_id, read_map, vmcoreinfo
+
+from .conftest import KERNELS, opened
+from .machine import Core, spawn
+from .test_usage import one_line
+
+SPAN = 1 << 28
+
+
+@pytest.fixture(params=KERNELS)
+def core(request: pytest.FixtureRequest) -> Core:
+    """Each kernel's core, with BTF."""
+    return opened(request.param, "elf", "btf")
+
+
+@pytest.fixture
+def old() -> Core:
+    """A kernel that does not tell where its kallsyms is."""
+    return opened("5.10", "elf", "btf")
+
+
+@pytest.fixture
+def new() -> Core:
+    """One that does."""
+    return opened("6.12", "elf", "btf")
+
+
+class Patched:
+    """A core of which a range of virtual memory reads otherwise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, core: Core) -> None:
+        self._core = core
+        self._set_program = opening._set_program
+        self._monkeypatch = monkeypatch
+
+    def run(
+        self, address: int, data: bytes | None, capsys: pytest.CaptureFixture[str]
+    ) -> tuple[int, list[str]]:
+        """Status of ``fds 1`` and its errors, with *data*, or nothing, at *address*."""
+
+        def read(at: int, count: int, offset: int, physical: bool) -> bytes:
+            if data is None:
+                raise FaultError("not in the core", at)
+            return data[offset : offset + count]
+
+        def set_program(*args: object) -> Program:
+            prog = self._set_program(*args)  # type: ignore[arg-type]
+            prog.add_memory_segment(address, len(data or bytes(4096)), read)
+            return prog
+
+        self._monkeypatch.setattr(opening, "_set_program", set_program)
+        argv = ["-c", str(self._core.path), "--types", "btf", *self._core.system_map, "fds", "1"]
+        capsys.readouterr()
+        status = cli.main(argv)
+        return status, capsys.readouterr().err.splitlines()
+
+
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch, core: Core) -> Patched:
+    return Patched(monkeypatch, core)
+
+
+def where(core: Core) -> tuple[int, bytes]:
+    data = own_btf(core.prog)
+    return core.prog.symbol("__start_BTF").address, data
+
+
+def test_btf_that_is_cut_short(
+    patched: Patched, core: Core, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pages that are not in the core read as zeros."""
+    address, data = where(core)
+    for keep in (0, 16, 24, 4096, len(data) // 2, len(data) - 4096):
+        status, err = patched.run(address, data[:keep].ljust(len(data), b"\0"), capsys)
+        assert status == 2 and len(err) == 1, err
+        assert "BTF cannot be used" in err[0] and "vmlinux with -s" in err[0]
+
+
+def test_btf_that_cannot_be_read(
+    patched: Patched, core: Core, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, _ = where(core)
+    status, err = patched.run(address, None, capsys)
+    assert status == 2 and len(err) == 1, err
+    assert "BTF cannot be read" in err[0] and "--btf" in err[0]
+
+
+def test_btf_with_damage(patched: Patched, core: Core, capsys: pytest.CaptureFixture[str]) -> None:
+    """It works, with rows that say what cannot be read, or is one line."""
+    address, data = where(core)
+    rng = random.Random(core.kernel)
+    offset = struct.unpack_from("<I", data, 4)[0]
+    for _ in range(12):
+        broken = bytearray(data)
+        for _ in range(rng.choice((1, 20, 4000))):
+            at = rng.randrange(offset, len(broken)) & ~3
+            broken[at : at + 4] = struct.pack("<I", rng.choice((0, 1, rng.getrandbits(32))))
+        status, err = patched.run(address, bytes(broken), capsys)
+        assert status in (0, 1, 2)
+        assert all(line.startswith("drgn-sockets: ") for line in err), err
+        assert status != 2 or "BTF" in err[-1] or "cannot go on" in err[-1], err
+
+
+def test_no_kallsyms_and_no_system_map(core: Core, tmp_path: Path) -> None:
+    text = tmp_path / "vmcoreinfo"
+    text.write_text(re.sub(r"SYMBOL\(kallsyms_.*\n", "", vmcoreinfo(core.prog)))
+    done = spawn("-c", str(core.path), "--vmcoreinfo", str(text), "--types=btf", "fds")
+    one_line(done, "kallsyms", "--system-map", "-s")
+
+
+def lines_of(core: Core) -> list[str]:
+    return Path(core.system_map[1]).read_text().splitlines()
+
+
+def with_map(core: Core, path: Path, lines: list[str]) -> object:
+    path.write_text("\n".join(lines) + "\n")
+    return spawn("-c", str(core.path), "--types=btf", "--system-map", str(path), "fds", "1")
+
+
+def moved(lines: list[str], *names: str) -> list[str]:
+    """With some symbols elsewhere."""
+    found = []
+    for line in lines:
+        address, kind, name = line.split()
+        if name in names:
+            address = f"{int(address, 16) + 0x40:016x}"
+        found.append(f"{address} {kind} {name}")
+    assert found != lines
+    return found
+
+
+def test_a_kernel_without_btf(old: Core, tmp_path: Path) -> None:
+    lines = [line for line in lines_of(old) if not line.endswith("_BTF")]
+    assert len(lines) == len(lines_of(old)) - 2
+    one_line(with_map(old, tmp_path / "map", lines), "has no BTF", "vmlinux with -s")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("init_uts_ns",), ("prb",), ("linux_banner",), ("init_task",), ("init_task", "linux_banner")],
+    ids=" ".join,
+)
+def test_a_system_map_of_the_same_version(old: Core, tmp_path: Path, names: tuple[str]) -> None:
+    """And of another build, in which little has moved."""
+    done = with_map(old, tmp_path / "map", moved(lines_of(old), *names))
+    one_line(done, "of another build", str(tmp_path / "map"))  # type: ignore[arg-type]
+
+
+def test_a_system_map_where_none_is_needed(new: Core, tmp_path: Path) -> None:
+    """It is used, and held against the kernel."""
+    path = tmp_path / "System.map"
+    shutil.copyfile(opened("5.10", "elf", "btf").system_map[1], path)
+    done = spawn("-c", str(new.path), "--types=btf", "--system-map", str(path), "fds", "1")
+    one_line(done, "is of another build", str(path))
+
+
+def test_a_system_map_beside_dwarf(tmp_path: Path) -> None:
+    dwarf = opened("6.1", "elf", "dwarf")
+    done = spawn(*dwarf.target, "--system-map", str(tmp_path / "none"), "fds", "1")
+    assert done.returncode == 0
+    assert done.stderr.endswith(f"; {tmp_path / 'none'} is not needed\n".encode())
+    assert done.stderr.count(b"\n") == 1
+
+
+def btf_files(core: Core, tmp_path: Path) -> Iterator[Path]:
+    """The kernel's BTF, bare and in a vmlinux without DWARF."""
+    data = own_btf(core.prog)
+    bare = tmp_path / "btf"
+    bare.write_bytes(data)
+    yield bare
+    vmlinux = tmp_path / "vmlinux"
+    ident = build_id(core.prog)
+    assert ident
+    sections = [(".notes", NOTE, 2, note(ident), 0), (".BTF", PROGBITS, 2, data, 0)]
+    if core.system_map:
+        symbols = {s.name: s.address for s in read_map(core.system_map[1])}
+        table, strings = symtab(symbols)
+        sections += [(".symtab", SYMTAB, 0, table, 4), (".strtab", STRTAB, 0, strings, 0)]
+    vmlinux.write_bytes(elf(*sections))
+    yield vmlinux
+
+
+def test_btf_from_a_file(core: Core, tmp_path: Path) -> None:
+    bare, vmlinux = btf_files(core, tmp_path)
+    plain = spawn("-c", str(core.path), "--types=btf", *core.system_map, "fds", "--json")
+    for words in (["--btf", str(bare), *core.system_map], ["--btf", str(vmlinux)],
+                  ["-s", str(vmlinux)], ["--types=btf", "-s", str(vmlinux)]):  # fmt: skip
+        done = spawn("-c", str(core.path), *words, "fds", "--json")
+        assert done.stderr.startswith(
+            b"drgn-sockets: types from the BTF of " + str(tmp_path).encode()
+        )
+        assert done.stderr.count(b"\n") == 1
+        assert (done.stdout, done.returncode) == (plain.stdout, plain.returncode)
+
+
+def test_btf_of_another_build(old: Core, new: Core, tmp_path: Path) -> None:
+    bare, vmlinux = btf_files(old, tmp_path)
+    for path in (bare, vmlinux):
+        done = spawn("-c", str(new.path), "--btf", str(path), "fds")
+        one_line(done, "is of another build", str(path))
+    one_line(spawn("-c", str(new.path), "-s", str(vmlinux), "fds"), "not of the kernel looked at")
+    # A byte is enough.
+    data = bytearray(own_btf(new.prog))
+    data[-2] ^= 1
+    bare.write_bytes(data)
+    one_line(spawn("-c", str(new.path), "--btf", str(bare), "fds"), "is of another build")
+
+
+def test_btf_files_that_are_none(new: Core, tmp_path: Path) -> None:
+    target = ["-c", str(new.path)]
+    one_line(spawn(*target, "--btf", str(tmp_path / "none"), "fds"), "cannot read", "none")
+    one_line(spawn(*target, "--btf", str(tmp_path), "fds"), "cannot read", str(tmp_path))
+    one_line(spawn(*target, "--btf", str(new.path), "fds"), "has no BTF", str(new.path))
+    one_line(spawn(*target, "--btf", __file__, "fds"), "has no BTF")
+    one_line(spawn(*target, "--btf", "x", "-s", "y", "fds"), "--btf and -s contradict")
+    one_line(spawn(*target, "--btf", "x", "--types", "dwarf", "fds"), "--btf and --types dwarf")
