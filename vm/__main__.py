@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from vm import democore, dump, kernels
+from vm import distilled, dump, kernels
 from vm.errors import GuestError, VmError
 from vm.guest import BOOT_SECONDS, SILENCE_SECONDS, Guest
 from vm.kernels import Kernel
@@ -276,7 +276,7 @@ def parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         type=Path,
-        default=democore.PLACE,
+        default=distilled.PLACE,
         metavar="DIR",
         help="where to, instead of drgn_sockets/demo",
     )
@@ -429,8 +429,8 @@ def hold(args: argparse.Namespace) -> int:
 def demo_core(args: argparse.Namespace) -> int:
     """Do ``demo-core``."""
     if args.kernel is None:
-        args.kernel = democore.KERNEL
-    for path in democore.make(_kernel(args), args.output):
+        args.kernel = distilled.KERNEL
+    for path in distilled.make(_kernel(args), args.output):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 

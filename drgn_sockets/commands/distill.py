@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import secrets
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -202,29 +202,25 @@ def _written_beside(path: Path) -> Iterator[BinaryIO]:
 
     :raises UserError: if it cannot be written
     """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_unwinding())
+        stack.callback(beside.unlink, missing_ok=True)
         try:
-            file = cast(
-                BinaryIO,
-                tempfile.NamedTemporaryFile(  # noqa: SIM115
-                    dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-                ),
-            )
-            beside = Path(file.name)
-            stack.callback(beside.unlink, missing_ok=True)
-            # Closing writes what is buffered, and would complain of the full disk once more.
-            stack.enter_context(contextlib.suppress(OSError))
-            stack.callback(file.close)
-            stack.enter_context(_unwinding())
+            file = beside.open("x+b")
+            stack.callback(_close, file)
             yield file
             file.flush()
             os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(file.fileno(), 0o666 & ~umask)
             beside.replace(path)
         except OSError as e:
             raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+def _close(file: BinaryIO) -> None:
+    # That writes what is buffered, and would complain of the full disk once more.
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from drgn import (
     Object,
     Program,
     Symbol,
+    SymbolKind,
     Type,
     TypeKindSet,
 )
@@ -123,7 +124,7 @@ class OwnTypes:
     def _ready(self) -> bool:
         if not self._tried and not _has_dwarf(self._prog):
             try:
-                self.load(os.environ.get(SYSTEM_MAP_VARIABLE))
+                self.load(os.environ.get(SYSTEM_MAP_VARIABLE) or None)
             except UserError as e:
                 # Once, and not as an error: drgn may do without.
                 logger.warning("drgn-sockets: %s", e)
@@ -172,7 +173,13 @@ class OwnTypes:
             found = types.find_object(prog, name, flags, filename)
             if found is not None:
                 return found
-        if variable and self._find_symbol(prog, name, None, True):
+        symbols = self._find_symbol(prog, name, None, True)
+        if flags & FindObjectFlags.FUNCTION and symbols and symbols[0].kind == SymbolKind.FUNC:
+            # BTF lacks some functions (__init, optimized). That one is there is what drgn asks
+            # of vmemmap_populate(); what it takes is not known.
+            unknown = prog.function_type(prog.void_type(), ())
+            return Object(prog, unknown, address=symbols[0].address)
+        if variable and symbols:
             # drgn makes its own error of a LookupError, and knows it as one of its own.
             raise LookupError(
                 f"the type of {name} is not known: BTF has it of few variables; tell it with "

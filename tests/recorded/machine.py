@@ -19,6 +19,7 @@ from drgn import Program
 from drgn_sockets.cli import make_parser
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import open_target
+from vm import distilled
 from vm.dump import Recorded
 
 from .ss_text import SsRow, parse_ss
@@ -40,6 +41,7 @@ class Done(NamedTuple):
 FILES: dict[str, Callable[[Recorded], Path | None]] = {
     "elf": lambda recorded: recorded.elf,
     "kdump": lambda recorded: recorded.kdump,
+    "distilled": distilled.cached,
 }
 
 
@@ -60,7 +62,10 @@ class Core:
         self.recorded = recorded
         #: Options that say where types come from.
         self.symbols = ["--types", types]
-        if types == "dwarf":
+        if format_ == "distilled":
+            # It needs nothing but itself.
+            self.symbols = []
+        elif types == "dwarf":
             self.symbols += ["-s", str(self.vmlinux)]
         else:
             self.symbols += self.system_map

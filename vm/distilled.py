@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The core that comes with the package (``drgn_sockets/demo``): a dump of a guest that runs the
-workloads, distilled, and the oracle of the same moment, packed.
+Distilled cores: of recordings, for tests; and the one that comes with the package
+(``drgn_sockets/demo``), with the oracle of the same moment, packed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from vm import dump
+from vm import cache, dump
+from vm.dump import Recorded
 from vm.errors import VmError
 from vm.kernels import Kernel
 
+_PACKAGE = Path(__file__).parent.parent / "drgn_sockets"
 #: Where the package has it.
-PLACE = Path(__file__).parent.parent / "drgn_sockets" / "demo"
+PLACE = _PACKAGE / "demo"
 #: The kernel of the demo.
 KERNEL = "6.12"
 
@@ -35,7 +38,7 @@ def distill(core: Path, to: Path, *options: str) -> None:
             *("-c", str(core), *options),
             *("distill", "-o", str(to)),
         ],
-        cwd=PLACE.parent.parent,
+        cwd=_PACKAGE.parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -43,6 +46,29 @@ def distill(core: Path, to: Path, *options: str) -> None:
     )
     if done.returncode:
         raise VmError(f"{core} cannot be distilled: {done.stderr.strip()}")
+
+
+def cached(recorded: Recorded) -> Path:
+    """
+    Get the distilled core of a recording, made when first asked for, and anew when the code
+    changes.
+    """
+    assert recorded.elf is not None
+    digest = hashlib.sha256(recorded.elf.parent.name.encode())
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    stem = f"{recorded.release}.kdump"
+    where = cache.root() / "distilled" / f"{digest.hexdigest()[:12]}-{stem}"
+    options = ["--types", "btf"]
+    if recorded.system_map is not None:
+        options += ["--system-map", str(recorded.system_map)]
+    elf = recorded.elf
+    if not where.exists():
+        cache.ensure(where, lambda part: distill(elf, part, *options))
+        for old in where.parent.glob(f"*-{stem}"):
+            if old != where:
+                cache.remove(old)
+    return where
 
 
 def _members(oracle: Path) -> Iterator[Path]:
