@@ -76,7 +76,7 @@ _WORDS = {
     Kind.DATASEC: (0, 3),
     Kind.ENUM64: (0, 3),
 }
-_NO_ITEMS = {kind for kind, (_, each) in _WORDS.items() if not each}
+_KIND = list(Kind)
 
 
 def _kind(info: int) -> int:
@@ -98,7 +98,7 @@ class _Steps(dict[int, int]):
     def __missing__(self, info: int) -> int:
         kind = _kind(info)
         if kind in _WORDS:
-            fixed, each = _WORDS[Kind(kind)]
+            fixed, each = _WORDS[_KIND[kind]]
         else:
             # A kind of a newer kernel: it can be stepped over if the layout tells its size.
             sizes = self._layout[4 * kind : 4 * kind + 2]
@@ -238,7 +238,7 @@ class Btf:
         kind = _kind(btf._words[at + 1])
         if kind not in _WORDS:
             raise BtfError(f"its type {type_id} is of the unknown kind {kind}")
-        return Kind(kind)
+        return _KIND[kind]
 
     def name(self, type_id: int) -> str | None:
         """Name of a type, ``None`` if it is anonymous."""
@@ -271,7 +271,7 @@ class Btf:
         btf, at = self._at(type_id)
         words = btf._words
         info = words[at + 1]
-        fixed, each = _WORDS[Kind(_kind(info))]
+        fixed, each = _WORDS[_KIND[_kind(info)]]
         start = at + 3 + fixed
         columns = [words[start + i : start + each * _vlen(info) : each] for i in range(each)]
         return zip(*columns)

@@ -14,7 +14,6 @@ from drgn import (
     Object,
     Program,
     Symbol,
-    SymbolKind,
     Type,
     TypeKindSet,
 )
@@ -127,7 +126,7 @@ class OwnTypes:
                 self.load(os.environ.get(SYSTEM_MAP_VARIABLE) or None)
             except UserError as e:
                 # Once, and not as an error: drgn may do without.
-                logger.warning("drgn-sockets: %s", e)
+                logger.warning("%s", e)
         return bool(self._types)
 
     def _each(self) -> Iterator[BtfTypes]:
@@ -173,19 +172,29 @@ class OwnTypes:
             found = types.find_object(prog, name, flags, filename)
             if found is not None:
                 return found
-        symbols = self._find_symbol(prog, name, None, True)
-        if flags & FindObjectFlags.FUNCTION and symbols and symbols[0].kind == SymbolKind.FUNC:
-            # BTF lacks some functions (__init, optimized). That one is there is what drgn asks
-            # of vmemmap_populate(); what it takes is not known.
-            unknown = prog.function_type(prog.void_type(), ())
-            return Object(prog, unknown, address=symbols[0].address)
-        if variable and symbols:
+        symbol = next(iter(self._find_symbol(prog, name, None, True)), None)
+        if flags & FindObjectFlags.FUNCTION and symbol and self._is_code(symbol.address):
+            # BTF may have only those that can be traced, and drgn looks for others to see what
+            # kernel it is. It is declared the old way: nothing is known of parameters.
+            type_ = prog.function_type(prog.void_type(), (), is_variadic=True)
+            return Object(prog, type_, address=symbol.address)
+        if variable and symbol:
             # drgn makes its own error of a LookupError, and knows it as one of its own.
             raise LookupError(
                 f"the type of {name} is not known: BTF has it of few variables; tell it with "
                 f"drgn_sockets.declare('struct TYPE {name};')"
             )
         return None
+
+    def _is_code(self, address: int) -> bool:
+        # The kind of a symbol does not tell: Linux 7.2 has the data that follow it marked as text.
+        for start, end in (("_stext", "_etext"), ("_sinittext", "_einittext")):
+            try:
+                if self._prog.symbol(start).address <= address < self._prog.symbol(end).address:
+                    return True
+            except LookupError:
+                pass
+        return False
 
     def _find_symbol(
         self, prog: Program, name: str | None, address: int | None, one: bool

@@ -26,6 +26,7 @@ from drgn_sockets.target.elf import Elf, ElfSymbol
 SYSTEM_MAP_VARIABLE = "DRGN_SOCKETS_SYSTEM_MAP"
 
 _MIN_SYMBOLS = 1000
+_MAX_SYMBOL = 1 << 24
 _MAP_LINE = re.compile(rb"^([0-9a-f]{8,16}) ([A-Za-z]) (\S+)", re.MULTILINE)
 _VMCOREINFO_SYMBOL = re.compile(r"^SYMBOL\((\w+)\)=([0-9A-Fa-f]+)$", re.MULTILINE)
 _TOLD = re.compile(
@@ -125,7 +126,10 @@ def read_map(path: str) -> Sequence[ElfSymbol]:
         )
     found = []
     for i, (address, kind, name) in enumerate(lines):
-        end = lines[i + 1][0] if i + 1 < len(lines) else address + 1
+        end = lines[i + 1][0] if i + 1 < len(lines) else address
+        if end - address > _MAX_SYMBOL:
+            # The last of a section, or a constant among addresses.
+            end = address
         text_name = name.decode("ascii", "replace")
         found.append(ElfSymbol(text_name, address, end - address, kind in b"tTwW", kind.islower()))
     return found

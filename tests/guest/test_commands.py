@@ -121,10 +121,15 @@ def _ss(*argv: str) -> dict[int, SsRow]:
     return {row.inode: row for row in rows if row.inode}
 
 
-def test_ss_against_ss(prog: Program, scene: Scene) -> None:
+@pytest.fixture(scope="module")
+def sockets(prog: Program, scene: Scene) -> dict[int, dict[str, Any]]:
+    """What we say of every socket, by inode."""
+    return {row["ino"]: row for row in ours_json(prog, "ss -tuxape --output all") if row["ino"]}
+
+
+def test_ss_against_ss(scene: Scene, sockets: dict[int, dict[str, Any]]) -> None:
     """State, queues, both ends and holders of every socket of the scene that ss has."""
-    theirs = _ss("-tuxw")
-    mine = {row["ino"]: row for row in ours_json(prog, "ss -tuxape --output all") if row["ino"]}
+    theirs, mine = _ss("-tuxw"), sockets
     inos = {
         scene.ino(name): name
         for name, fd in scene.named.items()
@@ -155,10 +160,12 @@ def test_ss_against_ss(prog: Program, scene: Scene) -> None:
     assert compared >= 15
 
 
-def test_never_bound_sockets(prog: Program, scene: Scene) -> None:
+def test_never_bound_sockets(
+    prog: Program, scene: Scene, sockets: dict[int, dict[str, Any]]
+) -> None:
     """In fds and ss -a, held by whoever has them; in no file of /proc/net."""
     net = "".join(Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6", "udp", "udp6"))
-    mine = {row["ino"]: row for row in ours_json(prog, "ss -tuap --output all")}
+    mine = sockets
     details = {
         row["fd"]: row["detail"] for row in ours_json(prog, f"fds {scene.pid}") if not row["tid"]
     }
@@ -175,11 +182,12 @@ def test_never_bound_sockets(prog: Program, scene: Scene) -> None:
     assert not {row["ino"] for row in connections} & {scene.ino(name) for name in _NEVER_BOUND}
 
 
-def test_bound_and_refused_sockets(prog: Program, scene: Scene) -> None:
+def test_bound_and_refused_sockets(
+    prog: Program, scene: Scene, sockets: dict[int, dict[str, Any]]
+) -> None:
     """A port without a connection, and one whose connection was refused: what getsockname says."""
-    mine = {row["ino"]: row for row in ours_json(prog, "ss -tap --output all")}
     for name in ("bound", "refused"):
-        row = mine[scene.ino(f"tcp {name}")]
+        row = sockets[scene.ino(f"tcp {name}")]
         address, port = scene.facts[name]
         assert (row["state"], row["laddr"], row["lport"]) == ("UNCONN", address, port), name
         assert "never bound" not in ours(prog, f"peer {scene.pid}:{scene.named['tcp ' + name]}")
@@ -331,6 +339,7 @@ def odd_processes() -> Iterator[int]:
         yield pid
 
 
+@pytest.mark.ours
 def test_nothing_raw_reaches_the_terminal(prog: Program, scene: Scene, odd_processes: int) -> None:
     """Names with newlines and escape sequences: one line each, nothing but what prints."""
     for line in (

@@ -38,7 +38,7 @@ def _drgn(name: str, *argv: str, status: int = 0) -> subprocess.CompletedProcess
     return truth.tool("drgn", "-q", "-k", str(CONTRIB / name), *argv, status=status)
 
 
-@pytest.mark.starts
+@pytest.mark.ours
 def test_drgn_itself_runs_them(scene: Scene, script: _Drgn) -> None:
     """As the README says, from a shell: the same output, and the same status."""
     pid = str(scene.pid)
@@ -158,6 +158,7 @@ def test_new_connections(prog: Program, scene: Scene, tmp_path: Path) -> None:
         assert len(out.splitlines()) == 2
 
 
+@pytest.mark.ours
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -177,6 +178,7 @@ def test_mistakes(script: _Drgn, argv: list[str], says: str) -> None:
     assert says in line and out == ""
 
 
+@pytest.mark.ours
 def test_mistakes_without_drgn(tmp_path: Path) -> None:
     """The same of the one that needs no kernel."""
     (tmp_path / "bad").write_text("not json\n")

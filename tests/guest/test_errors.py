@@ -18,6 +18,8 @@ from drgn_sockets import cli
 from . import truth
 from .truth import Scene
 
+pytestmark = pytest.mark.ours
+
 
 def _one_line(out: str, err: str) -> str:
     assert out == ""

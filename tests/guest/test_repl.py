@@ -107,6 +107,7 @@ def test_pipe_and_redirect(repl: Repl, tmp_path: Path, scene: Scene) -> None:
     assert scene.facts["path"] in "".join(row["local"] for row in rows)
 
 
+@pytest.mark.ours
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -136,6 +137,7 @@ def test_mistakes_in_scripts(prog: Program) -> None:
             run_command(prog, line)
 
 
+@pytest.mark.ours
 def test_help(repl: Repl) -> None:
     """What commands there are, and what each takes."""
     repl.type("from drgn.commands import DEFAULT_COMMAND_NAMESPACE as commands")
@@ -149,6 +151,7 @@ def test_help(repl: Repl) -> None:
     assert re.search(r"^\* pid +process ID$", out, re.MULTILINE)
 
 
+@pytest.mark.ours
 def test_interrupt(repl: Repl) -> None:
     """Ctrl-C ends a command, not the session."""
     os.write(repl.fd, b"%check\n")
@@ -159,7 +162,7 @@ def test_interrupt(repl: Repl) -> None:
     assert repl.type("print(6 * 7)").strip() == "42"
 
 
-@pytest.mark.starts
+@pytest.mark.ours
 def test_without_a_terminal(prog: Program, scene: Scene) -> None:
     """A script on standard input, and -e: the same output as from the shell."""
     line = f"fds {scene.pid} --json"

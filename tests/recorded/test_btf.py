@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -69,36 +66,3 @@ def test_a_system_map_of_another_build(elf: Core, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert b"is of another build" in done.stderr
     assert done.stderr.count(b"\n") == 1
-
-
-PLAIN = """
-from drgn.helpers.linux import *
-tasks = list(for_each_task())
-files = sum(1 for task in tasks for _ in for_each_file(task))
-print(prog["init_task"].comm.string_().decode(), len(tasks), files, len(list(for_each_net())))
-print(prog.symbol("tcp_prot").name, int(prog["TCP_LISTEN"]), prog.type("struct sock").size > 500)
-"""
-
-
-def test_plain_drgn_without_debugging_symbols(core: Core, tmp_path: Path) -> None:
-    if core.system_map:
-        pytest.skip(f"{core.kernel} needs a System.map, for which plain drgn has no option")
-    script = tmp_path / "plain.py"
-    script.write_text(PLAIN)
-    drgn = Path(sys.executable).with_name("drgn")
-    words = []
-    dwarf = [["-s", str(core.vmlinux)]] if core.types == "dwarf" else []
-    for symbols in ([], *dwarf):
-        argv = [str(drgn), "-q", "--main-symbols", "-c", str(core.path), *symbols, str(script)]
-        done = subprocess.run(argv, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        words.append(done.stdout.split())
-    assert words[0] == words[-1]
-    assert words[0][0] == "swapper/0"
-    # Threads share tables, and drgn counts them for each.
-    assert int(words[0][2]) >= sum(1 for _ in core.oracle.glob("[0-9]*/fd/*"))
-    assert words[0][4:] == ["tcp_prot", "10", "True"]
-    # What a user turns off is off.
-    argv = [str(drgn), "-q", "-c", str(core.path), "-e", "print(prog['init_task'].comm)"]
-    off = subprocess.run(argv, capture_output=True, env={**os.environ, "DRGN_DISABLE_PLUGINS": "*"})
-    assert off.returncode != 0

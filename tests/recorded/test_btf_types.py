@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from drgn import Program, Type, TypeKind
@@ -46,14 +45,20 @@ TWICE = {"energy_perf_value_index"}
 
 
 @pytest.fixture(params=KERNELS)
-def pair(request: pytest.FixtureRequest) -> tuple[Program, Program]:
+def cores(request: pytest.FixtureRequest) -> tuple[Core, Core]:
     """Each kernel with types from DWARF, and from BTF; DWARF is not downloaded for this."""
     kernel = request.param
     if kernel not in BOTH:
         source = recorded(kernel).source
         if not (cache.root() / "kernels" / f"{source.id}-debug").is_dir():
             pytest.skip(f"no vmlinux of {kernel} in the cache")
-    return opened(kernel, "elf", "dwarf").prog, opened(kernel, "elf", "btf").prog
+    return opened(kernel, "elf", "dwarf"), opened(kernel, "elf", "btf")
+
+
+@pytest.fixture
+def pair(cores: tuple[Core, Core]) -> tuple[Program, Program]:
+    """The programs of both."""
+    return cores[0].prog, cores[1].prog
 
 
 def ours() -> Iterator[str]:
@@ -229,16 +234,17 @@ MODULES = {
 }
 
 
-def test_types_of_modules(pair: tuple[Program, Program]) -> None:
-    dwarf, btf = pair
+def test_types_of_modules(cores: tuple[Core, Core]) -> None:
+    btf = cores[1].prog
     if "btf_modules" not in btf:
         with pytest.raises(LookupError):
             btf.type("struct vsock_sock")
         pytest.skip("modules of this kernel have no BTF")
-    vmlinux = Path(dwarf.main_module().debug_file_path or "")
-    tree = next(path for path in vmlinux.parents if path.name.endswith("-debug"))
+    tree = cores[0].vmlinux.parents[1]
     files = [p for m in MODULES for p in tree.glob(f"lib/modules/*/kernel/{m}.ko*")]
     assert len(files) == len(MODULES)
+    # A program of its own: modules may have variables of the names of others.
+    dwarf = Core(cores[0].recorded, "elf", "dwarf").prog
     dwarf.load_debug_info(files)
     for name in (name for names in MODULES.values() for name in names):
         assert layout(btf.type(f"struct {name}")) == layout(dwarf.type(f"struct {name}")), name
