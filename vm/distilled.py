@@ -105,6 +105,7 @@ def make(kernel: Kernel, place: Path = PLACE) -> list[Path]:
     place.mkdir(parents=True, exist_ok=True)
     core, oracle = place / "core.kdump", place / "oracle.tar.xz"
     distill(recorded.elf, core, "--types", "btf")
+    core.chmod(0o644)
     part = place / ".oracle.tar.xz.part"
     try:
         pack(recorded.oracle, part)

@@ -6,13 +6,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import secrets
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.fs import for_each_file
@@ -29,6 +27,7 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.target.kdump import write_kdump
+from drgn_sockets.target.new_file import check_writable, written_beside
 from drgn_sockets.target.recorder import Recorder
 from drgn_sockets.views.columns import Column
 
@@ -88,11 +87,11 @@ class Distill(Command):
         core = getattr(args, "core", None)
         if core is not None and path.exists() and path.samefile(core):
             raise UserError(f"{path} is the core that is read; give another file with -o")
-        _check_writable(path)
+        check_writable(path)
         recorder = Recorder(prog, DISTILLED + package_version())
         problems = Problems()
         problems.add(self._read_all(recorder, payload=args.with_payload))
-        with _progress("writing"), _written_beside(path) as file:
+        with _progress("writing"), written_beside(path) as file:
             size = _write(file, recorder)
             _verify(file, recorder)
         kept = sum(len(page) - page.count(0) for page in recorder.kept.values())
@@ -179,66 +178,6 @@ def _verify(file: BinaryIO, recorder: Recorder) -> None:
                 raise ValueError(f"page frame {frame:#x} is another")
     except (ValueError, FaultError, OSError) as e:
         raise UserError(f"what was written cannot be read back: {e}") from None
-
-
-def _check_writable(path: Path) -> None:
-    """
-    See that there is hope for *path*, before much is read.
-
-    :raises UserError: if there is none
-    """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not a regular file; give another with -o")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no directory {path.parent}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {path}: no permission to write in {path.parent}")
-
-
-@contextlib.contextmanager
-def _written_beside(path: Path) -> Iterator[BinaryIO]:
-    """
-    A file that gets its name when it is whole, and is gone if it does not come to that.
-
-    :raises UserError: if it cannot be written
-    """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_unwinding())
-        stack.callback(beside.unlink, missing_ok=True)
-        try:
-            file = beside.open("x+b")
-            stack.callback(_close, file)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            beside.replace(path)
-        except OSError as e:
-            raise UserError(f"cannot write {path}: {e.strerror or e}") from None
-
-
-def _close(file: BinaryIO) -> None:
-    # That writes what is buffered, and would complain of the full disk once more.
-    with contextlib.suppress(OSError):
-        file.close()
-
-
-@contextlib.contextmanager
-def _unwinding() -> Iterator[None]:
-    """Have signals that end the process at once end it by unwinding."""
-
-    def end(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    plain = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
-    for s in plain:
-        signal.signal(s, end)
-    try:
-        yield
-    finally:
-        for s in plain:
-            signal.signal(s, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

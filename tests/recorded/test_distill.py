@@ -72,10 +72,7 @@ def test_it_is_small(elf: Core, distilled: Distilled) -> None:
     print(f"{elf.kernel}: {size / 1e6:.1f} MB")
     assert size == distilled.said["size"] <= MAX_SIZE
     assert distilled.said["pages"] == len(Kdump(distilled.path).pages)
-    # Readable by whom the umask lets, as any file that a command writes.
-    umask = os.umask(0)
-    os.umask(umask)
-    assert distilled.path.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert distilled.path.stat().st_mode & 0o777 == 0o600
 
 
 WHOLE_TABLES = (

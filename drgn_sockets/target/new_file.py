@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Writing a file beside, and giving it its name when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NoReturn, cast
+
+from drgn_sockets.errors import UserError
+
+
+def check_writable(path: Path) -> None:
+    """
+    See that there is hope for *path*, before much is read.
+
+    :raises UserError: if there is none
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file; give another with -o")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: no permission to write in {path.parent}")
+
+
+@contextlib.contextmanager
+def written_beside(path: Path) -> Iterator[BinaryIO]:
+    """
+    A file that gets its name when it is whole, and is gone if it does not come to that.
+
+    :raises UserError: if it cannot be written
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_unwinding())
+        stack.callback(beside.unlink, missing_ok=True)
+        try:
+            # Kernel addresses are for their owner alone, as in what makedumpfile writes.
+            file = cast(BinaryIO, open(beside, "x+b", opener=_private))  # noqa: SIM115
+            stack.callback(_close, file)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            beside.replace(path)
+        except OSError as e:
+            raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _close(file: BinaryIO) -> None:
+    # That writes what is buffered, and would complain of the full disk once more.
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+@contextlib.contextmanager
+def _unwinding() -> Iterator[None]:
+    """Have signals that end the process at once end it by unwinding."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    plain = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
+    for s in plain:
+        signal.signal(s, end)
+    try:
+        yield
+    finally:
+        for s in plain:
+            signal.signal(s, signal.SIG_DFL)
