@@ -48,8 +48,8 @@ test-unit: $(VENV)/.installed
 test-recorded: $(VENV)/.installed
 	$(BIN)/python -m pytest -q tests/recorded
 
-# Inside real guests, on their live kernel. What only starts drgn once more is for two of
-# them (tests/guest/conftest.py).
+# Inside real guests, on their live kernel. Tests of us rather than of a kernel, marked
+# "ours", are for two of them (tests/guest/conftest.py).
 test-guest: $(GUESTS)
 
 $(GUESTS): test-guest-%: $(VENV)/.installed
