@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Callable, Optional
 
@@ -23,7 +22,7 @@ from drgn_sockets.target.btf import Btf
 from drgn_sockets.target.btf_source import BtfFile, module_btf, own_btf
 from drgn_sockets.target.btf_types import NAME, BtfTypes, at_symbol
 from drgn_sockets.target.declarations import DECLARATIONS, Declarations
-from drgn_sockets.target.symbols import SYSTEM_MAP_VARIABLE, load_symbols, os_release
+from drgn_sockets.target.symbols import OWN_SYMBOLS, load_symbols, os_release
 
 #: Finds symbols, see :meth:`drgn.Program.register_symbol_finder()`.
 SymbolFinder = Callable[[Program, Optional[str], Optional[int], bool], Sequence[Symbol]]
@@ -87,16 +86,19 @@ class OwnTypes:
             self._symbols, symbols_from = symbols, "elsewhere"
         else:
             self._symbols, symbols_from = load_symbols(prog, system_map, btf.elf if btf else None)
+        files = [btf.path] if btf else []
+        if symbols is None and symbols_from not in (*OWN_SYMBOLS, *files):
+            files.append(symbols_from)
         if btf is not None:
             btf.check_build(prog)
         self._btf = Btf(btf.data if btf else own_btf(prog))
         self._types = [BtfTypes(prog, self._btf)]
-        if btf is not None or system_map is not None:
-            self._check_build(system_map, btf)
+        if files:
+            self._check_build(files)
         types_from = f"the BTF of {btf.path}" if btf else "the kernel's own BTF"
         return f"types from {types_from}, symbols from {symbols_from}"
 
-    def _check_build(self, system_map: str | None, btf: BtfFile | None) -> None:
+    def _check_build(self, files: list[str]) -> None:
         # What is in two places, by symbol and type in one of them.
         prog = self._prog
         try:
@@ -106,9 +108,9 @@ class OwnTypes:
             release, comm = "", b""
         if release != os_release(prog) or not comm.startswith(b"swapper"):
             self._types, self._symbols = [], None
-            given = " and ".join(filter(None, (system_map, btf.path if btf else None)))
             raise UserError(
-                f"{given}: of another build: init_task and init_uts_ns are not where they would be"
+                f"{' and '.join(files)}: of another build: init_task and init_uts_ns are not where "
+                "they would be"
             )
 
     def declare(self, text: str) -> None:
@@ -123,7 +125,7 @@ class OwnTypes:
     def _ready(self) -> bool:
         if not self._tried and not _has_dwarf(self._prog):
             try:
-                self.load(os.environ.get(SYSTEM_MAP_VARIABLE) or None)
+                self.load()
             except UserError as e:
                 # Once, and not as an error: drgn may do without.
                 logger.warning("%s", e)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,8 +23,11 @@ from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 from drgn_sockets.errors import UserError
 from drgn_sockets.target.elf import Elf, ElfSymbol
 
-#: In the environment, a ``System.map`` for plain drgn.
+#: In the environment, a ``System.map`` for kernels that do not tell where kallsyms is: plain drgn
+#: has no option for it.
 SYSTEM_MAP_VARIABLE = "DRGN_SOCKETS_SYSTEM_MAP"
+#: The kernel's own symbols, which need no check.
+OWN_SYMBOLS = ("its kallsyms", "/proc/kallsyms")
 
 _MIN_SYMBOLS = 1000
 _MAX_SYMBOL = 1 << 24
@@ -79,6 +83,9 @@ def load_symbols(
     try:
         index = load_vmlinux_kallsyms(prog)
     except (MissingDebugInfoError, LookupError, ValueError, FaultError, OSError) as e:
+        system_map = os.environ.get(SYSTEM_MAP_VARIABLE)
+        if system_map:
+            return _index(prog, read_map(system_map), system_map), system_map
         found = list(vmlinux.symbols()) if vmlinux else []
         if found and vmlinux:
             return _index(prog, found, vmlinux.path), vmlinux.path
@@ -90,7 +97,7 @@ def load_symbols(
             f"({str(e).rstrip('.')}): give its System.map with --system-map or in "
             f"${SYSTEM_MAP_VARIABLE}, or its vmlinux with -s"
         ) from None
-    return index, "/proc/kallsyms" if is_local(prog) else "its kallsyms"
+    return index, OWN_SYMBOLS[is_local(prog)]
 
 
 def vmcoreinfo_line(symbol: Symbol) -> str:

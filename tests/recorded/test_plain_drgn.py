@@ -127,6 +127,13 @@ def test_a_kernel_that_wants_a_system_map() -> None:
     assert "$DRGN_SOCKETS_SYSTEM_MAP" in line
 
 
+def test_a_system_map_in_the_environment_of_a_kernel_that_wants_none() -> None:
+    core = opened("6.12", "elf", "btf")
+    (_, path) = opened("5.10", "elf", "btf").system_map
+    done = run(core, "print(prog['init_task'].comm.string_())", DRGN_SOCKETS_SYSTEM_MAP=path)
+    assert done.stdout == "b'swapper/0'\n"
+
+
 def test_what_is_turned_off_is_off() -> None:
     core = opened("6.12", "elf", "btf")
     assert run(core, "print(prog['init_task'].comm.string_())").stdout == "b'swapper/0'\n"
