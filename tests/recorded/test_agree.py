@@ -37,13 +37,13 @@ def test_both_formats_give_the_same(both: tuple[Core, Core], argv: tuple[str, ..
 
 
 def test_peer_and_tcp_of_both_formats(both: tuple[Core, Core]) -> None:
-    elf, kdump = both
-    end = elf.accounts["tcp_echo"]["connections"][0]["client"]
-    what = f"{end['pid']}:{end['fd']}"
-    for argv in (("peer", what, "--json", "--output=all"), ("tcp", what, "--json")):
-        mine = elf.run(*argv)
+    elf, other = both
+    rows = elf.rows("ss", "-a")[::3]
+    tcp = [row["sk"] for row in rows if row["netid"] == "tcp"]
+    for argv in (("peer", *(row["sk"] for row in rows), "--output=all"), ("tcp", *tcp)):
+        mine = elf.run(*argv, "--json")
         assert mine.status == 0
-        assert mine == kdump.run(*argv)
+        assert mine == other.run(*argv, "--json")
 
 
 SOCKETS: dict[type[Struct], Any] = {

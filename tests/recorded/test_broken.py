@@ -104,10 +104,11 @@ _patients: dict[str, Patient] = {}
 
 
 @pytest.fixture
-def patient(elf: Core, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
-    if elf.kernel not in _patients:
-        _patients[elf.kernel] = Patient(elf, tmp_path_factory.mktemp(f"broken-{elf.kernel}"))
-    yield _patients[elf.kernel]
+def patient(sample: Core, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
+    kernel = sample.kernel
+    if kernel not in _patients:
+        _patients[kernel] = Patient(sample, tmp_path_factory.mktemp(f"broken-{kernel}"))
+    yield _patients[kernel]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -475,16 +476,16 @@ def test_list_of_network_namespaces(patient: Patient) -> None:
             assert len({r["sk"] for r in inits} - rows) <= elsewhere
 
 
-def test_truncated_core(elf: Core, tmp_path: Path) -> None:
+def test_truncated_core(sample: Core, tmp_path: Path) -> None:
     """What a full disk leaves of a dump."""
     path = tmp_path / "core"
-    sparse_copy(elf.path, path)
+    sparse_copy(sample.path, path)
     size = path.stat().st_size
     try:
         for part in (0.9, 0.5, 0.1, 0.001):
             os.truncate(path, int(size * part))
             for command in (["fds", "--json"], ["ss", "-a", "--json"], ["peer", "1:0"]):
-                done = spawn("-c", str(path), *elf.symbols, *command)
+                done = spawn("-c", str(path), *sample.symbols, *command)
                 err = done.stderr.decode()
                 assert b"Traceback" not in done.stderr, err
                 assert done.returncode in (0, 1, 2)
@@ -500,12 +501,12 @@ def test_truncated_core(elf: Core, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [0.9, 0.5, 0.01])
-def test_truncated_kdump(elf: Core, tmp_path: Path, part: float) -> None:
+def test_truncated_kdump(sample: Core, tmp_path: Path, part: float) -> None:
     path = tmp_path / "core"
-    data = elf.path.with_name("core.kdump").read_bytes()
+    data = sample.path.with_name("core.kdump").read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
     for command in (["fds", "--json"], ["ss", "-a", "--json"]):
-        done = spawn("-c", str(path), *elf.symbols, *command)
+        done = spawn("-c", str(path), *sample.symbols, *command)
         err = done.stderr.decode()
         assert b"Traceback" not in done.stderr, err
         assert done.returncode in (0, 1, 2)

@@ -29,15 +29,20 @@ def test_btf_says_what_dwarf_says(twins: tuple[Core, Core], argv: tuple[str, ...
     assert dwarf.out.count("\n") > 30
 
 
-def test_peer_and_tcp_of_every_socket(twins: tuple[Core, Core]) -> None:
-    rows = twins[0].rows("ss", "-a")
-    tcp = [row["sk"] for row in rows if row["netid"] == "tcp" and not row["error"]]
-    assert len(tcp) > 100
-    for argv in (("peer", *(row["sk"] for row in rows)), ("tcp", *tcp)):
-        for more in ((), ("--json", "--output=all")):
-            dwarf, btf = (core.run(*argv, *more) for core in twins)
-            assert btf == dwarf
-            assert dwarf.out.count("\n") > len(argv)
+def test_peer_and_tcp_of_sockets(twins: tuple[Core, Core]) -> None:
+    rows = [row for row in twins[0].rows("ss", "-a") if not row["error"]][::2]
+    tcp = [row["sk"] for row in rows if row["netid"] == "tcp"]
+    assert len(tcp) > 50
+    few = [row["sk"] for row in rows[::9]]
+    for argv in (
+        ("peer", *(row["sk"] for row in rows), "--json", "--output=all"),
+        ("peer", *few),
+        ("tcp", *tcp),
+        ("tcp", *tcp, "--json"),
+    ):
+        dwarf, btf = (core.run(*argv) for core in twins)
+        assert btf == dwarf
+        assert dwarf.out.count("\n") > len(few)
 
 
 def test_check_of_both(twins: tuple[Core, Core]) -> None:

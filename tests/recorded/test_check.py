@@ -264,17 +264,17 @@ def mismatches(core: Core, tree: Path) -> tuple[Done, list[dict[str, Any]]]:
     ("file", "column", "word", "how"), CHANGES, ids=[f"{c[0]}-{c[1]}" for c in CHANGES]
 )
 def test_one_changed_byte_is_seen(
-    elf: Core,
+    sample: Core,
     trees: Callable[[Core], Path],
     file: str,
     column: str,
     word: int,
     how: Callable[[bytes], bytes],
 ) -> None:
-    tree = trees(elf)
+    tree = trees(sample)
     path = net_path(tree, file)
     if not path.exists():
-        pytest.skip(f"{elf.kernel} has no /proc/net/{file}")
+        pytest.skip(f"{sample.kernel} has no /proc/net/{file}")
     lines = path.read_bytes().split(b"\n")
     # A timer that may have been due explains another "tr": 02 is a keepalive timer, far off.
     row = chosen(file, lines, b"02" if column == "tr" and "tcp" in file else b"00")
@@ -282,13 +282,13 @@ def test_one_changed_byte_is_seen(
     lines[row] = word_changed(word, how)(before)
     assert lines[row] != before
     with Changed(path, b"\n".join(lines)):
-        _, found = mismatches(elf, tree)
+        _, found = mismatches(sample, tree)
     assert found, f"{before!r} -> {lines[row]!r} was not seen"
     words = before.split()
     if column == "pointer":
         # By its address it is another row: one is missing, one is too many.
         assert len(found) == 2
-    assert {m["where"] for m in found} == {f"net/{file} of netns {elf.home_netns}"}
+    assert {m["where"] for m in found} == {f"net/{file} of netns {sample.home_netns}"}
     if file == "unix":
         inode = words[6].decode()
         changed = lines[row].split()[6].decode()
@@ -300,36 +300,36 @@ def test_one_changed_byte_is_seen(
 
 @pytest.mark.parametrize("file", NET_FILES)
 def test_a_row_too_few_and_one_too_many(
-    elf: Core, trees: Callable[[Core], Path], file: str
+    sample: Core, trees: Callable[[Core], Path], file: str
 ) -> None:
-    tree = trees(elf)
+    tree = trees(sample)
     path = net_path(tree, file)
     if not path.exists():
-        pytest.skip(f"{elf.kernel} has no /proc/net/{file}")
+        pytest.skip(f"{sample.kernel} has no /proc/net/{file}")
     lines = path.read_bytes().split(b"\n")
     row = chosen(file, lines)
     fewer = lines[:row] + lines[row + 1 :]
     with Changed(path, b"\n".join(fewer)):
-        _, found = mismatches(elf, tree)
+        _, found = mismatches(sample, tree)
     assert [(m["procfs"], m["memory"]) for m in found] == [("not there", "there")]
     more = [*lines[:row], lines[row].replace(b" ffff", b" ffa1").replace(b"ffff", b"ffa1", 1)]
     with Changed(path, b"\n".join(more + lines[row:])):
-        _, found = mismatches(elf, tree)
+        _, found = mismatches(sample, tree)
     assert [(m["procfs"], m["memory"]) for m in found] == [("there", "not found")]
 
 
 @pytest.mark.parametrize("file", NET_FILES)
 def test_a_file_that_is_missing_is_left_out(
-    elf: Core, trees: Callable[[Core], Path], file: str
+    sample: Core, trees: Callable[[Core], Path], file: str
 ) -> None:
-    tree = trees(elf)
+    tree = trees(sample)
     path = net_path(tree, file)
     if not path.exists():
-        pytest.skip(f"{elf.kernel} has no /proc/net/{file}")
+        pytest.skip(f"{sample.kernel} has no /proc/net/{file}")
     with Changed(path, None):
-        done, found = mismatches(elf, tree)
+        done, found = mismatches(sample, tree)
     assert not found
-    assert re.search(rf"^not compared: net/{file} of .*{elf.home_netns}", done.err, re.M), (
+    assert re.search(rf"^not compared: net/{file} of .*{sample.home_netns}", done.err, re.M), (
         "it does not say that it lacks the file"
     )
 

@@ -45,22 +45,22 @@ def connections(core: Core) -> Iterator[tuple[End, End, dict[str, Any]]]:
                 yield (*ends_of(core, row, "client", "server"), row)
 
 
-def test_both_ends_of_every_connection(core: Core) -> None:
+def test_both_ends_of_every_connection(elf: Core) -> None:
     """TCP on this machine (v4-mapped and over veth as well) and unix, from either side."""
     count = 0
     families = set()
-    for client, server, row in connections(core):
-        entry = entry_of(core, client)
+    for client, server, row in connections(elf):
+        entry = entry_of(elf, client)
         if row.get("protocol") in ("mptcp", "sctp") or entry["family"] == "AF_VSOCK":
             continue
         one_way = not row.get("points_back", True)
         for mine, other in ((client, server), (server, client))[: 1 if one_way else 2]:
-            found = ask(core, f"{mine[0]}:{mine[1]}")
+            found = ask(elf, f"{mine[0]}:{mine[1]}")
             by_end = {r["end"]: r for r in found}
             assert mine in holders(by_end["self"])
             assert other in holders(by_end["peer"]), (row, found)
-            assert by_end["self"]["ino"] == entry_of(core, mine)["inode"]
-            assert by_end["peer"]["ino"] == entry_of(core, other)["inode"]
+            assert by_end["self"]["ino"] == entry_of(elf, mine)["inode"]
+            assert by_end["peer"]["ino"] == entry_of(elf, other)["inode"]
             if by_end["self"]["netns"] != by_end["peer"]["netns"]:
                 assert str(by_end["peer"]["netns"]) in by_end["peer"]["note"]
                 families.add("veth")
@@ -78,13 +78,13 @@ def test_both_ends_of_every_connection(core: Core) -> None:
     assert families >= {"AF_INET", "AF_INET6", "AF_UNIX", "veth", "one way"}
 
 
-def test_nameless_client_held_by_parent_and_child(core: Core) -> None:
-    (row,) = core.accounts["unix_fork"]["connections"]
-    client, server = ends_of(core, row, "client", "server")
+def test_nameless_client_held_by_parent_and_child(elf: Core) -> None:
+    (row,) = elf.accounts["unix_fork"]["connections"]
+    client, server = ends_of(elf, row, "client", "server")
     child = (row["client_child"]["pid"], row["client_child"]["fd"])
-    entry = entry_of(core, server)
+    entry = entry_of(elf, server)
     for what in (f"{client[0]}:{client[1]}", f"{child[0]}:{child[1]}"):
-        by_end = {r["end"]: r for r in ask(core, what)}
+        by_end = {r["end"]: r for r in ask(elf, what)}
         assert holders(by_end["self"]) == {client, child}
         assert by_end["self"]["path"] is None
         assert holders(by_end["peer"]) == {server}
@@ -94,37 +94,37 @@ def test_nameless_client_held_by_parent_and_child(core: Core) -> None:
         assert by_end["peer"]["file_dev"] == f"{os.major(device)}:{os.minor(device)}"
 
 
-def test_pairs_of_unix_sockets(core: Core) -> None:
-    for row in core.accounts["unix_zoo"]["pairs"]:
-        a, b = ends_of(core, row, "a", "b")
+def test_pairs_of_unix_sockets(elf: Core) -> None:
+    for row in elf.accounts["unix_zoo"]["pairs"]:
+        a, b = ends_of(elf, row, "a", "b")
         for mine, other in ((a, b), (b, a)):
-            by_end = {r["end"]: r for r in ask(core, f"{mine[0]}:{mine[1]}")}
-            assert by_end["peer"]["ino"] == entry_of(core, other)["inode"], row
+            by_end = {r["end"]: r for r in ask(elf, f"{mine[0]}:{mine[1]}")}
+            assert by_end["peer"]["ino"] == entry_of(elf, other)["inode"], row
             assert other in holders(by_end["peer"])
             assert by_end["peer"]["note"] is None
 
 
-def test_peer_inodes(core: Core) -> None:
+def test_peer_inodes(elf: Core) -> None:
     count = 0
-    for account in core.accounts.values():
+    for account in elf.accounts.values():
         for process in account["processes"]:
             for entry in process["fds"]:
                 if not entry.get("peer_inode") or process["pid"] != process["tid"]:
                     continue
-                by_end = {r["end"]: r for r in ask(core, str(entry["inode"]))}
+                by_end = {r["end"]: r for r in ask(elf, str(entry["inode"]))}
                 assert by_end["peer"]["ino"] == entry["peer_inode"]
                 count += 1
     assert count > 20
 
 
-def test_not_accepted_yet(core: Core) -> None:
+def test_not_accepted_yet(elf: Core) -> None:
     count = 0
     for name in ("unix_zoo",):
-        for row in core.accounts[name]["connections"]:
+        for row in elf.accounts[name]["connections"]:
             if row.get("accepted", True):
                 continue
-            client, listener = ends_of(core, row, "client", "listener")
-            by_end = {r["end"]: r for r in ask(core, f"{client[0]}:{client[1]}")}
+            client, listener = ends_of(elf, row, "client", "listener")
+            by_end = {r["end"]: r for r in ask(elf, f"{client[0]}:{client[1]}")}
             assert (by_end["peer"]["ino"], by_end["peer"]["holders"]) == (0, [])
             assert by_end["peer"]["note"] == "not accepted yet"
             assert listener in holders(by_end["listener"])
@@ -132,14 +132,14 @@ def test_not_accepted_yet(core: Core) -> None:
     assert count
 
 
-def test_every_way_to_name_a_socket(core: Core) -> None:
-    (row,) = core.accounts["unix_fork"]["connections"]
+def test_every_way_to_name_a_socket(elf: Core) -> None:
+    (row,) = elf.accounts["unix_fork"]["connections"]
     end = row["client"]
-    by_fd = ask(core, f"{end['pid']}:{end['fd']}")
-    ino = entry_of(core, (end["pid"], end["fd"]))["inode"]
+    by_fd = ask(elf, f"{end['pid']}:{end['fd']}")
+    ino = entry_of(elf, (end["pid"], end["fd"]))["inode"]
 
     def same(*what: str) -> bool:
-        return [{**r, "what": ""} for r in ask(core, *what)] == [{**r, "what": ""} for r in by_fd]
+        return [{**r, "what": ""} for r in ask(elf, *what)] == [{**r, "what": ""} for r in by_fd]
 
     assert same(str(ino))
     assert same(f"socket:[{ino}]")
@@ -147,7 +147,7 @@ def test_every_way_to_name_a_socket(core: Core) -> None:
     assert same(by_fd[0]["sk"][2:])
     # By path: the listener, and those that were accepted under its name.
     listener = row["listener"]
-    by_path = ask(core, row["path"])
+    by_path = ask(elf, row["path"])
     selves = [r for r in by_path if r["end"] == "self"]
     assert {
         (listener["pid"], listener["fd"]),
@@ -155,13 +155,13 @@ def test_every_way_to_name_a_socket(core: Core) -> None:
     } == set().union(*map(holders, selves))
 
 
-def test_by_abstract_name(core: Core) -> None:
+def test_by_abstract_name(elf: Core) -> None:
     count = 0
-    for process in core.accounts["unix_zoo"]["processes"]:
+    for process in elf.accounts["unix_zoo"]["processes"]:
         for entry in process["fds"]:
             path = entry.get("path", "")
             if path[:1] == "\0" and "\0" not in path[1:]:
-                selves = [r for r in ask(core, "@" + path[1:]) if r["end"] == "self"]
+                selves = [r for r in ask(elf, "@" + path[1:]) if r["end"] == "self"]
                 assert (process["pid"], entry["fd"]) in set().union(*map(holders, selves))
                 assert {r["path"] for r in selves} == {path}
                 count += 1
