@@ -204,10 +204,9 @@ def test_no_declaration_is_of_what_no_kernel_has() -> None:
         assert any(name in prog for prog in programs), name
 
 
-def test_a_variable_of_unknown_type(core: Core) -> None:
-    if core.types != "btf":
-        pytest.skip("with DWARF, the type of every variable is known")
-    prog = core.prog
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_variable_of_unknown_type(kernel: str) -> None:
+    prog = opened(kernel, "elf", "btf").prog
     for name in ("panic_timeout", "console_printk"):
         assert prog.symbol(name)
         assert name not in prog
