@@ -140,6 +140,8 @@ def _read_for_drgn(prog: Program) -> None:
             for _ in for_each_file(task):
                 pass
     prog["init_task"].comm.read_()
+    # What tells of which build it is.
+    prog.read_c_string(prog.symbol("linux_banner").address, max_size=512)
 
 
 def _sks(prog: Program) -> Iterator[Object]:
