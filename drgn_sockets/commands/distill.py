@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.fs import for_each_file
+from drgn.helpers.linux.fs import d_path, for_each_file
 from drgn.helpers.linux.net import for_each_net
 from drgn.helpers.linux.pid import for_each_task
 
 from drgn_sockets import package_version
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
+from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.memory import DISTILLED, byte_order, read_exactly
 from drgn_sockets.kernel.skb import read_payload
 from drgn_sockets.kernel.sock import Sock
@@ -128,17 +129,22 @@ class Distill(Command):
 
 
 def _read_for_drgn(prog: Program) -> None:
-    """Read what a script for drgn goes through to come to files and namespaces."""
+    """Read what a script for drgn goes through to come to files, their paths, and namespaces."""
     # drgn's walks of lists have no end if the list has none.
     for _ in islice(prog.loaded_modules(), _MAX_WALK):
         pass
     for _ in islice(for_each_net(prog), _MAX_WALK):
         pass
+    sockets = socket_file_ops(prog)
+    seen = set()
     for task in for_each_task(prog):
         with contextlib.suppress(FaultError):
             task.comm.read_()
-            for _ in for_each_file(task):
-                pass
+            for _, file in for_each_file(task):
+                if file.value_() not in seen and file.f_op.value_() != sockets:
+                    with contextlib.suppress(FaultError, ValueError):
+                        d_path(file.f_path)
+                seen.add(file.value_())
     prog["init_task"].comm.read_()
     # What tells of which build it is.
     prog.read_c_string(prog.symbol("linux_banner").address, max_size=512)
