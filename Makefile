@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-KERNELS ?= 6.1 7.2 5.10 6.12
+KERNELS ?= 7.2 6.1 5.10 6.12
 # Those whose guests have a vmlinux (600 MB); the others take types from their own BTF.
 DWARF ?= 6.1
 GUESTS := $(KERNELS:%=test-guest-%)
@@ -49,7 +49,7 @@ test-recorded: $(VENV)/.installed
 	$(BIN)/python -m pytest -q tests/recorded
 
 # Inside real guests, on their live kernel. Tests of us rather than of a kernel, marked
-# "ours", are for two of them (tests/guest/conftest.py).
+# "ours", are for one of them (tests/guest/conftest.py).
 test-guest: $(GUESTS)
 
 $(GUESTS): test-guest-%: $(VENV)/.installed
