@@ -140,6 +140,11 @@ def _set_program(
         raise UserError(_cannot_open(args, e)) from None
     except drgn.FaultError as e:
         raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
+    except Exception as e:
+        # What drgn makes of libkdumpfile's errors.
+        if type(e) is not Exception:
+            raise
+        raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
     return prog
 
 
