@@ -52,9 +52,16 @@ def opened(kernel: str, format_: str, types: str | None = None) -> Core:
     return _cores[key]
 
 
-@pytest.fixture(scope="session", params=[f"{k}-{f}" for k in KERNELS for f in FORMATS])
+#: test_agree.py shows that a kernel's cores in all formats say the same.
+CORES = [
+    *("5.10-elf", "5.10-distilled", "6.1-elf", "6.1-kdump"),
+    *("6.12-elf", "6.12-distilled", "7.2-elf", "7.2-kdump"),
+]
+
+
+@pytest.fixture(scope="session", params=CORES)
 def core(request: pytest.FixtureRequest) -> Iterator[Core]:
-    """Each kernel's core in each format."""
+    """Each kernel's core in ELF and in another format."""
     kernel, format_ = request.param.split("-")
     yield opened(kernel, format_)
 
