@@ -93,6 +93,12 @@ def sample(request: pytest.FixtureRequest) -> Iterator[Core]:
 
 
 @pytest.fixture(scope="session")
+def one() -> Core:
+    """A core, for what is ours: the same on all kernels."""
+    return opened("6.12", "elf")
+
+
+@pytest.fixture(scope="session")
 def strangers() -> Iterator[tuple[Core, Core]]:
     """Cores of two kernels that have a vmlinux."""
     one, other = BOTH

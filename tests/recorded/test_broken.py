@@ -547,13 +547,11 @@ def test_distilled_is_as_broken(patient: Patient, tmp_path: Path) -> None:
         distilled = open_target(make_parser().parse_args(["-c", str(core), "ss"]))
         for argv in (FDS, SS, ("ss", "-tuwx", "-a"), ("peer", f"{pid}:{fd}")):
             assert run_on(distilled, *argv) == patient.run(*argv)
-    # Cut short: what there is, or one line. What is needed may all lie in the first half.
-    for parts, statuses in ((2, (0, 1, 2)), (8, (1, 2))):
-        with patient.path.open("rb") as file:
-            short = tmp_path / "short"
-            with short.open("wb") as copy:
-                copy.write(file.read(patient.path.stat().st_size // parts))
-        done = spawn("-c", str(short), *patient.core.symbols, "distill", "-o", str(core))
-        assert done.returncode in statuses, done.stderr
-        assert b"Traceback" not in done.stderr
-        short.unlink()
+    # Cut short: what there is, or one line.
+    short = tmp_path / "short"
+    with patient.path.open("rb") as file, short.open("wb") as copy:
+        copy.write(file.read(patient.path.stat().st_size // 8))
+    done = spawn("-c", str(short), *patient.core.symbols, "distill", "-o", str(core))
+    assert done.returncode in (1, 2), done.stderr
+    assert b"Traceback" not in done.stderr
+    short.unlink()

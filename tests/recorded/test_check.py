@@ -264,17 +264,17 @@ def mismatches(core: Core, tree: Path) -> tuple[Done, list[dict[str, Any]]]:
     ("file", "column", "word", "how"), CHANGES, ids=[f"{c[0]}-{c[1]}" for c in CHANGES]
 )
 def test_one_changed_byte_is_seen(
-    sample: Core,
+    one: Core,
     trees: Callable[[Core], Path],
     file: str,
     column: str,
     word: int,
     how: Callable[[bytes], bytes],
 ) -> None:
-    tree = trees(sample)
+    tree = trees(one)
     path = net_path(tree, file)
     if not path.exists():
-        pytest.skip(f"{sample.kernel} has no /proc/net/{file}")
+        pytest.skip(f"{one.kernel} has no /proc/net/{file}")
     lines = path.read_bytes().split(b"\n")
     # A timer that may have been due explains another "tr": 02 is a keepalive timer, far off.
     row = chosen(file, lines, b"02" if column == "tr" and "tcp" in file else b"00")
@@ -282,13 +282,13 @@ def test_one_changed_byte_is_seen(
     lines[row] = word_changed(word, how)(before)
     assert lines[row] != before
     with Changed(path, b"\n".join(lines)):
-        _, found = mismatches(sample, tree)
+        _, found = mismatches(one, tree)
     assert found, f"{before!r} -> {lines[row]!r} was not seen"
     words = before.split()
     if column == "pointer":
         # By its address it is another row: one is missing, one is too many.
         assert len(found) == 2
-    assert {m["where"] for m in found} == {f"net/{file} of netns {sample.home_netns}"}
+    assert {m["where"] for m in found} == {f"net/{file} of netns {one.home_netns}"}
     if file == "unix":
         inode = words[6].decode()
         changed = lines[row].split()[6].decode()
@@ -300,46 +300,46 @@ def test_one_changed_byte_is_seen(
 
 @pytest.mark.parametrize("file", NET_FILES)
 def test_a_row_too_few_and_one_too_many(
-    sample: Core, trees: Callable[[Core], Path], file: str
+    one: Core, trees: Callable[[Core], Path], file: str
 ) -> None:
-    tree = trees(sample)
+    tree = trees(one)
     path = net_path(tree, file)
     if not path.exists():
-        pytest.skip(f"{sample.kernel} has no /proc/net/{file}")
+        pytest.skip(f"{one.kernel} has no /proc/net/{file}")
     lines = path.read_bytes().split(b"\n")
     row = chosen(file, lines)
     fewer = lines[:row] + lines[row + 1 :]
     with Changed(path, b"\n".join(fewer)):
-        _, found = mismatches(sample, tree)
+        _, found = mismatches(one, tree)
     assert [(m["procfs"], m["memory"]) for m in found] == [("not there", "there")]
     more = [*lines[:row], lines[row].replace(b" ffff", b" ffa1").replace(b"ffff", b"ffa1", 1)]
     with Changed(path, b"\n".join(more + lines[row:])):
-        _, found = mismatches(sample, tree)
+        _, found = mismatches(one, tree)
     assert [(m["procfs"], m["memory"]) for m in found] == [("there", "not found")]
 
 
 @pytest.mark.parametrize("file", NET_FILES)
 def test_a_file_that_is_missing_is_left_out(
-    sample: Core, trees: Callable[[Core], Path], file: str
+    one: Core, trees: Callable[[Core], Path], file: str
 ) -> None:
-    tree = trees(sample)
+    tree = trees(one)
     path = net_path(tree, file)
     if not path.exists():
-        pytest.skip(f"{sample.kernel} has no /proc/net/{file}")
+        pytest.skip(f"{one.kernel} has no /proc/net/{file}")
     with Changed(path, None):
-        done, found = mismatches(sample, tree)
+        done, found = mismatches(one, tree)
     assert not found
-    assert re.search(rf"^not compared: net/{file} of .*{sample.home_netns}", done.err, re.M), (
+    assert re.search(rf"^not compared: net/{file} of .*{one.home_netns}", done.err, re.M), (
         "it does not say that it lacks the file"
     )
 
 
-def test_a_net_file_cut_short(elf: Core, trees: Callable[[Core], Path]) -> None:
-    tree = trees(elf)
+def test_a_net_file_cut_short(one: Core, trees: Callable[[Core], Path]) -> None:
+    tree = trees(one)
     path = net_path(tree, "tcp")
     text = path.read_bytes()
     with Changed(path, text[: len(text) * 2 // 3]):
-        done = elf.run("check", "--procfs", str(tree))
+        done = one.run("check", "--procfs", str(tree))
     # Half a row is no row: either it is told, or the file is left out, never a traceback.
     assert done.status in (0, 1)
     assert "net/tcp" in done.out
@@ -350,28 +350,28 @@ INFO = {"pos": 0, "flags": 1, "mnt_id": 2, "ino": 3}
 
 @pytest.mark.parametrize("name", INFO)
 def test_one_changed_byte_of_fdinfo_is_seen(
-    elf: Core, trees: Callable[[Core], Path], name: str
+    one: Core, trees: Callable[[Core], Path], name: str
 ) -> None:
-    tree = trees(elf)
-    account = elf.accounts["tcp_echo"]["processes"][1]
+    tree = trees(one)
+    account = one.accounts["tcp_echo"]["processes"][1]
     pid, fd = account["pid"], next(e["fd"] for e in account["fds"] if e["kind"] == "socket")
     path = tree / str(pid) / "fdinfo" / str(fd)
     lines = path.read_bytes().split(b"\n")
     if name == "ino" and len(lines) == INFO[name] + 1:
-        pytest.skip(f"{elf.kernel} has no inode in fdinfo")
+        pytest.skip(f"{one.kernel} has no inode in fdinfo")
     assert lines[INFO[name]].startswith(name.encode())
     lines[INFO[name]] = last_digit(lines[INFO[name]])
     with Changed(path, b"\n".join(lines)):
-        _, found = mismatches(elf, tree)
+        _, found = mismatches(one, tree)
     assert [(m["where"], m["row"], m["field"]) for m in found] == [(f"{pid}/fd", str(fd), name)]
 
 
-def test_position_of_a_regular_file_is_compared(elf: Core, trees: Callable[[Core], Path]) -> None:
+def test_position_of_a_regular_file_is_compared(one: Core, trees: Callable[[Core], Path]) -> None:
     """Workloads stand still when procfs is saved: a file's position must not be waved through."""
-    tree = trees(elf)
+    tree = trees(one)
     process, entry = next(
         (p, e)
-        for p in elf.accounts["fd_zoo"]["processes"]
+        for p in one.accounts["fd_zoo"]["processes"]
         for e in p["fds"]
         if e["kind"] == "file" and e["access"] == "r" and e["pos"]
     )
@@ -381,13 +381,13 @@ def test_position_of_a_regular_file_is_compared(elf: Core, trees: Callable[[Core
     assert lines[0].split() == [b"pos:", b"%d" % entry["pos"]]
     lines[0] = last_digit(lines[0])
     with Changed(path, b"\n".join(lines)):
-        done = elf.run("check", "--procfs", str(tree), "--moved")
+        done = one.run("check", "--procfs", str(tree), "--moved")
     assert re.search(rf"^{pid}/fd +{fd} +pos ", done.out, re.M), "not even told as moved"
 
 
-def test_changed_link_missing_fd_and_extra_fd(elf: Core, tmp_path: Path) -> None:
-    tree = overlay(elf.oracle, tmp_path)
-    account = elf.accounts["tcp_echo"]["processes"][1]
+def test_changed_link_missing_fd_and_extra_fd(one: Core, tmp_path: Path) -> None:
+    tree = overlay(one.oracle, tmp_path)
+    account = one.accounts["tcp_echo"]["processes"][1]
     pid, fd = account["pid"], next(e["fd"] for e in account["fds"] if e["kind"] == "socket")
     link = tree / str(pid) / "fd" / str(fd)
     info = tree / str(pid) / "fdinfo" / str(fd)
@@ -398,12 +398,12 @@ def test_changed_link_missing_fd_and_extra_fd(elf: Core, tmp_path: Path) -> None
         link.symlink_to(to)
 
     relink(text[:-2] + ("1" if text[-2] != "1" else "2") + "]")
-    _, found = mismatches(elf, tree)
+    _, found = mismatches(one, tree)
     assert [(m["where"], m["row"], m["field"]) for m in found] == [(f"{pid}/fd", str(fd), "name")]
     assert found[0]["memory"] == text
     link.unlink()
     info.unlink()
-    _, found = mismatches(elf, tree)
+    _, found = mismatches(one, tree)
     assert [(m["where"], m["row"], m["procfs"], m["memory"]) for m in found] == [
         (f"{pid}/fd", str(fd), "not there", text)
     ]
@@ -411,42 +411,42 @@ def test_changed_link_missing_fd_and_extra_fd(elf: Core, tmp_path: Path) -> None
     info.symlink_to(kept)
     (link.parent / "77").symlink_to("/dev/null")
     (info.parent / "77").write_bytes(b"pos:\t0\nflags:\t02\nmnt_id:\t1\nino:\t1\n")
-    _, found = mismatches(elf, tree)
+    _, found = mismatches(one, tree)
     assert [(m["where"], m["row"], m["procfs"], m["memory"]) for m in found] == [
         (f"{pid}/fd", "77", "there", "not found")
     ]
 
 
-def test_fd_of_a_thread_with_a_table_of_its_own(elf: Core, tmp_path: Path) -> None:
-    tree = overlay(elf.oracle, tmp_path)
+def test_fd_of_a_thread_with_a_table_of_its_own(one: Core, tmp_path: Path) -> None:
+    tree = overlay(one.oracle, tmp_path)
     (directory,) = tree.glob("[0-9]*/task/[0-9]*/fd")
     link = sorted(directory.iterdir())[-1]
     link.unlink()
     link.symlink_to("/no/such")
-    _, found = mismatches(elf, tree)
+    _, found = mismatches(one, tree)
     where = str(directory.relative_to(tree))
     assert [(m["where"], m["row"], m["field"]) for m in found] == [(where, link.name, "name")]
 
 
-def test_process_that_memory_does_not_have(elf: Core, tmp_path: Path) -> None:
-    tree = overlay(elf.oracle, tmp_path)
+def test_process_that_memory_does_not_have(one: Core, tmp_path: Path) -> None:
+    tree = overlay(one.oracle, tmp_path)
     (tree / "99999" / "fd").mkdir(parents=True)
-    _, found = mismatches(elf, tree)
+    _, found = mismatches(one, tree)
     assert [(m["where"], m["memory"]) for m in found] == [("99999", "not found")]
 
 
-def test_sosreport_has_only_net_files(elf: Core, tmp_path: Path) -> None:
+def test_sosreport_has_only_net_files(one: Core, tmp_path: Path) -> None:
     """sosreport saves /proc/net and no uptime, no processes."""
     (tmp_path / "net").mkdir()
     for file in NET_FILES:
-        source = net_path(elf.oracle, file)
+        source = net_path(one.oracle, file)
         if source.exists():
             (tmp_path / "net" / file).write_bytes(source.read_bytes())
-    done = elf.run("check", "--procfs", str(tmp_path))
+    done = one.run("check", "--procfs", str(tmp_path))
     assert done.status == 0, done.out
     home = {f"net/{file}": 0 for file in NET_FILES}
     for file in NET_FILES:
-        source = net_path(elf.oracle, file)
+        source = net_path(one.oracle, file)
         if source.exists():
             text = source.read_bytes()
             home[f"net/{file}"] = (
@@ -460,23 +460,23 @@ def test_sosreport_has_only_net_files(elf: Core, tmp_path: Path) -> None:
     row = chosen("tcp", lines)
     lines[row] = word_changed(10, last_digit)(lines[row])
     path.write_bytes(b"\n".join(lines))
-    _, found = mismatches(elf, tmp_path)
+    _, found = mismatches(one, tmp_path)
     assert [m["field"] for m in found] == ["ref"]
 
 
-def test_not_a_procfs(elf: Core, tmp_path: Path) -> None:
+def test_not_a_procfs(one: Core, tmp_path: Path) -> None:
     for where, words in ((tmp_path, "not laid out"), (tmp_path / "none", "no such directory")):
-        done = elf.run("check", "--procfs", str(where))
+        done = one.run("check", "--procfs", str(where))
         assert done.status == 2
         assert words in done.err
-    done = elf.run("check")
+    done = one.run("check")
     assert done.status == 2
     assert "--procfs" in done.err
 
 
-def test_counting_sees_what_it_counts(elf: Core) -> None:
+def test_counting_sees_what_it_counts(one: Core) -> None:
     """The numbers that are expected are not nothing: each file has rows of the workloads."""
-    counts = Counter(expected_counts(elf.oracle))
+    counts = Counter(expected_counts(one.oracle))
     for file in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6", "unix"):
         assert counts[f"net/{file}"] >= 5
     assert counts["PID/fd"] >= 900

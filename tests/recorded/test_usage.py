@@ -132,8 +132,8 @@ def test_no_debugging_symbols(sample: Core, tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value)[:40].replace("\n", " ") if value else "",
 )
-def test_bad_arguments(elf: Core, argv: list[str], words: list[str]) -> None:
-    done = elf.run(*argv)
+def test_bad_arguments(sample: Core, argv: list[str], words: list[str]) -> None:
+    done = sample.run(*argv)
     assert done.status == 2
     assert done.out == ""
     assert done.err.count("\n") == 1, done.err
@@ -155,26 +155,26 @@ def test_bad_arguments_as_a_process(sample: Core) -> None:
      "0xfffffffffffffff0", "ffff888000000001", "0xffff800000000000", "init_task", "init_net",
      "socket_file_ops"],
 )  # fmt: skip
-def test_address_of_no_socket(elf: Core, command: str, address: str) -> None:
+def test_address_of_no_socket(sample: Core, command: str, address: str) -> None:
     if address.startswith(("init", "socket")):
-        address = f"{elf.prog.symbol(address).address:#x}"
-    done = elf.run(*command.split(), address)
+        address = f"{sample.prog.symbol(address).address:#x}"
+    done = sample.run(*command.split(), address)
     assert done.status == 2, done
     assert done.out == ""
     assert done.err.count("\n") == 1
     assert re.search(r"is not a socket|not a kernel address", done.err), done.err
 
 
-def test_address_near_a_socket(elf: Core) -> None:
+def test_address_near_a_socket(sample: Core) -> None:
     """A few bytes off, or in another structure: not a socket, and it says so."""
-    row = next(r for r in elf.rows("ss", "-ta") if r["state"] == "ESTAB" and r["ino"])
+    row = next(r for r in sample.rows("ss", "-ta") if r["state"] == "ESTAB" and r["ino"])
     sk = int(row["sk"], 16)
     for wrong in (sk + 8, sk - 8, sk + 1, sk + 64):
-        done = elf.run("peer", f"{wrong:#x}")
+        done = sample.run("peer", f"{wrong:#x}")
         assert done.status == 2, (hex(wrong), done.out)
     # Those that lead to it are as good: struct socket and struct file.
-    for right in (row["socket"], int(file_of(elf, row), 16)):
-        done = elf.run("tcp", f"{right:#x}", "--json")
+    for right in (row["socket"], int(file_of(sample, row), 16)):
+        done = sample.run("tcp", f"{right:#x}", "--json")
         assert done.status == 0, done.err
         fields = {f["field"]: f["value"] for f in map(json.loads, done.out.splitlines())}
         assert fields["sk"] == row["sk"]
@@ -185,8 +185,8 @@ def file_of(core: Core, row: dict[str, object]) -> str:
     return found
 
 
-def test_fd_that_is_not_there_or_no_socket(elf: Core) -> None:
-    account = elf.accounts["tcp_echo"]["processes"][1]
+def test_fd_that_is_not_there_or_no_socket(sample: Core) -> None:
+    account = sample.accounts["tcp_echo"]["processes"][1]
     pid = account["pid"]
     for what, words in (
         (f"{pid}:999", "no fd 999"),
@@ -194,28 +194,28 @@ def test_fd_that_is_not_there_or_no_socket(elf: Core) -> None:
         ("2:0", "no fd 0"),
     ):
         for command in ("peer", "tcp"):
-            done = elf.run(command, what)
+            done = sample.run(command, what)
             assert (done.status, done.out) == (2, "")
             assert words in done.err and done.err.count("\n") == 1
-    zombie = next(p["pid"] for p in elf.accounts["threads"]["processes"] if p.get("zombie"))
-    one_line(elf.run("peer", f"{zombie}:0"), "exited")
+    zombie = next(p["pid"] for p in sample.accounts["threads"]["processes"] if p.get("zombie"))
+    one_line(sample.run("peer", f"{zombie}:0"), "exited")
 
 
-def test_thread_instead_of_process(elf: Core) -> None:
-    process = next(p for p in elf.accounts["database"]["processes"] if p["tid"] != p["pid"])
-    one_line(elf.run("fds", str(process["tid"])), "thread of process", str(process["pid"]))
+def test_thread_instead_of_process(sample: Core) -> None:
+    process = next(p for p in sample.accounts["database"]["processes"] if p["tid"] != p["pid"])
+    one_line(sample.run("fds", str(process["tid"])), "thread of process", str(process["pid"]))
 
 
-def test_not_a_tcp_socket(elf: Core) -> None:
-    listener = elf.accounts["unix_fork"]["connections"][0]["listener"]
-    one_line(elf.run("tcp", f"{listener['pid']}:{listener['fd']}"), "not a TCP socket")
+def test_not_a_tcp_socket(sample: Core) -> None:
+    listener = sample.accounts["unix_fork"]["connections"][0]["listener"]
+    one_line(sample.run("tcp", f"{listener['pid']}:{listener['fd']}"), "not a TCP socket")
 
 
-def test_one_wrong_of_several_prints_nothing(elf: Core) -> None:
-    end = elf.accounts["tcp_echo"]["connections"][0]["client"]
+def test_one_wrong_of_several_prints_nothing(sample: Core) -> None:
+    end = sample.accounts["tcp_echo"]["connections"][0]["client"]
     good = f"{end['pid']}:{end['fd']}"
     for command in ("peer", "tcp"):
-        one_line(elf.run(command, good, "99999:1", "--json"), "no process 99999")
+        one_line(sample.run(command, good, "99999:1", "--json"), "no process 99999")
 
 
 @pytest.mark.parametrize("command", ["fds", "ss -a", "fds --json", "ss -a --csv --output all"])
