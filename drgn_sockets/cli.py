@@ -14,14 +14,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from drgn import FaultError, ObjectNotFoundError, Program
 
-from drgn_sockets import demo, package_version
+from drgn_sockets import package_version
 from drgn_sockets.commands import COMMANDS
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import add_target_arguments, open_target
+
+if TYPE_CHECKING:
+    from drgn_sockets.demo import Step
 
 _USAGE_ERROR = 2
 
@@ -59,14 +62,14 @@ def make_parser() -> argparse.ArgumentParser:
         )
         command.configure(sub)
         sub.set_defaults(run=command)
-    demo = subparsers.add_parser(
+    tour = subparsers.add_parser(
         "demo",
         help="a tour, on a core that comes with the package",
         description="A tour, on a core that comes with the package: no root, no debugging "
         "symbols and no network needed. With a command, runs that on the core.",
     )
-    demo.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …")
-    demo.set_defaults(run=None)
+    tour.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …")
+    tour.set_defaults(run=None)
     return parser
 
 
@@ -165,6 +168,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _run_demo(words: Sequence[str]) -> int:
+    # What it needs takes a while to import.
+    from drgn_sockets import demo
+
     target = ["-c", str(demo.CORE), "--types", "btf"]
     if not words:
         args = make_parser().parse_args([*target, "check"])
@@ -182,7 +188,7 @@ def _run_demo(words: Sequence[str]) -> int:
     return _run(args)
 
 
-def _run_step(prog: Program, target: Sequence[str], oracle: Path, step: demo.Step) -> int:
+def _run_step(prog: Program, target: Sequence[str], oracle: Path, step: Step) -> int:
     print(f"\n# {step.question}\n$ drgn-sockets demo {shlex.join(step.words)}", flush=True)
     args = make_parser().parse_args([*target, *step.words])
     if step.words == ["check"]:

@@ -9,8 +9,6 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-from tabulate import tabulate
-
 from drgn_sockets.views.columns import Column, row_maker
 
 # Up to here a table is small: it is held back to fit its columns. Beyond, the widths of
@@ -36,6 +34,9 @@ def write_table(
     fits = all(len(text) <= _WIDE for row in first for text in row[:-1])
     if len(first) < _SMALL and fits:
         if first or header:
+            # Its import takes as long as a small table does; large ones go without.
+            from tabulate import tabulate
+
             text = tabulate(
                 first,
                 headers=headings if header else (),
