@@ -98,7 +98,8 @@ def test_nobody_may_run_it() -> None:
         shutil.copytree(ROOT / "drgn_sockets", Path(place) / "drgn_sockets")
         code = (
             f"import os, sys; sys.path[:0] = [{place!r}]; import drgn_sockets.cli as c; "
-            "import lzma, tabulate, drgn_sockets.demo; os.setgid(65534); os.setuid(65534); sys.exit(c.main(['demo']))"
+            "import lzma, tabulate, drgn_sockets.demo; os.setgid(65534); os.setuid(65534); "
+            "sys.exit(c.main(['demo']))"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], cwd="/", env={}, capture_output=True, text=True
