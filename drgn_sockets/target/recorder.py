@@ -25,6 +25,9 @@ _KALLSYMS = (
 # Bytes of an entry of a page table.
 _ENTRY = 8
 
+# Far more than a kernel has.
+_MAX_KALLSYMS = 1 << 26
+
 _PAGE_SIZE = re.compile(r"^PAGESIZE=([0-9]+)$", re.MULTILINE)
 
 
@@ -49,6 +52,7 @@ class Recorder:
         self._vmcoreinfo = _vmcoreinfo(source, mark)
         # Those that were asked for, of a kernel that does not tell where all are.
         self._symbols: dict[tuple[str, int], Symbol] = {}
+        self._kallsyms_kept = False
         match = _PAGE_SIZE.search("\n".join(self._vmcoreinfo))
         #: Bytes in a page.
         self.page_size = int(match[1]) if match else 4096
@@ -87,9 +91,10 @@ class Recorder:
         :raises UserError: if there are none
         """
         own = OwnTypes.of(self.program)
-        # Where all are recorded, or those that are asked for.
-        known = all(_has_line(self._vmcoreinfo, name) for name in _KALLSYMS[:4])
-        symbols = None if known else self._find_symbol
+        # Where all are recorded, those of the source do for this; else those that are asked for
+        # are told in VMCOREINFO.
+        self._kallsyms_kept = self._keep_kallsyms()
+        symbols = self._find_symbol
         try:
             own.load(symbols=symbols)
         except UserError:
@@ -111,8 +116,35 @@ class Recorder:
             symbol = self._source.symbol(address if name is None else name)
         except LookupError:
             return []
-        self._symbols[symbol.name, symbol.address] = symbol
+        if not self._kallsyms_kept:
+            self._symbols[symbol.name, symbol.address] = symbol
         return [symbol]
+
+    def _keep_kallsyms(self) -> bool:
+        """Read the tables of kallsyms, which lie side by side; whether they are there."""
+        known = {name: _address(self._vmcoreinfo, name) for name in _KALLSYMS}
+        # Not all kernels have all.
+        at = {name: address for name, address in known.items() if address}
+        if not at.keys() >= set(_KALLSYMS[:4]):
+            return False
+        try:
+            number = self.program.read_u32(at["kallsyms_num_syms"])
+            # Of the others others follow, also after 404bad70fcf7 ("scripts/kallsyms: change the
+            # output order", 6.4).
+            ends = {
+                "kallsyms_offsets": 4 * number,
+                "kallsyms_token_index": 2 * 256,
+                "kallsyms_relative_base": 8,
+                "kallsyms_num_syms": 4,
+            }
+            start = min(at.values())
+            end = max(at[name] + size for name, size in ends.items() if name in at)
+            if end - start > _MAX_KALLSYMS or end <= max(at.values()):
+                return False
+            self.program.read(start, end - start)
+        except (FaultError, ValueError):
+            return False
+        return True
 
     def _page(self, frame: int) -> bytes:
         page = self._pages.get(frame)
@@ -160,8 +192,10 @@ class Recorder:
         return b"".join(parts)
 
 
-def _has_line(lines: list[str], name: str) -> bool:
-    return any(line.startswith(f"SYMBOL({name})=") for line in lines)
+def _address(lines: list[str], name: str) -> int:
+    """What VMCOREINFO has as the address of a symbol, 0 if nothing."""
+    start = f"SYMBOL({name})="
+    return next((int(line[len(start) :], 16) for line in lines if line.startswith(start)), 0)
 
 
 def _vmcoreinfo(source: Program, mark: str) -> list[str]:
@@ -171,7 +205,7 @@ def _vmcoreinfo(source: Program, mark: str) -> list[str]:
         raise UserError(f"the kernel's VMCOREINFO cannot be read: {e}") from None
     lines = text.decode("ascii", "replace").splitlines()
     for name in _KALLSYMS:
-        if not _has_line(lines, name):
+        if not _address(lines, name):
             try:
                 lines.append(f"SYMBOL({name})={source.symbol(name).address:x}")
             except LookupError:
