@@ -36,6 +36,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_USAGE_ERROR, f"{self.prog}: {message} (--help tells more)\n")
 
 
+class _Version(argparse.Action):
+    # The usual one wants to know it whenever a parser is made, which takes a while.
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
+        print(f"drgn-sockets {package_version()}")
+        parser.exit()
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = _Parser(
@@ -46,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         "could not be read); 2 could not start.",
     )
     add_target_arguments(parser)
-    parser.add_argument("--version", action="version", version=f"drgn-sockets {package_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parser.add_argument(
         "--log-level",
         choices=["debug", "info", "warning", "error", "critical"],
