@@ -9,7 +9,7 @@ from drgn import FaultError, PlatformFlags, Program, Symbol
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.target.own_types import OwnTypes
-from drgn_sockets.target.symbols import vmcoreinfo_line
+from drgn_sockets.target.symbols import vmcoreinfo, vmcoreinfo_line
 
 # What load_vmlinux_kallsyms() wants to find there. Before f09bddbd8661 ("vmcoreinfo: add
 # kallsyms_num_syms symbol", 6.0) and its dependencies VMCOREINFO lacks them.
@@ -200,10 +200,9 @@ def _address(lines: list[str], name: str) -> int:
 
 def _vmcoreinfo(source: Program, mark: str) -> list[str]:
     try:
-        text: bytes = source["VMCOREINFO"].string_()
+        lines = vmcoreinfo(source).splitlines()
     except (LookupError, FaultError) as e:
         raise UserError(f"the kernel's VMCOREINFO cannot be read: {e}") from None
-    lines = text.decode("ascii", "replace").splitlines()
     for name in _KALLSYMS:
         if not _address(lines, name):
             try:
