@@ -3,30 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
+
+from drgn import Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.structs import Member
-from drgn_sockets.records.inet import RawSock, UdpSock
 from drgn_sockets.records.socket import (
+    RECORDS,
     AnySocket,
     InetRecord,
     RawRecord,
     SocketRecord,
+    TcpSockRecord,
     UnixRecord,
     UnreadableSocket,
 )
-from drgn_sockets.records.tcp import (
-    InetConnectionSock,
-    TcpRequestSock,
-    TcpSock,
-    TcpTimewaitSock,
-    congestion_algorithm,
-    ulp_name,
-)
-from drgn_sockets.records.unix import UnixSock
+from drgn_sockets.records.tcp import congestion_algorithm, ulp_name
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import family_name, type_name
 from drgn_sockets.views.sockets import (
@@ -37,17 +34,21 @@ from drgn_sockets.views.sockets import (
     remote_text,
 )
 
-
-def _of(cls: type[SocketRecord], get: Callable[[Any], Any]) -> Callable[[AnySocket], Any]:
-    return lambda record: get(record) if isinstance(record, cls) else None
-
-
-def _any(get: Callable[[SocketRecord], Any]) -> Callable[[AnySocket], Any]:
-    return _of(SocketRecord, get)
+# Columns of any socket that could be read, and of those of some families.
+_socket = functools.partial(Column, of=SocketRecord)
+_tcp = functools.partial(Column, of=TcpSockRecord)
+_inet = functools.partial(Column, of=InetRecord)
+_unix = functools.partial(Column, of=UnixRecord)
 
 
 def _holders(record: AnySocket) -> list[dict[str, object]] | None:
-    return None if record.holders is None else [h._asdict() for h in record.holders]
+    holders = record.holders
+    return None if holders is None else [h._asdict() for h in holders]
+
+
+def _holders_text(record: AnySocket) -> str | None:
+    holders = record.holders
+    return None if holders is None else holders_text(holders)
 
 
 def _file_ino(record: UnixRecord) -> int | None:
@@ -67,122 +68,118 @@ def _timer(record: SocketRecord) -> dict[str, object] | None:
     return {"name": timer.name, "expires_s": timer.expires_s, "retrans": timer.retrans}
 
 
-def _timer_text(timer: dict[str, Any]) -> str:
-    return f"({timer['name']},{timer['expires_s']:.3f}s,{timer['retrans']})"
+def _timer_text(record: SocketRecord) -> str | None:
+    timer = record.timer
+    return f"({timer.name},{timer.expires_s:.3f}s,{timer.retrans})" if timer is not None else None
+
+
+# In the order and with the letters of ss -m.
+_SKMEM_LETTERS = ("r", "rb", "t", "tb", "f", "w", "o", "bl", "d")
+_SKMEM = "skmem:(" + ",".join(f"{letters}%d" for letters in _SKMEM_LETTERS) + ")"
 
 
 def _skmem(record: SocketRecord) -> dict[str, int] | None:
     sock = record.sock
     if not isinstance(sock, k.Sock):
         return None
-    # In the order and with the letters of ss -m: skmem:(r…,rb…,t…,tb…,f…,w…,o…,bl…,d…).
-    return {
-        "r": sock.rmem_alloc,
-        "rb": sock.rcvbuf,
-        "t": sock.wmem_alloc - 1,
-        "tb": sock.sndbuf,
-        "f": sock.forward_alloc,
-        "w": sock.wmem_queued,
-        "o": sock.omem_alloc,
-        "bl": sock.backlog_len,
-        "d": k.sk_drops_read(record.prog, sock),
-    }
+    return dict(zip(_SKMEM_LETTERS, _skmem_values(record.prog, sock)))
 
 
-def _skmem_text(skmem: dict[str, int]) -> str:
-    return "skmem:(" + ",".join(f"{key}{value}" for key, value in skmem.items()) + ")"
+def _skmem_values(prog: Program, sock: k.Sock) -> tuple[int, ...]:
+    return (
+        sock.rmem_alloc,
+        sock.rcvbuf,
+        sock.wmem_alloc - 1,
+        sock.sndbuf,
+        sock.forward_alloc,
+        sock.wmem_queued,
+        sock.omem_alloc,
+        sock.backlog_len,
+        k.sk_drops_read(prog, sock),
+    )
 
 
-def _congestion(record: SocketRecord) -> bytes | None:
+def _skmem_text(record: SocketRecord) -> str | None:
     sock = record.sock
-    return congestion_algorithm(record.prog, sock) if isinstance(sock, InetConnectionSock) else None
-
-
-def _ulp(record: SocketRecord) -> bytes | None:
-    sock = record.sock
-    return ulp_name(record.prog, sock) if isinstance(sock, InetConnectionSock) else None
+    return _SKMEM % _skmem_values(record.prog, sock) if isinstance(sock, k.Sock) else None
 
 
 COLUMNS: tuple[Column, ...] = (
     Column("netid", "tcp, udp, raw, u_str, u_dgr, u_seq, nl, p_raw, …", record_netid, True),
     Column("state", "state, as ss writes it", record_state, True),
-    Column(
+    _socket(
         "recv_q",
         "bytes to be read; of a listener, connections to be accepted",
-        _any(lambda r: r.recv_q),
+        attrgetter("recv_q"),
         True,
         right=True,
     ),
-    Column(
+    _socket(
         "send_q",
         "bytes not yet acknowledged or read; of a listener, the limit of its accept queue",
-        _any(lambda r: r.send_q),
+        attrgetter("send_q"),
         True,
         right=True,
     ),
     Column("local", "address and port; name and inode of a unix socket", local_text, True),
     Column("peer", "the other end, in the same form", remote_text, True),
-    Column(
-        "ino", "inode, the N of socket:[N]; 0 if it has none", _any(lambda r: r.ino), right=True
-    ),
-    Column("uid", "owner, in the initial user namespace", _any(lambda r: r.uid), right=True),
+    _socket("ino", "inode, the N of socket:[N]; 0 if it has none", attrgetter("ino"), right=True),
+    _socket("uid", "owner, in the initial user namespace", attrgetter("uid"), right=True),
     Column("sk", "address of the struct sock", lambda r: f"{r.sk:#x}"),
-    Column("netns", "inode of the network namespace", _any(lambda r: r.netns), right=True),
-    Column("holders", "every process and fd that holds it", _holders, text=holders_text),
-    Column(
-        "timer", "the timer that fires next: name, seconds, retries", _any(_timer), text=_timer_text
-    ),
-    Column(
-        "skmem", "socket memory, bytes, with the letters of ss -m", _any(_skmem), text=_skmem_text
-    ),
-    Column("family", "AF_*", _any(lambda r: family_name(r.family))),
-    Column("type", "SOCK_*", _any(lambda r: type_name(r.type))),
-    Column("protocol", "protocol number", _any(lambda r: r.protocol), right=True),
-    Column("refcnt", "references to the struct sock", _any(lambda r: r.sock.refcnt), right=True),
-    Column(
-        "cookie", "SO_COOKIE, 0 if nobody asked for it", _any(lambda r: r.sock.cookie), right=True
-    ),
-    Column("ifname", "interface it is bound to", _any(lambda r: r.ifname)),
-    Column("laddr", "local IP address", _of(InetRecord, lambda r: r.local_address)),
-    Column(
+    _socket("netns", "inode of the network namespace", attrgetter("netns"), right=True),
+    Column("holders", "every process and fd that holds it", _holders, text=_holders_text),
+    _socket("timer", "the timer that fires next: name, seconds, retries", _timer, text=_timer_text),
+    _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
+    _socket("family", "AF_*", lambda r: family_name(r.family)),
+    _socket("type", "SOCK_*", lambda r: type_name(r.type)),
+    _socket("protocol", "protocol number", attrgetter("protocol"), right=True),
+    _socket("refcnt", "references to the struct sock", attrgetter("sock.refcnt"), right=True),
+    _socket("cookie", "SO_COOKIE, 0 if nobody asked for it", attrgetter("sock.cookie"), right=True),
+    _socket("ifname", "interface it is bound to", attrgetter("ifname")),
+    _inet("laddr", "local IP address", attrgetter("local_address")),
+    _inet(
         "lport",
         "local port; of a raw socket, the protocol",
-        _of(InetRecord, lambda r: r.local_port),
+        attrgetter("local_port"),
         right=True,
     ),
-    Column("raddr", "remote IP address", _of(InetRecord, lambda r: r.remote_address)),
-    Column(
+    _inet("raddr", "remote IP address", attrgetter("remote_address")),
+    _inet(
         "rport",
         "remote port",
-        _of(InetRecord, lambda r: None if isinstance(r, RawRecord) else r.remote_port),
+        lambda r: None if isinstance(r, RawRecord) else r.remote_port,
         right=True,
     ),
-    Column("path", "name of a unix socket, as bytes", _of(UnixRecord, lambda r: r.name)),
-    Column(
+    _unix("path", "name of a unix socket, as bytes", attrgetter("name")),
+    _unix(
         "file_ino",
         "inode of a unix socket's file, which stat shows",
-        _of(UnixRecord, _file_ino),
+        _file_ino,
         right=True,
     ),
-    Column("file_dev", "device of that file, major:minor", _of(UnixRecord, _file_dev)),
-    Column(
+    _unix("file_dev", "device of that file, major:minor", _file_dev),
+    _unix(
         "peer_ino",
         "inode of a unix socket's other end",
-        _of(UnixRecord, lambda r: r.peer_ino),
+        attrgetter("peer_ino"),
         right=True,
     ),
-    Column(
+    _unix(
         "peer_sk",
         "address of a unix socket's other end",
-        _of(UnixRecord, lambda r: f"{r.peer:#x}" if r.peer else None),
+        lambda r: f"{r.peer:#x}" if r.peer else None,
     ),
-    Column(
+    _unix(
         "peer_path",
         "name of a unix socket's other end, as bytes",
-        _of(UnixRecord, lambda r: r.peer_name),
+        attrgetter("peer_name"),
     ),
-    Column("congestion", "congestion control algorithm", _any(_congestion)),
-    Column("ulp", "upper layer protocol (tls, mptcp)", _any(_ulp)),
+    _tcp(
+        "congestion",
+        "congestion control algorithm",
+        lambda r: congestion_algorithm(r.prog, r.sock),
+    ),
+    _tcp("ulp", "upper layer protocol (tls, mptcp)", lambda r: ulp_name(r.prog, r.sock)),
     Column(
         "error",
         "what cannot be read",
@@ -195,17 +192,27 @@ def _member_columns() -> Iterator[Column]:
     """A column for every declared member of every kind of socket."""
     taken = {column.name for column in COLUMNS}
     members: dict[str, Member[Any]] = {}
-    for cls in (TcpSock, TcpTimewaitSock, TcpRequestSock, UdpSock, RawSock, UnixSock):
-        for name, member in cls.members().items():
+    records: dict[str, list[type[SocketRecord]]] = {}
+    for cls in RECORDS:
+        for name, member in cls.struct.members().items():
             members.setdefault(name, member)
+            records.setdefault(name, []).append(cls)
+    common = k.Sock.members()
     for name, member in members.items():
-        if name not in taken:
-            yield Column(
-                name,
-                f"{member.help} ({member.c_type.split()[-1]}.{member.paths[0]})",
-                _any(lambda r, name=name: getattr(r.sock, name, None)),  # type: ignore[misc]
-                right=not member.as_bytes,
-            )
+        if name in taken:
+            continue
+        yield Column(
+            name,
+            f"{member.help} ({member.c_type.split()[-1]}.{member.paths[0]})",
+            # Any family has these, but for timewait and request sockets.
+            functools.partial(_sock_member, name) if name in common else attrgetter(f"sock.{name}"),
+            right=not member.as_bytes,
+            of=SocketRecord if name in common else tuple(records[name]),
+        )
+
+
+def _sock_member(name: str, record: SocketRecord) -> Any:
+    return getattr(record.sock, name, None)
 
 
 COLUMNS += tuple(_member_columns())

@@ -44,12 +44,13 @@ class End:
 
 
 def _column(column: Column) -> Column:
+    text = column.text
     return Column(
         column.name,
         column.help,
-        lambda end: None if end.record is None else column.get(end.record),
+        lambda end: column.value(end.record),
         column.name in ("netid", "state", "ino", "local", "holders", "file_ino", "file_dev"),
-        column.text,
+        text and (lambda end: text(end.record) if isinstance(end.record, column.of) else None),
         column.right,
     )
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from drgn import Program
 
@@ -134,8 +134,9 @@ class Ss(Command):
             records = SocketReader(prog, holders).read_many(sorted(held))
         else:
             records = for_each_socket(prog, families, holders)
+        matches = _filters(args, states, families)
         for record in records:
-            if not isinstance(record, SocketRecord) or _matches(record, args, states, families):
+            if not isinstance(record, SocketRecord) or all(test(record) for test in matches):
                 yield record
 
     def _held(self, prog: Program, pid: int | None, holders: Holders | None) -> set[int] | None:
@@ -188,29 +189,30 @@ def _families(args: argparse.Namespace) -> list[str]:
     return named or list(FAMILIES)
 
 
-def _matches(
-    record: SocketRecord,
-    args: argparse.Namespace,
-    states: frozenset[int],
-    families: list[str],
-) -> bool:
-    if record.state not in states and record.state < k.TCP_NEW_SYN_RECV:
-        return False
+def _filters(
+    args: argparse.Namespace, states: frozenset[int], families: Sequence[str]
+) -> list[Callable[[SocketRecord], bool]]:
+    """What a socket must be to be shown: just the tests that may fail."""
+    found: list[Callable[[SocketRecord], bool]] = []
+    if states != STATE_GROUPS["all"]:
+        found.append(lambda r: r.state in states or r.state >= k.TCP_NEW_SYN_RECV)
     if args.ipv4 or args.ipv6:
-        wanted = [k.AF_INET] * args.ipv4 + [k.AF_INET6] * args.ipv6
-        if record.family not in wanted and record.family in (k.AF_INET, k.AF_INET6):
-            return False
-    closed_tcp = record.group == "tcp" and record.state == k.TCP_CLOSE
-    if args.listening and not args.filter and (closed_tcp or is_unbound(record)):
-        # Not listening in any sense, and ss could not show it: created and not bound, or
-        # refused, or reset.
-        return False
-    if args.inode is not None and record.ino != args.inode:
-        return False
-    if args.netns is not None and record.netns != args.netns:
-        return False
+        unwanted = {k.AF_INET, k.AF_INET6}
+        unwanted -= {k.AF_INET} if args.ipv4 else set()
+        unwanted -= {k.AF_INET6} if args.ipv6 else set()
+        found.append(lambda r: r.family not in unwanted)
+    if args.listening and not args.filter:
+        # A closed or unbound one is not listening in any sense, and ss could not show it: created
+        # and not bound, or refused, or reset.
+        found.append(lambda r: not (is_unbound(r) or (r.group == "tcp" and r.state == k.TCP_CLOSE)))
+    if args.inode is not None:
+        found.append(lambda r: r.ino == args.inode)
+    if args.netns is not None:
+        found.append(lambda r: r.netns == args.netns)
     if args.port is not None:
-        ports = (record.local_port, record.remote_port) if isinstance(record, InetRecord) else ()
-        if args.port not in ports:
-            return False
-    return record.group in families
+        found.append(
+            lambda r: isinstance(r, InetRecord) and args.port in (r.local_port, r.remote_port)
+        )
+    if set(families) != set(FAMILIES):
+        found.append(lambda r: r.group in families)
+    return found

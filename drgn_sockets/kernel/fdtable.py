@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
@@ -70,6 +70,19 @@ def _slots(fdt: Fdtable) -> int:
     return by_bitmaps if 0 < by_bitmaps <= _NR_OPEN_MAX else _NR_OPEN_DEFAULT
 
 
+def fd_slots(prog: Program, files: int) -> Iterator[tuple[int, Sequence[int]]]:
+    """
+    The slots of a file table, some thousand at a time: (number of the first, ``struct file *``
+    of each), 0 for those that are free or cannot be read.
+
+    :param files: ``struct files_struct *`` as an integer
+    :raises FaultError: if the table, or a part of it, cannot be read; what could be read
+        has been yielded by then
+    """
+    for start, slots, _ in _chunks(prog, files):
+        yield start, slots
+
+
 def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
     """
     The used slots of a file table in the order of fds, as ``proc_readfd_common()`` finds
@@ -79,6 +92,16 @@ def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
     :raises FaultError: if the table, or a part of it, cannot be read; what could be read
         has been yielded by then
     """
+    for start, slots, fdt in _chunks(prog, files):
+        n = (len(slots) + 7) // 8
+        bits = read_bytes(prog, fdt.close_on_exec + start // 8, n)
+        cloexec = _bitmap_bytes(prog, bits) if bits else bytes(n)
+        for i, file in enumerate(slots):
+            if file:
+                yield OpenFd(start + i, file, bool(cloexec[i >> 3] >> (i & 7) & 1))
+
+
+def _chunks(prog: Program, files: int) -> Iterator[tuple[int, Sequence[int], Fdtable]]:
     fdt = Fdtable.layout(prog).read(FilesStruct.layout(prog).read(files).fdt)
     size = pointer_size(prog)
     unreadable = chunks = 0
@@ -87,16 +110,12 @@ def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
         n = min(_CHUNK, slots - start)
         pointers, missing = read_sparse_pointers(prog, fdt.fd + start * size, n)
         unreadable += missing
-        if missing == n:
-            chunks += 1
-            if chunks == _MAX_UNREADABLE_CHUNKS:
-                break
+        if missing < n:
+            yield start, pointers, fdt
             continue
-        bits = read_bytes(prog, fdt.close_on_exec + start // 8, (n + 7) // 8)
-        cloexec = _bitmap_bytes(prog, bits) if bits else bytes((n + 7) // 8)
-        for i, file in enumerate(pointers):
-            if file:
-                yield OpenFd(start + i, file, bool(cloexec[i >> 3] >> (i & 7) & 1))
+        chunks += 1
+        if chunks == _MAX_UNREADABLE_CHUNKS:
+            break
     if slots != fdt.max_fds:
         raise FaultError(f"max_fds is {fdt.max_fds}, but there is room for {slots}", fdt.address)
     if unreadable:

@@ -9,13 +9,14 @@ from typing import NamedTuple
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.kernel.fdtable import open_fds
+from drgn_sockets.kernel.fdtable import fd_slots
 from drgn_sockets.kernel.file import socket_file_ops
-from drgn_sockets.kernel.sock import SocketAlloc
+from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
 
 _FD_BITS = 32
+_FD_MASK = (1 << _FD_BITS) - 1
 
 
 class Holder(NamedTuple):
@@ -58,80 +59,120 @@ class Holders:
     """
 
     def __init__(self, prog: Program, tables: Iterable[FileTable] | None = None) -> None:
+        self._prog = prog
         self._tables: list[FileTable] = list(Tasks(prog).tables() if tables is None else tables)
         #: What could not be read, a line each.
         self.problems: list[str] = []
         # A holder is kept as an integer, (index of the table, fd), until a row is printed.
-        by_file: dict[int, list[int]] = {}
+        self._first: dict[int, int] = {}
+        self._more: dict[int, list[int]] = {}
         for index, table in enumerate(self._tables):
-            base = index << _FD_BITS
             try:
-                for fd, file, _ in open_fds(prog, table.files):
-                    holders = by_file.get(file)
-                    if holders is None:
-                        by_file[file] = [base | fd]
-                    else:
-                        holders.append(base | fd)
+                self._take(table, index << _FD_BITS)
             except FaultError as e:
                 self.problems.append(f"pid {table.pid}: file table: {e}")
-        by_socket: dict[int, list[int]] = {}
-        socket_ops = socket_file_ops(prog)
-        for address, file_ in _FilePrivate.layout(prog).read_many(by_file):
-            if file_ is None:
-                for holder in self._holders(by_file[address]):
-                    self.problems.append(
-                        f"pid {holder.pid} fd {holder.fd}: struct file at {address:#x} "
-                        "cannot be read"
-                    )
-            elif file_.op == socket_ops:
-                if file_.private_data in by_socket:
-                    by_socket[file_.private_data] += by_file[address]
-                else:
-                    by_socket[file_.private_data] = by_file[address]
-        del by_file
-        offset = offsetof(prog.type("struct socket_alloc"), "socket")
-        self._by_sk: dict[int, list[int]] = {}
+        # Of each sock the struct file that leads to it, and the few others of one that has more.
+        self._file: dict[int, int] = {}
+        self._others: dict[int, list[int]] = {}
         #: Inodes of the sockets, by ``struct sock *``.
         self.inodes: dict[int, SocketInode] = {}
         self._groups: dict[str, list[int]] = {}
-        families: dict[int, int] = {}
-        sockets = (socket - offset for socket in by_socket)
-        for address, socket in SocketAlloc.layout(prog).read_many(sockets):
-            holders = by_socket[address + offset]
-            if socket is None:
-                for holder in self._holders(holders):
-                    self.problems.append(
-                        f"pid {holder.pid} fd {holder.fd}: struct socket at "
-                        f"{address + offset:#x} cannot be read"
-                    )
-            elif socket.sk:
-                sk = socket.sk
-                if sk in self._by_sk:
-                    # Two struct sockets of one sock do not happen; were it so, both count.
-                    self._by_sk[sk] += holders
-                    continue
-                self._by_sk[sk] = holders
-                self.inodes[sk] = SocketInode(socket.ino, socket.uid)
-                if socket.ops not in families:
-                    ops = _ProtoOps.layout(prog).try_read(socket.ops)
-                    families[socket.ops] = ops.family if ops else 0
-                group = _group(families[socket.ops], socket.type)
-                self._groups.setdefault(group, []).append(sk)
+        self._find_sockets()
 
-    def _holders(self, packed: Iterable[int]) -> list[Holder]:
+    def _take(self, table: FileTable, base: int) -> None:
+        first, more = self._first, self._more
+        for start, files in fd_slots(self._prog, table.files):
+            for holder, file in enumerate(files, base + start):
+                if file:
+                    if file not in first:
+                        first[file] = holder
+                    elif file in more:
+                        more[file].append(holder)
+                    else:
+                        more[file] = [holder]
+
+    def _find_sockets(self) -> None:
+        prog = self._prog
+        socket_ops = socket_file_ops(prog)
+        offset = offsetof(prog.type("struct socket_alloc"), "socket")
+        by_socket: dict[int, int] = {}
+        # Two struct files of one socket do not happen; were it so, both count.
+        more: dict[int, list[int]] = {}
+        for address, file in _FilePrivate.layout(prog).read_many(self._first):
+            if file is None:
+                self._cannot_read([address], f"struct file at {address:#x}")
+            elif file.op == socket_ops:
+                socket_alloc = file.private_data - offset
+                if by_socket.setdefault(socket_alloc, address) != address:
+                    more.setdefault(socket_alloc, []).append(address)
+        # By what tells the group of families: operations and type.
+        groups: dict[tuple[int, int], list[int]] = {}
+        for address, socket in SocketAlloc.layout(prog).read_many(by_socket):
+            if socket is None:
+                files = [by_socket[address], *more.get(address, ())]
+                self._cannot_read(files, f"struct socket at {address + offset:#x}")
+                continue
+            sk = socket.sk
+            if not sk:
+                continue
+            if sk in self._file:
+                # Nor do two struct sockets of one sock.
+                more.setdefault(address, []).insert(0, by_socket[address])
+            else:
+                self._file[sk] = by_socket[address]
+            if address in more:
+                self._others.setdefault(sk, []).extend(more[address])
+            if sk in self.inodes:
+                continue
+            self.inodes[sk] = SocketInode(socket.ino, socket.uid)
+            key = (socket.ops, socket.type)
+            group = groups.get(key)
+            if group is None:
+                ops = _ProtoOps.layout(prog).try_read(socket.ops)
+                name = _group(ops.family if ops else 0, socket.type)
+                group = groups[key] = self._groups.setdefault(name, [])
+            group.append(sk)
+
+    def _cannot_read(self, files: Sequence[int], what: str) -> None:
+        for holder in self._holders(files):
+            self.problems.append(f"pid {holder.pid} fd {holder.fd}: {what} cannot be read")
+
+    def _holders(self, files: Sequence[int]) -> list[Holder]:
+        packed = [self._first[files[0]], *self._more.get(files[0], ())]
+        for file in files[1:]:
+            packed += (self._first[file], *self._more.get(file, ()))
+        if len(files) > 1:
+            packed.sort()
+        tables = self._tables
         holders = []
-        for item in sorted(packed):
-            table = self._tables[item >> _FD_BITS]
-            holders.append(Holder(table.pid, item & (1 << _FD_BITS) - 1, table.comm, table.tid))
+        for item in packed:
+            table = tables[item >> _FD_BITS]
+            holders.append(Holder(table.pid, item & _FD_MASK, table.comm, table.tid))
         return holders
 
     def of(self, sk: int) -> list[Holder]:
         """The holders of a ``struct sock *``, in the order of pids and fds."""
-        return self._holders(self._by_sk.get(sk, ()))
+        file = self._file.get(sk)
+        if file is None:
+            return []
+        if sk in self._others:
+            return self._holders([file, *self._others[sk]])
+        return self._holders((file,))
+
+    def through_socket(self, sk: Sock) -> list[Holder]:
+        """
+        The holders of the ``struct socket`` of *sk*, which may be that of another sock: the
+        first subflow of an MPTCP socket has the one of that.
+        """
+        if not sk.socket:
+            return []
+        offset = offsetof(self._prog.type("struct socket_alloc"), "socket")
+        socket = SocketAlloc.layout(self._prog).try_read(sk.socket - offset)
+        return self.of(socket.sk) if socket else []
 
     def sks(self) -> Iterable[int]:
         """Every ``struct sock *`` that somebody holds."""
-        return self._by_sk.keys()
+        return self._file.keys()
 
     def sks_of_group(self, group: str) -> Sequence[int]:
         """
@@ -146,8 +187,12 @@ class Holders:
         tables = {i for i, table in enumerate(self._tables) if table.pid == pid}
         return {
             sk
-            for sk, packed in self._by_sk.items()
-            if any(item >> _FD_BITS in tables for item in packed)
+            for sk, file in self._file.items()
+            if any(
+                holder >> _FD_BITS in tables
+                for f in (file, *self._others.get(sk, ()))
+                for holder in (self._first[f], *self._more.get(f, ()))
+            )
         }
 
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable
 
 from drgn import FaultError, Program, offsetof
 
@@ -12,26 +14,19 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
-from drgn_sockets.records.holders import Holder, Holders, SocketInode
+from drgn_sockets.records.holders import Holders, SocketInode
 from drgn_sockets.records.inet import RawSock, UdpSock
 from drgn_sockets.records.socket import (
     FAMILIES,
+    RECORDS,
     AnySocket,
     InetRecord,
     RawRecord,
     SocketRecord,
-    TcpRecord,
-    UdpRecord,
     UnixRecord,
     UnreadableSocket,
 )
-from drgn_sockets.records.tcp import (
-    InetRequestSock,
-    InetTimewaitSock,
-    TcpRequestSock,
-    TcpSock,
-    TcpTimewaitSock,
-)
+from drgn_sockets.records.tcp import TcpRequestSock, TcpSock, TcpTimewaitSock
 from drgn_sockets.records.unix import UnixSock, unix_name
 
 _BATCH = 512
@@ -46,32 +41,33 @@ _WALKS = {
     "unix": (k.for_each_unix, UnixSock),
 }
 
+# The record that is made of each structure. Any other is a plain struct sock.
+_RECORD_OF: dict[type[SockCommon], type[SocketRecord]] = {cls.struct: cls for cls in RECORDS}
 
-def _record(prog: Program, sock: SockCommon, netns: int) -> SocketRecord:
-    if isinstance(sock, UnixSock):
-        return UnixRecord(prog, sock, netns)
-    if isinstance(sock, (TcpSock, InetTimewaitSock, InetRequestSock)):
-        return TcpRecord(prog, sock, netns)
-    if isinstance(sock, UdpSock):
-        return UdpRecord(prog, sock, netns)
+
+def _plain_record(prog: Program, sock: Sock, netns: int) -> SocketRecord:
     if sock.family in (k.AF_INET, k.AF_INET6):
-        raw = isinstance(sock, Sock) and sock.type == k.SOCK_RAW
-        return (RawRecord if raw else InetRecord)(prog, sock, netns)
+        return (RawRecord if sock.type == k.SOCK_RAW else InetRecord)(prog, sock, netns)
     return SocketRecord(prog, sock, netns)
+
+
+@functools.lru_cache(1024)
+def _full_struct(family: int, type_: int, protocol: int) -> type[Sock]:
+    if family == k.AF_UNIX:
+        return UnixSock
+    if family in (k.AF_INET, k.AF_INET6):
+        if type_ == k.SOCK_STREAM and protocol == k.IPPROTO_TCP:
+            return TcpSock
+        if type_ == k.SOCK_DGRAM and protocol in (k.IPPROTO_UDP, k.IPPROTO_UDPLITE):
+            return UdpSock
+        if type_ == k.SOCK_RAW:
+            return RawSock
+    return Sock
 
 
 def _struct_of(sock: Sock) -> type[Sock]:
     """The structure that a ``struct sock`` begins, as far as there is a module for it."""
-    if sock.family == k.AF_UNIX:
-        return UnixSock
-    if sock.family in (k.AF_INET, k.AF_INET6):
-        if sock.type == k.SOCK_STREAM and sock.protocol == k.IPPROTO_TCP:
-            return TcpSock
-        if sock.type == k.SOCK_DGRAM and sock.protocol in (k.IPPROTO_UDP, k.IPPROTO_UDPLITE):
-            return UdpSock
-        if sock.type == k.SOCK_RAW:
-            return RawSock
-    return Sock
+    return _full_struct(sock.family, sock.type, sock.protocol)
 
 
 def _small_struct(common: SockCommon) -> type[SockCommon] | None:
@@ -184,7 +180,7 @@ class SocketReader:
                 continue
             cls = _struct_of(sock)
             if brief and cls is not UnixSock:
-                yield self._make(sock)
+                yield self._make(_plain_record, sock)
             else:
                 by_struct.setdefault(cls, []).append(sk)
         for cls, addresses in by_struct.items():
@@ -194,15 +190,16 @@ class SocketReader:
         holders = self._holders.of(sk) if self._holders else None
         return UnreadableSocket(sk, "cannot be read", holders)
 
-    def _make(self, sock: SockCommon) -> SocketRecord:
+    def _make(
+        self, make: Callable[[Program, Any, int], SocketRecord], sock: SockCommon
+    ) -> SocketRecord:
         net = sock.net
         if net not in self._netns:
             self._netns[net] = net_ino(self._prog, net)
-        record = _record(self._prog, sock, self._netns[net])
+        record = make(self._prog, sock, self._netns[net])
         if sock.bound_dev_if:
             record.ifname = self._ifname(net, sock.bound_dev_if)
-        if self._holders is not None:
-            record.holders = self._holders.of(sock.address)
+        record.all_holders = self._holders
         return record
 
     def _ifname(self, net: int, ifindex: int) -> bytes | None:
@@ -215,28 +212,26 @@ class SocketReader:
         self, cls: type[SockCommon], sks: Sequence[int], inodes: Mapping[int, SocketInode]
     ) -> Iterator[AnySocket]:
         records: list[SocketRecord] = []
+        make: Callable[[Program, Any, int], SocketRecord] = _RECORD_OF.get(cls, _plain_record)
+        # A socket whose inode nobody has read yet.
+        without: list[SocketRecord] = []
         for sk, sock in cls.layout(self._prog).read_many(sks):
             if sock is None:
                 yield self._unreadable(sk)
-            else:
-                records.append(self._make(sock))
-        found = self._inodes([r.sock for r in records if isinstance(r.sock, Sock)], inodes)
-        for record in records:
-            inode = found.get(record.sk)
-            if inode is not None:
-                record.ino = inode.ino
-                record.i_uid = inode.uid
-                if record.holders == [] and isinstance(record.sock, Sock):
-                    record.holders = self._held_through(record.sock)
+                continue
+            record = self._make(make, sock)
+            records.append(record)
+            if sk in inodes:
+                record.inode = inodes[sk]
+            elif isinstance(sock, Sock) and sock.socket:
+                without.append(record)
+        if without:
+            found = self._inodes([r.sock for r in without if isinstance(r.sock, Sock)], inodes)
+            for record in without:
+                record.inode = found.get(record.sk)
         if cls is UnixSock:
             self._name_unix([r for r in records if isinstance(r, UnixRecord)], inodes)
         yield from records
-
-    def _held_through(self, sock: Sock) -> list[Holder]:
-        # The first subflow of an MPTCP socket has the struct socket of that, and who holds
-        # the one holds the other.
-        socket = SocketAlloc.layout(self._prog).try_read(sock.socket - self._socket_offset)
-        return self._holders.of(socket.sk) if self._holders and socket else []
 
     def _inodes(
         self, socks: Iterable[Sock], known: Mapping[int, SocketInode]

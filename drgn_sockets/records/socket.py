@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import ClassVar, Union
+from typing import Any, ClassVar, Union
 
 from drgn import Program
 
@@ -12,21 +13,25 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock
 from drgn_sockets.kernel.sock import Sock, SockCommon
-from drgn_sockets.records.holders import Holder
-from drgn_sockets.records.inet import UdpSock
+from drgn_sockets.records.holders import Holder, Holders, SocketInode
+from drgn_sockets.records.inet import RawSock, UdpSock
 from drgn_sockets.records.tcp import (
-    InetRequestSock,
-    InetTimewaitSock,
+    TcpRequestSock,
     TcpSock,
+    TcpTimewaitSock,
     Timer,
     tcp_timer,
 )
 from drgn_sockets.records.unix import UnixSock, unix_inq_len
 
-_BATCH = 512
-
 #: Groups of families in which sockets are walked and shown, in that order.
 FAMILIES = ("other", "unix", "raw", "udp", "tcp")
+
+
+# A machine talks to many ports of few addresses.
+@functools.lru_cache(4096)
+def _ip_text(address: bytes) -> str:
+    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
 class SocketRecord:
@@ -37,62 +42,85 @@ class SocketRecord:
     the decoded ``struct sock`` (or ``tcp_sock``, ``unix_sock``, ``inet_timewait_sock``, …).
     """
 
-    def __init__(self, prog: Program, sock: SockCommon, netns: int) -> None:
+    #: What is read of it.
+    struct: ClassVar[type[SockCommon]] = Sock
+
+    def __init__(self, prog: Program, sock: Any, netns: int) -> None:
         self.prog = prog
+        #: The decoded structure, of class :attr:`struct`.
         self.sock = sock
         #: Inode of the network namespace.
         self.netns = netns
-        #: Inode of the socket (the N of ``socket:[N]``), 0 if it has none.
-        self.ino = 0
-        #: Owner of that inode, ``None`` if it has none.
-        self.i_uid: int | None = None
-        #: Name of the interface it is bound to, if it is.
-        self.ifname: bytes | None = None
-        #: Every fd that holds it; ``None`` if nobody looked.
-        self.holders: list[Holder] | None = None
 
     #: Which of :data:`FAMILIES` it belongs to.
     group: ClassVar[str] = "other"
 
+    #: Its inode, ``None`` if it has none.
+    inode: SocketInode | None = None
+    #: Name of the interface it is bound to, if it is.
+    ifname: bytes | None = None
+    #: Who holds what, ``None`` if nobody looked.
+    all_holders: Holders | None = None
+
+    @property
+    def ino(self) -> int:
+        """Inode number (the N of ``socket:[N]``), 0 if it has none."""
+        return self.inode.ino if self.inode is not None else 0
+
+    @property
+    def i_uid(self) -> int | None:
+        """Owner of the inode, ``None`` if it has none."""
+        return self.inode.uid if self.inode is not None else None
+
+    @property
+    def holders(self) -> list[Holder] | None:
+        """Every fd that holds it; ``None`` if nobody looked."""
+        if self.all_holders is None:
+            return None
+        found = self.all_holders.of(self.sock.address)
+        if not found and self.inode is not None:
+            return self.all_holders.through_socket(self.sock)
+        return found
+
     @property
     def sk(self) -> int:
         """``struct sock *`` as an integer."""
-        return self.sock.address
+        return self.sock.address  # type: ignore[no-any-return]
 
     @property
     def family(self) -> int:
         """``AF_*``."""
-        return self.sock.family
+        return self.sock.family  # type: ignore[no-any-return]
 
     @property
     def type(self) -> int:
-        """``SOCK_*``; timewait and request sockets, which keep none, are streams."""
-        return self.sock.type if isinstance(self.sock, Sock) else k.SOCK_STREAM
+        """``SOCK_*``."""
+        return self.sock.type  # type: ignore[no-any-return]
 
     @property
     def protocol(self) -> int:
         """``IPPROTO_*``, or what the family calls protocol."""
-        return self.sock.protocol if isinstance(self.sock, Sock) else k.IPPROTO_TCP
+        return self.sock.protocol  # type: ignore[no-any-return]
 
     @property
     def state(self) -> int:
         """``TCP_*``, which other families use as well."""
-        return self.sock.state
+        return self.sock.state  # type: ignore[no-any-return]
 
     @property
     def uid(self) -> int | None:
         """Owner, in the initial user namespace."""
-        return self.sock.uid if isinstance(self.sock, Sock) else None
+        return self.sock.uid  # type: ignore[no-any-return]
 
     @property
     def recv_q(self) -> int | None:
         """Bytes to be read; of a listener, connections to be accepted."""
-        return self.sock.rmem_alloc if isinstance(self.sock, Sock) else None
+        return self.sock.rmem_alloc  # type: ignore[no-any-return]
 
     @property
     def send_q(self) -> int | None:
         """Bytes on their way out; of a listener, how many connections may wait."""
-        return self.sock.wmem_alloc - 1 if isinstance(self.sock, Sock) else None
+        return self.sock.wmem_alloc - 1  # type: ignore[no-any-return]
 
     @property
     def timer(self) -> Timer | None:
@@ -107,82 +135,110 @@ class InetRecord(SocketRecord):
     def local_address(self) -> str:
         """Address it is bound to (``skc_rcv_saddr``, ``skc_v6_rcv_saddr``)."""
         if self.sock.family == k.AF_INET6 and self.sock.v6_rcv_saddr is not None:
-            return inet_ntop(AF_INET6, self.sock.v6_rcv_saddr)
-        return inet_ntop(AF_INET, self.sock.rcv_saddr)
+            return _ip_text(self.sock.v6_rcv_saddr)
+        return _ip_text(self.sock.rcv_saddr)
 
     @property
     def remote_address(self) -> str:
         """Address it is connected to (``skc_daddr``, ``skc_v6_daddr``)."""
         if self.sock.family == k.AF_INET6 and self.sock.v6_daddr is not None:
-            return inet_ntop(AF_INET6, self.sock.v6_daddr)
-        return inet_ntop(AF_INET, self.sock.daddr)
+            return _ip_text(self.sock.v6_daddr)
+        return _ip_text(self.sock.daddr)
 
     @property
     def local_port(self) -> int:
         """Local port (``skc_num``)."""
-        return self.sock.num
+        return self.sock.num  # type: ignore[no-any-return]
 
     @property
     def remote_port(self) -> int:
         """Remote port (``skc_dport``)."""
-        return self.sock.dport
+        return self.sock.dport  # type: ignore[no-any-return]
 
 
 class TcpRecord(InetRecord):
-    """A TCP socket: full, timewait or request."""
+    """A TCP socket: a full one, or what takes its place before and after it (request, timewait)."""
 
     group = "tcp"
-
-    @property
-    def state(self) -> int:
-        """``TCP_*``; of an orphan in FIN-WAIT-2 that, and not the TIME-WAIT it is kept as."""
-        if isinstance(self.sock, InetTimewaitSock):
-            return self.sock.substate
-        if isinstance(self.sock, InetRequestSock):
-            return k.TCP_SYN_RECV
-        return self.sock.state
-
-    @property
-    def local_port(self) -> int:
-        """Local port; of a connection that was refused or reset, the one that it had."""
-        # inet_put_port() clears skc_num and leaves inet_sport, which getsockname() gives.
-        return self.sock.num or (self.sock.sport if isinstance(self.sock, TcpSock) else 0)
-
-    @property
-    def recv_q(self) -> int | None:
-        return self.sock.recv_queue() if isinstance(self.sock, TcpSock) else 0
-
-    @property
-    def send_q(self) -> int | None:
-        return self.sock.send_queue() if isinstance(self.sock, TcpSock) else 0
+    # The small structures keep no more of a socket than they need.
+    type: Any = k.SOCK_STREAM
+    protocol: Any = k.IPPROTO_TCP
+    uid: Any = None
+    recv_q: Any = 0
+    send_q: Any = 0
 
     @property
     def timer(self) -> Timer | None:
         return tcp_timer(self.prog, self.sock)
 
 
+class TcpTimewaitRecord(TcpRecord):
+    """A connection in TIME-WAIT."""
+
+    struct = TcpTimewaitSock
+
+    @property
+    def state(self) -> int:
+        """``TCP_*``; of an orphan in FIN-WAIT-2 that, and not the TIME-WAIT it is kept as."""
+        return self.sock.substate  # type: ignore[no-any-return]
+
+
+class TcpRequestRecord(TcpRecord):
+    """A connection that is being made to a listener."""
+
+    struct = TcpRequestSock
+    state = k.TCP_SYN_RECV
+
+
+class TcpSockRecord(TcpRecord):
+    """A full TCP socket."""
+
+    struct = TcpSock
+    type = SocketRecord.type
+    protocol = SocketRecord.protocol
+    uid = SocketRecord.uid
+
+    @property
+    def local_port(self) -> int:
+        """Local port; of a connection that was refused or reset, the one that it had."""
+        # inet_put_port() clears skc_num and leaves inet_sport, which getsockname() gives.
+        return self.sock.num or self.sock.sport  # type: ignore[no-any-return]
+
+    @property
+    def recv_q(self) -> int:
+        """Bytes to be read; of a listener, connections to be accepted."""
+        return self.sock.recv_queue()  # type: ignore[no-any-return]
+
+    @property
+    def send_q(self) -> int:
+        """Bytes not yet acknowledged; of a listener, how many connections may wait."""
+        return self.sock.send_queue()  # type: ignore[no-any-return]
+
+
 class UdpRecord(InetRecord):
     """A UDP or UDP-Lite socket."""
 
     group = "udp"
+    struct = UdpSock
 
     @property
     def recv_q(self) -> int | None:
         """``udp_rqueue_get()``: bytes with their overhead."""
-        assert isinstance(self.sock, UdpSock)
-        return self.sock.rmem_alloc - self.sock.forward_deficit
+        return self.sock.rmem_alloc - self.sock.forward_deficit  # type: ignore[no-any-return]
 
 
 class RawRecord(InetRecord):
     """A raw socket. What others have as local port is its protocol."""
 
     group = "raw"
+    struct: ClassVar[type[SockCommon]] = RawSock
 
 
 class UnixRecord(SocketRecord):
     """A unix socket."""
 
     group = "unix"
+    struct = UnixSock
 
     def __init__(self, prog: Program, sock: UnixSock, netns: int) -> None:
         super().__init__(prog, sock, netns)
@@ -237,3 +293,13 @@ class UnreadableSocket:
 
 
 AnySocket = Union[SocketRecord, UnreadableSocket]
+
+#: The records of all kinds of sockets that are told apart.
+RECORDS: tuple[type[SocketRecord], ...] = (
+    TcpSockRecord,
+    TcpTimewaitRecord,
+    TcpRequestRecord,
+    UdpRecord,
+    RawRecord,
+    UnixRecord,
+)

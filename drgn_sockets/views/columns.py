@@ -29,32 +29,52 @@ class Column:
     get: Callable[[Any], Any]
     #: Shown unless ``--output`` says otherwise.
     default: bool = False
-    #: How a table shows the value, if not as :func:`plain` does.
-    text: Callable[[Any], str] | None = None
+    #: How a table shows a record's value, if not as :func:`plain` does: the text, or ``None``
+    #: for nothing.
+    text: Callable[[Any], str | None] | None = None
     #: Numbers stand at the right edge of a table's column.
     right: bool = False
+    #: Classes of records that have it; others have nothing there.
+    of: type | tuple[type, ...] = object
+
+    def value(self, record: Any) -> Any:
+        """Its value for *record*."""
+        return self.get(record) if isinstance(record, self.of) else None
+
+
+def getters(columns: Sequence[Column], cls: type) -> list[Callable[[Any], Any] | None]:
+    """How to get the values of *columns* of a record of *cls*; ``None`` where it has none."""
+    return [column.get if issubclass(cls, column.of) else None for column in columns]
 
 
 def row_maker(columns: Sequence[Column]) -> Callable[[Any], list[str]]:
     """
     Get a function that makes the texts of *columns* for a record, in a table or in CSV.
 
-    A large table is hundreds of thousands of rows: what can be decided once is.
+    A large table is hundreds of thousands of rows: what can be decided once for a kind of
+    record is.
     """
-    getters = [(column.get, column.text) for column in columns]
     # Commands and paths come again and again.
     escaped = functools.lru_cache(1024)(escape)
+    plans: dict[type, list[tuple[Callable[[Any], Any] | None, bool]]] = {}
+
+    def plan(cls: type) -> list[tuple[Callable[[Any], Any] | None, bool]]:
+        return [
+            (get and (column.text or get), column.text is not None)
+            for column, get in zip(columns, getters(columns, cls))
+        ]
 
     def row(record: Any) -> list[str]:
+        cls = type(record)
+        if cls not in plans:
+            plans[cls] = plan(cls)
         cells = []
-        for get, text in getters:
-            value = get(record)
+        for get, is_text in plans[cls]:
+            value = get(record) if get is not None else None
             kind = type(value)
             if value is None:
                 cells.append("-")
-            elif text is not None:
-                cells.append(text(value))
-            elif kind is str:
+            elif is_text or kind is str:
                 cells.append(value)
             elif kind is int:
                 cells.append(str(value))

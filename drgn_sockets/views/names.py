@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from drgn_sockets.kernel import sock as k
 
 # include/linux/socket.h
@@ -98,6 +100,7 @@ def type_name(type_: int) -> str:
     return f"SOCK_{_TYPES[type_]}" if type_ in _TYPES else str(type_)
 
 
+@functools.lru_cache(1024)
 def netid(family: int, type_: int, protocol: int) -> str:
     """What ss writes in its column Netid: ``tcp``, ``u_str``, ``p_raw``, ``nl``, …"""
     if family in (k.AF_INET, k.AF_INET6):

@@ -6,10 +6,10 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
-from drgn_sockets.views.columns import Column, row_maker
+from drgn_sockets.views.columns import Column, getters, row_maker
 
 # Up to here a table is small: it is held back to fit its columns. Beyond, the widths of
 # these first rows do for the rest, which is printed as it comes.
@@ -57,6 +57,10 @@ def write_table(
         out.write((form % tuple(make(record))).rstrip() + "\n")
 
 
+# What is its own JSON.
+_JSON = frozenset({int, str, type(None), bool, float})
+
+
 def _json_value(value: Any) -> Any:
     if isinstance(value, bytes):
         # As os.fsdecode(): what is not UTF-8 becomes surrogates that Python turns back.
@@ -76,9 +80,16 @@ def write_json(records: Iterable[Any], columns: Sequence[Column], out: TextIO) -
     :func:`os.fsdecode` makes them and :func:`os.fsencode` turns them back.
     """
     dumps = json.JSONEncoder(separators=(", ", ": ")).encode
-    getters = [(column.name, column.get) for column in columns]
+    plans: dict[type, list[tuple[str, Callable[[Any], Any] | None]]] = {}
     for record in records:
-        out.write(dumps({name: _json_value(get(record)) for name, get in getters}) + "\n")
+        cls = type(record)
+        if cls not in plans:
+            plans[cls] = list(zip((c.name for c in columns), getters(columns, cls)))
+        values = {}
+        for name, get in plans[cls]:
+            value = get(record) if get is not None else None
+            values[name] = value if type(value) in _JSON else _json_value(value)
+        out.write(dumps(values) + "\n")
 
 
 def write_csv(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 from drgn_sockets.kernel import sock as k
@@ -76,18 +77,15 @@ def record_state(record: AnySocket) -> str | None:
     return "unreadable" if isinstance(record, UnreadableSocket) else state_name(record.state)
 
 
-def holders_text(holders: Iterable[Holder | dict[str, object]]) -> str:
+def holders_text(holders: Iterable[Holder]) -> str:
     """Who holds it: ``("nc",pid=105,fd=3),("nc",pid=106,fd=3)``."""
-    return ",".join(_holder(h) for h in holders) or "-"
+    return ",".join([f"{_owner(h.comm, h.pid, h.tid)},fd={h.fd})" for h in holders]) or "-"
 
 
-def _holder(holder: Holder | dict[str, object]) -> str:
-    values = holder._asdict() if isinstance(holder, Holder) else holder
-    comm = values["comm"]
-    assert isinstance(comm, bytes)
-    tid = f",tid={values['tid']}" if values["tid"] else ""
+@functools.lru_cache(4096)
+def _owner(comm: bytes, pid: int, tid: int | None) -> str:
     name = escape(comm).replace('"', '\\"')
-    return f'("{name}",pid={values["pid"]}{tid},fd={values["fd"]})'
+    return f'("{name}",pid={pid}' + (f",tid={tid}" if tid else "")
 
 
 def describe(record: AnySocket) -> str:

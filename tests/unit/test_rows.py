@@ -196,7 +196,7 @@ def test_values_as_text(value: Any, text: str) -> None:
 
 
 def test_a_column_has_its_own_text() -> None:
-    column = Column("x", "x", lambda r: r, text=lambda v: f"<{v}>")
+    column = Column("x", "x", lambda r: r, text=lambda r: None if r is None else f"<{r}>")
     make = row_maker([column, column])
     assert [make(1), make(None)] == [["<1>", "<1>"], ["-", "-"]]
 

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_sockets.records.socket import InetRecord, TcpRecord
+from drgn_sockets.records.socket import (
+    InetRecord,
+    TcpRecord,
+    TcpRequestRecord,
+    TcpSockRecord,
+    TcpTimewaitRecord,
+)
 from drgn_sockets.records.tcp import (
     InetRequestSock,
     InetTimewaitSock,
@@ -73,14 +79,14 @@ def test_queues_of_a_listener() -> None:
 
 def test_queues_of_records(kernel: FakeKernel) -> None:
     sock = tcp(snd_una=WRAP - 1, write_seq=9, copied_seq=WRAP - 5, rcv_nxt=2)
-    record = TcpRecord(kernel.prog, sock, 1)
+    record: TcpRecord = TcpSockRecord(kernel.prog, sock, 1)
     assert (record.recv_q, record.send_q) == (7, 10)
     timewait = decoded(InetTimewaitSock, family=2, state=TIME_WAIT, substate=FIN_WAIT2)
-    record = TcpRecord(kernel.prog, timewait, 1)
+    record = TcpTimewaitRecord(kernel.prog, timewait, 1)
     assert (record.recv_q, record.send_q, record.state) == (0, 0, FIN_WAIT2)
     assert (record.type, record.protocol, record.uid) == (1, 6, None)
     request = decoded(InetRequestSock, family=2, state=NEW_SYN_RECV)
-    assert TcpRecord(kernel.prog, request, 1).state == SYN_RECV
+    assert TcpRequestRecord(kernel.prog, request, 1).state == SYN_RECV
 
 
 # icsk_pending: ICSK_TIME_RETRANS 1, DACK 2, PROBE0 3, LOSS_PROBE 5, REO_TIMEOUT 6.
