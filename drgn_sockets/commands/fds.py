@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from operator import attrgetter
 
 from drgn import Program
 
@@ -15,11 +16,20 @@ from drgn_sockets.kernel.file import flag_names, major, minor
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.views.columns import Column
+from drgn_sockets.views.escape import escape
 from drgn_sockets.views.sockets import describe
 
 
 def _mode(r: FdRecord) -> str | None:
     return None if r.file is None else r.file.access + ("c" if r.cloexec else "")
+
+
+def _name_text(r: FdRecord) -> str | None:
+    name = None if r.file is None else r.file.name
+    if name is None:
+        return None
+    # There is nothing to escape in what the kernel makes itself.
+    return name.decode() if r.file and r.file.sk else escape(name)
 
 
 def _detail(r: FdRecord) -> str | None:
@@ -39,16 +49,16 @@ def _flags(r: FdRecord) -> list[str] | None:
 
 
 _COLUMNS = (
-    Column("command", "command name of the process (or thread)", lambda r: r.table.comm, True),
-    Column("pid", "process ID", lambda r: r.table.pid, True, right=True),
+    Column("command", "command name of the process (or thread)", attrgetter("table.comm"), True),
+    Column("pid", "process ID", attrgetter("table.pid"), True, right=True),
     Column(
         "tid",
         "thread ID, if the file table is the thread's own (unshare(CLONE_FILES))",
-        lambda r: r.table.tid,
+        attrgetter("table.tid"),
         True,
         right=True,
     ),
-    Column("fd", "file descriptor", lambda r: r.fd, True, right=True),
+    Column("fd", "file descriptor", attrgetter("fd"), True, right=True),
     Column(
         "mode",
         "opened to r read, w write, u both, - neither, p O_PATH; c closed by execve()",
@@ -61,10 +71,16 @@ _COLUMNS = (
         lambda r: r.file and r.file.kind,
         True,
     ),
-    Column("name", "name, as readlink /proc/PID/fd/N", lambda r: r.file and r.file.name, True),
+    Column(
+        "name",
+        "name, as readlink /proc/PID/fd/N",
+        lambda r: r.file and r.file.name,
+        True,
+        text=_name_text,
+    ),
     Column("detail", "the socket behind it, or what cannot be read", _detail, True),
     Column("access", "r, w, u, -, p as in mode", lambda r: r.file and r.file.access),
-    Column("cloexec", "closed by execve()", lambda r: r.cloexec),
+    Column("cloexec", "closed by execve()", attrgetter("cloexec")),
     Column("flags", "O_* flags (f_flags, and CLOEXEC of the fd)", _flags),
     Column(
         "fdinfo_flags",
@@ -127,8 +143,11 @@ class Fds(Command):
 
     def read_all(self, prog: Program) -> None:
         tables = Tasks(prog).tables()
-        for _ in FdReader(prog, describe).read(tables):
-            pass
+        # Some columns read more of memory, when they are asked.
+        getters = [column.get for column in self.columns]
+        for record in FdReader(prog, describe).read(tables):
+            for get in getters:
+                get(record)
 
 
 def _chosen(tasks: Tasks, tables: list[FileTable], who: list[str]) -> list[FileTable]:

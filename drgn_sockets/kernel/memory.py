@@ -17,7 +17,7 @@ from drgn import FaultError, PlatformFlags, Program
 # One read takes in neighbours up to here. Slab pages hold their objects side by side, so
 # the bytes between two objects of a kind are few.
 _MAX_SPAN = 1 << 16
-_MAX_GAP = 1 << 10
+_MAX_GAP = 1 << 11
 # The smallest page there is: larger ones are missing in multiples of it.
 _PAGE = 1 << 12
 

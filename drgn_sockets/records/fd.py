@@ -22,51 +22,115 @@ from drgn_sockets.kernel.file import (
 )
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.task import FileTable
-from drgn_sockets.records.holders import SocketInode
 from drgn_sockets.records.reader import SocketReader
 from drgn_sockets.records.socket import AnySocket
 
-_BATCH = 2048
+_FIRST_BATCH = 512
+_BATCH = 8192
 
 
-class FileRecord(NamedTuple):
-    """An open file (``struct file``), which several fds may share."""
+class FileRecord:
+    """
+    An open file (``struct file``), which several fds may share.
 
-    #: Address of the ``struct file``.
-    address: int
-    #: ``f_flags``.
-    flags: int
-    #: ``f_mode``.
-    mode: int
-    #: ``f_pos``, bytes.
-    pos: int
-    #: ``f_op``, address of the ``struct file_operations``.
-    op: int
-    #: As ``readlink /proc/PID/fd/N`` gives it; ``None`` if it cannot be read.
-    name: bytes | None
-    #: Kind of file, see :func:`~drgn_sockets.kernel.file.file_kind`.
-    kind: str
-    #: Inode number.
-    ino: int | None
-    #: ``i_mode``.
-    i_mode: int
-    #: Device of the file system, as the kernel's ``dev_t``.
-    dev: int | None
-    #: Device number of a device file.
-    rdev: int
-    #: Mount ID, as in fdinfo.
-    mnt_id: int | None
-    #: ``struct sock *`` of a socket, else 0.
-    sk: int
-    #: What the reader's *summary* makes of the socket.
-    socket: str | None
-    #: What could not be read, or ``None``.
-    error: str | None
+    What is not told by the structures that were read, or takes a while, is worked out when it
+    is asked for.
+    """
+
+    __slots__ = ("_name", "_reader", "error", "file", "inode", "sk", "socket")
+
+    def __init__(
+        self,
+        reader: FdReader,
+        file: File,
+        inode: Inode | SocketAlloc | None,
+        name: bytes | None,
+        error: str | None = None,
+        sk: int = 0,
+        socket: str | None = None,
+    ) -> None:
+        self._reader = reader
+        #: The decoded ``struct file``.
+        self.file = file
+        #: Its inode, for a socket with the ``struct socket``; ``None`` if it cannot be read.
+        self.inode = inode
+        self._name = name
+        #: What could not be read, or ``None``.
+        self.error = error
+        #: ``struct sock *`` of a socket, else 0.
+        self.sk = sk
+        #: What the reader's *summary* makes of the socket.
+        self.socket = socket
+
+    @property
+    def address(self) -> int:
+        """Address of the ``struct file``."""
+        return self.file.address
+
+    @property
+    def flags(self) -> int:
+        """``f_flags``."""
+        return self.file.flags
+
+    @property
+    def mode(self) -> int:
+        """``f_mode``."""
+        return self.file.mode
+
+    @property
+    def pos(self) -> int:
+        """``f_pos``, bytes."""
+        return self.file.pos
+
+    @property
+    def op(self) -> int:
+        """``f_op``, address of the ``struct file_operations``."""
+        return self.file.op
+
+    @property
+    def name(self) -> bytes | None:
+        """As ``readlink /proc/PID/fd/N`` gives it; ``None`` if it cannot be read."""
+        if isinstance(self.inode, SocketAlloc):
+            # sockfs_dname() is what d_path() would come to, by way of two more structures.
+            return b"socket:[%d]" % self.inode.ino
+        return self._name
+
+    @property
+    def kind(self) -> str:
+        """Kind of file, see :func:`~drgn_sockets.kernel.file.file_kind`."""
+        if self.inode is None:
+            return "unknown"
+        return "sock" if self.sk else file_kind(self.inode.mode, self._name or b"", False)
+
+    @property
+    def ino(self) -> int | None:
+        """Inode number."""
+        return None if self.inode is None else self.inode.ino
+
+    @property
+    def i_mode(self) -> int:
+        """``i_mode``."""
+        return 0 if self.inode is None else self.inode.mode
+
+    @property
+    def dev(self) -> int | None:
+        """Device of the file system, as the kernel's ``dev_t``."""
+        return None if self.inode is None else self._reader.s_dev(self.inode.sb)
+
+    @property
+    def rdev(self) -> int:
+        """Device number of a device file."""
+        return self.inode.rdev if isinstance(self.inode, Inode) else 0
+
+    @property
+    def mnt_id(self) -> int | None:
+        """Mount ID, as in fdinfo."""
+        return self._reader.mnt_id(self.file.mnt)
 
     @property
     def access(self) -> str:
         """How it was opened, as :func:`~drgn_sockets.kernel.file.access_mode` says it."""
-        return access_mode(self.flags, self.mode)
+        return access_mode(self.file.flags, self.file.mode)
 
 
 class FdRecord(NamedTuple):
@@ -121,120 +185,90 @@ class FdReader:
 
     def read(self, tables: Iterable[FileTable]) -> Iterator[FdRecord]:
         """The fds of *tables*, in the order of tables and fds, batch by batch."""
+        # The first rows come soon; what is read together in address order is a lot then.
+        size = _FIRST_BATCH
         for table in tables:
             fds = open_fds(self._prog, table.files)
             error = None
             while True:
                 batch: list[OpenFd] = []
                 try:
-                    for fd in itertools.islice(fds, _BATCH):
+                    for fd in itertools.islice(fds, size):
                         batch.append(fd)
                 except FaultError as e:
                     error = f"file table: {e}"
                 yield from self._read_batch(table, batch)
                 if error is not None:
                     yield FdRecord(table, None, False, None, table.files, error)
-                if len(batch) < _BATCH:
+                if len(batch) < size:
                     break
+                size = min(4 * size, _BATCH)
 
     def _read_batch(self, table: FileTable, batch: list[OpenFd]) -> Iterator[FdRecord]:
-        new = {fd.file for fd in batch} - self._files.keys()
-        if len(self._files) + len(new) > self._max_files:
-            self._files.clear()
+        files = self._files
+        new = {fd.file for fd in batch} - files.keys()
+        if len(files) + len(new) > self._max_files:
+            files.clear()
             new = {fd.file for fd in batch}
         if new:
-            self._files.update(self._read_files(new))
-        for fd in batch:
-            file = self._files[fd.file]
-            error = file.error if file else "struct file cannot be read"
-            yield FdRecord(table, fd.fd, fd.cloexec, file, fd.file, error)
+            self._read_files(new)
+        for fd, address, cloexec in batch:
+            file = files[address]
+            error = file.error if file is not None else "struct file cannot be read"
+            yield FdRecord(table, fd, cloexec, file, address, error)
 
-    def _read_files(self, addresses: Iterable[int]) -> dict[int, FileRecord | None]:
+    def _read_files(self, addresses: Iterable[int]) -> None:
         prog = self._prog
-        files = dict(File.layout(prog).read_many(addresses))
-        socket_files = {
-            f.address: f.private_data - self._socket_offset
-            for f in files.values()
-            if f is not None and f.op == self._socket_ops
-        }
-        sockets = dict(SocketAlloc.layout(prog).read_many(socket_files.values()))
-        summaries: dict[int, str] = {}
-        if self._summary is not None:
-            held = {s.sk: SocketInode(s.ino, s.uid) for s in sockets.values() if s and s.sk}
-            for record in self._sockets.read_held_briefly(held):
-                summaries[record.sk] = self._summary(record)
-        others = [f for f in files.values() if f is not None and f.address not in socket_files]
+        others: list[File] = []
+        by_socket: dict[int, list[File]] = {}
+        for address, file in File.layout(prog).read_many(addresses):
+            if file is None:
+                self._files[address] = None
+            elif file.op == self._socket_ops:
+                by_socket.setdefault(file.private_data - self._socket_offset, []).append(file)
+            else:
+                others.append(file)
+        self._read_sockets(by_socket)
         inodes = dict(Inode.layout(prog).read_many(f.inode for f in others))
         self._namer.prefetch(f.dentry for f in others)
-        result: dict[int, FileRecord | None] = {}
-        for address, file in files.items():
-            if file is None:
-                result[address] = None
-            elif address in socket_files:
-                socket = sockets[socket_files[address]]
-                result[address] = self._socket_record(file, socket, summaries)
-            else:
-                result[address] = self._file_record(file, inodes[file.inode])
-        return result
+        for file in others:
+            self._files[file.address] = self._record(file, inodes[file.inode])
 
-    def _socket_record(
-        self, file: File, socket: SocketAlloc | None, summaries: dict[int, str]
-    ) -> FileRecord:
-        # sockfs_dname() is what d_path() would come to, by way of two more structures.
-        good = socket is not None and (
-            file.private_data - self._socket_offset + self._inode_offset == file.inode
-        )
-        if socket is None or not good:
-            return self._record(file, None, None, None, "struct socket cannot be read")
-        summary = summaries.get(socket.sk)
-        return self._record(file, b"socket:[%d]" % socket.ino, socket, summary, None, sk=socket.sk)
+    def _read_sockets(self, by_socket: dict[int, list[File]]) -> None:
+        sockets = list(SocketAlloc.layout(self._prog).read_many(by_socket))
+        summaries: dict[int, str] = {}
+        if self._summary is not None:
+            held = {s.sk: s for _, s in sockets if s is not None and s.sk}
+            for record in self._sockets.read_held_briefly(held):
+                summaries[record.sk] = self._summary(record)
+        for address, socket in sockets:
+            for file in by_socket[address]:
+                if socket is None or address + self._inode_offset != file.inode:
+                    error = "struct socket cannot be read"
+                    made = FileRecord(self, file, None, None, error)
+                else:
+                    sk = socket.sk
+                    made = FileRecord(self, file, socket, None, None, sk, summaries.get(sk))
+                self._files[file.address] = made
 
-    def _file_record(self, file: File, inode: Inode | None) -> FileRecord:
+    def _record(self, file: File, inode: Inode | None) -> FileRecord:
         error = None if inode is not None else "inode cannot be read"
         name: bytes | None = None
         try:
             name = self._namer.d_path(file.mnt, file.dentry)
         except FaultError as e:
             error = f"name cannot be read: {e}"
-        return self._record(file, name, inode, None, error)
+        return FileRecord(self, file, inode, name, error)
 
-    def _record(
-        self,
-        file: File,
-        name: bytes | None,
-        inode: object | None,
-        summary: str | None,
-        error: str | None,
-        sk: int = 0,
-    ) -> FileRecord:
+    def mnt_id(self, mnt: int) -> int | None:
+        """ID of a ``struct vfsmount *``, ``None`` if it cannot be read."""
         try:
-            mnt_id: int | None = self._namer.mount(file.mnt).mnt_id
+            return self._namer.mount(mnt).mnt_id
         except FaultError:
-            mnt_id = None
-        ino, i_mode, rdev, sb = None, 0, 0, 0
-        if isinstance(inode, (Inode, SocketAlloc)):
-            ino, i_mode, sb = inode.ino, inode.mode, inode.sb
-            rdev = inode.rdev if isinstance(inode, Inode) else 0
-        kind = "unknown" if inode is None else file_kind(i_mode, name or b"", bool(sk))
-        return FileRecord(
-            file.address,
-            file.flags,
-            file.mode,
-            file.pos,
-            file.op,
-            name,
-            kind,
-            ino,
-            i_mode,
-            self._s_dev(sb),
-            rdev,
-            mnt_id,
-            sk,
-            summary,
-            error,
-        )
+            return None
 
-    def _s_dev(self, sb: int) -> int | None:
+    def s_dev(self, sb: int) -> int | None:
+        """Device of a ``struct super_block *``, ``None`` if it cannot be read."""
         if sb not in self._dev:
             found = SuperBlock.layout(self._prog).try_read(sb)
             self._dev[sb] = found.dev if found else None

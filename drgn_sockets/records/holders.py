@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
 
@@ -36,6 +36,10 @@ class SocketInode(NamedTuple):
     ino: int
     #: Its owner, in the initial user namespace.
     uid: int
+
+
+#: What tells the inode of a socket: kept of very many, or just read.
+AnyInode = Union[SocketInode, SocketAlloc]
 
 
 class _ProtoOps(Struct):
@@ -105,8 +109,7 @@ class Holders:
                 socket_alloc = file.private_data - offset
                 if by_socket.setdefault(socket_alloc, address) != address:
                     more.setdefault(socket_alloc, []).append(address)
-        # By what tells the group of families: operations and type.
-        groups: dict[tuple[int, int], list[int]] = {}
+        group_of = socket_groups(prog)
         for address, socket in SocketAlloc.layout(prog).read_many(by_socket):
             if socket is None:
                 files = [by_socket[address], *more.get(address, ())]
@@ -125,13 +128,7 @@ class Holders:
             if sk in self.inodes:
                 continue
             self.inodes[sk] = SocketInode(socket.ino, socket.uid)
-            key = (socket.ops, socket.type)
-            group = groups.get(key)
-            if group is None:
-                ops = _ProtoOps.layout(prog).try_read(socket.ops)
-                name = _group(ops.family if ops else 0, socket.type)
-                group = groups[key] = self._groups.setdefault(name, [])
-            group.append(sk)
+            self._groups.setdefault(group_of(socket), []).append(sk)
 
     def _cannot_read(self, files: Sequence[int], what: str) -> None:
         for holder in self._holders(files):
@@ -194,6 +191,26 @@ class Holders:
                 for holder in (self._first[f], *self._more.get(f, ()))
             )
         }
+
+
+def socket_groups(prog: Program) -> Callable[[SocketAlloc], str]:
+    """
+    Get a function that tells the group of families of a ``struct socket``, one of
+    :data:`~drgn_sockets.records.socket.FAMILIES`, by its operations and type.
+
+    That is what it looks like: SCTP, say, looks like TCP.
+    """
+    known: dict[tuple[int, int], str] = {}
+
+    def group_of(socket: SocketAlloc) -> str:
+        key = (socket.ops, socket.type)
+        group = known.get(key)
+        if group is None:
+            ops = _ProtoOps.layout(prog).try_read(socket.ops)
+            group = known[key] = _group(ops.family if ops else 0, socket.type)
+        return group
+
+    return group_of
 
 
 def _group(family: int, type_: int) -> str:

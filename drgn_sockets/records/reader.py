@@ -14,7 +14,7 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
-from drgn_sockets.records.holders import Holders, SocketInode
+from drgn_sockets.records.holders import AnyInode, Holders, SocketInode, socket_groups
 from drgn_sockets.records.inet import RawSock, UdpSock
 from drgn_sockets.records.socket import (
     FAMILIES,
@@ -31,7 +31,7 @@ from drgn_sockets.records.unix import UnixSock, unix_name
 
 _BATCH = 512
 
-_NO_INODES: Mapping[int, SocketInode] = {}
+_NO_INODES: Mapping[int, AnyInode] = {}
 
 # Walk of the hash tables of a group of families, and what its full sockets are.
 _WALKS = {
@@ -139,15 +139,22 @@ class SocketReader:
                         continue
                 yield record
 
-    def read_held_briefly(self, inodes: Mapping[int, SocketInode]) -> Iterator[AnySocket]:
+    def read_held_briefly(self, sockets: Mapping[int, SocketAlloc]) -> Iterator[AnySocket]:
         """
         Read sockets that are in file tables, and not more of them than their ends: of inet
         sockets ``struct sock`` tells these.
 
-        :param inodes: The sockets, ``struct sock *``, with their inodes.
+        :param sockets: By ``struct sock *``, what was read of their ``struct socket``.
         """
-        for batch in _batches(inodes):
-            yield from self._read_full(batch, inodes, brief=True)
+        group_of = socket_groups(self._prog)
+        unix: list[int] = []
+        others: list[int] = []
+        for sk in sorted(sockets):
+            (unix if group_of(sockets[sk]) == "unix" else others).append(sk)
+        for batch in _batches(others):
+            yield from self._read_full(batch, sockets, brief=True)
+        for batch in _batches(unix):
+            yield from self._decode(UnixSock, batch, sockets)
 
     def read_entries(
         self, entries: Iterable[tuple[int, SockCommon | None]], cls: type[Sock]
@@ -171,7 +178,7 @@ class SocketReader:
                 yield from self._decode(struct, addresses, inodes)
 
     def _read_full(
-        self, sks: Iterable[int], inodes: Mapping[int, SocketInode], *, brief: bool = False
+        self, sks: Iterable[int], inodes: Mapping[int, AnyInode], *, brief: bool = False
     ) -> Iterator[AnySocket]:
         by_struct: dict[type[Sock], list[int]] = {}
         for sk, sock in Sock.layout(self._prog).read_many(sks):
@@ -209,7 +216,7 @@ class SocketReader:
         return self._ifnames[key]
 
     def _decode(
-        self, cls: type[SockCommon], sks: Sequence[int], inodes: Mapping[int, SocketInode]
+        self, cls: type[SockCommon], sks: Sequence[int], inodes: Mapping[int, AnyInode]
     ) -> Iterator[AnySocket]:
         records: list[SocketRecord] = []
         make: Callable[[Program, Any, int], SocketRecord] = _RECORD_OF.get(cls, _plain_record)
@@ -233,11 +240,9 @@ class SocketReader:
             self._name_unix([r for r in records if isinstance(r, UnixRecord)], inodes)
         yield from records
 
-    def _inodes(
-        self, socks: Iterable[Sock], known: Mapping[int, SocketInode]
-    ) -> dict[int, SocketInode]:
+    def _inodes(self, socks: Iterable[Sock], known: Mapping[int, AnyInode]) -> dict[int, AnyInode]:
         """Inodes of sockets, by the address of the ``struct sock``."""
-        found: dict[int, SocketInode] = {}
+        found: dict[int, AnyInode] = {}
         unknown: dict[int, list[int]] = {}
         for sock in socks:
             if sock.address in known:
@@ -261,7 +266,7 @@ class SocketReader:
                 self._unix_names[addr] = None
         return self._unix_names[addr]
 
-    def _name_unix(self, records: Sequence[UnixRecord], inodes: Mapping[int, SocketInode]) -> None:
+    def _name_unix(self, records: Sequence[UnixRecord], inodes: Mapping[int, AnyInode]) -> None:
         # The ends of a pair are made together, so they mostly lie in the same batch.
         ends = {record.sk: record.sock for record in records}
         far = {r.peer for r in records if r.peer and r.peer not in ends}

@@ -13,7 +13,7 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock
 from drgn_sockets.kernel.sock import Sock, SockCommon
-from drgn_sockets.records.holders import Holder, Holders, SocketInode
+from drgn_sockets.records.holders import AnyInode, Holder, Holders
 from drgn_sockets.records.inet import RawSock, UdpSock
 from drgn_sockets.records.tcp import (
     TcpRequestSock,
@@ -56,7 +56,7 @@ class SocketRecord:
     group: ClassVar[str] = "other"
 
     #: Its inode, ``None`` if it has none.
-    inode: SocketInode | None = None
+    inode: AnyInode | None = None
     #: Name of the interface it is bound to, if it is.
     ifname: bytes | None = None
     #: Who holds what, ``None`` if nobody looked.

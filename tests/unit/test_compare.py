@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from drgn_sockets.check import compare
 from drgn_sockets.check.compare import Comparison, Memory, Mismatch, Result
 from drgn_sockets.check.procfs import FdLook, Look
 from drgn_sockets.kernel.task import FileTable
-from drgn_sockets.records.fd import FdRecord, FileRecord
+from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.views.procfs import TCP_COLUMNS, Row
 
 NS = 4026531840
@@ -270,7 +271,8 @@ def record(fd: int, **changes: Any) -> FdRecord:
         "error": None,
     }
     values.update({k: v for k, v in changes.items() if k != "cloexec"})
-    return FdRecord(TABLE, fd, changes.get("cloexec", False), FileRecord(**values), 1)
+    file: Any = SimpleNamespace(**values)
+    return FdRecord(TABLE, fd, changes.get("cloexec", False), file, 1)
 
 
 def fd_look(name: bytes | None = b"/f", **info: str) -> FdLook:
