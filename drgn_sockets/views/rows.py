@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
@@ -75,6 +73,8 @@ def write_json(records: Iterable[Any], columns: Sequence[Column], out: TextIO) -
     Bytes are UTF-8; those that are not are surrogates U+DC80 to U+DCFF, as
     :func:`os.fsdecode` makes them and :func:`os.fsencode` turns them back.
     """
+    import json
+
     dumps = json.JSONEncoder(separators=(", ", ": ")).encode
     getters = [(column.name, column.get) for column in columns]
     for record in records:
@@ -85,6 +85,8 @@ def write_csv(
     records: Iterable[Any], columns: Sequence[Column], out: TextIO, *, header: bool = True
 ) -> None:
     """Write CSV (RFC 4180), escaped as in a table so that every record is one line."""
+    import csv
+
     writer = csv.writer(out, lineterminator="\n")
     make = row_maker(columns)
     if header:
