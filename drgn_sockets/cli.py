@@ -20,6 +20,7 @@ from drgn_sockets import package_version
 from drgn_sockets.commands import SUMMARIES, command
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import add_target_arguments, open_target
+from drgn_sockets.target.plugins import leave_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _prepare_stdout()
+    leave_out()
     args = make_parser().parse_args(argv)
     logging.basicConfig(
         format="drgn-sockets: %(levelname)s: %(message)s", level=args.log_level.upper()
