@@ -9,31 +9,67 @@ import gc
 import io
 import logging
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from drgn import FaultError, ObjectNotFoundError, Program
 
 from drgn_sockets import package_version
-from drgn_sockets.commands import COMMANDS
+from drgn_sockets.commands import SUMMARIES, command
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import add_target_arguments, open_target
+from drgn_sockets.target.plugins import leave_out
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from drgn_sockets.demo import Step
 
 _USAGE_ERROR = 2
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """One is made for each argument that is added, and the usual one imports shutil for that."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            # As shutil.get_terminal_size() has it.
+            width = int(os.environ.get("COLUMNS", 0))
+            if width <= 0 and sys.__stdout__ is not None:
+                width = os.get_terminal_size(sys.__stdout__.fileno()).columns
+        except (ValueError, OSError):
+            width = 0
+        super().__init__(prog, width=(width if width > 0 else 80) - 2)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         # One line, not the usage as well, whatever was typed.
         message = " ".join(message.splitlines())
         self.exit(_USAGE_ERROR, f"{self.prog}: {message} (--help tells more)\n")
+
+
+class _CommandParser(_Parser):
+    """The parser of a command, which is imported and asked for its arguments when it is called."""
+
+    def __init__(self, *, command_name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._command_name = command_name
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._command_name is not None:
+            own = command(self._command_name)
+            self._command_name = None
+            summary = f"{own.summary[0].upper()}{own.summary[1:]}"
+            self.description = f"{summary}. {own.description}"
+            own.configure(self)
+            self.set_defaults(run=own)
+        return super().parse_known_args(args, namespace)
 
 
 class _Version(argparse.Action):
@@ -60,15 +96,16 @@ def make_parser() -> argparse.ArgumentParser:
         default="error",
         help="drgn's messages of at least this level go to standard error (default: error)",
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        sub = subparsers.add_parser(
-            command.name,
-            help=command.summary,
-            description=f"{command.summary[0].upper()}{command.summary[1:]}. {command.description}",
-        )
-        command.configure(sub)
-        sub.set_defaults(run=command)
+    subparsers = parser.add_subparsers(
+        dest="command",
+        metavar="COMMAND",
+        required=True,
+        # Its default is made as a usage is, which takes longer than all the rest.
+        prog=parser.prog,
+        parser_class=_CommandParser,
+    )
+    for name, summary in SUMMARIES.items():
+        subparsers.add_parser(name, help=summary, command_name=name)
     tour = subparsers.add_parser(
         "demo",
         help="a tour, on a core that comes with the package",
@@ -94,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _prepare_stdout()
+    leave_out()
     args = make_parser().parse_args(argv)
     logging.basicConfig(
         format="drgn-sockets: %(levelname)s: %(message)s", level=args.log_level.upper()
@@ -196,6 +234,8 @@ def _run_demo(words: Sequence[str]) -> int:
 
 
 def _run_step(prog: Program, target: Sequence[str], oracle: Path, step: Step) -> int:
+    import shlex
+
     print(f"\n# {step.question}\n$ drgn-sockets demo {shlex.join(step.words)}", flush=True)
     args = make_parser().parse_args([*target, *step.words])
     if step.words == ["check"]:

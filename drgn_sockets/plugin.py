@@ -19,20 +19,12 @@ from drgn.commands import (
     parse_shell_command,
 )
 
+from drgn_sockets.commands import SUMMARIES, command
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from drgn_sockets.commands.base import Command
-
-# Name and summary are wanted for completion and help; the rest comes with the first call.
-_SUMMARIES = {
-    "fds": "file descriptors of processes, and the sockets behind them",
-    "ss": "sockets of all families, in all network namespaces, and who holds them",
-    "peer": "both ends of a socket, and every process and fd that holds them",
-    "tcp": "all fields of TCP sockets, one to a line, with the kernel's member names",
-    "check": "compare what kernel memory says with what procfs says",
-    "distill": "write a small core with just the memory that the other commands read",
-}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,18 +42,16 @@ class _Plugged:
         self._name = name
 
     def _command(self) -> Command:
-        from drgn_sockets.commands import COMMANDS
-
-        return next(command for command in COMMANDS if command.name == self._name)
+        return command(self._name)
 
     def _parser(self) -> argparse.ArgumentParser:
-        command = self._command()
-        parser = _Parser(prog=self._name, description=command.summary + ". " + command.description)
-        command.configure(parser)
+        own = self._command()
+        parser = _Parser(prog=self._name, description=own.summary + ". " + own.description)
+        own.configure(parser)
         return parser
 
     def description(self) -> str:
-        return _SUMMARIES[self._name]
+        return SUMMARIES[self._name]
 
     def format_usage(self) -> str:
         return self._parser().format_usage().removeprefix("usage: ").rstrip()
@@ -97,5 +87,5 @@ def drgn_prog_set(prog: Program) -> None:
         OwnTypes.of(prog)
 
 
-for _name in _SUMMARIES:
+for _name in SUMMARIES:
     DEFAULT_COMMAND_NAMESPACE.register(_name, _Plugged(_name))

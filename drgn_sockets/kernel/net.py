@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from drgn import Object, Program
-from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.net import netdev_get_by_index, netdev_name
 
 from drgn_sockets.kernel.memory import UNREADABLE
 
@@ -21,6 +20,18 @@ class NetNamespace(NamedTuple):
     address: int
     #: Inode of ``/proc/PID/ns/net``.
     ino: int
+
+
+def _list(prog: Program) -> Iterator[Object]:
+    # As list_for_each_entry(), without all of drgn's helpers, which come with the first one.
+    head = prog["net_namespace_list"].address_of_()
+    offset = prog.type("struct net").member("list").offset
+    pointer = prog.pointer_type(prog.type("struct net"))
+    node = head.next.value_()
+    while node != head.value_():
+        net = Object(prog, pointer, node - offset)
+        yield net
+        node = net.list.next.value_()
 
 
 def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
@@ -38,8 +49,7 @@ def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
 
     try:
         add(prog["init_net"].address_of_())
-        nets = list_for_each_entry("struct net", prog["net_namespace_list"].address_of_(), "list")
-        for _, net in zip(range(_MAX_NETS), nets):
+        for _, net in zip(range(_MAX_NETS), _list(prog)):
             if net.value_() in found and len(found) > 1:
                 break
             # What a broken list leads to has not the operations of a network namespace.
@@ -63,6 +73,8 @@ def net_ino(prog: Program, net: int) -> int:
 
 def netdev_name_by_index(prog: Program, net: int, ifindex: int) -> bytes | None:
     """Name of the interface *ifindex* in a ``struct net *``, ``None`` if there is none."""
+    from drgn.helpers.linux.net import netdev_get_by_index, netdev_name
+
     try:
         device = netdev_get_by_index(Object(prog, "struct net *", net), ifindex)
         return netdev_name(device) if device else None

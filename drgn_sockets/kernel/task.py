@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
-from drgn.helpers.linux.pid import for_each_task
 
-from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
 # Far above PID_MAX_LIMIT (4 Mi): ends the walk of a list that does not end.
 _MAX_TASKS = 1 << 23
+# include/linux/xarray.h: an entry that ends in these bits is not a pointer to what is kept but,
+# above _XA_INTERNAL_MAX, one to a node, and below something that stands for no entry.
+_XA_BITS = 3
+_XA_INTERNAL = 2
+_XA_INTERNAL_MAX = 4096
+_LONG_BITS = 64
 
 
 class Task(Struct):
@@ -43,6 +49,89 @@ class FileTable(NamedTuple):
     files: int
     #: Address of the ``struct task_struct``.
     task: int
+
+
+class _PidNamespace(Struct):
+    C_TYPE = "struct pid_namespace"
+
+    # Linux kernel commit f8d5d0cc145c ("xarray: Add definition of struct xarray") (in v4.20)
+    # made the radix tree of an IDR an XArray.
+    head = Int("idr.idr_rt.xa_head", help="void *, an entry of the XArray")
+
+
+class _XaNode(Struct):
+    C_TYPE = "struct xa_node"
+
+    shift = Int("shift", help="bits of an index that are told below this node")
+    slots = Bytes("slots", help="void *[], entries")
+
+
+class _Pid(Struct):
+    C_TYPE = "struct pid"
+
+    # PIDTYPE_PID is 0.
+    first = Int("tasks[0].first", help="struct hlist_node * in the task_struct of that ID")
+
+
+class _PidLink(Struct):
+    C_TYPE = "struct task_struct"
+
+    link = Int("pid_links[0].next", help="struct hlist_node of the struct pid")
+
+
+def _pids(prog: Program) -> tuple[list[int], bool]:
+    """
+    The ``struct pid *`` of the initial PID namespace in the order of IDs, as ``idr_for_each()``
+    has them; whether the tree of them is whole.
+    """
+    layout = _XaNode.layout(prog)
+    namespace = _PidNamespace.layout(prog).read(prog["init_pid_ns"].address_of_().value_())
+    if namespace.head & _XA_BITS != _XA_INTERNAL or namespace.head <= _XA_INTERNAL_MAX:
+        # There is one for ID 0 or none, and IDs begin with 1.
+        return [], False
+    pids: dict[int, int] = {}
+    whole = True
+    size = pointer_size(prog)
+    slots = struct.Struct(
+        f"{byte_order(prog)}{layout.cls.places['slots'].size // size}{'IQ'[size // 8]}"
+    )
+    # Node by node of a level, in the order of addresses: where the indexes below it begin.
+    level, above = {namespace.head - _XA_INTERNAL: 0}, _LONG_BITS
+    while level and len(pids) <= _MAX_TASKS:
+        below: dict[int, int] = {}
+        shifts = set()
+        for address, node in layout.read_many(level):
+            if node is None or node.shift >= above:
+                whole = False
+                continue
+            shifts.add(node.shift)
+            for i, entry in enumerate(slots.unpack(node.slots)):
+                if not entry:
+                    continue
+                index = level[address] + (i << node.shift)
+                if not entry & _XA_BITS and not node.shift:
+                    pids[index] = entry
+                elif entry & _XA_BITS == _XA_INTERNAL and entry > _XA_INTERNAL_MAX and node.shift:
+                    below[entry - _XA_INTERNAL] = index
+                elif entry & _XA_BITS != _XA_INTERNAL or entry > _XA_INTERNAL_MAX:
+                    whole = False
+        # All nodes of a level are of one shift, or one of them is none.
+        whole = whole and len(shifts) == 1
+        level, above = below, max(shifts, default=0)
+    return [pids[index] for index in sorted(pids)], whole
+
+
+def _tasks_by_pid(prog: Program) -> tuple[list[int], bool]:
+    """Tasks by their ID, as drgn's ``for_each_task()`` has them; whether these are all."""
+    link = _PidLink.layout(prog).cls.places["link"].offset
+    pids, whole = _pids(prog)
+    first: dict[int, int] = {}
+    for address, pid in _Pid.layout(prog).read_many(pids):
+        if pid is None:
+            whole = False
+        elif pid.first:
+            first[address] = pid.first - link
+    return [first[address] for address in pids if address in first], whole
 
 
 def _for_each_task_by_list(prog: Program) -> Iterator[int]:
@@ -78,6 +167,22 @@ def _threads(leader: Object) -> Iterator[int]:
         node = thread.thread_node.next.value_()
 
 
+def _tasks_as_drgn(prog: Program) -> tuple[list[int], bool]:
+    # A kernel with its IDs elsewhere. All helpers of drgn come with the first: importing them
+    # takes longer than this walk.
+    from drgn.helpers.linux.pid import for_each_task
+
+    found: list[int] = []
+    try:
+        for task in for_each_task(prog):
+            found.append(task.value_())
+            if len(found) > _MAX_TASKS:
+                break
+    except FaultError:
+        return found, False
+    return found, True
+
+
 def task_addresses(prog: Program) -> list[int]:
     """
     Addresses of all tasks, threads included, in the order of their thread IDs.
@@ -88,13 +193,14 @@ def task_addresses(prog: Program) -> list[int]:
     :return: ``struct task_struct *`` as integers
     :raises FaultError: if none can be found
     """
-    found: dict[int, None] = {}
     try:
-        for task in for_each_task(prog):
-            found[task.value_()] = None
-            if len(found) > _MAX_TASKS:
-                break
+        tasks, whole = _tasks_by_pid(prog)
     except FaultError:
+        tasks, whole = [], False
+    except LookupError:
+        tasks, whole = _tasks_as_drgn(prog)
+    found = dict.fromkeys(tasks)
+    if not whole:
         try:
             for address in _for_each_task_by_list(prog):
                 found[address] = None

@@ -226,6 +226,11 @@ def _btf_file(prog: Program, args: argparse.Namespace) -> BtfFile | None:
 
 def _load_dwarf(prog: Program, args: argparse.Namespace) -> bool:
     """Load debugging symbols that are on this machine, or given; whether there are any."""
+    with OwnTypes.of(prog).aside():
+        return _try_dwarf(prog, args)
+
+
+def _try_dwarf(prog: Program, args: argparse.Namespace) -> bool:
     try:
         prog.load_debug_info(args.symbols, main=True)
     except MissingDebugInfoError:

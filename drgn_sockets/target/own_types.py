@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Callable, Optional
@@ -49,6 +50,7 @@ class OwnTypes:
         self._symbols: SymbolFinder | None = None
         # Loading looks things up itself, and what failed once is not tried again.
         self._tried = False
+        self._aside = False
         self._known = Declarations(prog, DECLARATIONS)
         self._told = Declarations(prog)
         prog.register_symbol_finder(NAME, self._find_symbol, enable_index=-1)
@@ -122,7 +124,21 @@ class OwnTypes:
         """
         self._told.add(text)
 
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """
+        Find nothing while this lasts: whoever looks for debugging symbols, and drgn while it
+        loads them, would be answered by loading all that may not be needed.
+        """
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
+
     def _ready(self) -> bool:
+        if self._aside:
+            return False
         if not self._tried and not _has_dwarf(self._prog):
             try:
                 self.load()
@@ -204,7 +220,9 @@ class OwnTypes:
         # Reading BTF begins with two symbols.
         if self._symbols is None:
             self._ready()
-        return self._symbols(prog, name, address, one) if self._symbols is not None else []
+        if self._symbols is None or self._aside:
+            return []
+        return self._symbols(prog, name, address, one)
 
 
 def _has_dwarf(prog: Program) -> bool:

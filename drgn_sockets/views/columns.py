@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.views.escape import escape
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """
     A column of a command's output.
 
@@ -124,6 +121,8 @@ def choose(columns: Sequence[Column], output: str | None, shown: Iterable[str]) 
     for name in output.lstrip("+").split(","):
         key = name.strip().lower().replace("-", "_")
         if key not in by_name:
+            import difflib
+
             near = difflib.get_close_matches(key, by_name, 1)
             raise UserError(
                 f"no such column: {name!r}"

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable, TextIO
 
 from drgn_sockets.views.columns import Column, getters, row_maker
+
+#: Makes a line of a record.
+Line = Callable[[Any], str]
 
 # Up to here a table is small: it is held back to fit its columns. Beyond, the widths of
 # these first rows do for the rest, which is printed as it comes.
@@ -18,43 +19,52 @@ _SMALL = 256
 _WIDE = 80
 
 
-def write_table(
-    records: Iterable[Any], columns: Sequence[Column], out: TextIO, *, header: bool = True
-) -> None:
-    """
-    Write a table for people, every record one line.
+class Rows:
+    """Writes records, each as one line."""
 
-    A small table is fitted to its widest cells; a large one is streamed.
-    """
-    iterator = iter(records)
-    make = row_maker(columns)
-    first = [make(record) for record in itertools.islice(iterator, _SMALL)]
-    headings = [column.name.upper().replace("_", "-") for column in columns]
-    # One very long cell (a path may have 4,096 bytes) would push all others out of sight.
-    fits = all(len(text) <= _WIDE for row in first for text in row[:-1])
-    if len(first) < _SMALL and fits:
-        if first or header:
-            # Its import takes as long as a small table does; large ones go without.
-            from tabulate import tabulate
+    def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
+        self._columns = columns
+        self._out = out
+        self._header = header
+        #: What makes a line of a record; ``None`` as long as that is not settled.
+        self.line: Line | None = None
 
-            text = tabulate(
-                first,
-                headers=headings if header else (),
-                tablefmt="plain",
-                disable_numparse=True,
-                colalign=["right" if c.right else "left" for c in columns] if first else None,
-            )
-            for line in text.splitlines():
-                out.write(line.rstrip() + "\n")
-        return
-    rows = [headings, *first] if header else first
-    # Without headings all cells of a column may be wide.
-    widths = [max((n for n in map(len, c) if n <= _WIDE), default=0) for c in zip(*rows)]
-    form = "  ".join(f"%{'' if c.right else '-'}{width}s" for c, width in zip(columns, widths))
-    for row in rows:
-        out.write((form % tuple(row)).rstrip() + "\n")
-    for record in iterator:
-        out.write((form % tuple(make(record))).rstrip() + "\n")
+    def write(self, records: Iterable[Any]) -> None:
+        """Write these, and more may come."""
+        assert self.line is not None
+        for record in records:
+            self._out.write(self.line(record))
+
+    def close(self) -> None:
+        """That was all."""
+
+
+class Json(Rows):
+    """
+    JSON, one object a line.
+
+    Bytes are UTF-8; those that are not are surrogates U+DC80 to U+DCFF, as
+    :func:`os.fsdecode` makes them and :func:`os.fsencode` turns them back.
+    """
+
+    def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
+        super().__init__(columns, out, header=header)
+        import json
+
+        dumps = json.JSONEncoder(separators=(", ", ": ")).encode
+        plans: dict[type, list[tuple[str, Callable[[Any], Any] | None]]] = {}
+
+        def line(record: Any) -> str:
+            cls = type(record)
+            if cls not in plans:
+                plans[cls] = list(zip((c.name for c in columns), getters(columns, cls)))
+            values = {}
+            for name, get in plans[cls]:
+                value = get(record) if get is not None else None
+                values[name] = value if type(value) in _JSON else _json_value(value)
+            return dumps(values) + "\n"
+
+        self.line = line
 
 
 # What is its own JSON.
@@ -72,33 +82,88 @@ def _json_value(value: Any) -> Any:
     return value
 
 
-def write_json(records: Iterable[Any], columns: Sequence[Column], out: TextIO) -> None:
+class Csv(Rows):
+    """CSV (RFC 4180), escaped as in a table so that every record is one line."""
+
+    def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
+        super().__init__(columns, out, header=header)
+        import csv
+
+        lines: list[str] = []
+
+        class Last:
+            write = lines.append
+
+        writer = csv.writer(Last(), lineterminator="\n")
+        make = row_maker(columns)
+
+        def line(record: Any) -> str:
+            writer.writerow(make(record))
+            return lines.pop()
+
+        self.line = line
+        if header:
+            writer.writerow([column.name for column in columns])
+            out.write(lines.pop())
+
+
+class Table(Rows):
     """
-    Write each record as one line of JSON.
+    A table for people.
 
-    Bytes are UTF-8; those that are not are surrogates U+DC80 to U+DCFF, as
-    :func:`os.fsdecode` makes them and :func:`os.fsencode` turns them back.
+    A small one is fitted to its widest cells; a large one is streamed.
     """
-    dumps = json.JSONEncoder(separators=(", ", ": ")).encode
-    plans: dict[type, list[tuple[str, Callable[[Any], Any] | None]]] = {}
-    for record in records:
-        cls = type(record)
-        if cls not in plans:
-            plans[cls] = list(zip((c.name for c in columns), getters(columns, cls)))
-        values = {}
-        for name, get in plans[cls]:
-            value = get(record) if get is not None else None
-            values[name] = value if type(value) in _JSON else _json_value(value)
-        out.write(dumps(values) + "\n")
 
+    def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
+        super().__init__(columns, out, header=header)
+        self._make = row_maker(columns)
+        self._first: list[list[str]] = []
 
-def write_csv(
-    records: Iterable[Any], columns: Sequence[Column], out: TextIO, *, header: bool = True
-) -> None:
-    """Write CSV (RFC 4180), escaped as in a table so that every record is one line."""
-    writer = csv.writer(out, lineterminator="\n")
-    make = row_maker(columns)
-    if header:
-        writer.writerow([column.name for column in columns])
-    for record in records:
-        writer.writerow(make(record))
+    def write(self, records: Iterable[Any]) -> None:
+        iterator = iter(records)
+        if self.line is None:
+            room = _SMALL - len(self._first)
+            self._first += map(self._make, itertools.islice(iterator, room))
+            if len(self._first) < _SMALL:
+                return
+            self._fit()
+        super().write(iterator)
+
+    def close(self) -> None:
+        if self.line is not None:
+            return
+        # One very long cell (a path may have 4,096 bytes) would push all others out of sight.
+        if any(len(text) > _WIDE for row in self._first for text in row[:-1]):
+            self._fit()
+        elif self._first or self._header:
+            self._write_small()
+
+    def _headings(self) -> list[str]:
+        return [column.name.upper().replace("_", "-") for column in self._columns]
+
+    def _write_small(self) -> None:
+        # Its import takes as long as a small table does; large ones go without.
+        from tabulate import tabulate
+
+        text = tabulate(
+            self._first,
+            headers=self._headings() if self._header else (),
+            tablefmt="plain",
+            disable_numparse=True,
+            colalign=["right" if c.right else "left" for c in self._columns]
+            if self._first
+            else None,
+        )
+        for line in text.splitlines():
+            self._out.write(line.rstrip() + "\n")
+
+    def _fit(self) -> None:
+        rows = [self._headings(), *self._first] if self._header else self._first
+        # Without headings all cells of a column may be wide.
+        widths = [max((n for n in map(len, c) if n <= _WIDE), default=0) for c in zip(*rows)]
+        cells = (f"%{'' if c.right else '-'}{w}s" for c, w in zip(self._columns, widths))
+        form, make = "  ".join(cells), self._make
+        for row in rows:
+            self._out.write((form % tuple(row)).rstrip() + "\n")
+        self._first.clear()
+        self.line = lambda record: (form % tuple(make(record))).rstrip() + "\n"

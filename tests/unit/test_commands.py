@@ -16,7 +16,7 @@ import pytest
 from drgn.commands import DEFAULT_COMMAND_NAMESPACE, CommandError
 
 from drgn_sockets import cli, package_version, plugin
-from drgn_sockets.commands import COMMANDS
+from drgn_sockets.commands import COMMANDS, SUMMARIES
 from drgn_sockets.commands.base import Command
 from drgn_sockets.commands.ss import Ss, _states
 from drgn_sockets.errors import UserError
@@ -237,7 +237,7 @@ def test_plugin_has_every_command(name: str) -> None:
 
 
 def test_plugin_has_no_other_commands() -> None:
-    assert list(plugin._SUMMARIES) == NAMES
+    assert list(SUMMARIES) == NAMES
     # Commands of a kernel are none of another program.
     assert not plugin._Plugged("ss").enabled(FakeKernel().prog)
 
@@ -280,7 +280,7 @@ def test_plugin_imports_little() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "['drgn_sockets.plugin']"
+    assert done.stdout.strip() == "['drgn_sockets.commands', 'drgn_sockets.plugin']"
     # Nor does the package itself bring more along, before it is asked.
     code = "import sys, drgn_sockets as d; dir(d); print('drgn_sockets.helpers' in sys.modules)"
     code += "; print(d.unix_peer.__module__, sorted(set(d.__all__) - set(dir(d))))"

@@ -18,7 +18,7 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.views import rows
 from drgn_sockets.views.columns import Column, choose, plain, row_maker
 from drgn_sockets.views.escape import unescape
-from drgn_sockets.views.rows import write_csv, write_json, write_table
+from drgn_sockets.views.rows import Csv, Json, Rows, Table
 
 NUMBER = Column("number", "a number", lambda r: r[0], True, right=True)
 NAME = Column("name", "a name, as bytes", lambda r: r[1], True)
@@ -26,9 +26,15 @@ LAST_ONE = Column("last_one", "anything", lambda r: r[2] if len(r) > 2 else None
 COLUMNS = (NUMBER, NAME, LAST_ONE)
 
 
+def write(form: type[Rows], records: Iterable[Any], columns: Any, out: Any, **options: Any) -> None:
+    rows = form(columns, out, **options)
+    rows.write(records)
+    rows.close()
+
+
 def table(records: Iterable[Any], columns: Any = COLUMNS, *, header: bool = True) -> list[str]:
     out = io.StringIO()
-    write_table(records, columns, out, header=header)
+    write(Table, records, columns, out, header=header)
     text = out.getvalue()
     assert text == "" or text.endswith("\n")
     return text.splitlines()
@@ -99,7 +105,7 @@ def test_a_large_table_comes_as_it_is_made() -> None:
             written.append(len(out.getvalue().splitlines()))
             yield i, b"name %d" % i
 
-    write_table(records(), COLUMNS, out)
+    write(Table, records(), COLUMNS, out)
     # While record 1,000 is made, those before are out, all but at most one.
     assert written[rows._SMALL + 1] >= rows._SMALL
     assert all(n >= i for i, n in enumerate(written) if i > rows._SMALL)
@@ -118,8 +124,8 @@ def test_large_and_small_tables_look_alike() -> None:
     assert table(many, header=False)[: len(few)] == table(few, header=False)
 
 
-@pytest.mark.parametrize("write", [write_csv, write_json])
-def test_forms_for_programs_come_as_they_are_made(write: Any) -> None:
+@pytest.mark.parametrize("form", [Csv, Json])
+def test_forms_for_programs_come_as_they_are_made(form: type[Rows]) -> None:
     out = io.StringIO()
 
     def records() -> Iterator[tuple[int, bytes]]:
@@ -136,7 +142,7 @@ NAMES = st.binary(max_size=24)
 @given(st.lists(st.tuples(st.integers(), NAMES)))
 def test_csv_gives_everything_back(records: list[tuple[int, bytes]]) -> None:
     out = io.StringIO()
-    write_csv(records, (NUMBER, NAME), out)
+    write(Csv, records, (NUMBER, NAME), out)
     # Every record is one line.
     assert out.getvalue().count("\n") == len(records) + 1
     header, *found = csv.reader(io.StringIO(out.getvalue(), newline=""))
@@ -146,14 +152,14 @@ def test_csv_gives_everything_back(records: list[tuple[int, bytes]]) -> None:
 
 def test_csv_without_header_and_with_quotes() -> None:
     out = io.StringIO()
-    write_csv([(1, b'a,"b"\n', ["x", 2])], COLUMNS, out, header=False)
+    write(Csv, [(1, b'a,"b"\n', ["x", 2])], COLUMNS, out, header=False)
     assert out.getvalue() == '1,"a,""b""\\n","x,2"\n'
 
 
 @given(st.lists(st.tuples(st.integers(), NAMES)))
 def test_json_gives_everything_back(records: list[tuple[int, bytes]]) -> None:
     out = io.StringIO()
-    write_json(records, COLUMNS, out)
+    write(Json, records, COLUMNS, out)
     lines = out.getvalue().splitlines()
     out.getvalue().encode("ascii")
     assert len(lines) == len(records)
@@ -167,7 +173,7 @@ def test_json_gives_everything_back(records: list[tuple[int, bytes]]) -> None:
 def test_json_of_values_in_values() -> None:
     out = io.StringIO()
     value = [{"comm": b"\xff", "pid": 1, "tid": None}, {"list": [True, 1.5, (b"x",)]}]
-    write_json([(1, b"", value)], COLUMNS, out)
+    write(Json, [(1, b"", value)], COLUMNS, out)
     assert json.loads(out.getvalue())["last_one"] == [
         {"comm": "\udcff", "pid": 1, "tid": None},
         {"list": [True, 1.5, ["x"]]},

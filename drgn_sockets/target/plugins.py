@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Plugins of drgn that a command line has no use for.
+
+drgn loads all plugins for the first program of a process. Its own and ours bring commands of
+its REPL, and with them most of drgn: that took longer than to walk the processes of a machine.
+Others may bring finders of debugging symbols, which count here as in drgn.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+#: In the environment, drgn's own: patterns of the names of plugins that are not to be loaded.
+VARIABLE = "DRGN_DISABLE_PLUGINS"
+
+# Entry points whose plugins do nothing but to register commands for the REPL; what ours does
+# besides, open_target() does itself.
+_REPL_ONLY = {
+    "builtin_commands": "drgn.commands._builtin",
+    "crash_commands": "drgn.commands._crash",
+    "drgn_sockets": "drgn_sockets.plugin",
+}
+_GROUP = re.compile(r"^\[\s*drgn\.plugins\s*\]\s*$(.*?)(?=^\[|\Z)", re.MULTILINE | re.DOTALL)
+_ENTRY_POINT = re.compile(r"^\s*([^#;=\s][^=]*?)\s*=\s*(\S+)", re.MULTILINE)
+
+
+def leave_out() -> None:
+    """
+    Have drgn load no plugins that only bring commands for its REPL, in this process.
+
+    Where there are no others, drgn need not look for them either.
+    """
+    disabled = os.environ.get(VARIABLE, "")
+    if disabled == "*":
+        return
+    others = _others()
+    os.environ[VARIABLE] = (
+        ",".join(filter(None, (disabled, *_REPL_ONLY))) if others is None or others else "*"
+    )
+
+
+def _others() -> list[str] | None:
+    """
+    Names of the plugins installed besides, ``None`` if only :mod:`importlib.metadata` can tell.
+    """
+    # What that does is to read these files; but its import alone takes longer than all the rest.
+    finders = [f for f in sys.meta_path if hasattr(f, "find_distributions")]
+    if [getattr(f, "__name__", "") for f in finders] != ["PathFinder"]:
+        return None
+    found = []
+    for directory in sys.path:
+        try:
+            names = os.listdir(directory or ".")  # noqa: PTH208
+        except FileNotFoundError:
+            continue
+        except OSError:
+            # An archive, which can hold some as well.
+            return None
+        for name in names:
+            if name.endswith(".egg"):
+                return None
+            if name.endswith((".dist-info", ".egg-info")):
+                try:
+                    with open(  # noqa: PTH123
+                        os.path.join(directory, name, "entry_points.txt"),  # noqa: PTH118
+                        encoding="utf-8",
+                    ) as f:
+                        text = f.read()
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                except (OSError, ValueError):
+                    return None
+                for group in _GROUP.findall(text):
+                    found += [
+                        plugin
+                        for plugin, value in _ENTRY_POINT.findall(group)
+                        if _REPL_ONLY.get(plugin) != value
+                    ]
+    return found
