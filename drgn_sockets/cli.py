@@ -79,6 +79,12 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 64")
+    return int(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = _Parser(
@@ -89,6 +95,14 @@ def make_parser() -> argparse.ArgumentParser:
         "could not be read); 2 could not start.",
     )
     add_target_arguments(parser)
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        default=0,
+        metavar="N",
+        help="processes that read a large table at the same time (default: as many as "
+        "processors, at most 4)",
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parser.add_argument(
         "--log-level",
@@ -208,6 +222,9 @@ def _run(args: argparse.Namespace) -> int:
         sys.stdout.write(args.run.help_columns())
         return 0
     prog = open_target(args)
+    if args.qemu is not None:
+        # Processes would speak to it all at once.
+        args.jobs = 1
     status: int = args.run.execute(prog, args)
     return status
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from drgn import Program
 
+from drgn_sockets.commands.fan_out import fan_out, processors
+from drgn_sockets.records.parts import Part
 from drgn_sockets.views.columns import Column, choose
-from drgn_sockets.views.rows import write_csv, write_json, write_table
+from drgn_sockets.views.rows import Csv, Json, Rows, Table
 
 #: Done.
 OK = 0
 #: Done, with something to tell: a mismatch, rows that could not be read.
 TOLD = 1
+
+# It takes a while to start another process.
+_FEW_PARTS = 4
 
 
 class Command:
@@ -93,15 +98,64 @@ class Command:
         """Whether any of these columns is shown: what nobody sees need not be read."""
         return any(column.name in names for column in self.chosen(args))
 
-    def emit(self, records: Iterable[Any], args: argparse.Namespace) -> None:
-        """Print records as the options of output say."""
-        columns = self.chosen(args)
-        if args.json:
-            write_json(records, columns, sys.stdout)
-        elif args.csv:
-            write_csv(records, columns, sys.stdout, header=not args.no_header)
-        else:
-            write_table(records, columns, sys.stdout, header=not args.no_header)
+    def emit(
+        self, records: Iterable[Any], args: argparse.Namespace, problems: Problems | None = None
+    ) -> None:
+        """
+        Print records as the options of output say.
+
+        :param problems: Counts those that could not be read.
+        """
+        rows = self._rows(args)
+        rows.write(records if problems is None else problems.watch(records))
+        rows.close()
+
+    def _rows(self, args: argparse.Namespace) -> Rows:
+        form: type[Rows] = Json if args.json else Csv if args.csv else Table
+        return form(self.chosen(args), sys.stdout, header=not args.no_header)
+
+    def emit_parts(
+        self,
+        parts: Iterable[Part],
+        args: argparse.Namespace,
+        problems: Problems,
+        tests: Sequence[Callable[[Any], bool]] = (),
+    ) -> None:
+        """
+        Print the records of the parts of a walk; of many parts, several at a time.
+
+        :param problems: Counts the records that could not be read.
+        :param tests: What a record must pass to be printed.
+        """
+        rows = self._rows(args)
+
+        def read(part: Part, problems: Problems) -> Iterator[Any]:
+            records = part.records()
+            if tests:
+                records = (r for r in records if r.error or all(test(r) for test in tests))
+            return problems.watch(records)
+
+        waiting = iter(parts)
+        for part in waiting:
+            rows.write(read(part, problems))
+            if rows.line is not None:
+                break
+        rest = list(waiting)
+        line = rows.line
+        jobs = getattr(args, "jobs", 1) or processors()
+        if line is None or jobs == 1 or len(rest) < _FEW_PARTS:
+            for part in rest:
+                rows.write(read(part, problems))
+            rows.close()
+            return
+
+        def lines(part: Part) -> tuple[str, int]:
+            here = Problems()
+            return "".join(map(line, read(part, here))), here.count
+
+        for text, errors in fan_out(rest, lines, jobs):
+            sys.stdout.write(text)
+            problems.count += errors
 
     def execute(self, prog: Program, args: argparse.Namespace) -> int:
         """
@@ -125,7 +179,7 @@ class Problems:
     def watch(self, records: Iterable[Any]) -> Iterator[Any]:
         """Pass *records* on, counting those with an ``error``."""
         for record in records:
-            if getattr(record, "error", None) is not None:
+            if record.error is not None:
                 self.count += 1
             yield record
 

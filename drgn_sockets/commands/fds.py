@@ -134,11 +134,9 @@ class Fds(Command):
         if args.who:
             tables = [t for t in tables if t in set(_chosen(tasks, tables, args.who))]
         reader = FdReader(prog, describe if self.shows(args, "detail") else None)
-        records = problems.watch(reader.read(tables))
-        if args.kind:
-            kinds = set(args.kind.split(","))
-            records = (r for r in records if r.error or (r.file and r.file.kind in kinds))
-        self.emit(records, args)
+        kinds = frozenset(args.kind.split(",") if args.kind else ())
+        tests = [lambda r: r.file is not None and r.file.kind in kinds] if kinds else []
+        self.emit_parts(reader.parts(tables), args, problems, tests)
         return problems.status()
 
     def read_all(self, prog: Program) -> None:

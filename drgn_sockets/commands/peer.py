@@ -93,7 +93,7 @@ class Peer(Command):
             for record in finder.find(what)
             for end in both_ends(finder, what, record)
         ]
-        self.emit(problems.watch(ends), args)
+        self.emit(ends, args, problems)
         return problems.status()
 
     def read_all(self, prog: Program) -> None:

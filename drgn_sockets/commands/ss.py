@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 
 from drgn import Program
 
@@ -16,8 +16,9 @@ from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.find import parse_address, sk_at
 from drgn_sockets.records.holders import Holders
-from drgn_sockets.records.reader import SocketReader, for_each_socket
-from drgn_sockets.records.socket import FAMILIES, AnySocket, InetRecord, SocketRecord
+from drgn_sockets.records.parts import Part
+from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
+from drgn_sockets.records.socket import FAMILIES, InetRecord, SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
 from drgn_sockets.views.sockets import is_unbound
 
@@ -90,8 +91,10 @@ class Ss(Command):
         return names
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
+        # Checked before the first row is printed.
+        tests = _tests(prog, args)
         problems = Problems()
-        self.emit(problems.watch(self._select(prog, args, problems)), args)
+        self.emit_parts(self._parts(prog, args, problems), args, problems, tests)
         return problems.status()
 
     def read_all(self, prog: Program) -> None:
@@ -101,43 +104,29 @@ class Ss(Command):
             for get in getters:
                 get(record)
 
-    def _select(
-        self, prog: Program, args: argparse.Namespace, problems: Problems
-    ) -> Iterator[AnySocket]:
-        # Checked before the first row is printed.
-        states = _states(args)
-        families = _families(args)
-        if args.netns is not None:
-            known = [ns.ino for ns in net_namespaces(prog).values()]
-            if args.netns not in known:
-                raise UserError(
-                    f"no network namespace {args.netns}; there are {', '.join(map(str, known))}"
-                )
+    def _parts(self, prog: Program, args: argparse.Namespace, problems: Problems) -> Iterable[Part]:
+        address = None
+        if args.addr is not None:
+            address = parse_address(args.addr)
+            if address is None:
+                raise UserError(f"not a kernel address: {args.addr!r}; give it as 0xffff…")
         holders = None
         # Sockets in no hash table are all closed, and only their holders lead to them.
         if (
             self.shows(args, "holders")
-            or k.TCP_CLOSE in states
+            or k.TCP_CLOSE in _states(args)
             or args.pid is not None
             or args.inode is not None
         ):
             holders = Holders(prog)
             problems.add(holders.problems)
         held = self._held(prog, args.pid, holders)
-        records: Iterator[AnySocket]
-        if args.addr is not None:
-            address = parse_address(args.addr)
-            if address is None:
-                raise UserError(f"not a kernel address: {args.addr!r}; give it as 0xffff…")
-            records = iter([SocketReader(prog, holders).read(sk_at(prog, address))])
-        elif held is not None:
-            records = SocketReader(prog, holders).read_many(sorted(held))
-        else:
-            records = for_each_socket(prog, families, holders)
-        matches = _filters(args, states, families)
-        for record in records:
-            if not isinstance(record, SocketRecord) or all(test(record) for test in matches):
-                yield record
+        if address is not None:
+            sk = sk_at(prog, address)
+            return [Part(lambda: iter([SocketReader(prog, holders).read(sk)]))]
+        if held is not None:
+            return [Part(lambda: SocketReader(prog, holders).read_many(sorted(held)))]
+        return socket_parts(prog, _families(args), holders)
 
     def _held(self, prog: Program, pid: int | None, holders: Holders | None) -> set[int] | None:
         if pid is None or holders is None:
@@ -189,10 +178,15 @@ def _families(args: argparse.Namespace) -> list[str]:
     return named or list(FAMILIES)
 
 
-def _filters(
-    args: argparse.Namespace, states: frozenset[int], families: Sequence[str]
-) -> list[Callable[[SocketRecord], bool]]:
-    """What a socket must be to be shown: just the tests that may fail."""
+def _tests(prog: Program, args: argparse.Namespace) -> list[Callable[[SocketRecord], bool]]:
+    """What a socket must be to be shown: just the tests that it may fail."""
+    states, families = _states(args), _families(args)
+    if args.netns is not None:
+        known = [ns.ino for ns in net_namespaces(prog).values()]
+        if args.netns not in known:
+            raise UserError(
+                f"no network namespace {args.netns}; there are {', '.join(map(str, known))}"
+            )
     found: list[Callable[[SocketRecord], bool]] = []
     if states != STATE_GROUPS["all"]:
         found.append(lambda r: r.state in states or r.state >= k.TCP_NEW_SYN_RECV)

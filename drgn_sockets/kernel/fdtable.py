@@ -70,17 +70,51 @@ def _slots(fdt: Fdtable) -> int:
     return by_bitmaps if 0 < by_bitmaps <= _NR_OPEN_MAX else _NR_OPEN_DEFAULT
 
 
-def fd_slots(prog: Program, files: int) -> Iterator[tuple[int, Sequence[int]]]:
+class FdChunk(NamedTuple):
+    """A piece of a file table."""
+
+    #: Number of its first slot.
+    start: int
+    #: ``struct file *`` of each slot, 0 for those that are free or cannot be read.
+    slots: Sequence[int]
+    fdt: Fdtable
+
+    def open_fds(self, prog: Program) -> Iterator[OpenFd]:
+        """Its used slots."""
+        n = (len(self.slots) + 7) // 8
+        bits = read_bytes(prog, self.fdt.close_on_exec + self.start // 8, n)
+        cloexec = _bitmap_bytes(prog, bits) if bits else bytes(n)
+        for i, file in enumerate(self.slots):
+            if file:
+                yield OpenFd(self.start + i, file, bool(cloexec[i >> 3] >> (i & 7) & 1))
+
+
+def fd_chunks(prog: Program, files: int) -> Iterator[FdChunk]:
     """
-    The slots of a file table, some thousand at a time: (number of the first, ``struct file *``
-    of each), 0 for those that are free or cannot be read.
+    A file table, some thousand slots at a time.
 
     :param files: ``struct files_struct *`` as an integer
     :raises FaultError: if the table, or a part of it, cannot be read; what could be read
         has been yielded by then
     """
-    for start, slots, _ in _chunks(prog, files):
-        yield start, slots
+    fdt = Fdtable.layout(prog).read(FilesStruct.layout(prog).read(files).fdt)
+    size = pointer_size(prog)
+    unreadable = chunks = 0
+    slots = _slots(fdt)
+    for start in range(0, slots, _CHUNK):
+        n = min(_CHUNK, slots - start)
+        pointers, missing = read_sparse_pointers(prog, fdt.fd + start * size, n)
+        unreadable += missing
+        if missing < n:
+            yield FdChunk(start, pointers, fdt)
+            continue
+        chunks += 1
+        if chunks == _MAX_UNREADABLE_CHUNKS:
+            break
+    if slots != fdt.max_fds:
+        raise FaultError(f"max_fds is {fdt.max_fds}, but there is room for {slots}", fdt.address)
+    if unreadable:
+        raise FaultError("part of the array of files cannot be read", fdt.fd)
 
 
 def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
@@ -92,34 +126,8 @@ def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
     :raises FaultError: if the table, or a part of it, cannot be read; what could be read
         has been yielded by then
     """
-    for start, slots, fdt in _chunks(prog, files):
-        n = (len(slots) + 7) // 8
-        bits = read_bytes(prog, fdt.close_on_exec + start // 8, n)
-        cloexec = _bitmap_bytes(prog, bits) if bits else bytes(n)
-        for i, file in enumerate(slots):
-            if file:
-                yield OpenFd(start + i, file, bool(cloexec[i >> 3] >> (i & 7) & 1))
-
-
-def _chunks(prog: Program, files: int) -> Iterator[tuple[int, Sequence[int], Fdtable]]:
-    fdt = Fdtable.layout(prog).read(FilesStruct.layout(prog).read(files).fdt)
-    size = pointer_size(prog)
-    unreadable = chunks = 0
-    slots = _slots(fdt)
-    for start in range(0, slots, _CHUNK):
-        n = min(_CHUNK, slots - start)
-        pointers, missing = read_sparse_pointers(prog, fdt.fd + start * size, n)
-        unreadable += missing
-        if missing < n:
-            yield start, pointers, fdt
-            continue
-        chunks += 1
-        if chunks == _MAX_UNREADABLE_CHUNKS:
-            break
-    if slots != fdt.max_fds:
-        raise FaultError(f"max_fds is {fdt.max_fds}, but there is room for {slots}", fdt.address)
-    if unreadable:
-        raise FaultError("part of the array of files cannot be read", fdt.fd)
+    for chunk in fd_chunks(prog, files):
+        yield from chunk.open_fds(prog)
 
 
 def task_open_fds(task: Object) -> Iterator[OpenFd]:

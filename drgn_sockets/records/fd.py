@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.dcache import Namer
-from drgn_sockets.kernel.fdtable import OpenFd, open_fds
+from drgn_sockets.kernel.fdtable import FdChunk, fd_chunks
 from drgn_sockets.kernel.file import (
     O_CLOEXEC,
     File,
@@ -22,11 +22,16 @@ from drgn_sockets.kernel.file import (
 )
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.task import FileTable
+from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader
 from drgn_sockets.records.socket import AnySocket
 
-_FIRST_BATCH = 512
-_BATCH = 8192
+# Slots that are read together.
+_BATCH = 4096
+_MAX_FILES = 200_000
+
+# Of a file table, or what is wrong with it.
+_Piece = tuple[FileTable, Union[FdChunk, str]]
 
 
 class FileRecord:
@@ -181,47 +186,60 @@ class FdReader:
         # A file is mostly held by one process, or by a few that were forked one after the
         # other: what the last tables held is worth keeping, all of it is not.
         self._files: dict[int, FileRecord | None] = {}
-        self._max_files = 200_000
 
     def read(self, tables: Iterable[FileTable]) -> Iterator[FdRecord]:
-        """The fds of *tables*, in the order of tables and fds, batch by batch."""
-        # The first rows come soon; what is read together in address order is a lot then.
-        size = _FIRST_BATCH
+        """The fds of *tables*, in the order of tables and fds, some thousand at a time."""
+        for part in self.parts(tables):
+            yield from part.records()
+
+    def parts(self, tables: Iterable[FileTable]) -> Iterator[Part]:
+        """The same, in parts. Tables that were inherited have like parts with like keys."""
+        pieces: list[_Piece] = []
+        size = 0
         for table in tables:
-            fds = open_fds(self._prog, table.files)
             error = None
-            while True:
-                batch: list[OpenFd] = []
-                try:
-                    for fd in itertools.islice(fds, size):
-                        batch.append(fd)
-                except FaultError as e:
-                    error = f"file table: {e}"
-                yield from self._read_batch(table, batch)
-                if error is not None:
-                    yield FdRecord(table, None, False, None, table.files, error)
-                if len(batch) < size:
-                    break
-                size = min(4 * size, _BATCH)
+            try:
+                for chunk in fd_chunks(self._prog, table.files):
+                    pieces.append((table, chunk))
+                    size += len(chunk.slots)
+                    if size >= _BATCH:
+                        yield self._part(pieces)
+                        pieces, size = [], 0
+            except FaultError as e:
+                error = f"file table: {e}"
+            if error is not None:
+                pieces.append((table, error))
+        yield self._part(pieces)
 
-    def _read_batch(self, table: FileTable, batch: list[OpenFd]) -> Iterator[FdRecord]:
-        files = self._files
-        new = {fd.file for fd in batch} - files.keys()
-        if len(files) + len(new) > self._max_files:
-            files.clear()
-            new = {fd.file for fd in batch}
-        if new:
-            self._read_files(new)
-        for fd, address, cloexec in batch:
-            file = files[address]
-            error = file.error if file is not None else "struct file cannot be read"
-            yield FdRecord(table, fd, cloexec, file, address, error)
+    def _part(self, pieces: Sequence[_Piece]) -> Part:
+        starts = [piece.start for _, piece in pieces if isinstance(piece, FdChunk)]
+        return Part(functools.partial(self._read_pieces, pieces), max(starts, default=0) // _BATCH)
 
-    def _read_files(self, addresses: Iterable[int]) -> None:
+    def _read_pieces(self, pieces: Sequence[_Piece]) -> Iterator[FdRecord]:
         prog = self._prog
+        # What is read together in address order is read fastest.
+        self._read_files(
+            {f for _, piece in pieces if isinstance(piece, FdChunk) for f in piece.slots if f}
+        )
+        files = self._files
+        for table, piece in pieces:
+            if not isinstance(piece, FdChunk):
+                yield FdRecord(table, None, False, None, table.files, piece)
+                continue
+            for fd, address, cloexec in piece.open_fds(prog):
+                file = files[address]
+                error = file.error if file is not None else "struct file cannot be read"
+                yield FdRecord(table, fd, cloexec, file, address, error)
+
+    def _read_files(self, addresses: set[int]) -> None:
+        prog = self._prog
+        new = addresses - self._files.keys()
+        if len(self._files) + len(new) > _MAX_FILES:
+            self._files.clear()
+            new = addresses
         others: list[File] = []
         by_socket: dict[int, list[File]] = {}
-        for address, file in File.layout(prog).read_many(addresses):
+        for address, file in File.layout(prog).read_many(new):
             if file is None:
                 self._files[address] = None
             elif file.op == self._socket_ops:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Union
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.kernel.fdtable import fd_slots
+from drgn_sockets.kernel.fdtable import fd_chunks
 from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
@@ -85,8 +85,8 @@ class Holders:
 
     def _take(self, table: FileTable, base: int) -> None:
         first, more = self._first, self._more
-        for start, files in fd_slots(self._prog, table.files):
-            for holder, file in enumerate(files, base + start):
+        for chunk in fd_chunks(self._prog, table.files):
+            for holder, file in enumerate(chunk.slots, base + chunk.start):
                 if file:
                     if file not in first:
                         first[file] = holder

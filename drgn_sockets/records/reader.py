@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 from drgn import FaultError, Program, offsetof
@@ -16,6 +16,7 @@ from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_inde
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.records.holders import AnyInode, Holders, SocketInode, socket_groups
 from drgn_sockets.records.inet import RawSock, UdpSock
+from drgn_sockets.records.parts import Part
 from drgn_sockets.records.socket import (
     FAMILIES,
     RECORDS,
@@ -30,6 +31,8 @@ from drgn_sockets.records.tcp import TcpRequestSock, TcpSock, TcpTimewaitSock
 from drgn_sockets.records.unix import UnixSock, unix_name
 
 _BATCH = 512
+# Sockets in a part of a walk.
+_PART = 2048
 
 _NO_INODES: Mapping[int, AnyInode] = {}
 
@@ -113,31 +116,19 @@ class SocketReader:
             for cls, addresses in by_struct.items():
                 yield from self._decode(cls, addresses, inodes)
 
-    def read_held(self, group: str, nexts: dict[int, int]) -> Iterator[AnySocket]:
+    def read_held(self, group: str, sks: Sequence[int]) -> Iterator[AnySocket]:
         """
-        Read the sockets in file tables that belong to a group of families, batch by batch in
-        address order.
+        Read sockets in file tables that look like those of a group of families, in address
+        order.
 
         :param group: One of :data:`FAMILIES`.
-        :param nexts: Takes the next node in its hash chain of every socket read.
         """
-        assert self._holders is not None
-        inodes = self._holders.inodes
-        cls = _WALKS[group][1] if group in _WALKS else None
-        for batch in _batches(sorted(self._holders.sks_of_group(group))):
-            if cls is None:
-                records = self._read_full(batch, inodes)
-            else:
-                # A socket that is in a file table is a full one, and mostly what its
-                # struct socket looks like: one read instead of two.
-                records = self._decode(cls, batch, inodes)
-            for record in records:
-                if isinstance(record, SocketRecord):
-                    nexts[record.sk] = record.sock.node
-                    if cls and isinstance(record.sock, Sock) and _struct_of(record.sock) is not cls:
-                        yield from self._read_full([record.sk], inodes)
-                        continue
-                yield record
+        inodes = self._holders.inodes if self._holders else _NO_INODES
+        if group not in _WALKS:
+            return self._read_full(sks, inodes)
+        # A socket that is in a file table is a full one, and mostly what its struct socket
+        # looks like: one read instead of two.
+        return self._decode(_WALKS[group][1], sks, inodes, sure=False)
 
     def read_held_briefly(self, sockets: Mapping[int, SocketAlloc]) -> Iterator[AnySocket]:
         """
@@ -154,7 +145,7 @@ class SocketReader:
         for batch in _batches(others):
             yield from self._read_full(batch, sockets, brief=True)
         for batch in _batches(unix):
-            yield from self._decode(UnixSock, batch, sockets)
+            yield from self._decode(UnixSock, batch, sockets, sure=False)
 
     def read_entries(
         self, entries: Iterable[tuple[int, SockCommon | None]], cls: type[Sock]
@@ -216,15 +207,25 @@ class SocketReader:
         return self._ifnames[key]
 
     def _decode(
-        self, cls: type[SockCommon], sks: Sequence[int], inodes: Mapping[int, AnyInode]
+        self,
+        cls: type[SockCommon],
+        sks: Sequence[int],
+        inodes: Mapping[int, AnyInode],
+        *,
+        sure: bool = True,
     ) -> Iterator[AnySocket]:
+        """:param sure: Whether all of *sks* are known to be of structure *cls*."""
         records: list[SocketRecord] = []
+        strays: list[int] = []
         make: Callable[[Program, Any, int], SocketRecord] = _RECORD_OF.get(cls, _plain_record)
         # A socket whose inode nobody has read yet.
         without: list[SocketRecord] = []
         for sk, sock in cls.layout(self._prog).read_many(sks):
             if sock is None:
                 yield self._unreadable(sk)
+                continue
+            if not sure and isinstance(sock, Sock) and _struct_of(sock) is not cls:
+                strays.append(sk)
                 continue
             record = self._make(make, sock)
             records.append(record)
@@ -239,6 +240,7 @@ class SocketReader:
         if cls is UnixSock:
             self._name_unix([r for r in records if isinstance(r, UnixRecord)], inodes)
         yield from records
+        yield from self._read_full(strays, inodes)
 
     def _inodes(self, socks: Iterable[Sock], known: Mapping[int, AnyInode]) -> dict[int, AnyInode]:
         """Inodes of sockets, by the address of the ``struct sock``."""
@@ -289,6 +291,63 @@ def _batches(items: Iterable[int], size: int = _BATCH) -> Iterator[list[int]]:
         yield batch
 
 
+class _HeldPart(Part):
+    """Sockets in file tables."""
+
+    def __init__(
+        self, read: Callable[[], Iterator[AnySocket]], wanted: Container[str], nexts: dict[int, int]
+    ) -> None:
+        super().__init__(read)
+        self._wanted = wanted
+        # The next node of each in its hash chain: the walk of the hash table, which is for
+        # those in no file table, passes these over.
+        self._nexts = nexts
+        self._found: dict[int, int] = {}
+
+    def records(self) -> Iterator[AnySocket]:
+        for record in super().records():
+            if not isinstance(record, SocketRecord):
+                yield record
+                continue
+            self._found[record.sk] = record.sock.node
+            if record.group in self._wanted:
+                yield record
+        self.take(self._found)
+
+    def found(self) -> dict[int, int]:
+        return self._found
+
+    def take(self, found: dict[int, int]) -> None:
+        self._nexts.update(found)
+
+
+def socket_parts(
+    prog: Program, families: Iterable[str] = FAMILIES, holders: Holders | None = None
+) -> Iterator[Part]:
+    """The records of :func:`for_each_socket`, in parts."""
+    wanted = frozenset(families)
+    reader = SocketReader(prog, holders)
+    for group in FAMILIES:
+        # One that looks like TCP, say, may prove to be of another family (SCTP).
+        strays = "other" in wanted and group not in wanted
+        if group not in wanted and not strays:
+            continue
+        nexts: dict[int, int] = {}
+        if holders is not None:
+            for sks in _batches(sorted(holders.sks_of_group(group)), _PART):
+                read = functools.partial(reader.read_held, group, sks)
+                yield _HeldPart(read, wanted, nexts)
+        if group in _WALKS and not strays:
+            yield Part(functools.partial(_walk, reader, prog, group, nexts), alone=True)
+
+
+def _walk(
+    reader: SocketReader, prog: Program, group: str, nexts: dict[int, int]
+) -> Iterator[AnySocket]:
+    walk, cls = _WALKS[group]
+    return reader.read_entries(walk(prog, nexts or NOTHING), cls)
+
+
 def for_each_socket(
     prog: Program, families: Iterable[str] = FAMILIES, holders: Holders | None = None
 ) -> Iterator[AnySocket]:
@@ -299,18 +358,5 @@ def for_each_socket(
     :param holders: Who holds what. Sockets that are in no hash table (created and never
         bound, other families) are found through it, and are missing without it.
     """
-    wanted = set(families)
-    reader = SocketReader(prog, holders)
-    for group in FAMILIES:
-        # One that looks like TCP, say, may prove to be of another family (SCTP).
-        strays = "other" in wanted and group not in wanted
-        if group not in wanted and not strays:
-            continue
-        nexts: dict[int, int] = {}
-        if holders is not None:
-            for record in reader.read_held(group, nexts):
-                if not isinstance(record, SocketRecord) or record.group in wanted:
-                    yield record
-        if group in _WALKS and not strays:
-            walk, cls = _WALKS[group]
-            yield from reader.read_entries(walk(prog, nexts or NOTHING), cls)
+    for part in socket_parts(prog, families, holders):
+        yield from part.records()

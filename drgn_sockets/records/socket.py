@@ -55,6 +55,8 @@ class SocketRecord:
     #: Which of :data:`FAMILIES` it belongs to.
     group: ClassVar[str] = "other"
 
+    #: A record is of what could be read, see :class:`UnreadableSocket`.
+    error: str | None = None
     #: Its inode, ``None`` if it has none.
     inode: AnyInode | None = None
     #: Name of the interface it is bound to, if it is.
