@@ -105,14 +105,17 @@ def _skmem_text(record: SocketRecord) -> str | None:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("netid", "tcp, udp, raw, u_str, u_dgr, u_seq, nl, p_raw, …", record_netid, True),
-    Column("state", "state, as ss writes it", record_state, True),
+    Column(
+        "netid", "tcp, udp, raw, u_str, u_dgr, u_seq, nl, p_raw, …", record_netid, True, simple=True
+    ),
+    Column("state", "state, as ss writes it", record_state, True, simple=True),
     _socket(
         "recv_q",
         "bytes to be read; of a listener, connections to be accepted",
         attrgetter("recv_q"),
         True,
         right=True,
+        simple=True,
     ),
     _socket(
         "send_q",
@@ -120,13 +123,26 @@ COLUMNS: tuple[Column, ...] = (
         attrgetter("send_q"),
         True,
         right=True,
+        simple=True,
     ),
-    Column("local", "address and port; name and inode of a unix socket", local_text, True),
-    Column("peer", "the other end, in the same form", remote_text, True),
-    _socket("ino", "inode, the N of socket:[N]; 0 if it has none", attrgetter("ino"), right=True),
-    _socket("uid", "owner, in the initial user namespace", attrgetter("uid"), right=True),
-    Column("sk", "address of the struct sock", lambda r: f"{r.sk:#x}"),
-    _socket("netns", "inode of the network namespace", attrgetter("netns"), right=True),
+    Column(
+        "local", "address and port; name and inode of a unix socket", local_text, True, simple=True
+    ),
+    Column("peer", "the other end, in the same form", remote_text, True, simple=True),
+    _socket(
+        "ino",
+        "inode, the N of socket:[N]; 0 if it has none",
+        attrgetter("ino"),
+        right=True,
+        simple=True,
+    ),
+    _socket(
+        "uid", "owner, in the initial user namespace", attrgetter("uid"), right=True, simple=True
+    ),
+    Column("sk", "address of the struct sock", lambda r: f"{r.sk:#x}", simple=True),
+    _socket(
+        "netns", "inode of the network namespace", attrgetter("netns"), right=True, simple=True
+    ),
     Column("holders", "every process and fd that holds it", _holders, text=_holders_text),
     _socket("timer", "the timer that fires next: name, seconds, retries", _timer, text=_timer_text),
     _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),

@@ -15,29 +15,31 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.file import flag_names, major, minor
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.views.columns import Column
+from drgn_sockets.views.columns import Column, escaped
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.sockets import describe
 
 
 def _mode(r: FdRecord) -> str | None:
-    return None if r.file is None else r.file.access + ("c" if r.cloexec else "")
+    file = r.file
+    return None if file is None else file.access + "c" if r.cloexec else file.access
 
 
 def _name_text(r: FdRecord) -> str | None:
-    name = None if r.file is None else r.file.name
+    file = r.file
+    if file is None:
+        return None
+    name = file.name
+    # There is nothing to escape in what the kernel makes of a number.
     if name is None:
         return None
-    # There is nothing to escape in what the kernel makes itself.
-    return name.decode() if r.file and r.file.sk else escape(name)
+    return name.decode() if file.sk else escape(name)
 
 
 def _detail(r: FdRecord) -> str | None:
     if r.error is not None:
         return f"unreadable: {r.error}"
-    if r.file is not None and r.file.socket is not None:
-        return r.file.socket
-    return None
+    return None if r.file is None else r.file.socket
 
 
 def _device(dev: int | None) -> str | None:
@@ -49,27 +51,36 @@ def _flags(r: FdRecord) -> list[str] | None:
 
 
 _COLUMNS = (
-    Column("command", "command name of the process (or thread)", attrgetter("table.comm"), True),
-    Column("pid", "process ID", attrgetter("table.pid"), True, right=True),
+    Column(
+        "command",
+        "command name of the process (or thread)",
+        attrgetter("table.comm"),
+        True,
+        text=lambda r: escaped(r.table.comm),
+    ),
+    Column("pid", "process ID", attrgetter("table.pid"), True, right=True, simple=True),
     Column(
         "tid",
         "thread ID, if the file table is the thread's own (unshare(CLONE_FILES))",
         attrgetter("table.tid"),
         True,
         right=True,
+        simple=True,
     ),
-    Column("fd", "file descriptor", attrgetter("fd"), True, right=True),
+    Column("fd", "file descriptor", attrgetter("fd"), True, right=True, simple=True),
     Column(
         "mode",
         "opened to r read, w write, u both, - neither, p O_PATH; c closed by execve()",
         _mode,
         True,
+        simple=True,
     ),
     Column(
         "kind",
         "sock, pipe, fifo, reg, dir, chr, blk, memfd, ns, eventfd, eventpoll, …",
         lambda r: r.file and r.file.kind,
         True,
+        simple=True,
     ),
     Column(
         "name",
@@ -78,7 +89,7 @@ _COLUMNS = (
         True,
         text=_name_text,
     ),
-    Column("detail", "the socket behind it, or what cannot be read", _detail, True),
+    Column("detail", "the socket behind it, or what cannot be read", _detail, True, simple=True),
     Column("access", "r, w, u, -, p as in mode", lambda r: r.file and r.file.access),
     Column("cloexec", "closed by execve()", attrgetter("cloexec")),
     Column("flags", "O_* flags (f_flags, and CLOEXEC of the fd)", _flags),

@@ -135,7 +135,8 @@ class FileRecord:
     @property
     def access(self) -> str:
         """How it was opened, as :func:`~drgn_sockets.kernel.file.access_mode` says it."""
-        return access_mode(self.file.flags, self.file.mode)
+        file = self.file
+        return access_mode(file.flags, file.mode)
 
 
 class FdRecord(NamedTuple):

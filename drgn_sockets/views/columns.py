@@ -31,6 +31,9 @@ class Column(NamedTuple):
     text: Callable[[Any], str | None] | None = None
     #: Numbers stand at the right edge of a table's column.
     right: bool = False
+    #: Its values are ``int``, ``None``, or a ``str`` with nothing in it to escape: a table has
+    #: them as they are. Columns that are shown very often say so.
+    simple: bool = False
     #: Classes of records that have it; others have nothing there.
     of: type | tuple[type, ...] = object
 
@@ -39,49 +42,45 @@ class Column(NamedTuple):
         return self.get(record) if isinstance(record, self.of) else None
 
 
+# Commands and paths come again and again.
+escaped = functools.lru_cache(1024)(escape)
+
+
 def getters(columns: Sequence[Column], cls: type) -> list[Callable[[Any], Any] | None]:
     """How to get the values of *columns* of a record of *cls*; ``None`` where it has none."""
     return [column.get if issubclass(cls, column.of) else None for column in columns]
 
 
-def row_maker(columns: Sequence[Column]) -> Callable[[Any], list[str]]:
+def row_maker(columns: Sequence[Column]) -> Callable[[Any], list[Any]]:
     """
-    Get a function that makes the texts of *columns* for a record, in a table or in CSV.
+    Get a function that makes the cells of *columns* for a record, in a table or in CSV: texts,
+    or numbers.
 
     A large table is hundreds of thousands of rows: what can be decided once for a kind of
     record is.
     """
-    # Commands and paths come again and again.
-    escaped = functools.lru_cache(1024)(escape)
-    plans: dict[type, list[tuple[Callable[[Any], Any] | None, bool]]] = {}
+    plans: dict[type, list[Callable[[Any], Any]]] = {}
 
-    def plan(cls: type) -> list[tuple[Callable[[Any], Any] | None, bool]]:
-        return [
-            (get and (column.text or get), column.text is not None)
-            for column, get in zip(columns, getters(columns, cls))
-        ]
-
-    def row(record: Any) -> list[str]:
+    def row(record: Any) -> list[Any]:
         cls = type(record)
         if cls not in plans:
-            plans[cls] = plan(cls)
-        cells = []
-        for get, is_text in plans[cls]:
-            value = get(record) if get is not None else None
-            kind = type(value)
-            if value is None:
-                cells.append("-")
-            elif is_text or kind is str:
-                cells.append(value)
-            elif kind is int:
-                cells.append(str(value))
-            elif kind is bytes:
-                cells.append(escaped(value))
-            else:
-                cells.append(plain(value))
-        return cells
+            plans[cls] = [_cell(column, cls) for column in columns]
+        return ["-" if (cell := make(record)) is None else cell for make in plans[cls]]
 
     return row
+
+
+def _cell(column: Column, cls: type) -> Callable[[Any], Any]:
+    if not issubclass(cls, column.of):
+        return _nothing
+    if column.text is not None:
+        return column.text
+    get = column.get
+    return get if column.simple else lambda record: plain(get(record))
+
+
+def _nothing(record: object) -> None:
+    return None
 
 
 def plain(value: Any) -> str:
@@ -89,7 +88,7 @@ def plain(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bytes):
-        return escape(value)
+        return escaped(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

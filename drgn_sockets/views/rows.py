@@ -123,7 +123,8 @@ class Table(Rows):
         iterator = iter(records)
         if self.line is None:
             room = _SMALL - len(self._first)
-            self._first += map(self._make, itertools.islice(iterator, room))
+            for record in itertools.islice(iterator, room):
+                self._first.append(list(map(str, self._make(record))))
             if len(self._first) < _SMALL:
                 return
             self._fit()

@@ -92,26 +92,25 @@ def describe(record: AnySocket) -> str:
     """A socket in one line: ``tcp ESTAB 127.0.0.1:9 -> 127.0.0.1:4711``."""
     if isinstance(record, UnreadableSocket):
         return f"socket {record.error}"
-    words = [record_netid(record) or "", state_name(record.state)]
+    kind = f"{record_netid(record)} {record_state(record)}"
     if isinstance(record, UnixRecord):
         nowhere = record.name is None and not record.peer and record.state == k.TCP_CLOSE
-        words.append("never bound" if nowhere else unix_name_text(record.name))
-        if record.peer:
-            words.append(f"-> {unix_name_text(record.peer_name)} {record.peer_ino}")
-    elif isinstance(record, InetRecord):
+        here = "never bound" if nowhere else unix_name_text(record.name)
+        return f"{kind} {here} -> {remote_text(record)}" if record.peer else f"{kind} {here}"
+    if isinstance(record, InetRecord):
         if is_unbound(record):
-            words.append("never bound")
-        else:
-            words.append(local_text(record) or "")
-            if record.remote_port and not isinstance(record, RawRecord):
-                words.append(f"-> {remote_text(record)}")
-    return " ".join(words)
+            return f"{kind} never bound"
+        here = local_text(record) or ""
+        if record.remote_port and not isinstance(record, RawRecord):
+            return f"{kind} {here} -> {remote_text(record)}"
+        return f"{kind} {here}"
+    return kind
 
 
 def is_unbound(record: SocketRecord) -> bool:
     """Whether an inet socket was created and neither bound nor connected: procfs lacks it."""
     return (
-        isinstance(record, InetRecord)
+        record.sock.state == k.TCP_CLOSE
+        and isinstance(record, InetRecord)
         and not record.local_port
-        and record.sock.state == k.TCP_CLOSE
     )
