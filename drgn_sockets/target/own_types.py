@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Callable, Optional
 
 from drgn import (
     FaultError,
@@ -23,10 +22,7 @@ from drgn_sockets.target.btf import Btf
 from drgn_sockets.target.btf_source import BtfFile, module_btf, own_btf
 from drgn_sockets.target.btf_types import NAME, BtfTypes, at_symbol
 from drgn_sockets.target.declarations import DECLARATIONS, Declarations
-from drgn_sockets.target.symbols import OWN_SYMBOLS, load_symbols, os_release
-
-#: Finds symbols, see :meth:`drgn.Program.register_symbol_finder()`.
-SymbolFinder = Callable[[Program, Optional[str], Optional[int], bool], Sequence[Symbol]]
+from drgn_sockets.target.symbols import OWN_SYMBOLS, SymbolFinder, load_symbols, os_release
 
 logger = logging.getLogger("drgn.drgn_sockets")
 

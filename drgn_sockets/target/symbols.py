@@ -7,8 +7,10 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Optional
 
 from drgn import (
+    BadDataError,
     FaultError,
     MissingDebugInfoError,
     Program,
@@ -18,10 +20,15 @@ from drgn import (
     SymbolIndex,
     SymbolKind,
 )
-from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.target.elf import Elf, ElfSymbol
+from drgn_sockets.target.kallsyms import Kallsyms, OddKallsymsError, read_kallsyms
+
+if TYPE_CHECKING:
+    from drgn_sockets.target.elf import Elf, ElfSymbol
+
+#: Finds symbols, see :meth:`drgn.Program.register_symbol_finder()`.
+SymbolFinder = Callable[[Program, Optional[str], Optional[int], bool], Sequence[Symbol]]
 
 #: In the environment, a ``System.map`` for kernels that do not tell where kallsyms is: plain drgn
 #: has no option for it.
@@ -39,6 +46,11 @@ _TOLD = re.compile(
 _KERNEL_OFFSET = re.compile(r"^KERNELOFFSET=([0-9A-Fa-f]+)$", re.MULTILINE)
 _BUILD_ID = re.compile(r"^BUILD-ID=((?:[0-9A-Fa-f]{2})+)$", re.MULTILINE)
 _OS_RELEASE = re.compile(r"^OSRELEASE=(.*)$", re.MULTILINE)
+# What drgn says of tables that are not there, or not whole.
+_NO_SYMBOLS = (
+    *(MissingDebugInfoError, BadDataError),
+    *(LookupError, ValueError, FaultError, OSError),
+)
 # VMCOREINFO gives what these pointers hold, and of everything else the address.
 _POINTERS = ("mem_section",)
 
@@ -69,7 +81,7 @@ def build_id(prog: Program) -> bytes | None:
 
 def load_symbols(
     prog: Program, system_map: str | None, vmlinux: Elf | None = None
-) -> tuple[SymbolIndex, str]:
+) -> tuple[SymbolFinder, str]:
     """
     Load the symbols of a kernel.
 
@@ -80,9 +92,12 @@ def load_symbols(
     """
     if system_map is not None:
         return _index(prog, read_map(system_map), system_map), system_map
+    quick = read_kallsyms(prog, vmcoreinfo(prog))
+    if quick is not None:
+        return _QuickSymbols(quick), OWN_SYMBOLS[0]
     try:
-        index = load_vmlinux_kallsyms(prog)
-    except (MissingDebugInfoError, LookupError, ValueError, FaultError, OSError) as e:
+        index = _all_symbols(prog)
+    except _NO_SYMBOLS as e:
         system_map = os.environ.get(SYSTEM_MAP_VARIABLE)
         if system_map:
             return _index(prog, read_map(system_map), system_map), system_map
@@ -98,6 +113,41 @@ def load_symbols(
             f"${SYSTEM_MAP_VARIABLE}, or its vmlinux with -s"
         ) from None
     return index, OWN_SYMBOLS[is_local(prog)]
+
+
+def _all_symbols(prog: Program) -> SymbolIndex:
+    # All helpers of drgn come with the first one that is imported.
+    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+    index: SymbolIndex = load_vmlinux_kallsyms(prog)
+    return index
+
+
+class _QuickSymbols:
+    """Finds single symbols itself; drgn's index of all is made when it takes that."""
+
+    def __init__(self, quick: Kallsyms) -> None:
+        self._quick: Kallsyms | None = quick
+        self._all: SymbolIndex | None = None
+
+    def __call__(
+        self, prog: Program, name: str | None, address: int | None, one: bool
+    ) -> Sequence[Symbol]:
+        if self._quick is not None and one and (name is None) != (address is None):
+            try:
+                symbol = (
+                    self._quick.find(name)
+                    if name is not None
+                    else self._quick.find_at(address or 0)
+                )
+                return [symbol] if symbol is not None else []
+            except OddKallsymsError:
+                pass
+        if self._all is None:
+            self._all = _all_symbols(prog)
+            self._quick = None
+        found: Sequence[Symbol] = self._all(prog, name, address, one)
+        return found
 
 
 def vmcoreinfo_line(symbol: Symbol) -> str:
@@ -125,6 +175,8 @@ def read_map(path: str) -> Sequence[ElfSymbol]:
         text = Path(path).read_bytes()
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
+    from drgn_sockets.target.elf import ElfSymbol
+
     lines = sorted((int(a, 16), kind, name) for a, kind, name in _MAP_LINE.findall(text))
     if len(lines) < _MIN_SYMBOLS:
         raise UserError(
