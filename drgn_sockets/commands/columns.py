@@ -26,6 +26,7 @@ from drgn_sockets.records.tcp import (
     congestion_algorithm,
     ulp_name,
 )
+from drgn_sockets.records.tcp_info import tcp_get_info
 from drgn_sockets.records.unix import UnixSock
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import family_name, type_name
@@ -36,6 +37,7 @@ from drgn_sockets.views.sockets import (
     record_state,
     remote_text,
 )
+from drgn_sockets.views.tcp_info import tcp_info_text
 
 
 def _of(cls: type[SocketRecord], get: Callable[[Any], Any]) -> Callable[[AnySocket], Any]:
@@ -134,6 +136,12 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "skmem", "socket memory, bytes, with the letters of ss -m", _any(_skmem), text=_skmem_text
+    ),
+    Column(
+        "info",
+        "all that TCP knows of a connection, with the words of ss -i",
+        _any(tcp_get_info),
+        text=tcp_info_text,
     ),
     Column("family", "AF_*", _any(lambda r: family_name(r.family))),
     Column("type", "SOCK_*", _any(lambda r: type_name(r.type))),
