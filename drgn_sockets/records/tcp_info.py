@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, Callable, ClassVar, NamedTuple, Optional
 
 from drgn import Program
@@ -42,6 +41,7 @@ _BBR_BW_SCALE = 24
 _U16 = 0xFFFF
 _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
+_MSEC_PER_SEC = 1_000
 _USEC_PER_SEC = 1_000_000
 #: What the kernel gives for a rate that is not limited.
 NO_RATE = _U64
@@ -199,28 +199,26 @@ class TcpInfo(NamedTuple):
 
 # fmt: off
 # What _TcpInfoReader.read() takes from a socket, at once and in this order.
-_fetch = operator.attrgetter(
+_MEMBERS = (
     "state", "pacing_rate", "max_pacing_rate", "reordering", "snd_cwnd", "ca_ops", "ulp_ops",
-    "ca_state", "retransmits", "probes_out", "backoff", "tstamp_ok", "sack_ok", "wscale_ok",
-    "snd_wscale", "rcv_wscale", "ecn_flags", "syn_data_acked", "usec_ts", "syn_fastopen_child",
-    "rate_app_limited", "fastopen_client_fail", "rto", "ato", "mss", "rcv_mss", "packets_out",
-    "sacked_out", "lost_out", "retrans_out", "lsndtime", "lrcvtime", "rcv_tstamp", "pmtu",
-    "rcv_ssthresh", "rtt_us", "rttvar_us", "snd_ssthresh", "advmss", "rcv_rtt_us", "rcv_space",
-    "total_retrans", "bytes_acked", "bytes_received", "segs_out", "segs_in", "write_seq",
-    "snd_nxt", "min_rtt_us", "data_segs_in", "data_segs_out", "rate_delivered",
-    "rate_interval_us", "chrono_type", "chrono_start", "chrono_busy", "chrono_rwnd",
-    "chrono_sndbuf", "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups",
-    "reord_seen", "rcv_ooopack", "snd_wnd", "rcv_wnd", "timeout_rehash", "plb_rehash",
-    "total_rto",
-)
-# What only newer kernels have: one look tells.
-_fetch_newer = operator.attrgetter(
-    "total_rto_recoveries", "total_rto_time_ms", "received_ce", "delivered_e1_bytes",
-    "delivered_e0_bytes", "delivered_ce_bytes", "received_e1_bytes", "received_e0_bytes",
-    "received_ce_bytes",
+    "ca_state", "retransmits", "probes_out", "backoff",
+    "tstamp_ok", "sack_ok", "wscale_ok", "snd_wscale", "rcv_wscale",
+    "ecn_flags", "syn_data_acked", "usec_ts", "syn_fastopen_child",
+    "rate_app_limited", "fastopen_client_fail", "rto", "ato", "mss", "rcv_mss",
+    "packets_out", "sacked_out", "lost_out", "retrans_out",
+    "lsndtime", "lrcvtime", "rcv_tstamp", "pmtu", "rcv_ssthresh", "rtt_us", "rttvar_us",
+    "snd_ssthresh", "advmss", "rcv_rtt_us", "rcv_space", "total_retrans",
+    "bytes_acked", "bytes_received", "segs_out", "segs_in", "write_seq", "snd_nxt",
+    "min_rtt_us", "data_segs_in", "data_segs_out", "rate_delivered", "rate_interval_us",
+    "chrono_type", "chrono_start", "chrono_busy", "chrono_rwnd", "chrono_sndbuf",
+    "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen",
+    "rcv_ooopack", "snd_wnd", "rcv_wnd", "timeout_rehash", "plb_rehash",
+    "total_rto", "total_rto_recoveries", "total_rto_time_ms", "received_ce",
+    "delivered_e1_bytes", "delivered_e0_bytes", "delivered_ce_bytes",
+    "received_e1_bytes", "received_e0_bytes", "received_ce_bytes",
+    "saw_accecn_opt", "accecn_fail_mode",
 )
 # fmt: on
-_NONE_NEWER = (None,) * 9
 
 
 def _tells(prog: Program, member: str) -> bool:
@@ -236,8 +234,10 @@ class _TcpInfoReader:
     def __init__(self, prog: Program) -> None:
         self._prog = prog
         self._clock = clock(prog)
-        self._us_per_jiffy = _USEC_PER_SEC // self._clock.hz
-        cls = TcpSock.layout(prog).cls
+        layout = TcpSock.layout(prog)
+        cls = layout.cls
+        self._fetch = layout.fetcher(*_MEMBERS)
+        self._congestion: dict[int, bytes | None] = {}
         self._no_rate = (1 << 8 * cls.places["pacing_rate"].size) - 1
         self._congestion_info = _CongestionInfo(prog)
         # All kernels have these two, and newer ones tell.
@@ -263,22 +263,30 @@ class _TcpInfoReader:
         """Get what the kernel tells of *sock*."""
         # fmt: off
         (
-            state, pacing_rate, max_pacing_rate, reordering, snd_cwnd, ca_ops, ulp_ops, ca_state,
-            retransmits, probes, backoff, tstamp_ok, sack_ok, wscale_ok, snd_wscale, rcv_wscale,
-            ecn_flags, syn_data_acked, usec_ts, syn_fastopen_child, app_limited,
-            fastopen_client_fail, rto, ato, mss, rcv_mss, packets_out, sacked_out, lost_out,
-            retrans_out, lsndtime, lrcvtime, rcv_tstamp, pmtu, rcv_ssthresh, rtt_us, rttvar_us,
-            snd_ssthresh, advmss, rcv_rtt_us, rcv_space, total_retrans, bytes_acked,
-            bytes_received, segs_out, segs_in, write_seq, snd_nxt, min_rtt_us, data_segs_in,
-            data_segs_out, rate_delivered, rate_interval_us, chrono_type, chrono_start, busy,
-            rwnd_limited, sndbuf_limited, delivered, delivered_ce, bytes_sent, bytes_retrans,
-            dsack_dups, reord_seen, rcv_ooopack, snd_wnd, rcv_wnd, timeout_rehash, plb_rehash,
-            total_rto,
-        ) = _fetch(sock)
+            state, pacing_rate, max_pacing_rate, reordering, snd_cwnd, ca_ops, ulp_ops,
+            ca_state, retransmits, probes, backoff,
+            tstamp_ok, sack_ok, wscale_ok, snd_wscale, rcv_wscale,
+            ecn_flags, syn_data_acked, usec_ts, syn_fastopen_child,
+            app_limited, fastopen_client_fail, rto, ato, mss, rcv_mss,
+            packets_out, sacked_out, lost_out, retrans_out,
+            lsndtime, lrcvtime, rcv_tstamp, pmtu, rcv_ssthresh, rtt_us, rttvar_us,
+            snd_ssthresh, advmss, rcv_rtt_us, rcv_space, total_retrans,
+            bytes_acked, bytes_received, segs_out, segs_in, write_seq, snd_nxt,
+            min_rtt_us, data_segs_in, data_segs_out, rate_delivered, rate_interval_us,
+            chrono_type, chrono_start, busy, rwnd_limited, sndbuf_limited,
+            delivered, delivered_ce, bytes_sent, bytes_retrans, dsack_dups, reord_seen,
+            rcv_ooopack, snd_wnd, rcv_wnd, timeout_rehash, plb_rehash,
+            total_rto, total_rto_recoveries, total_rto_time_ms, received_ce,
+            delivered_e1_bytes, delivered_e0_bytes, delivered_ce_bytes,
+            received_e1_bytes, received_e0_bytes, received_ce_bytes,
+            accecn_opt_seen, accecn_fail_mode,
+        ) = self._fetch(sock)
         # fmt: on
-        prog = self._prog
-        congestion = congestion_algorithm(prog, sock) if ca_ops else None
-        ulp = ulp_name(prog, sock) if ulp_ops else None
+        congestion = self._congestion.get(ca_ops)
+        if congestion is None and ca_ops:
+            congestion = congestion_algorithm(self._prog, sock)
+            self._congestion[ca_ops] = congestion
+        ulp = ulp_name(self._prog, sock) if ulp_ops else None
         if pacing_rate == self._no_rate:
             pacing_rate = NO_RATE
         if max_pacing_rate == self._no_rate:
@@ -318,9 +326,12 @@ class _TcpInfoReader:
 
         if ato and self._bounds_ato:
             ato = min(ato, self._delack_max(sock))
-        us = self._us_per_jiffy
         now = self._clock.jiffies
-        to_us, to_ms = self._clock.to_us, self._clock.to_ms
+        hz = self._clock.hz
+        up = hz - 1
+        # As tcp_get_info_chrono_stats() has it; jiffies_to_usecs() and jiffies_to_msecs() are
+        # exact, and the latter rounds up.
+        us = _USEC_PER_SEC // hz
         if chrono_type:
             # tcp_get_info_chrono_stats()
             elapsed = now - chrono_start & _U32
@@ -335,25 +346,26 @@ class _TcpInfoReader:
         if rate_delivered and rate_interval_us:
             delivery_rate = rate_delivered * mss * _USEC_PER_SEC // rate_interval_us
 
-        ecn_mode = accecn_opt_seen = accecn_fail_mode = None
+        ecn_mode = None
         if self._tells_ecn_mode:
             ecn_mode = _ECN_MODES[ecn_flags & _TCP_ECN_MODE_ANY]
-            accecn_opt_seen, accecn_fail_mode = sock.saw_accecn_opt, sock.accecn_fail_mode
+        else:
+            accecn_opt_seen = accecn_fail_mode = None
         vegas = dctcp = bbr = tls = mptcp = None
         # inet_sk_diag_fill() asks the algorithm in these states only.
-        if state < TCP_TIME_WAIT and congestion is not None:
+        if congestion in _CongestionInfo.ALGORITHMS and state < TCP_TIME_WAIT:
             vegas, dctcp, bbr = self._congestion_info.read(sock, congestion)
         if ulp is not None:
-            tls, mptcp = _ulp_info(prog, sock, ulp)
+            tls, mptcp = _ulp_info(self._prog, sock, ulp)
         # fmt: off
         return _make(TcpInfo, (
             state, ca_state, retransmits, probes, backoff,
             options, snd_wscale, rcv_wscale, app_limited, fastopen_client_fail,
-            to_us(rto) & _U32, to_us(ato) & _U32, mss, rcv_mss,
+            rto * _USEC_PER_SEC // hz & _U32, ato * _USEC_PER_SEC // hz & _U32, mss, rcv_mss,
             packets_out, sacked_out, lost_out, retrans_out,
-            to_ms(now - lsndtime & _U32) & _U32,
-            to_ms(now - lrcvtime & _U32) & _U32,
-            to_ms(now - rcv_tstamp & _U32) & _U32,
+            ((now - lsndtime & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
+            ((now - lrcvtime & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
+            ((now - rcv_tstamp & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
             pmtu, rcv_ssthresh, rtt_us, rttvar_us, snd_ssthresh, snd_cwnd, advmss, reordering,
             rcv_rtt_us, rcv_space, total_retrans, pacing_rate, max_pacing_rate,
             bytes_acked, bytes_received, segs_out, segs_in,
@@ -364,8 +376,9 @@ class _TcpInfoReader:
             rcv_ooopack, snd_wnd,
             rcv_wnd if self._tells_rcv_wnd else None,
             None if plb_rehash is None else plb_rehash + timeout_rehash,
-            total_rto,
-            *(_fetch_newer(sock) if self._has_newer else _NONE_NEWER),
+            total_rto, total_rto_recoveries, total_rto_time_ms, received_ce,
+            delivered_e1_bytes, delivered_e0_bytes, delivered_ce_bytes,
+            received_e1_bytes, received_e0_bytes, received_ce_bytes,
             ecn_mode, accecn_opt_seen, accecn_fail_mode,
             congestion, vegas, dctcp, bbr, ulp, tls, mptcp,
         ))
@@ -463,7 +476,7 @@ class _CongestionInfo:
     """``icsk_ca_ops->get_info()``, which ``ss`` asks for ``INET_DIAG_VEGASINFO``."""
 
     #: What each algorithm keeps.
-    ALGORITHMS: ClassVar[dict[bytes, type[Struct] | None]] = {
+    ALGORITHMS: ClassVar[dict[bytes | None, type[Struct] | None]] = {
         b"vegas": _Vegas,
         # struct yeah begins with a struct vegas.
         b"yeah": _Vegas,
@@ -471,6 +484,8 @@ class _CongestionInfo:
         b"westwood": _Westwood,
         b"nv": _Nv,
         b"dctcp": _Dctcp,
+        # What DCTCP falls back to without ECN has nothing to tell but that.
+        b"dctcp-reno": None,
         b"bbr": _Bbr,
     }
 
@@ -479,11 +494,10 @@ class _CongestionInfo:
         self._offset = _CaPriv.layout(prog).cls.places["priv"].offset
         self._algorithms = dict(self.ALGORITHMS)
 
-    def read(self, sock: TcpSock, algorithm: bytes) -> _Infos:
+    def read(self, sock: TcpSock, algorithm: bytes | None) -> _Infos:
         """What *algorithm* tells; nothing if its types are not to be found, or the memory."""
         cls = self._algorithms.get(algorithm)
         if cls is None:
-            # What DCTCP falls back to without ECN has nothing to tell but that.
             return _FALLBACK if algorithm == b"dctcp-reno" else _NO_INFO
         try:
             layout = cls.layout(self._prog)

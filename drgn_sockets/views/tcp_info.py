@@ -67,7 +67,7 @@ def tcp_info_text(info: TcpInfo) -> str:
     # fmt: on
     text = _beginning(options, congestion, snd_wscale, rcv_wscale, rto_us, backoff)
     if rtt_us:
-        text += f" rtt:{rtt_us / 1000:g}/{(rttvar_us or 0) / 1000:g}"
+        text += f" rtt:{_ms(rtt_us)}/{_ms(rttvar_us)}"
     text += _sizes(ato_us, snd_mss, pmtu, rcv_mss, advmss, cwnd, ssthresh)
     if bytes_sent:
         text += f" bytes_sent:{bytes_sent}"
@@ -92,7 +92,8 @@ def tcp_info_text(info: TcpInfo) -> str:
     if vegas is not None:
         rtt_us = _vegas_rtt_us(vegas) or rtt_us
     if rtt_us and snd_mss and cwnd:
-        text += f" send {float(cwnd) * snd_mss * 8000000.0 / rtt_us:.0f}bps"
+        # As a double, and rounded as "%.0f" does, but faster.
+        text += f" send {round(8000000.0 * cwnd * snd_mss / rtt_us)}bps"
     if lastsnd:
         text += f" lastsnd:{lastsnd}"
     if lastrcv:
@@ -100,11 +101,11 @@ def tcp_info_text(info: TcpInfo) -> str:
     if lastack:
         text += f" lastack:{lastack}"
     if pacing_rate and pacing_rate != NO_RATE:
-        text += f" pacing_rate {pacing_rate * 8.0:.0f}bps"
+        text += f" pacing_rate {_bits(pacing_rate)}bps"
         if max_pacing_rate and max_pacing_rate != NO_RATE:
-            text += f"/{max_pacing_rate * 8.0:.0f}bps"
+            text += f"/{_bits(max_pacing_rate)}bps"
     if delivery_rate:
-        text += f" delivery_rate {delivery_rate * 8.0:.0f}bps"
+        text += f" delivery_rate {_bits(delivery_rate)}bps"
     if delivered:
         text += f" delivered:{delivered}"
     if delivered_ce:
@@ -132,7 +133,7 @@ def tcp_info_text(info: TcpInfo) -> str:
     if reord_seen:
         text += f" reord_seen:{reord_seen}"
     if rcv_rtt_us:
-        text += f" rcv_rtt:{rcv_rtt_us / 1000:g}"
+        text += f" rcv_rtt:{_ms(rcv_rtt_us)}"
     if rcv_space:
         text += f" rcv_space:{rcv_space}"
     if rcv_ssthresh:
@@ -140,7 +141,7 @@ def tcp_info_text(info: TcpInfo) -> str:
     if notsent:
         text += f" notsent:{notsent}"
     if min_rtt_us and min_rtt_us != _NO_MIN_RTT_US:
-        text += f" minrtt:{min_rtt_us / 1000:g}"
+        text += f" minrtt:{_ms(min_rtt_us)}"
     if rcv_ooopack:
         text += f" rcv_ooopack:{rcv_ooopack}"
     if snd_wnd:
@@ -152,6 +153,18 @@ def tcp_info_text(info: TcpInfo) -> str:
     if ulp is not None:
         text += _ulp(ulp, tls, mptcp)
     return text[1:]
+
+
+@functools.lru_cache(16384)
+def _ms(us: int | None) -> str:
+    """Microseconds as milliseconds, "%g"."""
+    return f"{(us or 0) / 1000:g}"
+
+
+def _bits(rate: int) -> int:
+    """Bytes a second as bits, as precise as a double is."""
+    bits = rate * 8
+    return bits if bits < 1 << 53 else int(rate * 8.0)
 
 
 # Of a machine's connections most agree in these.
@@ -172,7 +185,7 @@ def _beginning(
     if options & TCPI_OPT_WSCALE:
         words.append(f"wscale:{snd_wscale},{rcv_wscale}")
     if rto_us and rto_us != _NO_RTO_US:
-        words.append(f"rto:{rto_us / 1000:g}")
+        words.append(f"rto:{_ms(rto_us)}")
     if backoff:
         words.append(f"backoff:{backoff}")
     return "".join(f" {word}" for word in words)
@@ -190,7 +203,7 @@ def _sizes(
 ) -> str:
     words = []
     if ato_us:
-        words.append(f"ato:{ato_us / 1000:g}")
+        words.append(f"ato:{_ms(ato_us)}")
     for name, value in (
         *(("mss", mss), ("pmtu", pmtu), ("rcvmss", rcvmss), ("advmss", advmss)),
         ("cwnd", cwnd),
@@ -223,7 +236,7 @@ def _dctcp(dctcp: DctcpInfo) -> str:
 
 
 def _bbr(bbr: BbrInfo) -> str:
-    text = f" bbr:(bw:{bbr.bw * 8.0:.0f}bps,mrtt:{bbr.min_rtt_us / 1000:g}"
+    text = f" bbr:(bw:{_bits(bbr.bw)}bps,mrtt:{_ms(bbr.min_rtt_us)}"
     if bbr.pacing_gain:
         text += f",pacing_gain:{bbr.pacing_gain / 256:g}"
     if bbr.cwnd_gain:
