@@ -24,6 +24,7 @@ from drgn_sockets.records.socket import (
     UnreadableSocket,
 )
 from drgn_sockets.records.tcp import congestion_algorithm, ulp_name
+from drgn_sockets.records.tcp_info import tcp_get_info
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import family_name, type_name
 from drgn_sockets.views.sockets import (
@@ -33,6 +34,7 @@ from drgn_sockets.views.sockets import (
     record_state,
     remote_text,
 )
+from drgn_sockets.views.tcp_info import tcp_info_text
 
 # Columns of any socket that could be read, and of those of some families.
 _socket = functools.partial(Column, of=SocketRecord)
@@ -104,6 +106,11 @@ def _skmem_text(record: SocketRecord) -> str | None:
     return _SKMEM % _skmem_values(record.prog, sock) if isinstance(sock, k.Sock) else None
 
 
+def _info_text(record: SocketRecord) -> str | None:
+    info = tcp_get_info(record)
+    return None if info is None else tcp_info_text(info)
+
+
 COLUMNS: tuple[Column, ...] = (
     Column(
         "netid", "tcp, udp, raw, u_str, u_dgr, u_seq, nl, p_raw, …", record_netid, True, simple=True
@@ -146,6 +153,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("holders", "every process and fd that holds it", _holders, text=_holders_text),
     _socket("timer", "the timer that fires next: name, seconds, retries", _timer, text=_timer_text),
     _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
+    _tcp(
+        "info",
+        "all that TCP knows of a connection, with the words of ss -i",
+        tcp_get_info,
+        text=_info_text,
+    ),
     _socket("family", "AF_*", lambda r: family_name(r.family)),
     _socket("type", "SOCK_*", lambda r: type_name(r.type)),
     _socket("protocol", "protocol number", attrgetter("protocol"), right=True),

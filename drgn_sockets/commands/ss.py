@@ -75,6 +75,9 @@ class Ss(Command):
         show.add_argument("-o", "--options", action="store_true", help="timers")
         show.add_argument("-m", "--memory", action="store_true", help="socket memory")
         show.add_argument(
+            "-i", "--info", action="store_true", help="all that TCP knows of a connection"
+        )
+        show.add_argument(
             "-n", "--numeric", action="store_true", help="numbers, not names (always so here)"
         )
 
@@ -86,6 +89,8 @@ class Ss(Command):
             names.append("timer")
         if args.memory:
             names.append("skmem")
+        if args.info:
+            names.append("info")
         if args.processes:
             names.append("holders")
         return names

@@ -312,18 +312,17 @@ class Layout(Generic[S]):
         #: Bytes from the start of the structure that hold all declared members.
         self.size = max((u.size for u in self._unpackers), default=0)
 
+        # How each member is made of the values; for fetcher().
+        self._sources: dict[str, tuple[int, _Place, Callable[[Any], Any] | None]] = {}
         body: dict[str, Any] = {"__slots__": (), "places": places}
         for name, member in members.items():
             if name not in places:
                 body[name] = None
                 continue
             place = places[name]
-            getter = _getter(
-                index[place.offset, place.code],
-                _bits(place) if place.mask else None,
-                member.converter(prog),
-            )
-            body[name] = property(getter)
+            i, convert = index[place.offset, place.code], member.converter(prog)
+            self._sources[name] = (i, place, convert)
+            body[name] = property(_getter(i, _bits(place) if place.mask else None, convert))
         #: The class with this program's offsets in it.
         self.cls: type[S] = type(cls.__name__, (cls,), body)
 
@@ -379,6 +378,35 @@ class Layout(Generic[S]):
             else:
                 for address in group:
                     yield address, self.decode(address, data, address - group[0])
+
+    def fetcher(self, *names: str) -> Callable[[S], tuple[Any, ...]]:
+        """
+        A function that gets many members of a structure at once, at a fifth of what it costs
+        to get one after the other.
+
+        :param names: Their names; those that this kernel lacks are ``None``.
+        """
+        converters: dict[str, Any] = {}
+        terms = []
+        for name in names:
+            if name not in self._sources:
+                terms.append("None")
+                continue
+            i, place, convert = self._sources[name]
+            term = f"v[{i}]"
+            if place.mask:
+                term = f"({term} >> {place.shift} & {place.mask})"
+            if place.signed_bits:
+                sign = 1 << place.signed_bits - 1
+                term = f"(({term} ^ {sign}) - {sign})"
+            if convert is not None:
+                term = f"c{len(converters)}({term})"
+                converters[f"c{len(converters)}"] = convert
+            terms.append(term)
+        # As namedtuple() does it: a loop over the names would cost what this saves.
+        code = f"def fetch(s):\n    v = s.values\n    return ({', '.join(terms)},)\n"
+        exec(code, converters)
+        return converters["fetch"]  # type: ignore[no-any-return]
 
     def object(self, address: int) -> Object:
         """``struct … *`` for *address*."""

@@ -57,8 +57,12 @@ class InetConnectionSock(InetSock):
     ca_state = Int("icsk_ca_state", help="0 Open, 1 Disorder, 2 CWR, 3 Recovery, 4 Loss")
     ca_ops = Int("icsk_ca_ops", help="struct tcp_congestion_ops *")
     ulp_ops = Int("icsk_ulp_ops", help="struct tcp_ulp_ops *")
+    ulp_data = Int("icsk_ulp_data", help="void *, what the upper layer protocol keeps")
     rto_us = Jiffies("icsk_rto", help="retransmission timeout, us")
     rto = Int("icsk_rto", help="retransmission timeout, jiffies")
+    rto_min = OptInt("icsk_rto_min", help="lower bound of that, jiffies")
+    # Linux kernel commit 54a378f43425 ("tcp: add the ability to control max RTO") (in v6.15)
+    rto_max = OptInt("icsk_rto_max", help="upper bound of that, jiffies")
     retransmits = Int("icsk_retransmits", help="retransmissions of the same segment so far")
     probes_out = Int("icsk_probes_out", help="window or keepalive probes not answered")
     backoff = Int("icsk_backoff", help="how often the timeout was doubled")
@@ -88,10 +92,12 @@ class InetConnectionSock(InetSock):
     )
     ato_us = Jiffies("icsk_ack.ato", help="delayed ACK timeout, us")
     ato = Int("icsk_ack.ato", help="delayed ACK timeout, jiffies")
+    delack_max = OptInt("icsk_delack_max", help="upper bound of that, jiffies")
     quick = Int("icsk_ack.quick", help="ACKs still to be sent at once")
     pingpong = Int("icsk_ack.pingpong", help="how interactive the session is")
     rcv_mss = Int("icsk_ack.rcv_mss", help="segment size seen from the other end, bytes")
     last_data_recv_ms = Age("icsk_ack.lrcvtime", help="since data was received, ms")
+    lrcvtime = Int("icsk_ack.lrcvtime", help="when data was received, 32 bits of jiffies")
     pmtu = Int("icsk_pmtu_cookie", help="path MTU, bytes")
     user_timeout_ms = Int("icsk_user_timeout", help="TCP_USER_TIMEOUT, ms")
     accept_qlen = Int("icsk_accept_queue.qlen.counter", help="requests of a listener (SYN queue)")
@@ -101,6 +107,15 @@ class InetConnectionSock(InetSock):
         "icsk_accept_queue.fastopenq.max_qlen", help="TCP_FASTOPEN of a listener"
     )
     syn_retries = Int("icsk_syn_retries", help="TCP_SYNCNT, 0 for the default")
+    # Of struct sock; it is TCP that has them.
+    pacing_rate = Int(
+        "icsk_inet.sk.sk_pacing_rate", help="rate of sending, bytes a second; all ones for none"
+    )
+    max_pacing_rate = Int("icsk_inet.sk.sk_max_pacing_rate", help="SO_MAX_PACING_RATE, likewise")
+    pacing_status = Int("icsk_inet.sk.sk_pacing_status", help="pacing: 1 by TCP, 2 by sch_fq")
+    # Linux kernel commit 26859240e4ee ("txhash: Add socket option to control TX hash rethink
+    # behavior") (in v5.18)
+    txrehash = OptInt("icsk_inet.sk.sk_txrehash", help="SO_TXREHASH, 255 for the default")
 
 
 class TcpSock(InetConnectionSock):
@@ -152,6 +167,8 @@ class TcpSock(InetConnectionSock):
     data_segs_in = Int("data_segs_in", help="segments with data received")
     last_data_sent_ms = Age("lsndtime", help="since data was sent, ms")
     last_ack_recv_ms = Age("rcv_tstamp", help="since an ACK was received, ms")
+    lsndtime = Int("lsndtime", help="when data was sent, 32 bits of jiffies")
+    rcv_tstamp = Int("rcv_tstamp", help="when an ACK was received, 32 bits of jiffies")
     tstamp_ok = Int("rx_opt.tstamp_ok", help="timestamps negotiated")
     sack_ok = Int("rx_opt.sack_ok", help="selective ACKs negotiated")
     wscale_ok = Int("rx_opt.wscale_ok", help="window scaling negotiated")
@@ -159,14 +176,28 @@ class TcpSock(InetConnectionSock):
     rcv_wscale = Int("rx_opt.rcv_wscale", help="scale of the window sent")
     user_mss = Int("rx_opt.user_mss", help="TCP_MAXSEG, bytes, 0 for none")
     ts_recent = Int("rx_opt.ts_recent", help="timestamp to echo next")
-    ecn_flags = Int("ecn_flags", help="1 ECN negotiated, 8 seen")
+    # Linux kernel commit 041fb11d518f ("tcp: helpers for ECN mode handling") (in v6.15)
+    ecn_flags = Int("ecn_flags", help="1 ECN negotiated, 8 seen, 16 accurate ECN")
     nonagle = Int("nonagle", help="1 TCP_NODELAY, 2 TCP_CORK, 4 push")
     syn_data_acked = Int("syn_data_acked", help="data in the SYN was acknowledged (Fast Open)")
+    # Since v6.15 ("tcp: fastopen: note that a child socket was created")
+    syn_fastopen_child = OptInt("syn_fastopen_child", help="accepted from a SYN with data")
     fastopen_client_fail = Int("fastopen_client_fail", help="why Fast Open failed, TFO_*")
     repair = Int("repair", help="TCP_REPAIR")
     rate_app_limited = Int("rate_app_limited", help="rate sample limited by the application")
     rate_delivered = Int("rate_delivered", help="segments in the last rate sample")
     rate_interval_us = Int("rate_interval_us", help="length of that sample, us")
+    chrono_type = Int(
+        "chrono_type", help="what it is at: 1 sending, held up by 2 the other's window, 3 memory"
+    )
+    chrono_start = Int("chrono_start", help="since when, 32 bits of jiffies")
+    chrono_busy = Int("chrono_stat[0]", help="time sending before that, jiffies")
+    chrono_rwnd = Int("chrono_stat[1]", help="time held up by the other's window, jiffies")
+    chrono_sndbuf = Int("chrono_stat[2]", help="time held up by SO_SNDBUF, jiffies")
+    timeout_rehash = Int("timeout_rehash", help="other paths tried after a timeout")
+    # Linux kernel commit 29c1c44646ae ("tcp: add u32 counter in tcp_sock and an SNMP counter
+    # for PLB") (in v6.2)
+    plb_rehash = OptInt("plb_rehash", help="other paths tried for congestion (PLB)")
     keepalive_time = Int("keepalive_time", help="TCP_KEEPIDLE, jiffies, 0 for the default")
     keepalive_intvl = Int("keepalive_intvl", help="TCP_KEEPINTVL, jiffies, 0 for the default")
     keepalive_probes = Int("keepalive_probes", help="TCP_KEEPCNT, 0 for the default")
@@ -176,6 +207,20 @@ class TcpSock(InetConnectionSock):
     usec_ts = OptInt("tcp_usec_ts", help="timestamps in microseconds")
     # Linux kernel commit 3868ab0f1925 ("tcp: new TCP_INFO stats for RTO events") (in v6.7)
     total_rto = OptInt("total_rto", help="retransmission timeouts")
+    total_rto_recoveries = OptInt("total_rto_recoveries", help="recoveries from these")
+    total_rto_time_ms = OptInt("total_rto_time", help="time these took, ms")
+    rto_stamp_ms = OptInt("rto_stamp", help="since when it is recovering, ms since boot; or 0")
+    # Linux kernel commit 9a0112774455 ("tcp: accecn: add AccECN rx byte counters") and those
+    # around it (in v6.18)
+    received_ce = OptInt("received_ce", help="segments received with a congestion mark")
+    received_e1_bytes = OptInt("received_ecn_bytes[0]", help="bytes received with ECT(1)")
+    received_e0_bytes = OptInt("received_ecn_bytes[1]", help="bytes received with ECT(0)")
+    received_ce_bytes = OptInt("received_ecn_bytes[2]", help="bytes received with CE")
+    delivered_e1_bytes = OptInt("delivered_ecn_bytes[0]", help="bytes delivered with ECT(1)")
+    delivered_e0_bytes = OptInt("delivered_ecn_bytes[1]", help="bytes delivered with ECT(0)")
+    delivered_ce_bytes = OptInt("delivered_ecn_bytes[2]", help="bytes delivered with CE")
+    accecn_fail_mode = OptInt("accecn_fail_mode", help="what of accurate ECN failed, as bits")
+    saw_accecn_opt = OptInt("saw_accecn_opt", help="AccECN option: 1 empty, 2 with counters seen")
 
     def recv_queue(self) -> int:
         """Bytes received and not yet read; of a listener, connections to be accepted."""

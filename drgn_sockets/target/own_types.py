@@ -14,6 +14,7 @@ from drgn import (
     Program,
     Symbol,
     Type,
+    TypeKind,
     TypeKindSet,
 )
 
@@ -43,6 +44,8 @@ class OwnTypes:
         # The kernel's own, and with the first that it lacks those of its modules.
         self._types: list[BtfTypes] = []
         self._has_modules = False
+        # Those of modules alone, where the kernel's are from DWARF.
+        self._beside_dwarf: list[BtfTypes] | None = None
         self._symbols: SymbolFinder | None = None
         # Loading looks things up itself, and what failed once is not tried again.
         self._tried = False
@@ -160,7 +163,27 @@ class OwnTypes:
                 found = types.find_type(prog, kinds, name, filename)
                 if found is not None:
                     return found
+        elif TypeKind.STRUCT in kinds and _has_dwarf(prog):
+            # There may be DWARF of the kernel and not of its modules.
+            for types in self._modules_beside_dwarf():
+                found = types.find_type(prog, kinds, name, filename)
+                if found is not None:
+                    return found
         return None
+
+    def _modules_beside_dwarf(self) -> list[BtfTypes]:
+        if self._beside_dwarf is None:
+            # Finding them asks for types itself.
+            self._beside_dwarf = []
+            try:
+                btf = Btf(own_btf(self._prog))
+            except UserError as e:
+                logger.debug("types of modules: %s", e)
+            else:
+                kernel = BtfTypes(self._prog, btf)
+                modules = module_btf(self._prog, btf)
+                self._beside_dwarf = [BtfTypes(self._prog, m, kernel) for m in modules]
+        return self._beside_dwarf
 
     def _find_object(
         self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None

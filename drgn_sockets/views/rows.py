@@ -75,6 +75,9 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, bytes):
         # As os.fsdecode(): what is not UTF-8 becomes surrogates that Python turns back.
         return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        # Of a named tuple, what there is.
+        return {k: _json_value(v) for k, v in value._asdict().items() if v is not None}
     if isinstance(value, (list, tuple)):
         return [_json_value(item) for item in value]
     if isinstance(value, dict):

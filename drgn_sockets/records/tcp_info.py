@@ -1,0 +1,633 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the kernel tells of a TCP connection, by ``TCP_INFO`` and to ``ss -i``."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, ClassVar, NamedTuple, Optional
+
+from drgn import Program
+
+from drgn_sockets.kernel.sock import TCP_LISTEN, TCP_TIME_WAIT
+from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.kernel.time import clock
+from drgn_sockets.records.socket import SocketRecord
+from drgn_sockets.records.tcp import TcpSock, congestion_algorithm, ulp_name
+
+# include/uapi/linux/tcp.h
+TCPI_OPT_TIMESTAMPS = 1
+TCPI_OPT_SACK = 2
+TCPI_OPT_WSCALE = 4
+TCPI_OPT_ECN = 8
+TCPI_OPT_ECN_SEEN = 16
+TCPI_OPT_SYN_DATA = 32
+TCPI_OPT_USEC_TS = 64
+TCPI_OPT_TFO_CHILD = 128
+
+# include/net/tcp.h, include/net/tcp_ecn.h
+_TCP_ECN_MODE_RFC3168 = 1
+_TCP_ECN_SEEN = 8
+_TCP_ECN_MODE_ACCECN = 16
+_TCP_ECN_MODE_ANY = _TCP_ECN_MODE_RFC3168 | _TCP_ECN_MODE_ACCECN
+# By these bits: TCPI_ECN_MODE_*. Both are set as long as it is not decided.
+_ECN_MODES = {0: 0, _TCP_ECN_MODE_RFC3168: 1, _TCP_ECN_MODE_ACCECN: 2, _TCP_ECN_MODE_ANY: 3}
+
+# enum tcp_chrono
+_TCP_CHRONO_BUSY = 1
+_TCP_CHRONO_RWND_LIMITED = 2
+
+# net/ipv4/tcp_bbr.c
+_BBR_BW_SCALE = 24
+
+_U16 = 0xFFFF
+_U32 = 0xFFFFFFFF
+_U64 = 0xFFFFFFFFFFFFFFFF
+_MSEC_PER_SEC = 1_000
+_USEC_PER_SEC = 1_000_000
+#: What the kernel gives for a rate that is not limited.
+NO_RATE = _U64
+
+
+class VegasInfo(NamedTuple):
+    """``struct tcpvegas_info``, which other algorithms that look at delays fill as well."""
+
+    enabled: int
+    rttcnt: int
+    rtt_us: int
+    minrtt_us: int
+
+
+class DctcpInfo(NamedTuple):
+    """``struct tcp_dctcp_info``; not *enabled* for one that fell back to Reno."""
+
+    enabled: int
+    ce_state: int
+    alpha: int
+    ab_ecn: int
+    ab_tot: int
+
+
+class BbrInfo(NamedTuple):
+    """``struct tcp_bbr_info``."""
+
+    #: Bytes a second.
+    bw: int
+    min_rtt_us: int
+    #: In 1/256.
+    pacing_gain: int
+    cwnd_gain: int
+
+
+class TlsInfo(NamedTuple):
+    """``INET_ULP_INFO_TLS``."""
+
+    version: int
+    cipher: int
+    #: ``TLS_CONF_*``: 1 none, 2 software, 3 hardware, 4 hardware that frames records.
+    rxconf: int
+    txconf: int
+    zc_ro_tx: int
+    rx_no_pad: int
+
+
+class MptcpSubflowInfo(NamedTuple):
+    """``INET_ULP_INFO_MPTCP``."""
+
+    #: ``MPTCP_SUBFLOW_FLAG_*``
+    flags: int
+    token_rem: int
+    token_loc: int
+    id_rem: int
+    id_loc: int
+    map_seq: int
+    map_sfseq: int
+    ssn_offset: int
+    map_datalen: int
+
+
+class TcpInfo(NamedTuple):
+    """
+    ``struct tcp_info``, without ``tcpi_``, and what goes with it in a message of
+    ``inet_diag``.
+
+    ``None`` stands for what a kernel does not tell; of a listening socket, most.
+    """
+
+    state: int
+    ca_state: int | None = None
+    retransmits: int | None = None
+    probes: int | None = None
+    backoff: int | None = None
+    #: ``TCPI_OPT_*``
+    options: int = 0
+    snd_wscale: int = 0
+    rcv_wscale: int = 0
+    delivery_rate_app_limited: int | None = None
+    fastopen_client_fail: int | None = None
+    rto_us: int | None = None
+    ato_us: int | None = None
+    snd_mss: int | None = None
+    rcv_mss: int | None = None
+    unacked: int = 0
+    sacked: int = 0
+    lost: int | None = None
+    retrans: int | None = None
+    last_data_sent_ms: int | None = None
+    last_data_recv_ms: int | None = None
+    last_ack_recv_ms: int | None = None
+    pmtu: int | None = None
+    rcv_ssthresh: int | None = None
+    rtt_us: int | None = None
+    rttvar_us: int | None = None
+    snd_ssthresh: int | None = None
+    snd_cwnd: int = 0
+    advmss: int | None = None
+    reordering: int = 0
+    rcv_rtt_us: int | None = None
+    rcv_space: int | None = None
+    total_retrans: int | None = None
+    #: Bytes a second, as all rates; :data:`NO_RATE` for no limit.
+    pacing_rate: int = NO_RATE
+    max_pacing_rate: int = NO_RATE
+    bytes_acked: int | None = None
+    bytes_received: int | None = None
+    segs_out: int | None = None
+    segs_in: int | None = None
+    notsent_bytes: int | None = None
+    #: 4294967295 for none yet.
+    min_rtt_us: int | None = None
+    data_segs_in: int | None = None
+    data_segs_out: int | None = None
+    delivery_rate: int | None = None
+    busy_time_us: int | None = None
+    rwnd_limited_us: int | None = None
+    sndbuf_limited_us: int | None = None
+    delivered: int | None = None
+    delivered_ce: int | None = None
+    bytes_sent: int | None = None
+    bytes_retrans: int | None = None
+    dsack_dups: int | None = None
+    reord_seen: int | None = None
+    rcv_ooopack: int | None = None
+    snd_wnd: int | None = None
+    rcv_wnd: int | None = None
+    rehash: int | None = None
+    total_rto: int | None = None
+    total_rto_recoveries: int | None = None
+    #: Without a recovery that is going on: since when that is, is in ``rto_stamp_ms``.
+    total_rto_time_ms: int | None = None
+    received_ce: int | None = None
+    delivered_e1_bytes: int | None = None
+    delivered_e0_bytes: int | None = None
+    delivered_ce_bytes: int | None = None
+    received_e1_bytes: int | None = None
+    received_e0_bytes: int | None = None
+    received_ce_bytes: int | None = None
+    #: ``TCPI_ECN_MODE_*``: 0 none, 1 RFC 3168, 2 accurate, 3 not decided yet.
+    ecn_mode: int | None = None
+    accecn_opt_seen: int | None = None
+    accecn_fail_mode: int | None = None
+    #: Congestion control algorithm, and what that tells of itself.
+    congestion: bytes | None = None
+    vegas: VegasInfo | None = None
+    dctcp: DctcpInfo | None = None
+    bbr: BbrInfo | None = None
+    #: Upper layer protocol, and what that tells.
+    ulp: bytes | None = None
+    tls: TlsInfo | None = None
+    mptcp: MptcpSubflowInfo | None = None
+
+
+# fmt: off
+# What _TcpInfoReader.read() takes from a socket, at once and in this order.
+_MEMBERS = (
+    "state", "pacing_rate", "max_pacing_rate", "reordering", "snd_cwnd", "ca_ops", "ulp_ops",
+    "ca_state", "retransmits", "probes_out", "backoff",
+    "tstamp_ok", "sack_ok", "wscale_ok", "snd_wscale", "rcv_wscale",
+    "ecn_flags", "syn_data_acked", "usec_ts", "syn_fastopen_child",
+    "rate_app_limited", "fastopen_client_fail", "rto", "ato", "mss", "rcv_mss",
+    "packets_out", "sacked_out", "lost_out", "retrans_out",
+    "lsndtime", "lrcvtime", "rcv_tstamp", "pmtu", "rcv_ssthresh", "rtt_us", "rttvar_us",
+    "snd_ssthresh", "advmss", "rcv_rtt_us", "rcv_space", "total_retrans",
+    "bytes_acked", "bytes_received", "segs_out", "segs_in", "write_seq", "snd_nxt",
+    "min_rtt_us", "data_segs_in", "data_segs_out", "rate_delivered", "rate_interval_us",
+    "chrono_type", "chrono_start", "chrono_busy", "chrono_rwnd", "chrono_sndbuf",
+    "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen",
+    "rcv_ooopack", "snd_wnd", "rcv_wnd", "timeout_rehash", "plb_rehash",
+    "total_rto", "total_rto_recoveries", "total_rto_time_ms", "received_ce",
+    "delivered_e1_bytes", "delivered_e0_bytes", "delivered_ce_bytes",
+    "received_e1_bytes", "received_e0_bytes", "received_ce_bytes",
+    "saw_accecn_opt", "accecn_fail_mode",
+)
+# fmt: on
+
+
+def _tells(prog: Program, member: str) -> bool:
+    try:
+        return bool(prog.type("struct tcp_info").has_member(member))
+    except LookupError:
+        return False
+
+
+class _TcpInfoReader:
+    """``tcp_get_info()`` of one program's kernel, with the rest of ``inet_sk_diag_fill()``."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._clock = clock(prog)
+        layout = TcpSock.layout(prog)
+        cls = layout.cls
+        self._fetch = layout.fetcher(*_MEMBERS)
+        self._congestion: dict[int, bytes | None] = {}
+        self._no_rate = (1 << 8 * cls.places["pacing_rate"].size) - 1
+        self._congestion_info = _CongestionInfo(prog)
+        # All kernels have these two, and newer ones tell.
+        # Linux kernel commit 71fc704768f6 ("tcp: add rcv_wnd and plb_rehash to TCP_INFO") (in
+        # v6.2)
+        self._tells_rcv_wnd = _tells(prog, "tcpi_rcv_wnd")
+        # Linux kernel commit 4fa4ac5e5848 ("tcp: accecn: add tcpi_ecn_mode and tcpi_option2 in
+        # tcp_info") (in v7.0)
+        self._tells_ecn_mode = _tells(prog, "tcpi_ecn_mode")
+        # Linux kernel commit 3868ab0f1925 ("tcp: new TCP_INFO stats for RTO events") (in v6.7)
+        self._has_newer = "total_rto" in cls.places
+        # Linux kernel commit bbf80d713fe7 ("tcp: derive delack_max from rto_min") (in v6.7)
+        # bounds the ATO that is told; it added no member, but the one above is of that version.
+        self._bounds_ato = self._has_newer and "delack_max" in cls.places
+        # Linux kernel commit 512bd0f9f926 ("tcp: derive delack_max with tcp_rto_min helper")
+        # came with f086edef71be ("tcp: add sysctl_tcp_rto_min_us") (in v6.11). A route can have
+        # an rto_min of its own, which is not looked at.
+        self._ato_below_rto_min = "rto_min" in cls.places and prog.type(
+            "struct netns_ipv4"
+        ).has_member("sysctl_tcp_rto_min_us")
+
+    def read(self, sock: TcpSock) -> TcpInfo:
+        """Get what the kernel tells of *sock*."""
+        # fmt: off
+        (
+            state, pacing_rate, max_pacing_rate, reordering, snd_cwnd, ca_ops, ulp_ops,
+            ca_state, retransmits, probes, backoff,
+            tstamp_ok, sack_ok, wscale_ok, snd_wscale, rcv_wscale,
+            ecn_flags, syn_data_acked, usec_ts, syn_fastopen_child,
+            app_limited, fastopen_client_fail, rto, ato, mss, rcv_mss,
+            packets_out, sacked_out, lost_out, retrans_out,
+            lsndtime, lrcvtime, rcv_tstamp, pmtu, rcv_ssthresh, rtt_us, rttvar_us,
+            snd_ssthresh, advmss, rcv_rtt_us, rcv_space, total_retrans,
+            bytes_acked, bytes_received, segs_out, segs_in, write_seq, snd_nxt,
+            min_rtt_us, data_segs_in, data_segs_out, rate_delivered, rate_interval_us,
+            chrono_type, chrono_start, busy, rwnd_limited, sndbuf_limited,
+            delivered, delivered_ce, bytes_sent, bytes_retrans, dsack_dups, reord_seen,
+            rcv_ooopack, snd_wnd, rcv_wnd, timeout_rehash, plb_rehash,
+            total_rto, total_rto_recoveries, total_rto_time_ms, received_ce,
+            delivered_e1_bytes, delivered_e0_bytes, delivered_ce_bytes,
+            received_e1_bytes, received_e0_bytes, received_ce_bytes,
+            accecn_opt_seen, accecn_fail_mode,
+        ) = self._fetch(sock)
+        # fmt: on
+        congestion = self._congestion.get(ca_ops)
+        if congestion is None and ca_ops:
+            congestion = congestion_algorithm(self._prog, sock)
+            self._congestion[ca_ops] = congestion
+        ulp = ulp_name(self._prog, sock) if ulp_ops else None
+        if pacing_rate == self._no_rate:
+            pacing_rate = NO_RATE
+        if max_pacing_rate == self._no_rate:
+            max_pacing_rate = NO_RATE
+        if state == TCP_LISTEN:
+            # Fields are used for other things: how many wait for accept(), and may.
+            return TcpInfo(
+                state,
+                unacked=sock.ack_backlog,
+                sacked=sock.max_ack_backlog,
+                snd_cwnd=snd_cwnd,
+                reordering=reordering,
+                pacing_rate=pacing_rate,
+                max_pacing_rate=max_pacing_rate,
+                congestion=congestion,
+                ulp=ulp,
+            )
+
+        options = TCPI_OPT_TIMESTAMPS if tstamp_ok else 0
+        if sack_ok:
+            options |= TCPI_OPT_SACK
+        if wscale_ok:
+            options |= TCPI_OPT_WSCALE
+        else:
+            snd_wscale = rcv_wscale = 0
+        if ecn_flags:
+            if ecn_flags & _TCP_ECN_MODE_ANY:
+                options |= TCPI_OPT_ECN
+            if ecn_flags & _TCP_ECN_SEEN:
+                options |= TCPI_OPT_ECN_SEEN
+        if syn_data_acked:
+            options |= TCPI_OPT_SYN_DATA
+        if usec_ts:
+            options |= TCPI_OPT_USEC_TS
+        if syn_fastopen_child:
+            options |= TCPI_OPT_TFO_CHILD
+
+        if ato and self._bounds_ato:
+            ato = min(ato, self._delack_max(sock))
+        now = self._clock.jiffies
+        hz = self._clock.hz
+        up = hz - 1
+        # As tcp_get_info_chrono_stats() has it; jiffies_to_usecs() and jiffies_to_msecs() are
+        # exact, and the latter rounds up.
+        us = _USEC_PER_SEC // hz
+        if chrono_type:
+            # tcp_get_info_chrono_stats()
+            elapsed = now - chrono_start & _U32
+            if chrono_type == _TCP_CHRONO_BUSY:
+                busy += elapsed
+            elif chrono_type == _TCP_CHRONO_RWND_LIMITED:
+                rwnd_limited += elapsed
+            else:
+                sndbuf_limited += elapsed
+        notsent = write_seq - snd_nxt & _U32
+        delivery_rate = 0
+        if rate_delivered and rate_interval_us:
+            delivery_rate = rate_delivered * mss * _USEC_PER_SEC // rate_interval_us
+
+        ecn_mode = None
+        if self._tells_ecn_mode:
+            ecn_mode = _ECN_MODES[ecn_flags & _TCP_ECN_MODE_ANY]
+        else:
+            accecn_opt_seen = accecn_fail_mode = None
+        vegas = dctcp = bbr = tls = mptcp = None
+        # inet_sk_diag_fill() asks the algorithm in these states only.
+        if congestion in _CongestionInfo.ALGORITHMS and state < TCP_TIME_WAIT:
+            vegas, dctcp, bbr = self._congestion_info.read(sock, congestion)
+        if ulp is not None:
+            tls, mptcp = _ulp_info(self._prog, sock, ulp)
+        # fmt: off
+        return _make(TcpInfo, (
+            state, ca_state, retransmits, probes, backoff,
+            options, snd_wscale, rcv_wscale, app_limited, fastopen_client_fail,
+            rto * _USEC_PER_SEC // hz & _U32, ato * _USEC_PER_SEC // hz & _U32, mss, rcv_mss,
+            packets_out, sacked_out, lost_out, retrans_out,
+            ((now - lsndtime & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
+            ((now - lrcvtime & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
+            ((now - rcv_tstamp & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
+            pmtu, rcv_ssthresh, rtt_us, rttvar_us, snd_ssthresh, snd_cwnd, advmss, reordering,
+            rcv_rtt_us, rcv_space, total_retrans, pacing_rate, max_pacing_rate,
+            bytes_acked, bytes_received, segs_out, segs_in,
+            0 if notsent >> 31 else notsent,
+            min_rtt_us, data_segs_in, data_segs_out, delivery_rate & _U64,
+            (busy + rwnd_limited + sndbuf_limited) * us, rwnd_limited * us, sndbuf_limited * us,
+            delivered, delivered_ce, bytes_sent, bytes_retrans, dsack_dups, reord_seen,
+            rcv_ooopack, snd_wnd,
+            rcv_wnd if self._tells_rcv_wnd else None,
+            None if plb_rehash is None else plb_rehash + timeout_rehash,
+            total_rto, total_rto_recoveries, total_rto_time_ms, received_ce,
+            delivered_e1_bytes, delivered_e0_bytes, delivered_ce_bytes,
+            received_e1_bytes, received_e0_bytes, received_ce_bytes,
+            ecn_mode, accecn_opt_seen, accecn_fail_mode,
+            congestion, vegas, dctcp, bbr, ulp, tls, mptcp,
+        ))
+        # fmt: on
+
+    def _delack_max(self, sock: TcpSock) -> int:
+        """``tcp_delack_max()``."""
+        bound = sock.delack_max or 0
+        if self._ato_below_rto_min:
+            bound = min(bound, max(sock.rto_min or 0, 2) - 1)
+        return bound
+
+
+_make: Callable[[type[TcpInfo], tuple[Any, ...]], TcpInfo] = tuple.__new__
+
+
+def tcp_get_info(record: SocketRecord) -> TcpInfo | None:
+    """
+    ``tcp_get_info()``, and what else ``ss -i`` is told.
+
+    :return: ``None`` for anything but a full TCP socket
+    """
+    sock = record.sock
+    if not isinstance(sock, TcpSock):
+        return None
+    cache = record.prog.cache
+    reader = cache.get("drgn_sockets.tcp_info")
+    if reader is None:
+        reader = cache["drgn_sockets.tcp_info"] = _TcpInfoReader(record.prog)
+    return reader.read(sock)  # type: ignore[no-any-return]
+
+
+# Congestion control algorithms keep their state in icsk_ca_priv; each has a type of its own,
+# mostly in a module.
+
+
+class _CaPriv(Struct):
+    C_TYPE = "struct inet_connection_sock"
+    priv = Bytes("icsk_ca_priv")
+
+
+class _Vegas(Struct):
+    C_TYPE = "struct vegas"
+    doing_vegas_now = Int("doing_vegas_now")
+    cnt_rtt = Int("cntRTT")
+    min_rtt = Int("minRTT")
+    base_rtt = Int("baseRTT")
+
+
+class _Illinois(Struct):
+    C_TYPE = "struct illinois"
+    sum_rtt = Int("sum_rtt")
+    cnt_rtt = Int("cnt_rtt")
+    base_rtt = Int("base_rtt")
+
+
+class _Westwood(Struct):
+    C_TYPE = "struct westwood"
+    rtt = Int("rtt")
+    rtt_min = Int("rtt_min")
+
+
+class _Nv(Struct):
+    C_TYPE = "struct tcpnv"
+    rtt_cnt = Int("nv_rtt_cnt")
+    last_rtt = Int("nv_last_rtt")
+    min_rtt = Int("nv_min_rtt")
+
+
+class _Dctcp(Struct):
+    C_TYPE = "struct dctcp"
+    old_delivered = Int("old_delivered")
+    old_delivered_ce = Int("old_delivered_ce")
+    alpha = Int("dctcp_alpha")
+    ce_state = Int("ce_state")
+
+
+class _Bbr(Struct):
+    C_TYPE = "struct bbr"
+    bw = Int("bw.s[0].v")
+    lt_use_bw = Int("lt_use_bw")
+    lt_bw = Int("lt_bw")
+    min_rtt_us = Int("min_rtt_us")
+    pacing_gain = Int("pacing_gain")
+    cwnd_gain = Int("cwnd_gain")
+
+
+_Infos = tuple[Optional[VegasInfo], Optional[DctcpInfo], Optional[BbrInfo]]
+
+_NO_INFO: _Infos = (None, None, None)
+_FALLBACK: _Infos = (None, DctcpInfo(0, 0, 0, 0, 0), None)
+
+
+class _CongestionInfo:
+    """``icsk_ca_ops->get_info()``, which ``ss`` asks for ``INET_DIAG_VEGASINFO``."""
+
+    #: What each algorithm keeps.
+    ALGORITHMS: ClassVar[dict[bytes | None, type[Struct] | None]] = {
+        b"vegas": _Vegas,
+        # struct yeah begins with a struct vegas.
+        b"yeah": _Vegas,
+        b"illinois": _Illinois,
+        b"westwood": _Westwood,
+        b"nv": _Nv,
+        b"dctcp": _Dctcp,
+        # What DCTCP falls back to without ECN has nothing to tell but that.
+        b"dctcp-reno": None,
+        b"bbr": _Bbr,
+    }
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._offset = _CaPriv.layout(prog).cls.places["priv"].offset
+        self._algorithms = dict(self.ALGORITHMS)
+
+    def read(self, sock: TcpSock, algorithm: bytes | None) -> _Infos:
+        """What *algorithm* tells; nothing if its types are not to be found, or the memory."""
+        cls = self._algorithms.get(algorithm)
+        if cls is None:
+            return _FALLBACK if algorithm == b"dctcp-reno" else _NO_INFO
+        try:
+            layout = cls.layout(self._prog)
+        except LookupError:
+            # A kernel without BTF of modules (before v5.11), or another algorithm of that name.
+            self._algorithms[algorithm] = None
+            return _NO_INFO
+        ca = layout.try_read(sock.address + self._offset)
+        if isinstance(ca, _Dctcp):
+            mss = sock.mss
+            return (
+                None,
+                DctcpInfo(
+                    1,
+                    ca.ce_state & _U16,
+                    ca.alpha,
+                    mss * (sock.delivered_ce - ca.old_delivered_ce) & _U32,
+                    mss * (sock.delivered - ca.old_delivered) & _U32,
+                ),
+                None,
+            )
+        if isinstance(ca, _Bbr):
+            bw = ca.lt_bw if ca.lt_use_bw else ca.bw
+            bw = (bw * sock.mss * _USEC_PER_SEC & _U64) >> _BBR_BW_SCALE
+            return None, None, BbrInfo(bw, ca.min_rtt_us, ca.pacing_gain, ca.cwnd_gain)
+        return self._vegas(ca), None, None
+
+    def _vegas(self, ca: Struct | None) -> VegasInfo | None:
+        if isinstance(ca, _Vegas):
+            return VegasInfo(ca.doing_vegas_now, ca.cnt_rtt, ca.base_rtt, ca.min_rtt)
+        if isinstance(ca, _Illinois):
+            rtt = ca.sum_rtt // ca.cnt_rtt & _U32 if ca.cnt_rtt else 0
+            return VegasInfo(1, ca.cnt_rtt, rtt, ca.base_rtt)
+        if isinstance(ca, _Westwood):
+            to_us = clock(self._prog).to_us
+            return VegasInfo(1, 0, to_us(ca.rtt) & _U32, to_us(ca.rtt_min) & _U32)
+        if isinstance(ca, _Nv):
+            return VegasInfo(1, ca.rtt_cnt, ca.last_rtt, ca.min_rtt)
+        return None
+
+
+# Upper layer protocols.
+
+
+class _TlsContext(Struct):
+    C_TYPE = "struct tls_context"
+    version = Int("prot_info.version")
+    cipher_type = Int("prot_info.cipher_type")
+    tx_conf = Int("tx_conf")
+    rx_conf = Int("rx_conf")
+    # Linux kernel commit c1318b39c7d3 ("tls: Add opt-in zerocopy mode of sendfile()") (in v6.0)
+    zerocopy_sendfile = OptInt("zerocopy_sendfile")
+    # Linux kernel commit 88527790c079 ("tls: rx: add sockopt for enabling optimistic decrypt
+    # with TLS 1.3") (in v6.0)
+    rx_no_pad = OptInt("rx_no_pad")
+
+
+# include/net/tls.h: TLS_BASE, TLS_SW, TLS_HW, TLS_HW_RECORD; the uapi has them from 1 on.
+_TLS_HW = 2
+
+
+class _MptcpSubflowContext(Struct):
+    C_TYPE = "struct mptcp_subflow_context"
+    mp_capable = Int("mp_capable")
+    request_mptcp = Int("request_mptcp")
+    mp_join = Int("mp_join")
+    request_join = Int("request_join")
+    backup = Int("backup")
+    request_bkup = Int("request_bkup")
+    fully_established = Int("fully_established")
+    conn_finished = Int("conn_finished")
+    map_valid = Int("map_valid")
+    remote_token = Int("remote_token")
+    token = Int("token")
+    map_seq = Int("map_seq")
+    map_subflow_seq = Int("map_subflow_seq")
+    ssn_offset = Int("ssn_offset")
+    map_data_len = Int("map_data_len")
+    remote_id = Int("remote_id")
+    local_id = Int("local_id")
+
+    def flags(self) -> int:
+        """``MPTCP_SUBFLOW_FLAG_*``"""
+        bits = (
+            *(self.mp_capable, self.request_mptcp, self.mp_join, self.request_join),
+            *(self.backup, self.request_bkup, self.fully_established, self.conn_finished),
+            self.map_valid,
+        )
+        return sum(1 << i for i, bit in enumerate(bits) if bit)
+
+
+def _ulp_info(
+    prog: Program, sock: TcpSock, ulp: bytes
+) -> tuple[TlsInfo | None, MptcpSubflowInfo | None]:
+    """``icsk_ulp_ops->get_info()``; nothing where types or memory are missing."""
+    try:
+        if ulp == b"tls":
+            tls = _TlsContext.layout(prog).try_read(sock.ulp_data)
+            return _tls_info(tls) if tls else None, None
+        if ulp == b"mptcp":
+            subflow = _MptcpSubflowContext.layout(prog).try_read(sock.ulp_data)
+            return None, _mptcp_info(subflow) if subflow else None
+    except LookupError:
+        pass
+    return None, None
+
+
+def _tls_info(tls: _TlsContext) -> TlsInfo:
+    """``tls_get_info()``"""
+    return TlsInfo(
+        tls.version,
+        tls.cipher_type,
+        tls.rx_conf + 1,
+        tls.tx_conf + 1,
+        int(tls.tx_conf == _TLS_HW and bool(tls.zerocopy_sendfile)),
+        tls.rx_no_pad or 0,
+    )
+
+
+def _mptcp_info(subflow: _MptcpSubflowContext) -> MptcpSubflowInfo:
+    """``subflow_get_info()``"""
+    return MptcpSubflowInfo(
+        subflow.flags(),
+        subflow.remote_token,
+        subflow.token,
+        # Signed in newer kernels, and negative as long as there is none.
+        max(subflow.remote_id, 0),
+        max(subflow.local_id, 0),
+        subflow.map_seq,
+        subflow.map_subflow_seq,
+        subflow.ssn_offset,
+        subflow.map_data_len,
+    )

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is known of a TCP connection, in the words of ``ss -i``."""
+
+from __future__ import annotations
+
+import functools
+
+from drgn_sockets.kernel.sock import TCP_LISTEN
+from drgn_sockets.records.tcp_info import (
+    NO_RATE,
+    TCPI_OPT_ECN,
+    TCPI_OPT_ECN_SEEN,
+    TCPI_OPT_SACK,
+    TCPI_OPT_SYN_DATA,
+    TCPI_OPT_TIMESTAMPS,
+    TCPI_OPT_USEC_TS,
+    TCPI_OPT_WSCALE,
+    BbrInfo,
+    DctcpInfo,
+    MptcpSubflowInfo,
+    TcpInfo,
+    TlsInfo,
+    VegasInfo,
+)
+from drgn_sockets.views.escape import escape
+
+# In the order of ss; wscale follows the algorithm.
+_OPTIONS = {
+    TCPI_OPT_TIMESTAMPS: "ts",
+    TCPI_OPT_USEC_TS: "usec_ts",
+    TCPI_OPT_SACK: "sack",
+    TCPI_OPT_ECN: "ecn",
+    TCPI_OPT_ECN_SEEN: "ecnseen",
+    TCPI_OPT_SYN_DATA: "fastopen",
+}
+# TCP_TIMEOUT_INIT of a kernel long gone.
+_NO_RTO_US = 3_000_000
+# ss leaves out what is not a threshold.
+_NO_SSTHRESH = 0xFFFF
+_NO_MIN_RTT_US = 0xFFFFFFFF
+_NO_VEGAS_RTT_US = 0x7FFFFFFF
+_USUAL_REORDERING = 3
+
+_TLS_VERSIONS = {0x0303: "1.2", 0x0304: "1.3"}
+_TLS_CIPHERS = {51: "aes-gcm-128", 52: "aes-gcm-256"}
+_TLS_CONFS = {1: "none", 2: "sw", 3: "hw", 4: "hw-record"}
+# MPTCP_SUBFLOW_FLAG_*, from bit 0 on.
+_MPTCP_FLAGS = "MmJjBbecv"
+
+
+def tcp_info_text(info: TcpInfo) -> str:
+    """
+    All of *info* as ``ss -ino`` writes it, the same words in the same order: rates are in bits
+    a second, times in milliseconds, and what is 0 is left out.
+    """
+    # fmt: off
+    (
+        state, _, _, _, backoff, options, snd_wscale, rcv_wscale, app_limited, _, rto_us, ato_us,
+        snd_mss, rcv_mss, unacked, sacked, lost, retrans, lastsnd, lastrcv, lastack, pmtu,
+        rcv_ssthresh, rtt_us, rttvar_us, ssthresh, cwnd, advmss, reordering, rcv_rtt_us,
+        rcv_space, total_retrans, pacing_rate, max_pacing_rate, bytes_acked, bytes_received,
+        segs_out, segs_in, notsent, min_rtt_us, data_segs_in, data_segs_out, delivery_rate,
+        busy_us, rwnd_limited_us, sndbuf_limited_us, delivered, delivered_ce, bytes_sent,
+        bytes_retrans, dsack_dups, reord_seen, rcv_ooopack, snd_wnd, rcv_wnd, rehash, _, _, _, _,
+        _, _, _, _, _, _, _, _, _, congestion, vegas, dctcp, bbr, ulp, tls, mptcp,
+    ) = info
+    # fmt: on
+    text = _beginning(options, congestion, snd_wscale, rcv_wscale, rto_us, backoff)
+    if rtt_us:
+        text += f" rtt:{_ms(rtt_us)}/{_ms(rttvar_us)}"
+    text += _sizes(ato_us, snd_mss, pmtu, rcv_mss, advmss, cwnd, ssthresh)
+    if bytes_sent:
+        text += f" bytes_sent:{bytes_sent}"
+    if bytes_retrans:
+        text += f" bytes_retrans:{bytes_retrans}"
+    if bytes_acked:
+        text += f" bytes_acked:{bytes_acked}"
+    if bytes_received:
+        text += f" bytes_received:{bytes_received}"
+    if segs_out:
+        text += f" segs_out:{segs_out}"
+    if segs_in:
+        text += f" segs_in:{segs_in}"
+    if data_segs_out:
+        text += f" data_segs_out:{data_segs_out}"
+    if data_segs_in:
+        text += f" data_segs_in:{data_segs_in}"
+    if dctcp is not None:
+        text += _dctcp(dctcp)
+    if bbr is not None:
+        text += _bbr(bbr)
+    if vegas is not None:
+        rtt_us = _vegas_rtt_us(vegas) or rtt_us
+    if rtt_us and snd_mss and cwnd:
+        # As a double, and rounded as "%.0f" does, but faster.
+        text += f" send {round(8000000.0 * cwnd * snd_mss / rtt_us)}bps"
+    if lastsnd:
+        text += f" lastsnd:{lastsnd}"
+    if lastrcv:
+        text += f" lastrcv:{lastrcv}"
+    if lastack:
+        text += f" lastack:{lastack}"
+    if pacing_rate and pacing_rate != NO_RATE:
+        text += f" pacing_rate {_bits(pacing_rate)}bps"
+        if max_pacing_rate and max_pacing_rate != NO_RATE:
+            text += f"/{_bits(max_pacing_rate)}bps"
+    if delivery_rate:
+        text += f" delivery_rate {_bits(delivery_rate)}bps"
+    if delivered:
+        text += f" delivered:{delivered}"
+    if delivered_ce:
+        text += f" delivered_ce:{delivered_ce}"
+    if app_limited:
+        text += " app_limited"
+    if busy_us:
+        text += f" busy:{busy_us // 1000}ms"
+        if rwnd_limited_us:
+            text += _share("rwnd_limited", rwnd_limited_us, busy_us)
+        if sndbuf_limited_us:
+            text += _share("sndbuf_limited", sndbuf_limited_us, busy_us)
+    if unacked:
+        text += f" unacked:{unacked}"
+    if retrans or total_retrans:
+        text += f" retrans:{retrans}/{total_retrans}"
+    if lost:
+        text += f" lost:{lost}"
+    if sacked and state != TCP_LISTEN:
+        text += f" sacked:{sacked}"
+    if dsack_dups:
+        text += f" dsack_dups:{dsack_dups}"
+    if reordering != _USUAL_REORDERING:
+        text += f" reordering:{reordering}"
+    if reord_seen:
+        text += f" reord_seen:{reord_seen}"
+    if rcv_rtt_us:
+        text += f" rcv_rtt:{_ms(rcv_rtt_us)}"
+    if rcv_space:
+        text += f" rcv_space:{rcv_space}"
+    if rcv_ssthresh:
+        text += f" rcv_ssthresh:{rcv_ssthresh}"
+    if notsent:
+        text += f" notsent:{notsent}"
+    if min_rtt_us and min_rtt_us != _NO_MIN_RTT_US:
+        text += f" minrtt:{_ms(min_rtt_us)}"
+    if rcv_ooopack:
+        text += f" rcv_ooopack:{rcv_ooopack}"
+    if snd_wnd:
+        text += f" snd_wnd:{snd_wnd}"
+    if rcv_wnd:
+        text += f" rcv_wnd:{rcv_wnd}"
+    if rehash:
+        text += f" rehash:{rehash}"
+    if ulp is not None:
+        text += _ulp(ulp, tls, mptcp)
+    return text[1:]
+
+
+@functools.lru_cache(16384)
+def _ms(us: int | None) -> str:
+    """Microseconds as milliseconds, "%g"."""
+    return f"{(us or 0) / 1000:g}"
+
+
+def _bits(rate: int) -> int:
+    """Bytes a second as bits, as precise as a double is."""
+    bits = rate * 8
+    return bits if bits < 1 << 53 else int(rate * 8.0)
+
+
+# Of a machine's connections most agree in these.
+
+
+@functools.lru_cache(4096)
+def _beginning(
+    options: int,
+    congestion: bytes | None,
+    snd_wscale: int,
+    rcv_wscale: int,
+    rto_us: int | None,
+    backoff: int | None,
+) -> str:
+    words = [word for bit, word in _OPTIONS.items() if options & bit]
+    if congestion:
+        words.append(escape(congestion))
+    if options & TCPI_OPT_WSCALE:
+        words.append(f"wscale:{snd_wscale},{rcv_wscale}")
+    if rto_us and rto_us != _NO_RTO_US:
+        words.append(f"rto:{_ms(rto_us)}")
+    if backoff:
+        words.append(f"backoff:{backoff}")
+    return "".join(f" {word}" for word in words)
+
+
+@functools.lru_cache(4096)
+def _sizes(
+    ato_us: int | None,
+    mss: int | None,
+    pmtu: int | None,
+    rcvmss: int | None,
+    advmss: int | None,
+    cwnd: int,
+    ssthresh: int | None,
+) -> str:
+    words = []
+    if ato_us:
+        words.append(f"ato:{_ms(ato_us)}")
+    for name, value in (
+        *(("mss", mss), ("pmtu", pmtu), ("rcvmss", rcvmss), ("advmss", advmss)),
+        ("cwnd", cwnd),
+    ):
+        if value:
+            words.append(f"{name}:{value}")
+    if ssthresh and ssthresh < _NO_SSTHRESH:
+        words.append(f"ssthresh:{ssthresh}")
+    return "".join(f" {word}" for word in words)
+
+
+def _share(name: str, part_us: int, whole_us: int) -> str:
+    return f" {name}:{part_us // 1000}ms({100.0 * part_us / whole_us:.1f}%)"
+
+
+def _vegas_rtt_us(vegas: VegasInfo) -> int:
+    """The round-trip time that ``send`` is made of, if this algorithm has one."""
+    if vegas.enabled and vegas.rtt_us != _NO_VEGAS_RTT_US:
+        return vegas.rtt_us
+    return 0
+
+
+def _dctcp(dctcp: DctcpInfo) -> str:
+    if not dctcp.enabled:
+        return " dctcp:fallback_mode"
+    return (
+        f" dctcp:(ce_state:{dctcp.ce_state},alpha:{dctcp.alpha},"
+        f"ab_ecn:{dctcp.ab_ecn},ab_tot:{dctcp.ab_tot})"
+    )
+
+
+def _bbr(bbr: BbrInfo) -> str:
+    text = f" bbr:(bw:{_bits(bbr.bw)}bps,mrtt:{_ms(bbr.min_rtt_us)}"
+    if bbr.pacing_gain:
+        text += f",pacing_gain:{bbr.pacing_gain / 256:g}"
+    if bbr.cwnd_gain:
+        text += f",cwnd_gain:{bbr.cwnd_gain / 256:g}"
+    return text + ")"
+
+
+def _ulp(ulp: bytes, tls: TlsInfo | None, mptcp: MptcpSubflowInfo | None) -> str:
+    text = f" tcp-ulp-{escape(ulp)}"
+    if tls is not None:
+        if tls.version:
+            version = _TLS_VERSIONS.get(tls.version, f"unknown({tls.version})")
+            text += f" version: {version}"
+        if tls.cipher in _TLS_CIPHERS:
+            text += f" cipher: {_TLS_CIPHERS[tls.cipher]}"
+        for name, conf in (("rxconf", tls.rxconf), ("txconf", tls.txconf)):
+            text += f" {name}: {_TLS_CONFS.get(conf, f'unknown({conf})')}"
+        if tls.zc_ro_tx:
+            text += " zc_ro_tx"
+        if tls.rx_no_pad:
+            text += " no_pad_rx"
+    if mptcp is not None:
+        flags = "".join(c for i, c in enumerate(_MPTCP_FLAGS) if mptcp.flags >> i & 1)
+        if flags:
+            text += f" flags:{flags}"
+        text += (
+            f" token:{mptcp.token_rem:04x}(id:{mptcp.id_rem})"
+            f"/{mptcp.token_loc:04x}(id:{mptcp.id_loc})"
+            f" seq:{mptcp.map_seq} sfseq:{mptcp.map_sfseq}"
+            f" ssnoff:{mptcp.ssn_offset} maplen:{mptcp.map_datalen}"
+        )
+    return text

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``ss -i`` against iproute2's: every word of every TCP socket, in its order."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from drgn import Type
+
+from .machine import Core
+from .ss_text import SsRow
+from .test_ss import pairs, still
+
+_WORD = re.compile(r"(?:send|pacing_rate|delivery_rate|\w+:) \S+|\S+")
+#: What the guest's ss (6.1.0) does not know yet.
+NEWER = {"rcv_wnd:", "rehash:", "usec_ts"}
+AGES = ("lastsnd:", "lastrcv:", "lastack:")
+CHRONO = ("busy:", "rwnd_limited:", "sndbuf_limited:")
+#: What grows when a segment, an ACK or a probe is sent again.
+GROWS = {
+    *("rto:", "backoff:", "segs_out:", "segs_in:", "data_segs_out:", "bytes_sent:"),
+    *("bytes_retrans:", "retrans:", *AGES, *CHRONO),
+}
+#: In hexadecimal until iproute2 6.8.
+HEX = ("seq:", "sfseq:", "ssnoff:", "maplen:")
+
+
+def words(text: str, base: int = 10) -> dict[str, str]:
+    """Words by what comes before their value, in their order."""
+    found = {}
+    for word in _WORD.findall(text):
+        key = re.match(r"[^: ]*[: ]?", word)[0]  # type: ignore[index]
+        value = word[len(key) :]
+        assert key not in found, text
+        found[key] = str(int(value, base)) if key in HEX else value
+    return found
+
+
+def numbers(value: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", value)]
+
+
+def compared(core: Core) -> list[tuple[SsRow, dict[str, str], dict[str, str]]]:
+    """Words of ss and ours of each TCP socket that ss tells of."""
+    done = core.run("ss", "-ta", "--csv", "--output=cookie,info")
+    assert done.status == 0, done.err
+    ours = {int(cookie): info for cookie, info in list(csv.reader(done.out.splitlines()))[1:]}
+    found = []
+    for row, mine in pairs(core)[0]:
+        if mine["netid"] != "tcp":
+            continue
+        text = row.more.partition("skmem:(")[2].partition(")")[2]
+        info = ours[mine["cookie"]]
+        # Requests and TIME-WAIT have none.
+        assert (info == "-") == (not text.strip()) == (mine["info"] is None), row
+        if info != "-":
+            found.append((row, words(text, 16), words(info)))
+    return found
+
+
+def test_words_are_those_of_ss(core: Core) -> None:
+    seen: Counter[str] = Counter()
+    for row, theirs, mine in compared(core):
+        for word in NEWER & mine.keys():
+            assert core.kernel in ("6.12", "7.2"), word
+            del mine[word]
+        if core.kernel == "5.10" and "bbr:" in theirs:
+            # struct bbr is a module's, and modules have no BTF before 5.11.
+            del theirs["bbr:"]
+        mine = {key: value for key, value in mine.items() if key in theirs or key not in AGES}
+        if not still(core, row):
+            assert [w for w in mine if w in theirs] == [w for w in theirs if w in mine], row
+            assert mine.keys() ^ theirs.keys() <= GROWS, (row, mine)
+        else:
+            assert [*mine] == [*theirs], (row, mine)
+        seen.update(theirs.keys())
+        for key, value in theirs.items():
+            if key in AGES or key in CHRONO or (key in GROWS and not still(core, row)):
+                continue
+            assert mine[key] == value, (key, mine[key], row)
+    assert {w for w in WORDS if not seen[w]} == set()
+    if core.kernel != "5.10":
+        assert {"bbr:", "tcp-ulp-mptcp", "flags:", "token:"} <= seen.keys()
+
+
+#: What the workloads have of them; test_info.py in tests/guest makes the others.
+WORDS = {
+    *(
+        "ts",
+        "sack",
+        "fastopen",
+        "cubic",
+        "reno",
+        "vegas",
+        "bbr",
+        "dctcp-reno",
+        "dctcp:",
+        "wscale:",
+        "rto:",
+    ),
+    *("backoff:", "rtt:", "ato:", "mss:", "pmtu:", "rcvmss:", "advmss:", "cwnd:", "ssthresh:"),
+    *("bytes_sent:", "bytes_retrans:", "bytes_acked:", "bytes_received:", "segs_out:"),
+    *("segs_in:", "data_segs_out:", "data_segs_in:", "send ", *AGES, "pacing_rate "),
+    *("delivery_rate ", "delivered:", "app_limited", "busy:", "rwnd_limited:", "unacked:"),
+    *("retrans:", "lost:", "dsack_dups:", "rcv_rtt:", "rcv_space:", "rcv_ssthresh:"),
+    *("notsent:", "minrtt:", "rcv_ooopack:", "snd_wnd:"),
+}
+
+
+def test_what_sending_again_changes(core: Core) -> None:
+    grown = Counter()
+    for row, theirs, mine in compared(core):
+        if still(core, row):
+            continue
+        for key in GROWS - {*AGES, *CHRONO}:
+            before, after = numbers(theirs.get(key, "0")), numbers(mine.get(key, "0"))
+            # Of "retrans:1/5" what is in flight comes and goes.
+            assert before[-1] <= after[-1] <= before[-1] + 1_000_000, (key, row, mine)
+            grown[key] += before[-1] < after[-1]
+    assert grown["segs_out:"] and grown["retrans:"] and grown["backoff:"] and grown["rto:"]
+
+
+def test_times_moved_on_with_the_clock(core: Core) -> None:
+    """All by the same: what there was between ss and the machine's stop."""
+    moved: dict[int, list[int]] = {}
+    running = 0
+    for row, theirs, mine in compared(core):
+        if not still(core, row):
+            continue
+        at = set()
+        for key in AGES:
+            if key in theirs:
+                # Of what never was it is the clock itself, which is about to wrap.
+                at.add((int(mine[key]) - int(theirs[key])) % (1 << 32))
+        assert len(at) <= 1, (row, mine)
+        moved.setdefault(row.netns, []).extend(at)
+        for key in CHRONO:
+            if key not in theirs:
+                continue
+            before, after = numbers(theirs[key])[0], numbers(mine[key])[0]
+            assert after - before in {0} | at, (key, row, mine)
+            running += after > before
+            if key != "busy:":
+                share = re.fullmatch(r"\d+ms\(([\d.]+)%\)", mine[key])
+                assert share, mine[key]
+                assert abs(float(share[1]) - 100 * after / numbers(mine["busy:"])[0]) < 0.06, mine
+    assert moved[core.home_netns]
+    for times in moved.values():
+        # Such a time is no more than that, and ss reads all in a moment.
+        assert 0 <= min(times) <= max(times) < 1000 * core.tools_ran_s
+        assert max(times) - min(times) < 1000
+
+
+def member_names(type_: Type) -> Iterator[str]:
+    for member in type_.members or ():
+        if member.name is None:
+            yield from member_names(member.type)
+        else:
+            yield member.name
+
+
+def test_json_has_every_field(core: Core) -> None:
+    """Those of the kernel's own struct tcp_info, but for two that none of them fills."""
+    members = {name[5:] for name in member_names(core.prog.type("struct tcp_info"))}
+    assert {"rtt", "delivery_rate_app_limited", "snd_wnd"} <= members
+    members -= {"fackets", "last_ack_sent", "options2"}
+    full = 0
+    for row in core.rows("ss", "-a"):
+        info = row["info"]
+        if row["netid"] != "tcp" or info is None:
+            continue
+        if row["state"] == "LISTEN":
+            assert {"unacked", "sacked", "snd_cwnd", "reordering", "congestion"} <= info.keys()
+            assert (info["unacked"], info["sacked"]) == (row["recv_q"], row["send_q"])
+            assert "rtt_us" not in info
+            continue
+        assert {
+            re.sub("_[um]s$", "", name) for name, value in info.items() if isinstance(value, int)
+        } == members
+        full += 1
+        # As other columns have it, of the same memory.
+        for name, column in (
+            *(("rtt_us", "rtt_us"), ("snd_mss", "mss"), ("rto_us", "rto_us")),
+            *(("unacked", "packets_out"), ("bytes_acked", "bytes_acked"), ("snd_wnd", "snd_wnd")),
+            *(("congestion", "congestion"), ("total_retrans", "total_retrans")),
+        ):
+            assert info.get(name) == row[column], name
+    assert full > 100
+
+
+def test_only_tcp_has_it(core: Core) -> None:
+    assert {row["netid"] for row in core.rows("ss", "-a") if row["info"] is not None} == {"tcp"}
+    done = core.run("ss", "-tai", "-H")
+    assert done.out == core.run("ss", "-ta", "--output=+info", "-H").out
