@@ -112,7 +112,7 @@ def core(pairs: int) -> tuple[Path, Path, Path]:
     :return: ELF core, kdump core, vmlinux
     """
     kernel = kernels.get("6.1")
-    source = (Path(__file__).parent / "workloads" / "bench.py").read_bytes()
+    source = (Path(__file__).parent.parent / "workloads" / "bench.py").read_bytes()
     key = hashlib.sha256(f"{kernel.id} {pairs}".encode() + source).hexdigest()[:12]
     where = cache.root() / "bench" / f"{kernel.id}-{pairs}@{key}"
 
