@@ -10,6 +10,7 @@ the signatures against Debian's keyring; nothing here goes around that.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Sequence
@@ -126,6 +127,13 @@ class Apt:
                 return line.split()[1]
         raise VmError(f"apt knows no version of {package}")
 
+    def closure(self, package: str) -> list[str]:
+        """Get a package and all that it depends on, as ``NAME=VERSION``, the newest there are."""
+        argv = [host.program("apt-get"), *self._options(), "--simulate"]
+        # Nothing is installed as far as this apt knows: that is all of them.
+        argv += ["--no-install-recommends", "install", package]
+        return installs(host.call(argv, f"resolving {package}").decode())
+
     def unpack(
         self, packages: Sequence[str], into: Path, patterns: Sequence[str] | None = None
     ) -> None:
@@ -150,6 +158,12 @@ class Apt:
             _unpack(deb, into, patterns)
             deb.unlink()
         debs.rmdir()
+
+
+def installs(simulated: str) -> list[str]:
+    """Read ``NAME=VERSION`` of what ``apt-get --simulate install`` would install."""
+    found = re.finditer(r"^Inst (\S+) (?:\[\S+\] )?\((\S+) ", simulated, re.MULTILINE)
+    return [f"{m[1]}={m[2]}" for m in found]
 
 
 def _unpack(deb: Path, into: Path, patterns: Sequence[str] | None) -> None:

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+``python3 -m vm.bench.inside RUNS`` in a guest: measures the commands on standard input.
+
+There they are JSON, ``[[NAME, [WORD, ...]], ...]``. What comes out is JSON as well, ``{NAME:
+[RUN, ...]}``; the first run of each is the one that warms up. On standard error it tells how far
+it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+from vm.bench import measure
+
+
+def main() -> int:
+    """Measure, interleaved."""
+    works = json.load(sys.stdin)
+    runs: dict[str, list[dict[str, object]]] = {name: [] for name, _ in works}
+    for i in range(1 + int(sys.argv[1])):
+        for name, argv in works:
+            print(measure.progress(i, int(sys.argv[1]), name), end="", file=sys.stderr, flush=True)
+            runs[name].append(dataclasses.asdict(measure.run(argv)))
+    json.dump(runs, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+What it costs to have all fields of a TCP record, over one read of the structure's memory.
+
+Both in one process, in turn, over the same addresses in their order, a few times. The last
+word of what it prints is the ratio.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from drgn import Program, get_default_prog, sizeof
+
+from drgn_sockets.helpers import for_each_tcp_sock
+from drgn_sockets.records.tcp import TcpSock
+
+TIMES = 3
+
+
+def read(prog: Program, addresses: list[int]) -> float:
+    """Seconds for reading each structure, by itself."""
+    size = sizeof(prog.type("struct tcp_sock"))
+    start = time.perf_counter()
+    for address in addresses:
+        prog.read(address, size)
+    return time.perf_counter() - start
+
+
+def decode(prog: Program, addresses: list[int]) -> float:
+    """Seconds for all fields of each record, from memory."""
+    layout = TcpSock.layout(prog)
+    fields = list(TcpSock.members())
+    start = time.perf_counter()
+    for _, record in layout.read_many(addresses):
+        for name in fields:
+            getattr(record, name)
+    return time.perf_counter() - start
+
+
+def main(prog: Program) -> None:
+    # The bench's machine has neither timewait sockets nor requests: all are full ones.
+    addresses = sorted(sk.value_() for sk in for_each_tcp_sock(prog))
+    # Once for what is looked up the first time.
+    read(prog, addresses[:100])
+    decode(prog, addresses[:100])
+    pairs = [(read(prog, addresses), decode(prog, addresses)) for _ in range(TIMES)]
+    reads, decodes = (1e6 * statistics.median(p) / len(addresses) for p in zip(*pairs))
+    ratio = statistics.median(d / r for r, d in pairs)
+    print(
+        f"{len(addresses)} records: read {reads:.1f} us, {len(TcpSock.members())} fields "
+        f"{decodes:.1f} us, ratio {ratio:.2f}"
+    )
+
+
+main(get_default_prog())
