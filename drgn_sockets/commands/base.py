@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from drgn import Program
 
-from drgn_sockets.commands.fan_out import fan_out, processors
+from drgn_sockets.records.fan_out import fan_out, processors
 from drgn_sockets.records.parts import Part
 from drgn_sockets.views.columns import Column, choose
 from drgn_sockets.views.rows import Csv, Json, Rows, Table
@@ -98,6 +98,10 @@ class Command:
         """Whether any of these columns is shown: what nobody sees need not be read."""
         return any(column.name in names for column in self.chosen(args))
 
+    def jobs(self, args: argparse.Namespace) -> int:
+        """How many processes may read; in the REPL it is one."""
+        return getattr(args, "jobs", 1) or processors()
+
     def emit(
         self, records: Iterable[Any], args: argparse.Namespace, problems: Problems | None = None
     ) -> None:
@@ -142,7 +146,7 @@ class Command:
                 break
         rest = list(waiting)
         line = rows.line
-        jobs = getattr(args, "jobs", 1) or processors()
+        jobs = self.jobs(args)
         if line is None or jobs == 1 or len(rest) < _FEW_PARTS:
             for part in rest:
                 rows.write(read(part, problems))

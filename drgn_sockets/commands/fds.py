@@ -153,10 +153,9 @@ class Fds(Command):
     def read_all(self, prog: Program) -> None:
         tables = Tasks(prog).tables()
         # Some columns read more of memory, when they are asked.
-        getters = [column.get for column in self.columns]
         for record in FdReader(prog, describe).read(tables):
-            for get in getters:
-                get(record)
+            for column in self.columns:
+                column.value(record)
 
 
 def _chosen(tasks: Tasks, tables: list[FileTable], who: list[str]) -> list[FileTable]:

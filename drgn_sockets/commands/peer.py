@@ -45,12 +45,16 @@ class End:
 
 def _column(column: Column) -> Column:
     text = column.text
+
+    def has(end: End) -> bool:
+        return end.record is not None and isinstance(end.record, column.of)
+
     return Column(
         column.name,
         column.help,
-        lambda end: column.value(end.record),
+        lambda end: column.get(end.record) if has(end) else None,
         column.name in ("netid", "state", "ino", "local", "holders", "file_ino", "file_dev"),
-        text and (lambda end: text(end.record) if isinstance(end.record, column.of) else None),
+        text and (lambda end: text(end.record) if has(end) else None),
         column.right,
     )
 

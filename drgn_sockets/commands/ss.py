@@ -104,10 +104,9 @@ class Ss(Command):
 
     def read_all(self, prog: Program) -> None:
         # Some columns read more of memory, when they are asked.
-        getters = [column.get for column in self.columns]
         for record in for_each_socket(prog, FAMILIES, Holders(prog)):
-            for get in getters:
-                get(record)
+            for column in self.columns:
+                column.value(record)
 
     def _parts(self, prog: Program, args: argparse.Namespace, problems: Problems) -> Iterable[Part]:
         address = None
@@ -123,7 +122,7 @@ class Ss(Command):
             or args.pid is not None
             or args.inode is not None
         ):
-            holders = Holders(prog)
+            holders = Holders(prog, jobs=self.jobs(args))
             problems.add(holders.problems)
         held = self._held(prog, args.pid, holders)
         if address is not None:

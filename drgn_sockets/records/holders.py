@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Union
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Optional, Union
 
 from drgn import FaultError, Program, offsetof
 
@@ -14,6 +15,11 @@ from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.records.fan_out import fan_out
+from drgn_sockets.records.parts import Part
+
+# Files that are read together.
+_PART = 8192
 
 _FD_BITS = 32
 _FD_MASK = (1 << _FD_BITS) - 1
@@ -60,9 +66,12 @@ class Holders:
     The holders of every socket that is in a file table.
 
     :param tables: The file tables to look into; by default those of all tasks.
+    :param jobs: How many processes read, if there is a lot.
     """
 
-    def __init__(self, prog: Program, tables: Iterable[FileTable] | None = None) -> None:
+    def __init__(
+        self, prog: Program, tables: Iterable[FileTable] | None = None, jobs: int = 1
+    ) -> None:
         self._prog = prog
         self._tables: list[FileTable] = list(Tasks(prog).tables() if tables is None else tables)
         #: What could not be read, a line each.
@@ -81,7 +90,7 @@ class Holders:
         #: Inodes of the sockets, by ``struct sock *``.
         self.inodes: dict[int, SocketInode] = {}
         self._groups: dict[str, list[int]] = {}
-        self._find_sockets()
+        self._find_sockets(jobs)
 
     def _take(self, table: FileTable, base: int) -> None:
         first, more = self._first, self._more
@@ -95,44 +104,27 @@ class Holders:
                     else:
                         more[file] = [holder]
 
-    def _find_sockets(self) -> None:
-        prog = self._prog
-        socket_ops = socket_file_ops(prog)
-        offset = offsetof(prog.type("struct socket_alloc"), "socket")
-        by_socket: dict[int, int] = {}
-        # Two struct files of one socket do not happen; were it so, both count.
-        more: dict[int, list[int]] = {}
-        for address, file in _FilePrivate.layout(prog).read_many(self._first):
-            if file is None:
-                self._cannot_read([address], f"struct file at {address:#x}")
-            elif file.op == socket_ops:
-                socket_alloc = file.private_data - offset
-                if by_socket.setdefault(socket_alloc, address) != address:
-                    more.setdefault(socket_alloc, []).append(address)
-        group_of = socket_groups(prog)
-        for address, socket in SocketAlloc.layout(prog).read_many(by_socket):
-            if socket is None:
-                files = [by_socket[address], *more.get(address, ())]
-                self._cannot_read(files, f"struct socket at {address + offset:#x}")
-                continue
-            sk = socket.sk
-            if not sk:
-                continue
-            if sk in self._file:
-                # Nor do two struct sockets of one sock.
-                more.setdefault(address, []).insert(0, by_socket[address])
-            else:
-                self._file[sk] = by_socket[address]
-            if address in more:
-                self._others.setdefault(sk, []).extend(more[address])
-            if sk in self.inodes:
-                continue
-            self.inodes[sk] = SocketInode(socket.ino, socket.uid)
-            self._groups.setdefault(group_of(socket), []).append(sk)
-
-    def _cannot_read(self, files: Sequence[int], what: str) -> None:
-        for holder in self._holders(files):
-            self.problems.append(f"pid {holder.pid} fd {holder.fd}: {what} cannot be read")
+    def _find_sockets(self, jobs: int) -> None:
+        files = sorted(self._first)
+        prog, group_of = self._prog, socket_groups(self._prog)
+        parts = [
+            Part(functools.partial(_sockets_of, prog, group_of, files[i : i + _PART]))
+            for i in range(0, len(files), _PART)
+        ]
+        for found in fan_out(parts, lambda part: list(part.records()), jobs):
+            for file, sk, ino, uid, group, what in found:
+                if what is not None:
+                    for holder in self._holders((file,)):
+                        self.problems.append(
+                            f"pid {holder.pid} fd {holder.fd}: {what} cannot be read"
+                        )
+                elif sk in self._file:
+                    # Two files of one sock do not happen; were it so, both count.
+                    self._others.setdefault(sk, []).append(file)
+                else:
+                    self._file[sk] = file
+                    self.inodes[sk] = SocketInode(ino, uid)
+                    self._groups.setdefault(group, []).append(sk)
 
     def _holders(self, files: Sequence[int]) -> list[Holder]:
         packed = [self._first[files[0]], *self._more.get(files[0], ())]
@@ -191,6 +183,30 @@ class Holders:
                 for holder in (self._first[f], *self._more.get(f, ()))
             )
         }
+
+
+# A file of a socket: (file, sk, inode number, owner, group of families, None), or what cannot be
+# read: (file, 0, 0, 0, "", what).
+_Found = tuple[int, int, int, int, str, Optional[str]]
+
+
+def _sockets_of(
+    prog: Program, group_of: Callable[[SocketAlloc], str], files: Sequence[int]
+) -> Iterator[_Found]:
+    socket_ops = socket_file_ops(prog)
+    offset = offsetof(prog.type("struct socket_alloc"), "socket")
+    by_socket: dict[int, list[int]] = {}
+    for address, file in _FilePrivate.layout(prog).read_many(files):
+        if file is None:
+            yield address, 0, 0, 0, "", f"struct file at {address:#x}"
+        elif file.op == socket_ops:
+            by_socket.setdefault(file.private_data - offset, []).append(address)
+    for address, socket in SocketAlloc.layout(prog).read_many(by_socket):
+        for holder in by_socket[address]:
+            if socket is None:
+                yield holder, 0, 0, 0, "", f"struct socket at {address + offset:#x}"
+            elif socket.sk:
+                yield holder, socket.sk, socket.ino, socket.uid, group_of(socket), None
 
 
 def socket_groups(prog: Program) -> Callable[[SocketAlloc], str]:

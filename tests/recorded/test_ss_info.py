@@ -111,7 +111,7 @@ WORDS = {
 
 
 def test_what_sending_again_changes(core: Core) -> None:
-    grown = Counter()
+    grown: Counter[str] = Counter()
     for row, theirs, mine in compared(core):
         if still(core, row):
             continue

@@ -133,7 +133,7 @@ def test_forms_for_programs_come_as_they_are_made(form: type[Rows]) -> None:
             assert len(out.getvalue().splitlines()) >= i
             yield i, b"x"
 
-    write(Table, records(), COLUMNS, out)
+    write(form, records(), COLUMNS, out)
 
 
 NAMES = st.binary(max_size=24)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Reading parts of a walk in several processes, and having their lines in order.
+Reading parts of a walk in several processes, and having what they made in order.
 
 Reading kernel memory waits for nothing: it inflates pages, decodes and formats, and Python does
 that on one processor. Forked processes have the program open and the types resolved, so each
-makes the lines of its parts and sends them. Where one fails or is killed, its parts are read
-here: what is printed does not depend on how many there are.
+does its parts and sends what came of them. Where one fails or is killed, its parts are done
+here: what comes out does not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from drgn_sockets.records.parts import Part
-
-#: Makes the lines of a part's records, and counts those that could not be read.
-Format = Callable[[Part], tuple[str, int]]
 
 # More would wait for each other's memory, and for the one that writes.
 _MOST = 4
@@ -34,14 +31,13 @@ def processors() -> int:
     return min(len(os.sched_getaffinity(0)), _MOST)
 
 
-def fan_out(parts: Sequence[Part], form: Format, processes: int) -> Iterator[tuple[str, int]]:
+def fan_out(parts: Sequence[Part], make: Callable[[Part], Any], processes: int) -> Iterator[Any]:
     """
-    Make the lines of *parts*.
+    Make something of each of *parts*.
 
-    :param form: Makes the lines of a part.
-    :param processes: How many read, this one among them.
-    :return: Iterator of (lines, how many of the records could not be read), in the order of
-        *parts*
+    :param make: Makes it, of what :mod:`marshal` can write.
+    :param processes: How many work, this one among them.
+    :return: Iterator of what was made, in the order of *parts*
     """
     worker = [
         0 if part.alone else (i if part.key is None else part.key) % processes
@@ -51,15 +47,15 @@ def fan_out(parts: Sequence[Part], form: Format, processes: int) -> Iterator[tup
     try:
         for n in sorted(set(worker) - {0}):
             mine = [part for part, w in zip(parts, worker) if w == n]
-            pipes[n] = _start(mine, form, [pipe for _, pipe in pipes.values()])
+            pipes[n] = _start(mine, make, [pipe for _, pipe in pipes.values()])
         for part, n in zip(parts, worker):
-            result = _receive(pipes[n][1]) if n in pipes else None
-            if result is None:
-                yield form(part)
-                continue
-            text, errors, found = result
-            part.take(found)
-            yield text, errors
+            received = _receive(pipes[n][1]) if n in pipes else None
+            if received is None:
+                yield make(part)
+            else:
+                made, found = received
+                part.take(found)
+                yield made
     finally:
         for pid, pipe in pipes.values():
             # One that is still at it finds that nobody listens any more.
@@ -67,7 +63,9 @@ def fan_out(parts: Sequence[Part], form: Format, processes: int) -> Iterator[tup
             os.waitpid(pid, 0)
 
 
-def _start(parts: Sequence[Part], form: Format, others: Sequence[BinaryIO]) -> tuple[int, BinaryIO]:
+def _start(
+    parts: Sequence[Part], make: Callable[[Part], Any], others: Sequence[BinaryIO]
+) -> tuple[int, BinaryIO]:
     read, write = os.pipe()
     try:
         fcntl.fcntl(write, _F_SETPIPE_SZ, _PIPE)
@@ -85,10 +83,7 @@ def _start(parts: Sequence[Part], form: Format, others: Sequence[BinaryIO]) -> t
             os.close(pipe.fileno())
         with os.fdopen(write, "wb") as out:
             for part in parts:
-                text, errors = form(part)
-                # Not str: what stands for bytes that are no UTF-8 is no UTF-8 either.
-                data = text.encode("utf-8", "surrogatepass")
-                marshal.dump((data, errors, part.found()), out)
+                marshal.dump((make(part), part.found()), out)
                 out.flush()
         status = 0
     finally:
@@ -97,9 +92,9 @@ def _start(parts: Sequence[Part], form: Format, others: Sequence[BinaryIO]) -> t
         os._exit(status)
 
 
-def _receive(pipe: BinaryIO) -> tuple[str, int, Any] | None:
+def _receive(pipe: BinaryIO) -> tuple[Any, Any] | None:
     try:
-        data, errors, found = marshal.load(pipe)
+        made, found = marshal.load(pipe)
     except (EOFError, ValueError, TypeError):
         return None
-    return data.decode("utf-8", "surrogatepass"), errors, found
+    return made, found
