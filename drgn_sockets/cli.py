@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import functools
 import gc
 import io
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from drgn import FaultError, ObjectNotFoundError, Program
@@ -54,22 +55,33 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_USAGE_ERROR, f"{self.prog}: {message} (--help tells more)\n")
 
 
-class _CommandParser(_Parser):
-    """The parser of a command, which is imported and asked for its arguments when it is called."""
+class _CommandParser:
+    """Stands for the parser of a command, which is imported and asked when it is called."""
 
-    def __init__(self, *, command_name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._command_name = command_name
+    def __init__(self, *, configure: Callable[[argparse.ArgumentParser], None], **kwargs: Any):
+        self._configure = configure
+        self._kwargs = kwargs
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._command_name is not None:
-            own = command(self._command_name)
-            self._command_name = None
-            summary = f"{own.summary[0].upper()}{own.summary[1:]}"
-            self.description = f"{summary}. {own.description}"
-            own.configure(self)
-            self.set_defaults(run=own)
-        return super().parse_known_args(args, namespace)
+    def parse_known_args(self, args: Any, namespace: Any) -> Any:
+        parser = _Parser(**self._kwargs)
+        self._configure(parser)
+        return parser.parse_known_args(args, namespace)
+
+
+def _configure_command(parser: argparse.ArgumentParser, *, name: str) -> None:
+    own = command(name)
+    parser.description = f"{own.summary[0].upper()}{own.summary[1:]}. {own.description}"
+    own.configure(parser)
+    parser.set_defaults(run=own)
+
+
+def _configure_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "A tour, on a core that comes with the package: no root, no debugging symbols and no "
+        "network needed. With a command, runs that on the core."
+    )
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …")
+    parser.set_defaults(run=None)
 
 
 class _Version(argparse.Action):
@@ -110,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="error",
         help="drgn's messages of at least this level go to standard error (default: error)",
     )
-    subparsers = parser.add_subparsers(
+    subparsers = parser.add_subparsers(  # type: ignore[type-var]
         dest="command",
         metavar="COMMAND",
         required=True,
@@ -119,15 +131,10 @@ def make_parser() -> argparse.ArgumentParser:
         parser_class=_CommandParser,
     )
     for name, summary in SUMMARIES.items():
-        subparsers.add_parser(name, help=summary, command_name=name)
-    tour = subparsers.add_parser(
-        "demo",
-        help="a tour, on a core that comes with the package",
-        description="A tour, on a core that comes with the package: no root, no debugging "
-        "symbols and no network needed. With a command, runs that on the core.",
-    )
-    tour.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …")
-    tour.set_defaults(run=None)
+        configure = functools.partial(_configure_command, name=name)
+        subparsers.add_parser(name, help=summary, configure=configure)
+    summary = "a tour, on a core that comes with the package"
+    subparsers.add_parser("demo", help=summary, configure=_configure_demo)
     return parser
 
 

@@ -2,9 +2,9 @@
 """
 BTF, the types that a kernel carries with it (Documentation/bpf/btf.rst).
 
-Loading finds where each type begins, and no more; names are indexed when the first is looked
-up, and a type is decoded when it is asked for. What comes out of a core is untrusted: every
-offset is checked, and what does not fit raises :class:`BtfError`.
+Loading finds where each type begins, and no more; a type is decoded when it is asked for. What
+comes out of a core is untrusted: every offset is checked, and what does not fit raises
+:class:`BtfError`.
 """
 
 from __future__ import annotations
@@ -89,24 +89,18 @@ def _vlen(info: int) -> int:
     return info & 0xFFFFFF
 
 
-class _Steps(dict[int, int]):
+def _step(info: int, layout: bytes) -> int:
     """How many words a type has, by its second, which tells kind and vlen."""
-
-    def __init__(self, layout: bytes) -> None:
-        self._layout = layout
-
-    def __missing__(self, info: int) -> int:
-        kind = _kind(info)
-        if kind in _WORDS:
-            fixed, each = _WORDS[_KIND[kind]]
-        else:
-            # A kind of a newer kernel: it can be stepped over if the layout tells its size.
-            sizes = self._layout[4 * kind : 4 * kind + 2]
-            if not kind or len(sizes) < 2 or sizes[0] % 4 or sizes[1] % 4:
-                raise BtfError(f"it has a type of the unknown kind {kind}")
-            fixed, each = sizes[0] // 4, sizes[1] // 4
-        self[info] = step = 3 + fixed + each * _vlen(info)
-        return step
+    kind = _kind(info)
+    if kind in _WORDS:
+        fixed, each = _WORDS[_KIND[kind]]
+    else:
+        # A kind of a newer kernel: it can be stepped over if the layout tells its size.
+        sizes = layout[4 * kind : 4 * kind + 2]
+        if not kind or len(sizes) < 2 or sizes[0] % 4 or sizes[1] % 4:
+            raise BtfError(f"it has a type of the unknown kind {kind}")
+        fixed, each = sizes[0] // 4, sizes[1] // 4
+    return 3 + fixed + each * _vlen(info)
 
 
 class BtfMember(NamedTuple):
@@ -167,8 +161,9 @@ class Btf:
         self._words = array("I", types)
         if (order == "<") != (sys.byteorder == "little"):
             self._words.byteswap()
-        self._steps = _Steps(layout)
-        self._offsets = self._find_types()
+        # How many words a type has, by its second.
+        self._steps: dict[int, int] = {}
+        self._offsets = self._find_types(layout)
         self._tells_signs: bool = (base is not None and base._tells_signs) or any(
             info >> 31 and _kind(info) in (Kind.ENUM, Kind.ENUM64) for info in self._steps
         )
@@ -176,36 +171,42 @@ class Btf:
         self.end_id: int = self.start_id + len(self._offsets)
         if self.end_id > _MAX_TYPES:
             raise BtfError(f"{self.end_id} types are more than there can be")
-        self._by_name: dict[int, int] | None = None
-        self._next_of_name: dict[int, int] = {}
+        # Where the name of each type is: that of four bytes after that of the one before.
+        self._names: bytes | None = None
         self._places: dict[str, list[int]] = {}
 
-    def _find_types(self) -> array[int]:
-        words, steps = self._words, self._steps
-        offsets = array("I")
+    def _find_types(self, layout: bytes) -> list[int]:
+        # A hundred thousand times around: every bytecode is a millisecond, or ten in a slow guest.
+        infos, steps = self._words[1:], self._steps
+        offsets: list[int] = []
         append = offsets.append
-        at, end = 0, len(words)
-        try:
-            while at < end:
-                append(at)
-                at += steps[words[at + 1]]
-        except IndexError:
-            at = -1
-        if at != end:
+        at = 0
+        while True:
+            try:
+                while True:
+                    append(at)
+                    at += steps[infos[at]]
+            except KeyError:
+                steps[infos[at]] = _step(infos[at], layout)
+                offsets.pop()
+            except IndexError:
+                break
+        if at != len(self._words):
             raise BtfError("it is cut short within a type")
+        # There the next one would begin.
+        offsets.pop()
         return offsets
 
-    def _index_names(self) -> dict[int, int]:
-        # Each name leads to the first type called so, and each type to the next.
-        words, following = self._words, self._next_of_name
-        by_name: dict[int, int] = {}
-        for i in range(len(self._offsets) - 1, -1, -1):
-            name = words[self._offsets[i]]
-            if name:
-                if name in by_name:
-                    following[i] = by_name[name]
-                by_name[name] = i
-        return by_name
+    def _find_name(self, place: int, start: int) -> int:
+        """The first type from the one numbered *start* on whose name is there, -1 if none is."""
+        if self._names is None:
+            names = array("I", map(self._words.__getitem__, self._offsets))
+            self._names = names.tobytes()
+        needle = place.to_bytes(4, sys.byteorder)
+        at = self._names.find(needle, 4 * start)
+        while at % 4 and at >= 0:
+            at = self._names.find(needle, at + 1)
+        return at // 4
 
     def _at(self, type_id: int) -> tuple[Btf, int]:
         btf = self
@@ -332,14 +333,12 @@ class Btf:
 
     def find_own(self, name: str, kinds: frozenset[Kind]) -> int | None:
         """As :meth:`find()`, with the types of the base left out."""
-        if self._by_name is None:
-            self._by_name = self._index_names()
         for place in self.places(name):
-            i = self._by_name.get(place)
-            while i is not None:
+            i = self._find_name(place, 0)
+            while i >= 0:
                 if self.kind(self.start_id + i) in kinds:
                     return self.start_id + i
-                i = self._next_of_name.get(i)
+                i = self._find_name(place, i + 1)
         return None
 
     def places(self, name: str) -> list[int]:

@@ -166,7 +166,6 @@ class BtfTypes:
             element, length = btf.array(type_id)
             return self._make_array(self._with_size(element), length)
         if kind in (Kind.STRUCT, Kind.UNION):
-            self._check_nesting(type_id)
             make = prog.struct_type if kind == Kind.STRUCT else prog.union_type
             return make(btf.name(type_id), btf.size_or_type(type_id), self._members(type_id))
         if kind == Kind.FWD:
@@ -181,16 +180,14 @@ class BtfTypes:
         if kind == Kind.TYPE_TAG:
             return self.type(btf.size_or_type(type_id))
         if kind == Kind.FUNC_PROTO:
-            self._check_nesting(type_id)
             return self._make_function(type_id)
         raise BtfError(f"its type {type_id} is a {kind.name}, which is no type")
 
     def _check_nesting(self, type_id: int) -> None:
         # drgn follows members by value, and types without a name of their own to print them, as
-        # far as they lead; so it has to be seen first that they end.
+        # far as they lead; so it has to be seen that they end before it gets the first of them.
         self._height(type_id, True, 0)
-        for inner in self._btf.inner(type_id):
-            self._height(inner, False, 0)
+        self._height(type_id, False, 0)
 
     def _height(self, type_id: int, by_value: bool, depth: int) -> int:
         """How deep types are nested in a type, by value, or else written out where it is named."""
@@ -271,13 +268,21 @@ class BtfTypes:
             if not parameter and name is None:
                 variadic = True
             else:
-                parameters.append(TypeParameter(lambda p=parameter: self.type(p), name))
-        return self._prog.function_type(
-            self.type(btf.size_or_type(type_id)), parameters, is_variadic=variadic
-        )
+                parameters.append(TypeParameter(self._parameter(parameter), name))
+        result = btf.size_or_type(type_id)
+        self._check_nesting(result)
+        return self._prog.function_type(self.type(result), parameters, is_variadic=variadic)
+
+    def _parameter(self, type_id: int) -> Callable[[], Type]:
+        def make() -> Type:
+            self._check_nesting(type_id)
+            return self.type(type_id)
+
+        return make
 
     def _with_size(self, type_id: int) -> Type:
         """A type that an element or a member can be of: not ``void``, and no function."""
+        self._check_nesting(type_id)
         found = inner = self.type(type_id)
         while inner.kind == TypeKind.TYPEDEF:
             inner = inner.type

@@ -15,7 +15,6 @@ compressed by replacing pair after pair.
 from __future__ import annotations
 
 import bisect
-import re
 import struct
 import sys
 from array import array
@@ -24,7 +23,6 @@ from typing import Callable
 
 from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind
 
-_ADDRESS = re.compile(r"^SYMBOL\((kallsyms_\w+|_stext)\)=([0-9A-Fa-f]+)$", re.MULTILINE)
 # A kernel has some 150,000 symbols, and of each a dozen bytes.
 _MAX_SYMBOLS = 1 << 22
 _MAX_NAMES = 1 << 26
@@ -58,7 +56,11 @@ class Kallsyms:
     """
 
     def __init__(self, prog: Program, vmcoreinfo: str) -> None:
-        at = {name: int(value, 16) for name, value in _ADDRESS.findall(vmcoreinfo)}
+        at: dict[str, int] = {}
+        for line in vmcoreinfo.splitlines():
+            name, equals, value = line.partition(")=")
+            if equals and name.startswith(("SYMBOL(kallsyms_", "SYMBOL(_stext")):
+                at[name[len("SYMBOL(") :]] = int(value, 16)
         platform = prog.platform
         assert platform is not None
         self._order = "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
@@ -271,16 +273,11 @@ class Kallsyms:
         block, i = divmod(number, _BLOCK)
         starts = self._block(block)
         text = self._text(self._coded(starts[i], starts[i + 1]))
-        address, size = self._address(number), 0
-        if number and self._address(number - 1) > address:
+        address = self._address(number)
+        following = self._address(number + 1) if number + 1 < self.count else None
+        if (number and self._address(number - 1) > address) or (following or address) < address:
             raise OddKallsymsError("addresses do not ascend")
-        if number + 1 < self.count:
-            size = self._address(number + 1) - address
-            if size < 0:
-                raise OddKallsymsError("addresses do not ascend")
-            if size >= _MAX_SIZE:
-                size = 0
-        return Symbol(text[1:].decode(), address, size, *_binding_kind(chr(text[0])))
+        return kallsyms_symbol(text[1:], chr(text[0]), address, following)
 
     def find(self, name: str) -> Symbol | None:
         """
@@ -322,6 +319,17 @@ def _binding_kind(letter: str) -> tuple[SymbolBinding, SymbolKind]:
     if lower in "bcdgrv":
         return binding, SymbolKind.OBJECT
     return binding, SymbolKind.FUNC if lower == "t" else SymbolKind.UNKNOWN
+
+
+def kallsyms_symbol(name: bytes, letter: str, address: int, following: int | None) -> Symbol:
+    """
+    A symbol as drgn makes it of kallsyms.
+
+    :param letter: Its type, see nm(1).
+    :param following: Where the next symbol is.
+    """
+    size = (following or address) - address
+    return Symbol(name.decode(), address, size if size < _MAX_SIZE else 0, *_binding_kind(letter))
 
 
 def read_kallsyms(prog: Program, vmcoreinfo: str) -> Kallsyms | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from drgn import (
     FaultError,
@@ -24,6 +25,8 @@ from drgn_sockets.target.btf_source import BtfFile, module_btf, own_btf
 from drgn_sockets.target.btf_types import NAME, BtfTypes, at_symbol
 from drgn_sockets.target.declarations import DECLARATIONS, Declarations
 from drgn_sockets.target.symbols import OWN_SYMBOLS, SymbolFinder, load_symbols, os_release
+
+_PRIMITIVE = frozenset({"char", "short", "int", "long", "signed", "unsigned", "_Bool", "double"})
 
 logger = logging.getLogger("drgn.drgn_sockets")
 
@@ -159,7 +162,9 @@ class OwnTypes:
         self, prog: Program, kinds: TypeKindSet, name: str, filename: str | None
     ) -> Type | None:
         if self._ready():
-            for types in self._each():
+            # drgn tries all ways to write such a type; modules take theirs from the kernel.
+            primitive = _PRIMITIVE.issuperset(name.split())
+            for types in self._types[:1] if primitive else self._each():
                 found = types.find_type(prog, kinds, name, filename)
                 if found is not None:
                     return found
@@ -197,15 +202,21 @@ class OwnTypes:
                 return at_symbol(prog, name, type_)
         if not self._ready():
             return None
-        # A declaration comes before modules, or most variables would have them loaded.
-        found = self._types[0].find_object(prog, name, flags, filename)
-        if found is None and variable:
-            type_ = self._known.type(name)
-            if type_ is not None:
-                found = at_symbol(prog, name, type_)
+        # A declaration comes before modules, or most variables would have them loaded, and before
+        # enumerators, of which there is no index before one is asked for.
+        own = self._types[0]
+        if variable:
+            found = own.find_object(prog, name, FindObjectFlags.VARIABLE, filename)
+            if found is None:
+                type_ = self._known.type(name)
+                if type_ is not None:
+                    found = at_symbol(prog, name, type_)
+            if found is not None:
+                return found
+        found = own.find_object(prog, name, flags & ~FindObjectFlags.VARIABLE, filename)
         if found is not None:
             return found
-        for types in self._each():
+        for types in islice(self._each(), 1, None):
             found = types.find_object(prog, name, flags, filename)
             if found is not None:
                 return found

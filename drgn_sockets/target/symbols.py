@@ -22,7 +22,8 @@ from drgn import (
 )
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.target.kallsyms import Kallsyms, OddKallsymsError, read_kallsyms
+from drgn_sockets.target.kallsyms import OddKallsymsError, kallsyms_symbol, read_kallsyms
+from drgn_sockets.target.symbol_text import Line, OddTextError, SymbolText
 
 if TYPE_CHECKING:
     from drgn_sockets.target.elf import Elf, ElfSymbol
@@ -38,19 +39,20 @@ OWN_SYMBOLS = ("its kallsyms", "/proc/kallsyms")
 
 _MIN_SYMBOLS = 1000
 _MAX_SYMBOL = 1 << 24
-_MAP_LINE = re.compile(rb"^([0-9a-f]{8,16}) ([A-Za-z]) (\S+)", re.MULTILINE)
-_VMCOREINFO_SYMBOL = re.compile(r"^SYMBOL\((\w+)\)=([0-9A-Fa-f]+)$", re.MULTILINE)
-_TOLD = re.compile(
-    r"^DRGN_SOCKETS_SYMBOL\(([^\s()]+)\)=([0-9a-f]{1,16})\+([0-9a-f]{1,16})$", re.MULTILINE
-)
-_KERNEL_OFFSET = re.compile(r"^KERNELOFFSET=([0-9A-Fa-f]+)$", re.MULTILINE)
-_BUILD_ID = re.compile(r"^BUILD-ID=((?:[0-9A-Fa-f]{2})+)$", re.MULTILINE)
-_OS_RELEASE = re.compile(r"^OSRELEASE=(.*)$", re.MULTILINE)
+# With re.MULTILINE; compiled when they are needed, which few are in most sessions.
+_MAP_LINE = rb"^([0-9a-f]{8,16}) ([A-Za-z]) (\S+)"
+_VMCOREINFO_SYMBOL = r"^SYMBOL\((\w+)\)=([0-9A-Fa-f]+)$"
+_TOLD = r"^DRGN_SOCKETS_SYMBOL\(([^\s()]+)\)=([0-9a-f]{1,16})\+([0-9a-f]{1,16})$"
+_KERNEL_OFFSET = r"^KERNELOFFSET=([0-9A-Fa-f]+)$"
+_BUILD_ID = r"^BUILD-ID=((?:[0-9A-Fa-f]{2})+)$"
+_OS_RELEASE = r"^OSRELEASE=(.*)$"
 # What drgn says of tables that are not there, or not whole.
 _NO_SYMBOLS = (
     *(MissingDebugInfoError, BadDataError),
     *(LookupError, ValueError, FaultError, OSError),
 )
+# Single symbols are not to be had here; all may be.
+_ODD = (OddKallsymsError, OddTextError)
 # VMCOREINFO gives what these pointers hold, and of everything else the address.
 _POINTERS = ("mem_section",)
 
@@ -69,13 +71,13 @@ def vmcoreinfo(prog: Program) -> str:
 
 def os_release(prog: Program) -> str:
     """As ``uname -r`` gives it, empty if VMCOREINFO lacks it."""
-    match = _OS_RELEASE.search(vmcoreinfo(prog))
+    match = re.search(_OS_RELEASE, vmcoreinfo(prog), re.MULTILINE)
     return match[1] if match else ""
 
 
 def build_id(prog: Program) -> bytes | None:
     """The kernel's build ID, ``None`` if VMCOREINFO lacks it."""
-    match = _BUILD_ID.search(vmcoreinfo(prog))
+    match = re.search(_BUILD_ID, vmcoreinfo(prog), re.MULTILINE)
     return bytes.fromhex(match[1]) if match else None
 
 
@@ -91,16 +93,19 @@ def load_symbols(
     :raises UserError: if there are none, or they are another kernel's
     """
     if system_map is not None:
-        return _index(prog, read_map(system_map), system_map), system_map
+        return _map_symbols(prog, system_map), system_map
     quick = read_kallsyms(prog, vmcoreinfo(prog))
     if quick is not None:
-        return _QuickSymbols(quick), OWN_SYMBOLS[0]
+        return _QuickSymbols(quick.find, quick.find_at, _all_symbols), OWN_SYMBOLS[0]
+    listed = _proc_symbols() if is_local(prog) else None
+    if listed is not None:
+        return listed, OWN_SYMBOLS[1]
     try:
         index = _all_symbols(prog)
     except _NO_SYMBOLS as e:
         system_map = os.environ.get(SYSTEM_MAP_VARIABLE)
         if system_map:
-            return _index(prog, read_map(system_map), system_map), system_map
+            return _map_symbols(prog, system_map), system_map
         found = list(vmlinux.symbols()) if vmlinux else []
         if found and vmlinux:
             return _index(prog, found, vmlinux.path), vmlinux.path
@@ -124,30 +129,113 @@ def _all_symbols(prog: Program) -> SymbolIndex:
 
 
 class _QuickSymbols:
-    """Finds single symbols itself; drgn's index of all is made when it takes that."""
+    """
+    Finds single symbols one by one; an index of all is made when it takes that.
 
-    def __init__(self, quick: Kallsyms) -> None:
-        self._quick: Kallsyms | None = quick
+    :param find: The first of a name
+    :param find_at: The one that an address lies in
+    """
+
+    def __init__(
+        self,
+        find: Callable[[str], Symbol | None],
+        find_at: Callable[[int], Symbol | None],
+        make_all: Callable[[Program], SymbolIndex],
+    ) -> None:
+        self._find = find
+        self._find_at = find_at
+        self._make_all = make_all
         self._all: SymbolIndex | None = None
 
     def __call__(
         self, prog: Program, name: str | None, address: int | None, one: bool
     ) -> Sequence[Symbol]:
-        if self._quick is not None and one and (name is None) != (address is None):
+        if self._all is None and one and (name is None) != (address is None):
             try:
-                symbol = (
-                    self._quick.find(name)
-                    if name is not None
-                    else self._quick.find_at(address or 0)
-                )
-                return [symbol] if symbol is not None else []
-            except OddKallsymsError:
+                symbol = self._find(name) if name is not None else self._find_at(address or 0)
+            except _ODD:
                 pass
+            else:
+                return [symbol] if symbol is not None else []
         if self._all is None:
-            self._all = _all_symbols(prog)
-            self._quick = None
+            self._all = self._make_all(prog)
         found: Sequence[Symbol] = self._all(prog, name, address, one)
         return found
+
+
+def _proc_symbols() -> SymbolFinder | None:
+    """Symbols of the kernel that runs this, ``None`` if it does not tell."""
+    if os.geteuid() != 0:
+        # Their addresses are hidden from others.
+        return None
+    try:
+        text = SymbolText(Path("/proc/kallsyms").read_bytes())
+        line = text.find("init_task")
+    except (OSError, *_ODD):
+        return None
+    if line is None or not line.address:
+        return None
+
+    def symbol(line: Line | None) -> Symbol | None:
+        return line and kallsyms_symbol(line.name, line.kind, line.address, line.following)
+
+    def find_at(address: int) -> Symbol | None:
+        found = symbol(text.find_at(address))
+        return found if found and address < found.address + found.size else None
+
+    return _QuickSymbols(lambda name: symbol(text.find(name)), find_at, _all_symbols)
+
+
+def _map_symbols(prog: Program, path: str) -> SymbolFinder | SymbolIndex:
+    """
+    Symbols of a System.map.
+
+    :raises UserError: if it is none, or another kernel's
+    """
+
+    def make_all(prog: Program) -> SymbolIndex:
+        return _index(prog, read_map(path), path)
+
+    from drgn_sockets.target.elf import ElfSymbol
+
+    def address_of(name: str, expected: int) -> int | None:
+        # By its address it is found sooner than by its name.
+        if text.has(name.encode(), expected):
+            return expected
+        line = text.find(name)
+        return line and line.address
+
+    text = SymbolText(_read(path))
+    offset = _kernel_offset(prog)
+    try:
+        if text.count() < _MIN_SYMBOLS:
+            return make_all(prog)
+        start, end = text.find("__per_cpu_start"), text.find("__per_cpu_end")
+        fixed_end = end.address + 1 if end and start and not start.address else 0
+        _check_build(prog, address_of, offset, path)
+    except _ODD:
+        return make_all(prog)
+
+    def symbol(line: Line | None) -> Symbol | None:
+        if line is None:
+            return None
+        size = (line.following or line.address) - line.address
+        name = line.name.decode("ascii", "replace")
+        known = ElfSymbol(
+            name,
+            line.address,
+            size if size <= _MAX_SYMBOL else 0,
+            line.kind in "tTwW",
+            line.kind.islower(),
+        )
+        return next(iter(_symbols([known], offset, fixed_end)), None)
+
+    def find_at(address: int) -> Symbol | None:
+        there = address if address < fixed_end else address - offset
+        found = symbol(text.find_at(there)) if there >= 0 else None
+        return found if found and found.address <= address < found.address + found.size else None
+
+    return _QuickSymbols(lambda name: symbol(text.find(name)), find_at, make_all)
 
 
 def vmcoreinfo_line(symbol: Symbol) -> str:
@@ -159,7 +247,7 @@ def vmcoreinfo_line(symbol: Symbol) -> str:
 
 
 def _told(prog: Program) -> Iterable[Symbol]:
-    for name, address, size in _TOLD.findall(vmcoreinfo(prog)):
+    for name, address, size in re.findall(_TOLD, vmcoreinfo(prog), re.MULTILINE):
         yield Symbol(
             name, int(address, 16), int(size, 16), SymbolBinding.UNKNOWN, SymbolKind.UNKNOWN
         )
@@ -171,53 +259,68 @@ def read_map(path: str) -> Sequence[ElfSymbol]:
 
     :raises UserError: if it is none
     """
-    try:
-        text = Path(path).read_bytes()
-    except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror}") from None
     from drgn_sockets.target.elf import ElfSymbol
 
-    lines = sorted((int(a, 16), kind, name) for a, kind, name in _MAP_LINE.findall(text))
+    found = re.findall(_MAP_LINE, _read(path), re.MULTILINE)
+    # At an address, nm's order remains.
+    lines = sorted(((int(a, 16), kind, name) for a, kind, name in found), key=lambda line: line[0])
     if len(lines) < _MIN_SYMBOLS:
         raise UserError(
             f"{path} is not a System.map (Debian's image packages have a note in its place, "
             "and their -dbg packages the map)"
         )
-    found = []
+    symbols = []
     for i, (address, kind, name) in enumerate(lines):
         end = lines[i + 1][0] if i + 1 < len(lines) else address
         if end - address > _MAX_SYMBOL:
             # The last of a section, or a constant among addresses.
             end = address
         text_name = name.decode("ascii", "replace")
-        found.append(ElfSymbol(text_name, address, end - address, kind in b"tTwW", kind.islower()))
-    return found
+        symbols.append(
+            ElfSymbol(text_name, address, end - address, kind in b"tTwW", kind.islower())
+        )
+    return symbols
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as e:
+        raise UserError(f"cannot read {path}: {e.strerror}") from None
+
+
+def _kernel_offset(prog: Program) -> int:
+    match = re.search(_KERNEL_OFFSET, vmcoreinfo(prog), re.MULTILINE)
+    return int(match[1], 16) if match else 0
 
 
 def _index(prog: Program, found: Sequence[ElfSymbol], path: str) -> SymbolIndex:
     addresses = {symbol.name: symbol.address for symbol in found}
-    match = _KERNEL_OFFSET.search(vmcoreinfo(prog))
-    offset = int(match[1], 16) if match else 0
+    offset = _kernel_offset(prog)
     # KASLR does not move per-CPU variables where their addresses are offsets, as on x86-64 until
     # Linux kernel commit 9d7de2aa8b41 ("x86/percpu/64: Use relative percpu offsets") (in v6.15).
     zero_based = addresses.get("__per_cpu_start") == 0
     fixed_end = addresses.get("__per_cpu_end", 0) + 1 if zero_based else 0
-    _check_build(prog, addresses, offset, path)
+    _check_build(prog, lambda name, expected: addresses.get(name), offset, path)
     return SymbolIndex(_symbols(found, offset, fixed_end))
 
 
-def _check_build(prog: Program, addresses: dict[str, int], offset: int, path: str) -> None:
-    for name, value in _VMCOREINFO_SYMBOL.findall(vmcoreinfo(prog)):
-        there = addresses.get(name, 0) + offset
-        if name in addresses and name not in _POINTERS and there != int(value, 16):
+def _check_build(
+    prog: Program, address_of: Callable[[str, int], int | None], offset: int, path: str
+) -> None:
+    for name, value in re.findall(_VMCOREINFO_SYMBOL, vmcoreinfo(prog), re.MULTILINE):
+        expected = int(value, 16)
+        there = address_of(name, expected - offset) if name not in _POINTERS else None
+        if there is not None and there + offset != expected:
             raise UserError(
-                f"{path} is of another build: {name} is at {there:#x} in it, and at "
-                f"{int(value, 16):#x} in the kernel"
+                f"{path} is of another build: {name} is at {there + offset:#x} in it, and at "
+                f"{expected:#x} in the kernel"
             )
     banner = f"Linux version {os_release(prog)}".encode()
     try:
-        found: bytes = prog.read(addresses["linux_banner"] + offset, len(banner))
-    except (KeyError, OverflowError):
+        at = address_of("linux_banner", -1)
+        found: bytes = prog.read(at + offset, len(banner)) if at is not None else b"?"
+    except OverflowError:
         found = b"?"
     except FaultError:
         found = b""

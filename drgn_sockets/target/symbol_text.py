@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Single symbols out of the text of ``/proc/kallsyms`` or a System.map, which stays text."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class OddTextError(Exception):
+    """A line is none of a symbol, or not in its place: what reads all lines may know better."""
+
+
+class Line(NamedTuple):
+    """A line, and where the next symbol is."""
+
+    address: int
+    #: As nm(1) has it.
+    kind: str
+    name: bytes
+    #: ``None`` of the last.
+    following: int | None
+
+
+class SymbolText:
+    """Lines of address, type and name, in the order of addresses."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        # Lines that go on with a module's name come last, and are none of the kernel's.
+        module = text.find(b"\t[")
+        self._end = text.rfind(b"\n", 0, module if module >= 0 else None) + 1
+
+    def count(self) -> int:
+        """How many lines there are."""
+        return self._text.count(b"\n", 0, self._end)
+
+    def _parse(self, at: int) -> tuple[int, str, bytes, int]:
+        """Address, type and name of the line at *at*, and where the next one is."""
+        end = self._text.find(b"\n", at, self._end)
+        fields = self._text[at:end].split(b" ")
+        if end < 0 or len(fields) != 3 or len(fields[1]) != 1 or not fields[2]:
+            raise OddTextError(f"no symbol at {at}")
+        try:
+            return int(fields[0], 16), fields[1].decode("ascii"), fields[2], end + 1
+        except ValueError:
+            raise OddTextError(f"no symbol at {at}") from None
+
+    def _line(self, at: int) -> Line:
+        address, kind, name, after = self._parse(at)
+        if at and self._parse(self._text.rfind(b"\n", 0, at - 1) + 1)[0] > address:
+            raise OddTextError("addresses do not ascend")
+        following = self._parse(after)[0] if after < self._end else None
+        if following is not None and following < address:
+            raise OddTextError("addresses do not ascend")
+        return Line(address, kind, name, following)
+
+    def find(self, name: str) -> Line | None:
+        """
+        The first line with a name.
+
+        :raises OddTextError: if it is none
+        """
+        at = self._text.find(b" " + name.encode() + b"\n", 0, self._end)
+        return None if at < 0 else self._line(self._text.rfind(b"\n", 0, at) + 1)
+
+    def _last_at(self, address: int) -> int | None:
+        """Where the last line begins whose address is not above *address*."""
+        # Both are where lines begin; the one that is sought begins at low or behind.
+        low, high = 0, self._end
+        if not high or self._parse(0)[0] > address:
+            return None
+        while True:
+            middle = self._text.rfind(b"\n", low, (low + high) // 2) + 1
+            if middle <= low:
+                middle = self._parse(low)[3]
+                if middle >= high:
+                    return low
+            if self._parse(middle)[0] <= address:
+                low = middle
+            else:
+                high = middle
+
+    def find_at(self, address: int) -> Line | None:
+        """
+        The last line whose address is not above *address*.
+
+        :raises OddTextError: if it is none
+        """
+        at = self._last_at(address)
+        return None if at is None else self._line(at)
+
+    def has(self, name: bytes, address: int) -> bool:
+        """
+        Whether a name is at an address.
+
+        :raises OddTextError: if lines there are none
+        """
+        at = self._last_at(address)
+        while at is not None:
+            line = self._parse(at)
+            if line[0] != address:
+                break
+            if line[2] == name:
+                return True
+            at = self._text.rfind(b"\n", 0, at - 1) + 1 if at else None
+        return False
