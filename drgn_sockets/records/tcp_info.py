@@ -56,6 +56,10 @@ class VegasInfo(NamedTuple):
     minrtt_us: int
 
 
+#: Algorithms that fill it.
+VEGAS_LIKE = frozenset({b"vegas", b"yeah", b"illinois", b"westwood", b"nv"})
+
+
 class DctcpInfo(NamedTuple):
     """``struct tcp_dctcp_info``; not *enabled* for one that fell back to Reno."""
 

@@ -375,15 +375,25 @@ WORDS = (
 
 
 def _leave_out_what_modules_have(prog: Program, *all_words: dict[str, str]) -> None:
-    # Before v5.11 modules have no BTF; then there may be no types of what BBR keeps.
-    for name, keys in {"bbr": ("bbr:",), "dctcp": ("dctcp:",), "vegas": ("send ",)}.items():
+    # Before v5.11 modules have no BTF, and what they keep has no types then.
+    for name, (tag, key) in _IN_MODULES.items():
         try:
-            prog.type(f"struct {name}")
+            prog.type(f"struct {tag}")
         except LookupError:
             for found in all_words:
                 if name in found:
-                    for key in keys:
-                        found.pop(key, None)
+                    found.pop(key, None)
+
+
+_IN_MODULES = {
+    "bbr": ("bbr", "bbr:"),
+    "dctcp": ("dctcp", "dctcp:"),
+    "vegas": ("vegas", "send "),
+    "yeah": ("vegas", "send "),
+    "illinois": ("illinois", "send "),
+    "westwood": ("westwood", "send "),
+    "nv": ("tcpnv", "send "),
+}
 
 
 def test_what_was_asked_for_shows(prog: Program, scene: Scene, looks: Looks) -> None:
