@@ -56,6 +56,10 @@ class VegasInfo(NamedTuple):
     minrtt_us: int
 
 
+#: Algorithms that fill it.
+VEGAS_LIKE = frozenset({b"vegas", b"yeah", b"illinois", b"westwood", b"nv"})
+
+
 class DctcpInfo(NamedTuple):
     """``struct tcp_dctcp_info``; not *enabled* for one that fell back to Reno."""
 
@@ -173,7 +177,7 @@ class TcpInfo(NamedTuple):
     rehash: int | None = None
     total_rto: int | None = None
     total_rto_recoveries: int | None = None
-    #: Without a recovery that is going on: since when that is, is in ``rto_stamp_ms``.
+    #: While one is going on, to some tenths of a second.
     total_rto_time_ms: int | None = None
     received_ce: int | None = None
     delivered_e1_bytes: int | None = None
@@ -213,7 +217,7 @@ _MEMBERS = (
     "chrono_type", "chrono_start", "chrono_busy", "chrono_rwnd", "chrono_sndbuf",
     "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen",
     "rcv_ooopack", "snd_wnd", "rcv_wnd", "timeout_rehash", "plb_rehash",
-    "total_rto", "total_rto_recoveries", "total_rto_time_ms", "received_ce",
+    "total_rto", "total_rto_recoveries", "total_rto_time_ms", "rto_stamp_ms", "received_ce",
     "delivered_e1_bytes", "delivered_e0_bytes", "delivered_ce_bytes",
     "received_e1_bytes", "received_e0_bytes", "received_ce_bytes",
     "saw_accecn_opt", "accecn_fail_mode",
@@ -276,7 +280,7 @@ class _TcpInfoReader:
             chrono_type, chrono_start, busy, rwnd_limited, sndbuf_limited,
             delivered, delivered_ce, bytes_sent, bytes_retrans, dsack_dups, reord_seen,
             rcv_ooopack, snd_wnd, rcv_wnd, timeout_rehash, plb_rehash,
-            total_rto, total_rto_recoveries, total_rto_time_ms, received_ce,
+            total_rto, total_rto_recoveries, total_rto_time_ms, rto_stamp_ms, received_ce,
             delivered_e1_bytes, delivered_e0_bytes, delivered_ce_bytes,
             received_e1_bytes, received_e0_bytes, received_ce_bytes,
             accecn_opt_seen, accecn_fail_mode,
@@ -346,6 +350,10 @@ class _TcpInfoReader:
         if rate_delivered and rate_interval_us:
             delivery_rate = rate_delivered * mss * _USEC_PER_SEC // rate_interval_us
 
+        if rto_stamp_ms:
+            # tcp_clock_ms() counts from the start of the clock, and jiffies from soon after.
+            uptime_ms = int(self._clock.uptime_s() * _MSEC_PER_SEC)
+            total_rto_time_ms += max(0, uptime_ms - rto_stamp_ms)
         ecn_mode = None
         if self._tells_ecn_mode:
             ecn_mode = _ECN_MODES[ecn_flags & _TCP_ECN_MODE_ANY]

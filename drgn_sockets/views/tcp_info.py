@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 
-from drgn_sockets.kernel.sock import TCP_LISTEN
+from drgn_sockets.kernel.sock import TCP_LISTEN, TCP_TIME_WAIT
 from drgn_sockets.records.tcp_info import (
     NO_RATE,
     TCPI_OPT_ECN,
@@ -15,6 +15,7 @@ from drgn_sockets.records.tcp_info import (
     TCPI_OPT_TIMESTAMPS,
     TCPI_OPT_USEC_TS,
     TCPI_OPT_WSCALE,
+    VEGAS_LIKE,
     BbrInfo,
     DctcpInfo,
     MptcpSubflowInfo,
@@ -91,6 +92,9 @@ def tcp_info_text(info: TcpInfo) -> str:
         text += _bbr(bbr)
     if vegas is not None:
         rtt_us = _vegas_rtt_us(vegas) or rtt_us
+    elif congestion in VEGAS_LIKE and state < TCP_TIME_WAIT:
+        # It has a round-trip time of its own, and the type that it is in is not to be had.
+        rtt_us = 0
     if rtt_us and snd_mss and cwnd:
         # As a double, and rounded as "%.0f" does, but faster.
         text += f" send {round(8000000.0 * cwnd * snd_mss / rtt_us)}bps"

@@ -6,17 +6,12 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
 
-from drgn import Type
-
+from .info_words import NEWER, member_names, words
 from .machine import Core
 from .ss_text import SsRow
 from .test_ss import pairs, still
 
-_WORD = re.compile(r"(?:send|pacing_rate|delivery_rate|\w+:) \S+|\S+")
-#: What the guest's ss (6.1.0) does not know yet.
-NEWER = {"rcv_wnd:", "rehash:", "usec_ts"}
 AGES = ("lastsnd:", "lastrcv:", "lastack:")
 CHRONO = ("busy:", "rwnd_limited:", "sndbuf_limited:")
 #: What grows when a segment, an ACK or a probe is sent again.
@@ -24,19 +19,6 @@ GROWS = {
     *("rto:", "backoff:", "segs_out:", "segs_in:", "data_segs_out:", "bytes_sent:"),
     *("bytes_retrans:", "retrans:", *AGES, *CHRONO),
 }
-#: In hexadecimal until iproute2 6.8.
-HEX = ("seq:", "sfseq:", "ssnoff:", "maplen:")
-
-
-def words(text: str, base: int = 10) -> dict[str, str]:
-    """Words by what comes before their value, in their order."""
-    found = {}
-    for word in _WORD.findall(text):
-        key = re.match(r"[^: ]*[: ]?", word)[0]  # type: ignore[index]
-        value = word[len(key) :]
-        assert key not in found, text
-        found[key] = str(int(value, base)) if key in HEX else value
-    return found
 
 
 def numbers(value: str) -> list[int]:
@@ -70,6 +52,9 @@ def test_words_are_those_of_ss(core: Core) -> None:
         if core.kernel == "5.10" and "bbr:" in theirs:
             # struct bbr is a module's, and modules have no BTF before 5.11.
             del theirs["bbr:"]
+        if core.kernel == "5.10" and "vegas" in theirs:
+            # Likewise struct vegas, whose round-trip time it is that ss takes.
+            del theirs["send "]
         mine = {key: value for key, value in mine.items() if key in theirs or key not in AGES}
         if not still(core, row):
             assert [w for w in mine if w in theirs] == [w for w in theirs if w in mine], row
@@ -146,20 +131,13 @@ def test_times_moved_on_with_the_clock(core: Core) -> None:
             if key != "busy:":
                 share = re.fullmatch(r"\d+ms\(([\d.]+)%\)", mine[key])
                 assert share, mine[key]
-                assert abs(float(share[1]) - 100 * after / numbers(mine["busy:"])[0]) < 0.06, mine
+                expected = 100 * after / numbers(mine["busy:"])[0]
+                assert abs(float(share[1]) - expected) < 0.06, mine
     assert moved[core.home_netns]
     for times in moved.values():
         # Such a time is no more than that, and ss reads all in a moment.
         assert 0 <= min(times) <= max(times) < 1000 * core.tools_ran_s
         assert max(times) - min(times) < 1000
-
-
-def member_names(type_: Type) -> Iterator[str]:
-    for member in type_.members or ():
-        if member.name is None:
-            yield from member_names(member.type)
-        else:
-            yield member.name
 
 
 def test_json_has_every_field(core: Core) -> None:

@@ -43,6 +43,8 @@ def check(
             expected = expected[int(name)] if name.isdecimal() else expected.member_(name)
         value = expected.value_()
         assert getattr(found, field) == getattr(value, "value", value), (field, path)
+    one_by_one = (*(getattr(found, field) for field in paths), None)
+    assert layout.fetcher(*paths, "no such member")(found) == one_by_one
 
 
 @PLATFORMS
@@ -226,6 +228,8 @@ def test_conversions() -> None:
     )
     found: Any = cls.layout(k.prog).decode(0, b"\xf8\xff\xff\xff\x35hi\0!")
     assert (found.plain, found.raw, found.bits, found.comm) == (-1, -8, "<5>", b"hi")
+    fetch = cls.layout(k.prog).fetcher("comm", "bits", "raw", "plain")
+    assert fetch(found) == (b"hi", "<5>", -8, -1)
 
 
 def test_derived_structures_begin_with_their_base() -> None:
