@@ -60,11 +60,11 @@ def _worst(values: Iterable[float | None]) -> float | None:
     return max(known, default=None)
 
 
-def _ratio(works: Works, machine: str, what: str, against: str) -> dict[str, float | None]:
-    return {
-        types: works.ratio(of(machine, with_types(what, types)), of(machine, against))
-        for types in TYPES
-    }
+def _ratio(
+    works: Works, machine: str, what: str, against: str, types: Iterable[str] = TYPES
+) -> dict[str, float | None]:
+    other = of(machine, against)
+    return {name: works.ratio(of(machine, with_types(what, name)), other) for name in types}
 
 
 def _decoding(works: Works, form: str) -> float | None:
@@ -102,7 +102,7 @@ def targets(works: Works) -> Iterator[Target]:
     for form in FORMS:
         yield Target(f"{form}: {DECODE}", 3, {"DWARF": _decoding(works, form)})
     for what, against, limit in ((SS, live.IPROUTE, 0.5), (FDS, live.LSOF, 0.4)):
-        values = _ratio(works, live.MACHINE, what, against)
+        values = _ratio(works, live.MACHINE, what, against, [live.TYPES])
         yield Target(f"{live.MACHINE}: {what} / {against}", limit, values)
     for what in (FDS, SS):
         value = growth(works, what, "ELF", "ELF, twice")
