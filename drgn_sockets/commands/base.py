@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from drgn import Program
 
 from drgn_sockets.records.fan_out import fan_out, processors
-from drgn_sockets.records.parts import Part
+from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.views.columns import Column, choose
 from drgn_sockets.views.rows import Csv, Json, Rows, Table
 
@@ -111,7 +111,8 @@ class Command:
         :param problems: Counts those that could not be read.
         """
         rows = self._rows(args)
-        rows.write(records if problems is None else problems.watch(records))
+        for record in records if problems is None else problems.watch(records):
+            rows.write(Batch([record]))
         rows.close()
 
     def _rows(self, args: argparse.Namespace) -> Rows:
@@ -133,31 +134,45 @@ class Command:
         """
         rows = self._rows(args)
 
-        def read(part: Part, problems: Problems) -> Iterator[Any]:
-            records = part.records()
-            if tests:
-                records = (r for r in records if r.error or all(test(r) for test in tests))
-            return problems.watch(records)
+        def read(part: Part) -> Iterator[Batch]:
+            for batch in part.batches():
+                if tests:
+                    records = enumerate(batch.records())
+                    keep = [i for i, r in records if r.error or all(test(r) for test in tests)]
+                    yield batch.select(keep)
+                else:
+                    yield batch
 
         waiting = iter(parts)
         for part in waiting:
-            rows.write(read(part, problems))
-            if rows.line is not None:
+            for batch in read(part):
+                rows.write(batch)
+                problems.count += batch.errors()
+            if rows.lines is not None:
                 break
         rest = list(waiting)
-        line = rows.line
-        jobs = self.jobs(args)
-        if line is None or jobs == 1 or len(rest) < _FEW_PARTS:
-            for part in rest:
-                rows.write(read(part, problems))
+        lines = rows.lines
+        if lines is None:
+            # No rest either: that would have settled it, or there are but a few records.
             rows.close()
             return
 
-        def lines(part: Part) -> tuple[str, int]:
-            here = Problems()
-            return "".join(map(line, read(part, here))), here.count
+        def make(part: Part) -> tuple[str, int, Any]:
+            text: list[str] = []
+            errors = 0
+            for batch in read(part):
+                errors += batch.errors()
+                if part.alone:
+                    # That is done here, and may be long.
+                    rows.write(batch)
+                else:
+                    text += lines(batch)
+            return "".join(text), errors, part.found()
 
-        for text, errors in fan_out(rest, lines, jobs):
+        jobs = self.jobs(args) if len(rest) >= _FEW_PARTS else 1
+        made = fan_out(rest, make, jobs, lambda i, part: 0 if part.alone else part.key or i)
+        for part, (text, errors, found) in zip(rest, made):
+            part.take(found)
             sys.stdout.write(text)
             problems.count += errors
 

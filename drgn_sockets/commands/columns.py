@@ -29,10 +29,17 @@ from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import family_name, type_name
 from drgn_sockets.views.sockets import (
     holders_text,
+    holders_texts,
     local_text,
+    locals_,
+    netids,
     record_netid,
     record_state,
+    recv_qs,
     remote_text,
+    remotes,
+    send_qs,
+    states,
 )
 from drgn_sockets.views.tcp_info import tcp_info_text
 
@@ -113,9 +120,14 @@ def _info_text(record: SocketRecord) -> str | None:
 
 COLUMNS: tuple[Column, ...] = (
     Column(
-        "netid", "tcp, udp, raw, u_str, u_dgr, u_seq, nl, p_raw, …", record_netid, True, simple=True
+        "netid",
+        "tcp, udp, raw, u_str, u_dgr, u_seq, nl, p_raw, …",
+        record_netid,
+        True,
+        simple=True,
+        texts=netids,
     ),
-    Column("state", "state, as ss writes it", record_state, True, simple=True),
+    Column("state", "state, as ss writes it", record_state, True, simple=True, texts=states),
     _socket(
         "recv_q",
         "bytes to be read; of a listener, connections to be accepted",
@@ -123,6 +135,7 @@ COLUMNS: tuple[Column, ...] = (
         True,
         right=True,
         simple=True,
+        texts=recv_qs,
     ),
     _socket(
         "send_q",
@@ -131,11 +144,19 @@ COLUMNS: tuple[Column, ...] = (
         True,
         right=True,
         simple=True,
+        texts=send_qs,
     ),
     Column(
-        "local", "address and port; name and inode of a unix socket", local_text, True, simple=True
+        "local",
+        "address and port; name and inode of a unix socket",
+        local_text,
+        True,
+        simple=True,
+        texts=locals_,
     ),
-    Column("peer", "the other end, in the same form", remote_text, True, simple=True),
+    Column(
+        "peer", "the other end, in the same form", remote_text, True, simple=True, texts=remotes
+    ),
     _socket(
         "ino",
         "inode, the N of socket:[N]; 0 if it has none",
@@ -150,7 +171,13 @@ COLUMNS: tuple[Column, ...] = (
     _socket(
         "netns", "inode of the network namespace", attrgetter("netns"), right=True, simple=True
     ),
-    Column("holders", "every process and fd that holds it", _holders, text=_holders_text),
+    Column(
+        "holders",
+        "every process and fd that holds it",
+        _holders,
+        text=_holders_text,
+        texts=holders_texts,
+    ),
     _socket("timer", "the timer that fires next: name, seconds, retries", _timer, text=_timer_text),
     _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
     _tcp(

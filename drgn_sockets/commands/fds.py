@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from operator import attrgetter
+from typing import Any
 
 from drgn import Program
 
@@ -14,10 +16,11 @@ from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.file import flag_names, major, minor
 from drgn_sockets.kernel.task import FileTable, Tasks
-from drgn_sockets.records.fd import FdReader, FdRecord
+from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
+from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.columns import Column, escaped
 from drgn_sockets.views.escape import escape
-from drgn_sockets.views.sockets import describe
+from drgn_sockets.views.sockets import descriptions
 
 
 def _mode(r: FdRecord) -> str | None:
@@ -26,13 +29,14 @@ def _mode(r: FdRecord) -> str | None:
 
 
 def _name_text(r: FdRecord) -> str | None:
-    file = r.file
-    if file is None:
-        return None
+    return None if r.file is None else _file_name_text(r.file)
+
+
+def _file_name_text(file: FileRecord) -> str | None:
     name = file.name
-    # There is nothing to escape in what the kernel makes of a number.
     if name is None:
         return None
+    # There is nothing to escape in what the kernel makes of a number.
     return name.decode() if file.sk else escape(name)
 
 
@@ -40,6 +44,58 @@ def _detail(r: FdRecord) -> str | None:
     if r.error is not None:
         return f"unreadable: {r.error}"
     return None if r.file is None else r.file.socket
+
+
+# The same of a batch of fds, column by column.
+
+
+def _is_fds(texts: Callable[[FdBatch], list[Any]]) -> Callable[[Batch], list[Any] | None]:
+    return lambda batch: texts(batch) if isinstance(batch, FdBatch) else None
+
+
+@_is_fds
+def _commands(batch: FdBatch) -> list[Any]:
+    return [escaped(batch.table.comm)] * len(batch)
+
+
+@_is_fds
+def _pids(batch: FdBatch) -> list[Any]:
+    return [batch.table.pid] * len(batch)
+
+
+@_is_fds
+def _tids(batch: FdBatch) -> list[Any]:
+    return [batch.table.tid or "-"] * len(batch)
+
+
+@_is_fds
+def _fds(batch: FdBatch) -> list[Any]:
+    return list(batch.fds)
+
+
+@_is_fds
+def _modes(batch: FdBatch) -> list[Any]:
+    return [
+        "-" if file is None else file.access + "c" if cloexec else file.access
+        for file, cloexec in zip(batch.files, batch.cloexec)
+    ]
+
+
+@_is_fds
+def _kinds(batch: FdBatch) -> list[Any]:
+    return ["-" if file is None else file.kind for file in batch.files]
+
+
+@_is_fds
+def _names(batch: FdBatch) -> list[Any]:
+    return ["-" if file is None else _file_name_text(file) or "-" for file in batch.files]
+
+
+@_is_fds
+def _details(batch: FdBatch) -> list[Any]:
+    if batch.errors():
+        return list(map(_detail, batch.records()))
+    return ["-" if file is None else file.socket or "-" for file in batch.files]
 
 
 def _device(dev: int | None) -> str | None:
@@ -57,8 +113,11 @@ _COLUMNS = (
         attrgetter("table.comm"),
         True,
         text=lambda r: escaped(r.table.comm),
+        texts=_commands,
     ),
-    Column("pid", "process ID", attrgetter("table.pid"), True, right=True, simple=True),
+    Column(
+        "pid", "process ID", attrgetter("table.pid"), True, right=True, simple=True, texts=_pids
+    ),
     Column(
         "tid",
         "thread ID, if the file table is the thread's own (unshare(CLONE_FILES))",
@@ -66,14 +125,16 @@ _COLUMNS = (
         True,
         right=True,
         simple=True,
+        texts=_tids,
     ),
-    Column("fd", "file descriptor", attrgetter("fd"), True, right=True, simple=True),
+    Column("fd", "file descriptor", attrgetter("fd"), True, right=True, simple=True, texts=_fds),
     Column(
         "mode",
         "opened to r read, w write, u both, - neither, p O_PATH; c closed by execve()",
         _mode,
         True,
         simple=True,
+        texts=_modes,
     ),
     Column(
         "kind",
@@ -81,6 +142,7 @@ _COLUMNS = (
         lambda r: r.file and r.file.kind,
         True,
         simple=True,
+        texts=_kinds,
     ),
     Column(
         "name",
@@ -88,8 +150,16 @@ _COLUMNS = (
         lambda r: r.file and r.file.name,
         True,
         text=_name_text,
+        texts=_names,
     ),
-    Column("detail", "the socket behind it, or what cannot be read", _detail, True, simple=True),
+    Column(
+        "detail",
+        "the socket behind it, or what cannot be read",
+        _detail,
+        True,
+        simple=True,
+        texts=_details,
+    ),
     Column("access", "r, w, u, -, p as in mode", lambda r: r.file and r.file.access),
     Column("cloexec", "closed by execve()", attrgetter("cloexec")),
     Column("flags", "O_* flags (f_flags, and CLOEXEC of the fd)", _flags),
@@ -101,7 +171,9 @@ _COLUMNS = (
     Column("pos", "position, bytes (f_pos)", lambda r: r.file and r.file.pos, right=True),
     Column("ino", "inode number", lambda r: r.file and r.file.ino, right=True),
     Column(
-        "dev", "device of the file system, major:minor", lambda r: r.file and _device(r.file.dev)
+        "dev",
+        "device of the file system, major:minor",
+        lambda r: r.file and _device(r.file.dev),
     ),
     Column(
         "rdev",
@@ -144,7 +216,7 @@ class Fds(Command):
         tables = tasks.tables()
         if args.who:
             tables = [t for t in tables if t in set(_chosen(tasks, tables, args.who))]
-        reader = FdReader(prog, describe if self.shows(args, "detail") else None)
+        reader = FdReader(prog, descriptions if self.shows(args, "detail") else None)
         kinds = frozenset(args.kind.split(",") if args.kind else ())
         tests = [lambda r: r.file is not None and r.file.kind in kinds] if kinds else []
         self.emit_parts(reader.parts(tables), args, problems, tests)
@@ -153,7 +225,7 @@ class Fds(Command):
     def read_all(self, prog: Program) -> None:
         tables = Tasks(prog).tables()
         # Some columns read more of memory, when they are asked.
-        for record in FdReader(prog, describe).read(tables):
+        for record in FdReader(prog, descriptions).read(tables):
             for column in self.columns:
                 column.value(record)
 

@@ -127,7 +127,7 @@ class Ss(Command):
         held = self._held(prog, args.pid, holders)
         if address is not None:
             sk = sk_at(prog, address)
-            return [Part(lambda: iter([SocketReader(prog, holders).read(sk)]))]
+            return [Part(lambda: SocketReader(prog, holders).read_many([sk]))]
         if held is not None:
             return [Part(lambda: SocketReader(prog, holders).read_many(sorted(held)))]
         return socket_parts(prog, _families(args), holders)
@@ -211,6 +211,7 @@ def _tests(prog: Program, args: argparse.Namespace) -> list[Callable[[SocketReco
         found.append(
             lambda r: isinstance(r, InetRecord) and args.port in (r.local_port, r.remote_port)
         )
-    if set(families) != set(FAMILIES):
+    if args.pid is not None or args.addr is not None:
+        # Others are looked for by their families.
         found.append(lambda r: r.group in families)
     return found

@@ -79,14 +79,17 @@ class FdChunk(NamedTuple):
     slots: Sequence[int]
     fdt: Fdtable
 
-    def open_fds(self, prog: Program) -> Iterator[OpenFd]:
-        """Its used slots."""
+    def used(self, prog: Program) -> tuple[list[int], list[int], list[bool]]:
+        """Its used slots: numbers of the fds, ``struct file *`` of each, whether it has CLOEXEC."""
         n = (len(self.slots) + 7) // 8
         bits = read_bytes(prog, self.fdt.close_on_exec + self.start // 8, n)
-        cloexec = _bitmap_bytes(prog, bits) if bits else bytes(n)
-        for i, file in enumerate(self.slots):
-            if file:
-                yield OpenFd(self.start + i, file, bool(cloexec[i >> 3] >> (i & 7) & 1))
+        fds = [fd for fd, file in enumerate(self.slots, self.start) if file]
+        files = list(filter(None, self.slots))
+        if not bits or not any(bits):
+            return fds, files, [False] * len(fds)
+        bits = _bitmap_bytes(prog, bits)
+        cloexec = [bool(bits[i >> 3] >> (i & 7) & 1) for i, file in enumerate(self.slots) if file]
+        return fds, files, cloexec
 
 
 def fd_chunks(prog: Program, files: int) -> Iterator[FdChunk]:
@@ -127,7 +130,7 @@ def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
         has been yielded by then
     """
     for chunk in fd_chunks(prog, files):
-        yield from chunk.open_fds(prog)
+        yield from map(OpenFd, *chunk.used(prog))
 
 
 def task_open_fds(task: Object) -> Iterator[OpenFd]:

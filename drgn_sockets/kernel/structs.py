@@ -24,7 +24,7 @@ its version.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import (
     Any,
     Callable,
@@ -268,6 +268,46 @@ class Struct:
         return layout  # type: ignore[no-any-return]
 
 
+class Batch(Generic[S]):
+    """
+    Structures of one type that were read together, in the order of addresses.
+
+    They are rows of raw values until a column of them, or a structure, is asked for.
+    """
+
+    def __init__(
+        self, layout: Layout[S], addresses: list[int], rows: list[tuple[Any, ...]]
+    ) -> None:
+        self.layout = layout
+        self.addresses = addresses
+        self.rows = rows
+        #: Addresses at which none could be read.
+        self.unreadable: list[int] = []
+        self._columns: dict[str, list[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.addresses)
+
+    def __iter__(self) -> Iterator[S]:
+        return map(self.layout.cls, self.addresses, self.rows)
+
+    def __getitem__(self, i: int) -> S:
+        return self.layout.cls(self.addresses[i], self.rows[i])
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a declared member, ``None`` where the kernel lacks it."""
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = self.layout.column(name, self.rows)
+        return column
+
+    def select(self, indices: Sequence[int]) -> Batch[S]:
+        """Some of them."""
+        return Batch(
+            self.layout, [self.addresses[i] for i in indices], [self.rows[i] for i in indices]
+        )
+
+
 class Layout(Generic[S]):
     """How one program lays out a :class:`Struct`."""
 
@@ -312,7 +352,7 @@ class Layout(Generic[S]):
         #: Bytes from the start of the structure that hold all declared members.
         self.size = max((u.size for u in self._unpackers), default=0)
 
-        # How each member is made of the values; for fetcher().
+        # How each member is made of the values.
         self._sources: dict[str, tuple[int, _Place, Callable[[Any], Any] | None]] = {}
         body: dict[str, Any] = {"__slots__": (), "places": places}
         for name, member in members.items():
@@ -378,6 +418,42 @@ class Layout(Generic[S]):
             else:
                 for address in group:
                     yield address, self.decode(address, data, address - group[0])
+
+    def read_batch(self, addresses: Iterable[int]) -> Batch[S]:
+        """Read the structures at *addresses*, each once, together."""
+        wanted = set(addresses)
+        null = {address for address in wanted if address < _NULL_PAGE}
+        found: list[int] = []
+        rows: list[tuple[Any, ...]] = []
+        batch = Batch(self, found, rows)
+        batch.unreadable += sorted(null)
+        unpack, *more = (unpacker.unpack_from for unpacker in self._unpackers)
+        for group, data in read_groups(self._prog, wanted - null, self.size):
+            if data is None:
+                batch.unreadable += group
+                continue
+            start = group[0]
+            found += group
+            if more:
+                for address in group:
+                    row = unpack(data, address - start)
+                    for another in more:
+                        row += another(data, address - start)
+                    rows.append(row)
+            else:
+                rows += [unpack(data, address - start) for address in group]
+        return batch
+
+    def column(self, name: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The values of a declared member, of the raw values of structures."""
+        source = self._sources.get(name)
+        if source is None:
+            return [None] * len(rows)
+        i, place, convert = source
+        column = [row[i] for row in rows]
+        if place.mask:
+            column = list(map(_bits(place), column))
+        return column if convert is None else list(map(convert, column))
 
     def fetcher(self, *names: str) -> Callable[[S], tuple[Any, ...]]:
         """

@@ -14,9 +14,10 @@ import fcntl
 import marshal
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from drgn_sockets.records.parts import Part
+T = TypeVar("T")
+
 
 # More would wait for each other's memory, and for the one that writes.
 _MOST = 4
@@ -31,31 +32,30 @@ def processors() -> int:
     return min(len(os.sched_getaffinity(0)), _MOST)
 
 
-def fan_out(parts: Sequence[Part], make: Callable[[Part], Any], processes: int) -> Iterator[Any]:
+def fan_out(
+    items: Sequence[T],
+    make: Callable[[T], Any],
+    processes: int,
+    worker: Callable[[int, T], int] = lambda i, item: i,
+) -> Iterator[Any]:
     """
-    Make something of each of *parts*.
+    Make something of each of *items*.
 
     :param make: Makes it, of what :mod:`marshal` can write.
     :param processes: How many work, this one among them.
-    :return: Iterator of what was made, in the order of *parts*
+    :param worker: Which of them is for an item, modulo *processes*; 0 is this one, which comes
+        to an item when all before it are made.
+    :return: Iterator of what was made, in the order of *items*
     """
-    worker = [
-        0 if part.alone else (i if part.key is None else part.key) % processes
-        for i, part in enumerate(parts)
-    ]
+    workers = [worker(i, item) % processes for i, item in enumerate(items)]
     pipes: dict[int, tuple[int, BinaryIO]] = {}
     try:
-        for n in sorted(set(worker) - {0}):
-            mine = [part for part, w in zip(parts, worker) if w == n]
+        for n in sorted(set(workers) - {0}):
+            mine = [item for item, w in zip(items, workers) if w == n]
             pipes[n] = _start(mine, make, [pipe for _, pipe in pipes.values()])
-        for part, n in zip(parts, worker):
-            received = _receive(pipes[n][1]) if n in pipes else None
-            if received is None:
-                yield make(part)
-            else:
-                made, found = received
-                part.take(found)
-                yield made
+        for item, n in zip(items, workers):
+            made = _receive(pipes[n][1]) if n in pipes else None
+            yield make(item) if made is None else made
     finally:
         for pid, pipe in pipes.values():
             # One that is still at it finds that nobody listens any more.
@@ -64,7 +64,7 @@ def fan_out(parts: Sequence[Part], make: Callable[[Part], Any], processes: int) 
 
 
 def _start(
-    parts: Sequence[Part], make: Callable[[Part], Any], others: Sequence[BinaryIO]
+    items: Sequence[T], make: Callable[[T], Any], others: Sequence[BinaryIO]
 ) -> tuple[int, BinaryIO]:
     read, write = os.pipe()
     try:
@@ -82,19 +82,18 @@ def _start(
         for pipe in others:
             os.close(pipe.fileno())
         with os.fdopen(write, "wb") as out:
-            for part in parts:
-                marshal.dump((make(part), part.found()), out)
+            for item in items:
+                marshal.dump(make(item), out)
                 out.flush()
         status = 0
     finally:
-        # Whatever it was: who started us reads it again and says so. Nothing of what is open
+        # Whatever it was: who started us makes it again and says so. Nothing of what is open
         # here, buffered output above all, is ours.
         os._exit(status)
 
 
-def _receive(pipe: BinaryIO) -> tuple[Any, Any] | None:
+def _receive(pipe: BinaryIO) -> Any:
     try:
-        made, found = marshal.load(pipe)
+        return marshal.load(pipe)
     except (EOFError, ValueError, TypeError):
         return None
-    return made, found

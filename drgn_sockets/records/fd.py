@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
@@ -22,9 +22,8 @@ from drgn_sockets.kernel.file import (
 )
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.task import FileTable
-from drgn_sockets.records.parts import Part
-from drgn_sockets.records.reader import SocketReader
-from drgn_sockets.records.socket import AnySocket
+from drgn_sockets.records.parts import Batch, Part
+from drgn_sockets.records.reader import SocketBatch, SocketReader
 
 # Slots that are read together.
 _BATCH = 4096
@@ -42,7 +41,7 @@ class FileRecord:
     is asked for.
     """
 
-    __slots__ = ("_name", "_reader", "error", "file", "inode", "sk", "socket")
+    __slots__ = ("_name", "_reader", "access", "error", "file", "inode", "sk", "socket")
 
     def __init__(
         self,
@@ -50,11 +49,14 @@ class FileRecord:
         file: File,
         inode: Inode | SocketAlloc | None,
         name: bytes | None,
+        access: str,
         error: str | None = None,
         sk: int = 0,
         socket: str | None = None,
     ) -> None:
         self._reader = reader
+        #: How it was opened, as :func:`~drgn_sockets.kernel.file.access_mode` says it.
+        self.access = access
         #: The decoded ``struct file``.
         self.file = file
         #: Its inode, for a socket with the ``struct socket``; ``None`` if it cannot be read.
@@ -132,12 +134,6 @@ class FileRecord:
         """Mount ID, as in fdinfo."""
         return self._reader.mnt_id(self.file.mnt)
 
-    @property
-    def access(self) -> str:
-        """How it was opened, as :func:`~drgn_sockets.kernel.file.access_mode` says it."""
-        file = self.file
-        return access_mode(file.flags, file.mode)
-
 
 class FdRecord(NamedTuple):
     """A file descriptor of a process."""
@@ -162,18 +158,69 @@ class FdRecord(NamedTuple):
         return self.file.flags & ~O_CLOEXEC | (O_CLOEXEC if self.cloexec else 0)
 
 
+class FdBatch(Batch):
+    """Fds of one file table, as columns until records are asked for."""
+
+    def __init__(
+        self,
+        table: FileTable,
+        fds: Sequence[int],
+        addresses: Sequence[int],
+        cloexec: Sequence[bool],
+        files: Sequence[FileRecord | None],
+    ) -> None:
+        self.table = table
+        self.fds = fds
+        self._addresses = addresses
+        self.cloexec = cloexec
+        #: The open files, ``None`` for those whose ``struct file`` cannot be read.
+        self.files = files
+
+    @property
+    def cls(self) -> type[FdRecord]:
+        return FdRecord
+
+    def __len__(self) -> int:
+        return len(self.fds)
+
+    def records(self) -> Sequence[FdRecord]:
+        return [
+            FdRecord(self.table, fd, cloexec, file, address, _error(file))
+            for fd, address, cloexec, file in zip(
+                self.fds, self._addresses, self.cloexec, self.files
+            )
+        ]
+
+    def errors(self) -> int:
+        return sum(file is None or file.error is not None for file in self.files)
+
+    def select(self, indices: Sequence[int]) -> FdBatch:
+        return FdBatch(
+            self.table,
+            [self.fds[i] for i in indices],
+            [self._addresses[i] for i in indices],
+            [self.cloexec[i] for i in indices],
+            [self.files[i] for i in indices],
+        )
+
+
+def _error(file: FileRecord | None) -> str | None:
+    return file.error if file is not None else "struct file cannot be read"
+
+
 class FdReader:
     """
     Reads file descriptors.
 
-    :param summary: What to keep of the socket behind a file; ``None`` leaves sockets unread.
+    :param summary: Makes what to keep of each of the sockets behind files; ``None`` leaves
+        sockets unread.
     :param namer: Names files; by default paths begin at the root directory of process 1.
     """
 
     def __init__(
         self,
         prog: Program,
-        summary: Callable[[AnySocket], str] | None = None,
+        summary: Callable[[Batch], Iterable[str]] | None = None,
         namer: Namer | None = None,
     ) -> None:
         self._prog = prog
@@ -216,68 +263,79 @@ class FdReader:
         starts = [piece.start for _, piece in pieces if isinstance(piece, FdChunk)]
         return Part(functools.partial(self._read_pieces, pieces), max(starts, default=0) // _BATCH)
 
-    def _read_pieces(self, pieces: Sequence[_Piece]) -> Iterator[FdRecord]:
-        prog = self._prog
+    def _read_pieces(self, pieces: Sequence[_Piece]) -> Iterator[Batch]:
         # What is read together in address order is read fastest.
-        self._read_files(
-            {f for _, piece in pieces if isinstance(piece, FdChunk) for f in piece.slots if f}
-        )
-        files = self._files
+        slots = (piece.slots for _, piece in pieces if isinstance(piece, FdChunk))
+        self._read_files(set().union(*slots) - {0})
         for table, piece in pieces:
-            if not isinstance(piece, FdChunk):
-                yield FdRecord(table, None, False, None, table.files, piece)
-                continue
-            for fd, address, cloexec in piece.open_fds(prog):
-                file = files[address]
-                error = file.error if file is not None else "struct file cannot be read"
-                yield FdRecord(table, fd, cloexec, file, address, error)
+            if isinstance(piece, FdChunk):
+                fds, files, cloexec = piece.used(self._prog)
+                if fds:
+                    yield FdBatch(table, fds, files, cloexec, [self._files[f] for f in files])
+            else:
+                yield Batch([FdRecord(table, None, False, None, table.files, piece)])
 
     def _read_files(self, addresses: set[int]) -> None:
-        prog = self._prog
         new = addresses - self._files.keys()
         if len(self._files) + len(new) > _MAX_FILES:
             self._files.clear()
             new = addresses
-        others: list[File] = []
-        by_socket: dict[int, list[File]] = {}
-        for address, file in File.layout(prog).read_many(new):
-            if file is None:
-                self._files[address] = None
-            elif file.op == self._socket_ops:
-                by_socket.setdefault(file.private_data - self._socket_offset, []).append(file)
+        files = File.layout(self._prog).read_batch(new)
+        self._files.update(dict.fromkeys(files.unreadable))
+        accesses = map(access_mode, files.column("flags"), files.column("mode"))
+        others: list[tuple[File, str]] = []
+        by_socket: dict[int, list[tuple[File, str]]] = {}
+        for file, op, private_data, access in zip(
+            files, files.column("op"), files.column("private_data"), accesses
+        ):
+            if op == self._socket_ops:
+                by_socket.setdefault(private_data - self._socket_offset, []).append((file, access))
             else:
-                others.append(file)
+                others.append((file, access))
         self._read_sockets(by_socket)
-        inodes = dict(Inode.layout(prog).read_many(f.inode for f in others))
-        self._namer.prefetch(f.dentry for f in others)
-        for file in others:
-            self._files[file.address] = self._record(file, inodes[file.inode])
+        self._read_others(others)
 
-    def _read_sockets(self, by_socket: dict[int, list[File]]) -> None:
-        sockets = list(SocketAlloc.layout(self._prog).read_many(by_socket))
+    def _read_sockets(self, by_socket: Mapping[int, list[tuple[File, str]]]) -> None:
+        sockets = SocketAlloc.layout(self._prog).read_batch(by_socket)
+        for address in sockets.unreadable:
+            self._lost_sockets(by_socket[address])
         summaries: dict[int, str] = {}
         if self._summary is not None:
-            held = {s.sk: s for _, s in sockets if s is not None and s.sk}
-            for record in self._sockets.read_held_briefly(held):
-                summaries[record.sk] = self._summary(record)
-        for address, socket in sockets:
-            for file in by_socket[address]:
-                if socket is None or address + self._inode_offset != file.inode:
-                    error = "struct socket cannot be read"
-                    made = FileRecord(self, file, None, None, error)
+            held = {sk: socket for sk, socket in zip(sockets.column("sk"), sockets) if sk}
+            for batch in self._sockets.read_held_briefly(held):
+                sks = (
+                    batch.addresses
+                    if isinstance(batch, SocketBatch)
+                    else [record.sk for record in batch.records()]
+                )
+                summaries.update(zip(sks, self._summary(batch)))
+        for address, socket, sk in zip(sockets.addresses, sockets, sockets.column("sk")):
+            summary = summaries.get(sk)
+            for file, access in by_socket[address]:
+                if address + self._inode_offset != file.inode:
+                    self._lost_sockets([(file, access)])
                 else:
-                    sk = socket.sk
-                    made = FileRecord(self, file, socket, None, None, sk, summaries.get(sk))
-                self._files[file.address] = made
+                    self._files[file.address] = FileRecord(
+                        self, file, socket, None, access, None, sk, summary
+                    )
 
-    def _record(self, file: File, inode: Inode | None) -> FileRecord:
-        error = None if inode is not None else "inode cannot be read"
-        name: bytes | None = None
-        try:
-            name = self._namer.d_path(file.mnt, file.dentry)
-        except FaultError as e:
-            error = f"name cannot be read: {e}"
-        return FileRecord(self, file, inode, name, error)
+    def _lost_sockets(self, files: Iterable[tuple[File, str]]) -> None:
+        error = "struct socket cannot be read"
+        for file, access in files:
+            self._files[file.address] = FileRecord(self, file, None, None, access, error)
+
+    def _read_others(self, files: Sequence[tuple[File, str]]) -> None:
+        inodes = dict(Inode.layout(self._prog).read_many(file.inode for file, _ in files))
+        self._namer.prefetch(file.dentry for file, _ in files)
+        for file, access in files:
+            inode = inodes[file.inode]
+            error = None if inode is not None else "inode cannot be read"
+            name: bytes | None = None
+            try:
+                name = self._namer.d_path(file.mnt, file.dentry)
+            except FaultError as e:
+                error = f"name cannot be read: {e}"
+            self._files[file.address] = FileRecord(self, file, inode, name, access, error)
 
     def mnt_id(self, mnt: int) -> int | None:
         """ID of a ``struct vfsmount *``, ``None`` if it cannot be read."""

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional, Union
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
 
@@ -16,13 +17,13 @@ from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.fan_out import fan_out
-from drgn_sockets.records.parts import Part
 
 # Files that are read together.
 _PART = 8192
 
-_FD_BITS = 32
-_FD_MASK = (1 << _FD_BITS) - 1
+#: A holder is kept as (index in :attr:`Holders.tables` << FD_BITS | fd) until a row is printed.
+FD_BITS = 32
+FD_MASK = (1 << FD_BITS) - 1
 
 
 class Holder(NamedTuple):
@@ -73,15 +74,16 @@ class Holders:
         self, prog: Program, tables: Iterable[FileTable] | None = None, jobs: int = 1
     ) -> None:
         self._prog = prog
-        self._tables: list[FileTable] = list(Tasks(prog).tables() if tables is None else tables)
+        #: The tables looked into.
+        self.tables: list[FileTable] = list(Tasks(prog).tables() if tables is None else tables)
         #: What could not be read, a line each.
         self.problems: list[str] = []
-        # A holder is kept as an integer, (index of the table, fd), until a row is printed.
+        # Of each struct file its first holder, and the others of the few that have some.
         self._first: dict[int, int] = {}
         self._more: dict[int, list[int]] = {}
-        for index, table in enumerate(self._tables):
+        for index, table in enumerate(self.tables):
             try:
-                self._take(table, index << _FD_BITS)
+                self._take(table, index << FD_BITS)
             except FaultError as e:
                 self.problems.append(f"pid {table.pid}: file table: {e}")
         # Of each sock the struct file that leads to it, and the few others of one that has more.
@@ -89,64 +91,73 @@ class Holders:
         self._others: dict[int, list[int]] = {}
         #: Inodes of the sockets, by ``struct sock *``.
         self.inodes: dict[int, SocketInode] = {}
-        self._groups: dict[str, list[int]] = {}
+        self._groups: dict[str, list[int]] = defaultdict(list)
         self._find_sockets(jobs)
 
     def _take(self, table: FileTable, base: int) -> None:
         first, more = self._first, self._more
         for chunk in fd_chunks(self._prog, table.files):
-            for holder, file in enumerate(chunk.slots, base + chunk.start):
-                if file:
-                    if file not in first:
-                        first[file] = holder
-                    elif file in more:
-                        more[file].append(holder)
-                    else:
-                        more[file] = [holder]
+            start = base + chunk.start
+            holders = dict(zip(chunk.slots, range(start, start + len(chunk.slots))))
+            holders.pop(0, None)
+            used = len(chunk.slots) - chunk.slots.count(0)
+            if len(holders) == used and first.keys().isdisjoint(holders):
+                # Mostly: nobody else has them, nor were they duplicated.
+                first.update(holders)
+                continue
+            for holder, file in enumerate(chunk.slots, start):
+                if not file:
+                    continue
+                if file not in first:
+                    first[file] = holder
+                elif file in more:
+                    more[file].append(holder)
+                else:
+                    more[file] = [holder]
 
     def _find_sockets(self, jobs: int) -> None:
         files = sorted(self._first)
-        prog, group_of = self._prog, socket_groups(self._prog)
-        parts = [
-            Part(functools.partial(_sockets_of, prog, group_of, files[i : i + _PART]))
-            for i in range(0, len(files), _PART)
-        ]
-        for found in fan_out(parts, lambda part: list(part.records()), jobs):
-            for file, sk, ino, uid, group, what in found:
-                if what is not None:
-                    for holder in self._holders((file,)):
-                        self.problems.append(
-                            f"pid {holder.pid} fd {holder.fd}: {what} cannot be read"
-                        )
-                elif sk in self._file:
+        prog = self._prog
+        parts = [files[i : i + _PART] for i in range(0, len(files), _PART)]
+        for unreadable, holding, sks, inos, uids, groups in fan_out(
+            parts, functools.partial(_sockets_of, prog), jobs
+        ):
+            for file, what in unreadable:
+                for holder in self._holders(self.of_file(file)):
+                    self.problems.append(f"pid {holder.pid} fd {holder.fd}: {what} cannot be read")
+            for sk, file in zip(sks, holding):
+                if self._file.setdefault(sk, file) != file:
                     # Two files of one sock do not happen; were it so, both count.
                     self._others.setdefault(sk, []).append(file)
-                else:
-                    self._file[sk] = file
-                    self.inodes[sk] = SocketInode(ino, uid)
-                    self._groups.setdefault(group, []).append(sk)
+            self.inodes.update(zip(sks, map(SocketInode, inos, uids)))
+            for sk, group in zip(sks, groups):
+                self._groups[group].append(sk)
 
-    def _holders(self, files: Sequence[int]) -> list[Holder]:
-        packed = [self._first[files[0]], *self._more.get(files[0], ())]
-        for file in files[1:]:
-            packed += (self._first[file], *self._more.get(file, ()))
-        if len(files) > 1:
-            packed.sort()
-        tables = self._tables
+    def _holders(self, packed: Iterable[int]) -> list[Holder]:
         holders = []
         for item in packed:
-            table = tables[item >> _FD_BITS]
-            holders.append(Holder(table.pid, item & _FD_MASK, table.comm, table.tid))
+            table = self.tables[item >> FD_BITS]
+            holders.append(Holder(table.pid, item & FD_MASK, table.comm, table.tid))
         return holders
+
+    def of_file(self, file: int) -> Sequence[int]:
+        """The holders of a ``struct file *`` that somebody has, packed, in their order."""
+        first = self._first[file]
+        return (first, *self._more[file]) if file in self._more else (first,)
+
+    def packed(self, sk: int) -> Sequence[int]:
+        """The holders of a ``struct sock *``, packed, in the order of pids and fds."""
+        file = self._file.get(sk)
+        if file is None:
+            return ()
+        if sk in self._others:
+            files = (file, *self._others[sk])
+            return sorted(holder for f in files for holder in self.of_file(f))
+        return self.of_file(file)
 
     def of(self, sk: int) -> list[Holder]:
         """The holders of a ``struct sock *``, in the order of pids and fds."""
-        file = self._file.get(sk)
-        if file is None:
-            return []
-        if sk in self._others:
-            return self._holders([file, *self._others[sk]])
-        return self._holders((file,))
+        return self._holders(self.packed(sk))
 
     def through_socket(self, sk: Sock) -> list[Holder]:
         """
@@ -173,65 +184,73 @@ class Holders:
 
     def sks_of(self, pid: int) -> set[int]:
         """Every ``struct sock *`` that process *pid* holds."""
-        tables = {i for i, table in enumerate(self._tables) if table.pid == pid}
+        tables = {i for i, table in enumerate(self.tables) if table.pid == pid}
         return {
             sk
-            for sk, file in self._file.items()
-            if any(
-                holder >> _FD_BITS in tables
-                for f in (file, *self._others.get(sk, ()))
-                for holder in (self._first[f], *self._more.get(f, ()))
-            )
+            for sk in self._file
+            if any(holder >> FD_BITS in tables for holder in self.packed(sk))
         }
 
 
-# A file of a socket: (file, sk, inode number, owner, group of families, None), or what cannot be
-# read: (file, 0, 0, 0, "", what).
-_Found = tuple[int, int, int, int, str, Optional[str]]
+# What comes of some files: those that cannot be read, with what that is, and in columns those of
+# sockets: the file, its sock, inode number, owner, and group of families.
+_Sockets = tuple[list[tuple[int, str]], list[int], list[int], list[int], list[int], list[str]]
 
 
-def _sockets_of(
-    prog: Program, group_of: Callable[[SocketAlloc], str], files: Sequence[int]
-) -> Iterator[_Found]:
-    socket_ops = socket_file_ops(prog)
+def _sockets_of(prog: Program, addresses: Sequence[int]) -> _Sockets:
     offset = offsetof(prog.type("struct socket_alloc"), "socket")
+    files = _FilePrivate.layout(prog).read_batch(addresses)
+    unreadable = [(file, f"struct file at {file:#x}") for file in files.unreadable]
+    socket_ops = socket_file_ops(prog)
     by_socket: dict[int, list[int]] = {}
-    for address, file in _FilePrivate.layout(prog).read_many(files):
-        if file is None:
-            yield address, 0, 0, 0, "", f"struct file at {address:#x}"
-        elif file.op == socket_ops:
-            by_socket.setdefault(file.private_data - offset, []).append(address)
-    for address, socket in SocketAlloc.layout(prog).read_many(by_socket):
-        for holder in by_socket[address]:
-            if socket is None:
-                yield holder, 0, 0, 0, "", f"struct socket at {address + offset:#x}"
-            elif socket.sk:
-                yield holder, socket.sk, socket.ino, socket.uid, group_of(socket), None
+    columns = (files.addresses, files.column("op"), files.column("private_data"))
+    for file, op, private_data in zip(*columns):
+        if op == socket_ops:
+            by_socket.setdefault(private_data - offset, []).append(file)
+    sockets = SocketAlloc.layout(prog).read_batch(by_socket)
+    for address in sockets.unreadable:
+        what = f"struct socket at {address + offset:#x}"
+        unreadable += [(file, what) for file in by_socket[address]]
+    groups = SocketGroups(prog)
+    rows = [
+        (file, sk, ino, uid, groups[key])
+        for address, sk, ino, uid, key in zip(
+            sockets.addresses,
+            sockets.column("sk"),
+            sockets.column("ino"),
+            sockets.column("uid"),
+            zip(sockets.column("ops"), sockets.column("type")),
+        )
+        if sk
+        for file in by_socket[address]
+    ]
+    holding, sks, inos, uids, names = map(list, zip(*rows)) if rows else ([], [], [], [], [])
+    return unreadable, holding, sks, inos, uids, names
 
 
-def socket_groups(prog: Program) -> Callable[[SocketAlloc], str]:
+class SocketGroups(dict[tuple[int, int], str]):
     """
-    Get a function that tells the group of families of a ``struct socket``, one of
-    :data:`~drgn_sockets.records.socket.FAMILIES`, by its operations and type.
+    The group of families, one of :data:`~drgn_sockets.records.socket.FAMILIES`, of a
+    ``struct socket`` with these (operations, type).
 
     That is what it looks like: SCTP, say, looks like TCP.
     """
-    known: dict[tuple[int, int], str] = {}
 
-    def group_of(socket: SocketAlloc) -> str:
-        key = (socket.ops, socket.type)
-        group = known.get(key)
-        if group is None:
-            ops = _ProtoOps.layout(prog).try_read(socket.ops)
-            group = known[key] = _group(ops.family if ops else 0, socket.type)
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+
+    def __missing__(self, key: tuple[int, int]) -> str:
+        address, type_ = key
+        ops = _ProtoOps.layout(self._prog).try_read(address)
+        family = ops.family if ops else 0
+        if family == k.AF_UNIX:
+            group = "unix"
+        elif family in (k.AF_INET, k.AF_INET6):
+            group = _INET_GROUPS.get(type_, "other")
+        else:
+            group = "other"
+        self[key] = group
         return group
 
-    return group_of
 
-
-def _group(family: int, type_: int) -> str:
-    if family == k.AF_UNIX:
-        return "unix"
-    if family in (k.AF_INET, k.AF_INET6):
-        return {k.SOCK_STREAM: "tcp", k.SOCK_DGRAM: "udp", k.SOCK_RAW: "raw"}.get(type_, "other")
-    return "other"
+_INET_GROUPS = {k.SOCK_STREAM: "tcp", k.SOCK_DGRAM: "udp", k.SOCK_RAW: "raw"}

@@ -1,10 +1,41 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Parts of a long walk, which different processes may read at the same time."""
+"""Batches of records, and parts of a long walk, which different processes may read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+
+class Batch:
+    """
+    Records of one class that were read together.
+
+    A derived class may have their values as columns, and make records only when asked.
+    """
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        self._records = records
+
+    @property
+    def cls(self) -> type:
+        """Class of the records."""
+        return type(self._records[0]) if self._records else object
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def records(self) -> Sequence[Any]:
+        """The records."""
+        return self._records
+
+    def errors(self) -> int:
+        """How many of them could not be read."""
+        return sum(record.error is not None for record in self._records)
+
+    def select(self, indices: Sequence[int]) -> Batch:
+        """Some of them."""
+        return Batch([self._records[i] for i in indices])
 
 
 class Part:
@@ -17,15 +48,20 @@ class Part:
     """
 
     def __init__(
-        self, read: Callable[[], Iterator[Any]], key: int | None = None, *, alone: bool = False
+        self, read: Callable[[], Iterator[Batch]], key: int | None = None, *, alone: bool = False
     ) -> None:
         self._read = read
         self.key = key
         self.alone = alone
 
-    def records(self) -> Iterator[Any]:
+    def batches(self) -> Iterator[Batch]:
         """Read its records."""
         return self._read()
+
+    def records(self) -> Iterator[Any]:
+        """The same, one by one."""
+        for batch in self.batches():
+            yield from batch.records()
 
     def found(self) -> Any:
         """What later parts need of it, as :mod:`marshal` can write it."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from drgn import FaultError, Program, offsetof
 
@@ -14,13 +14,15 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
-from drgn_sockets.records.holders import AnyInode, Holders, SocketInode, socket_groups
+from drgn_sockets.kernel.structs import Batch as StructBatch
+from drgn_sockets.records.holders import AnyInode, Holders, SocketGroups, SocketInode
 from drgn_sockets.records.inet import RawSock, UdpSock
-from drgn_sockets.records.parts import Part
+from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.socket import (
     FAMILIES,
     RECORDS,
     AnySocket,
+    Derived,
     InetRecord,
     RawRecord,
     SocketRecord,
@@ -29,6 +31,8 @@ from drgn_sockets.records.socket import (
 )
 from drgn_sockets.records.tcp import TcpRequestSock, TcpSock, TcpTimewaitSock
 from drgn_sockets.records.unix import UnixSock, unix_name
+
+T = TypeVar("T")
 
 _BATCH = 512
 # Sockets in a part of a walk.
@@ -48,10 +52,11 @@ _WALKS = {
 _RECORD_OF: dict[type[SockCommon], type[SocketRecord]] = {cls.struct: cls for cls in RECORDS}
 
 
-def _plain_record(prog: Program, sock: Sock, netns: int) -> SocketRecord:
-    if sock.family in (k.AF_INET, k.AF_INET6):
-        return (RawRecord if sock.type == k.SOCK_RAW else InetRecord)(prog, sock, netns)
-    return SocketRecord(prog, sock, netns)
+def _plain_record_class(family: int, type_: int, protocol: int) -> type[SocketRecord]:
+    """The record of a socket of which ``struct sock`` was read, and no more."""
+    if family in (k.AF_INET, k.AF_INET6):
+        return RawRecord if type_ == k.SOCK_RAW else InetRecord
+    return SocketRecord
 
 
 @functools.lru_cache(1024)
@@ -68,11 +73,6 @@ def _full_struct(family: int, type_: int, protocol: int) -> type[Sock]:
     return Sock
 
 
-def _struct_of(sock: Sock) -> type[Sock]:
-    """The structure that a ``struct sock`` begins, as far as there is a module for it."""
-    return _full_struct(sock.family, sock.type, sock.protocol)
-
-
 def _small_struct(common: SockCommon) -> type[SockCommon] | None:
     """The structure of what is no full socket, told by its state, as ``sk_fullsock()``."""
     if common.family in (k.AF_INET, k.AF_INET6):
@@ -83,6 +83,109 @@ def _small_struct(common: SockCommon) -> type[SockCommon] | None:
     return None
 
 
+class SocketBatch(Batch):
+    """Sockets of one class, as columns of their structures until records are asked for."""
+
+    def __init__(
+        self,
+        reader: SocketReader,
+        cls: type[SocketRecord],
+        structs: StructBatch[Any],
+        inodes: Mapping[int, AnyInode],
+    ) -> None:
+        self.reader = reader
+        self.prog = reader.prog
+        self._cls = cls
+        self.structs = structs
+        self._inodes = inodes
+        self._made: list[SocketRecord] | None = None
+
+    @property
+    def cls(self) -> type[SocketRecord]:
+        return self._cls
+
+    def __len__(self) -> int:
+        return len(self.structs)
+
+    @property
+    def addresses(self) -> list[int]:
+        """``struct sock *`` of each, as integers."""
+        return self.structs.addresses
+
+    def column(self, name: str) -> list[Any]:
+        """A member of the structures, or what the records' class derives of members."""
+        derived = getattr(self._cls, name, None)
+        if isinstance(derived, Derived):
+            columns = [self.structs.column(member) for member in derived.names]
+            if derived.is_same:
+                return columns[0]
+            return list(map(derived.function, *columns))
+        return self.structs.column(name)
+
+    @functools.cached_property
+    def inos(self) -> list[int]:
+        """Inode number of each, 0 for none."""
+        inodes = self.inodes
+        return [inodes[sk].ino if sk in inodes else 0 for sk in self.addresses]
+
+    @functools.cached_property
+    def inodes(self) -> Mapping[int, AnyInode]:
+        """Inodes by ``struct sock *``."""
+        known = self._inodes
+        if all(sk in known for sk in self.addresses):
+            return known
+        return self.reader.inodes_of(self.addresses, self.structs.column("socket"), known)
+
+    def records(self) -> Sequence[SocketRecord]:
+        if self._made is None:
+            self._made = list(self._make())
+        return self._made
+
+    def _make(self) -> Iterator[SocketRecord]:
+        has_inode = issubclass(self._cls.struct, Sock)
+        for sock in self.structs:
+            record = self.reader.record(self._cls, sock)
+            if has_inode:
+                record.inode = self.inodes.get(sock.address)
+            yield record
+
+    def errors(self) -> int:
+        return 0
+
+    def select(self, indices: Sequence[int]) -> SocketBatch:
+        return type(self)(self.reader, self._cls, self.structs.select(indices), self._inodes)
+
+
+class UnixBatch(SocketBatch):
+    """Unix sockets, with their names and what is at their other ends."""
+
+    @functools.cached_property
+    def names(self) -> list[bytes | None]:
+        """Name of each."""
+        return list(map(self.reader.unix_name, self.structs.column("addr")))
+
+    @functools.cached_property
+    def peers(self) -> list[tuple[int, bytes | None]]:
+        """Inode and name of the other end of each."""
+        # The ends of a pair are made together, so they mostly lie in the same batch.
+        ends = dict(zip(self.addresses, zip(self.inos, self.names)))
+        peers = self.structs.column("peer")
+        far = UnixSock.layout(self.prog).read_batch({p for p in peers if p and p not in ends})
+        if far.addresses:
+            found = self.reader.inodes_of(far.addresses, far.column("socket"), self._inodes)
+            inos = (found[sk].ino if sk in found else 0 for sk in far.addresses)
+            names = map(self.reader.unix_name, far.column("addr"))
+            ends.update(zip(far.addresses, zip(inos, names)))
+        return [ends.get(peer, (0, None)) for peer in peers]
+
+    def _make(self) -> Iterator[SocketRecord]:
+        for record, name, peer in zip(super()._make(), self.names, self.peers):
+            assert isinstance(record, UnixRecord)
+            record.name = name
+            record.peer_ino, record.peer_name = peer
+            yield record
+
+
 class SocketReader:
     """
     Reads sockets.
@@ -91,211 +194,202 @@ class SocketReader:
     """
 
     def __init__(self, prog: Program, holders: Holders | None = None) -> None:
-        self._prog = prog
-        self._holders = holders
+        self.prog = prog
+        self.holders = holders
         self._netns = {net: ns.ino for net, ns in net_namespaces(prog).items()}
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
         self._unix_names: dict[int, bytes | None] = {}
         self._ifnames: dict[tuple[int, int], bytes | None] = {}
+        self._known = holders.inodes if holders is not None else _NO_INODES
 
     def read(self, sk: int) -> AnySocket:
         """Read the socket at ``struct sock *`` *sk*."""
-        return next(self.read_many([sk]))
+        (batch,) = self.read_many([sk])
+        (record,) = batch.records()
+        return record  # type: ignore[no-any-return]
 
-    def read_many(self, sks: Iterable[int]) -> Iterator[AnySocket]:
-        """Read the sockets at *sks*, whatever they are, batch by batch in address order."""
-        inodes = self._holders.inodes if self._holders else _NO_INODES
-        for batch in _batches(sks):
-            by_struct: dict[type[SockCommon], list[int]] = {}
-            for sk, common in SockCommon.layout(self._prog).read_many(batch):
-                if common is None:
-                    yield self._unreadable(sk)
-                else:
-                    by_struct.setdefault(_small_struct(common) or Sock, []).append(sk)
-            yield from self._read_full(by_struct.pop(Sock, ()), inodes)
-            for cls, addresses in by_struct.items():
-                yield from self._decode(cls, addresses, inodes)
+    def read_many(self, sks: Iterable[int]) -> Iterator[Batch]:
+        """Read the sockets at *sks*, whatever they are, in address order."""
+        for some in _pieces(sks, _BATCH):
+            commons = SockCommon.layout(self.prog).read_batch(some)
+            yield from self._unreadable(commons.unreadable)
+            yield from self._by_state(commons.addresses, commons, Sock)
 
-    def read_held(self, group: str, sks: Sequence[int]) -> Iterator[AnySocket]:
+    def read_held(self, group: str, sks: Sequence[int]) -> Iterator[Batch]:
         """
         Read sockets in file tables that look like those of a group of families, in address
         order.
 
         :param group: One of :data:`FAMILIES`.
         """
-        inodes = self._holders.inodes if self._holders else _NO_INODES
         if group not in _WALKS:
-            return self._read_full(sks, inodes)
+            return self._read_full(sks, self._known)
         # A socket that is in a file table is a full one, and mostly what its struct socket
         # looks like: one read instead of two.
-        return self._decode(_WALKS[group][1], sks, inodes, sure=False)
+        return self._read(_WALKS[group][1], sks, self._known, sure=False)
 
-    def read_held_briefly(self, sockets: Mapping[int, SocketAlloc]) -> Iterator[AnySocket]:
+    def read_held_briefly(self, sockets: Mapping[int, SocketAlloc]) -> Iterator[Batch]:
         """
         Read sockets that are in file tables, and not more of them than their ends: of inet
         sockets ``struct sock`` tells these.
 
         :param sockets: By ``struct sock *``, what was read of their ``struct socket``.
         """
-        group_of = socket_groups(self._prog)
+        groups = SocketGroups(self.prog)
         unix: list[int] = []
         others: list[int] = []
-        for sk in sorted(sockets):
-            (unix if group_of(sockets[sk]) == "unix" else others).append(sk)
-        for batch in _batches(others):
-            yield from self._read_full(batch, sockets, brief=True)
-        for batch in _batches(unix):
-            yield from self._decode(UnixSock, batch, sockets, sure=False)
+        for sk, socket in sockets.items():
+            (unix if groups[socket.ops, socket.type] == "unix" else others).append(sk)
+        yield from self._read_full(others, sockets, brief=True)
+        yield from self._read(UnixSock, unix, sockets, sure=False)
 
     def read_entries(
         self, entries: Iterable[tuple[int, SockCommon | None]], cls: type[Sock]
-    ) -> Iterator[AnySocket]:
+    ) -> Iterator[Batch]:
         """
         Read the sockets of a hash table.
 
         :param entries: What the walk of the table yields.
         :param cls: What the table's full sockets are.
         """
-        inodes = self._holders.inodes if self._holders else _NO_INODES
-        iterator = iter(entries)
-        while batch := list(itertools.islice(iterator, _BATCH)):
-            by_struct: dict[type[SockCommon], list[int]] = {}
-            for sk, common in batch:
-                if common is None:
-                    yield self._unreadable(sk)
-                else:
-                    by_struct.setdefault(_small_struct(common) or cls, []).append(sk)
-            for struct, addresses in by_struct.items():
-                yield from self._decode(struct, addresses, inodes)
+        for some in _pieces(entries, _BATCH):
+            yield from self._unreadable([sk for sk, common in some if common is None])
+            good = [common for _, common in some if common is not None]
+            yield from self._by_state([common.address for common in good], good, cls)
+
+    def _by_state(
+        self, sks: Sequence[int], commons: Iterable[SockCommon], full: type[Sock]
+    ) -> Iterator[Batch]:
+        by_struct: dict[type[SockCommon], list[int]] = {}
+        for sk, common in zip(sks, commons):
+            by_struct.setdefault(_small_struct(common) or full, []).append(sk)
+        for struct, addresses in by_struct.items():
+            if struct is Sock:
+                yield from self._read_full(addresses, self._known)
+            else:
+                yield from self._read(struct, addresses, self._known)
 
     def _read_full(
         self, sks: Iterable[int], inodes: Mapping[int, AnyInode], *, brief: bool = False
-    ) -> Iterator[AnySocket]:
+    ) -> Iterator[Batch]:
+        socks = Sock.layout(self.prog).read_batch(sks)
+        yield from self._unreadable(socks.unreadable)
+        kinds = zip(socks.column("family"), socks.column("type"), socks.column("protocol"))
+        by_kind: dict[tuple[int, int, int], list[int]] = {}
+        for i, kind in enumerate(kinds):
+            by_kind.setdefault(kind, []).append(i)
         by_struct: dict[type[Sock], list[int]] = {}
-        for sk, sock in Sock.layout(self._prog).read_many(sks):
-            if sock is None:
-                yield self._unreadable(sk)
-                continue
-            cls = _struct_of(sock)
-            if brief and cls is not UnixSock:
-                yield self._make(_plain_record, sock)
+        for kind, indices in by_kind.items():
+            struct = _full_struct(*kind)
+            if struct is Sock or (brief and struct is not UnixSock):
+                record_class = _plain_record_class(*kind)
+                yield SocketBatch(self, record_class, socks.select(indices), inodes)
             else:
-                by_struct.setdefault(cls, []).append(sk)
-        for cls, addresses in by_struct.items():
-            yield from self._decode(cls, addresses, inodes)
+                by_struct.setdefault(struct, []).extend(socks.addresses[i] for i in indices)
+        for struct, addresses in by_struct.items():
+            yield from self._read(struct, addresses, inodes)
 
-    def _unreadable(self, sk: int) -> UnreadableSocket:
-        holders = self._holders.of(sk) if self._holders else None
-        return UnreadableSocket(sk, "cannot be read", holders)
-
-    def _make(
-        self, make: Callable[[Program, Any, int], SocketRecord], sock: SockCommon
-    ) -> SocketRecord:
-        net = sock.net
-        if net not in self._netns:
-            self._netns[net] = net_ino(self._prog, net)
-        record = make(self._prog, sock, self._netns[net])
-        if sock.bound_dev_if:
-            record.ifname = self._ifname(net, sock.bound_dev_if)
-        record.all_holders = self._holders
-        return record
-
-    def _ifname(self, net: int, ifindex: int) -> bytes | None:
-        key = (net, ifindex)
-        if key not in self._ifnames:
-            self._ifnames[key] = netdev_name_by_index(self._prog, net, ifindex)
-        return self._ifnames[key]
-
-    def _decode(
+    def _read(
         self,
-        cls: type[SockCommon],
-        sks: Sequence[int],
+        struct: type[SockCommon],
+        sks: Iterable[int],
         inodes: Mapping[int, AnyInode],
         *,
         sure: bool = True,
-    ) -> Iterator[AnySocket]:
-        """:param sure: Whether all of *sks* are known to be of structure *cls*."""
-        records: list[SocketRecord] = []
+    ) -> Iterator[Batch]:
+        """:param sure: Whether all of *sks* are known to be of that structure."""
+        structs = struct.layout(self.prog).read_batch(sks)
+        yield from self._unreadable(structs.unreadable)
         strays: list[int] = []
-        make: Callable[[Program, Any, int], SocketRecord] = _RECORD_OF.get(cls, _plain_record)
-        # A socket whose inode nobody has read yet.
-        without: list[SocketRecord] = []
-        for sk, sock in cls.layout(self._prog).read_many(sks):
-            if sock is None:
-                yield self._unreadable(sk)
-                continue
-            if not sure and isinstance(sock, Sock) and _struct_of(sock) is not cls:
-                strays.append(sk)
-                continue
-            record = self._make(make, sock)
-            records.append(record)
-            if sk in inodes:
-                record.inode = inodes[sk]
-            elif isinstance(sock, Sock) and sock.socket:
-                without.append(record)
-        if without:
-            found = self._inodes([r.sock for r in without if isinstance(r.sock, Sock)], inodes)
-            for record in without:
-                record.inode = found.get(record.sk)
-        if cls is UnixSock:
-            self._name_unix([r for r in records if isinstance(r, UnixRecord)], inodes)
-        yield from records
-        yield from self._read_full(strays, inodes)
+        if not sure:
+            columns = [structs.column(name) for name in ("family", "type", "protocol")]
+            others = {kind for kind in set(zip(*columns)) if _full_struct(*kind) is not struct}
+            if others:
+                stray = [kind in others for kind in zip(*columns)]
+                strays = [sk for sk, it_is in zip(structs.addresses, stray) if it_is]
+                structs = structs.select([i for i, it_is in enumerate(stray) if not it_is])
+        if len(structs):
+            batch = UnixBatch if struct is UnixSock else SocketBatch
+            yield batch(self, _RECORD_OF[struct], structs, inodes)
+        if strays:
+            yield from self._read_full(strays, inodes)
 
-    def _inodes(self, socks: Iterable[Sock], known: Mapping[int, AnyInode]) -> dict[int, AnyInode]:
-        """Inodes of sockets, by the address of the ``struct sock``."""
+    def _unreadable(self, sks: Sequence[int]) -> Iterator[Batch]:
+        if sks:
+            holders = self.holders
+            yield Batch(
+                [
+                    UnreadableSocket(sk, "cannot be read", holders.of(sk) if holders else None)
+                    for sk in sks
+                ]
+            )
+
+    def record(self, cls: type[SocketRecord], sock: SockCommon) -> SocketRecord:
+        """Make the record of a socket."""
+        record = cls(self.prog, sock, self.netns(sock.net))
+        if sock.bound_dev_if:
+            record.ifname = self.ifname(sock.net, sock.bound_dev_if)
+        record.all_holders = self.holders
+        return record
+
+    def netns(self, net: int) -> int:
+        """Inode of a ``struct net *``."""
+        if net not in self._netns:
+            self._netns[net] = net_ino(self.prog, net)
+        return self._netns[net]
+
+    def ifname(self, net: int, ifindex: int) -> bytes | None:
+        """Name of an interface."""
+        key = (net, ifindex)
+        if key not in self._ifnames:
+            self._ifnames[key] = netdev_name_by_index(self.prog, net, ifindex)
+        return self._ifnames[key]
+
+    def inodes_of(
+        self, sks: Iterable[int], sockets: Iterable[int], known: Mapping[int, AnyInode]
+    ) -> dict[int, AnyInode]:
+        """
+        Inodes of sockets that have one.
+
+        :param sks: ``struct sock *`` of each
+        :param sockets: ``struct socket *`` of each, or 0
+        """
         found: dict[int, AnyInode] = {}
         unknown: dict[int, list[int]] = {}
-        for sock in socks:
-            if sock.address in known:
-                found[sock.address] = known[sock.address]
-            elif sock.socket:
-                unknown.setdefault(sock.socket - self._socket_offset, []).append(sock.address)
-        for address, socket in SocketAlloc.layout(self._prog).read_many(unknown):
-            if socket is not None:
-                # As sock_i_ino(): socket->sk need not point back. An SMC socket that fell back
-                # to TCP has its inner socket point to its own struct socket.
-                for sk in unknown[address]:
-                    found[sk] = SocketInode(socket.ino, socket.uid)
+        for sk, socket in zip(sks, sockets):
+            if sk in known:
+                found[sk] = known[sk]
+            elif socket:
+                unknown.setdefault(socket - self._socket_offset, []).append(sk)
+        for alloc in SocketAlloc.layout(self.prog).read_batch(unknown):
+            # As sock_i_ino(): socket->sk need not point back. An SMC socket that fell back
+            # to TCP has its inner socket point to its own struct socket.
+            for sk in unknown[alloc.address]:
+                found[sk] = SocketInode(alloc.ino, alloc.uid)
         return found
 
-    def _unix_name(self, addr: int) -> bytes | None:
+    def unix_name(self, addr: int) -> bytes | None:
+        """The name at a ``struct unix_address *``, ``None`` for none."""
         # An accepted socket shares the unix_address of its listener.
         if addr not in self._unix_names:
             try:
-                self._unix_names[addr] = unix_name(self._prog, addr)
+                self._unix_names[addr] = unix_name(self.prog, addr)
             except FaultError:
                 self._unix_names[addr] = None
         return self._unix_names[addr]
 
-    def _name_unix(self, records: Sequence[UnixRecord], inodes: Mapping[int, AnyInode]) -> None:
-        # The ends of a pair are made together, so they mostly lie in the same batch.
-        ends = {record.sk: record.sock for record in records}
-        far = {r.peer for r in records if r.peer and r.peer not in ends}
-        for address, peer in UnixSock.layout(self._prog).read_many(far):
-            if peer is not None:
-                ends[address] = peer
-        inos = self._inodes((sock for sock in ends.values() if isinstance(sock, Sock)), inodes)
-        for record in records:
-            record.name = self._unix_name(record.addr)
-            end = ends.get(record.peer)
-            if isinstance(end, UnixSock):
-                record.peer_name = self._unix_name(end.addr)
-                inode = inos.get(record.peer)
-                record.peer_ino = inode.ino if inode else 0
 
-
-def _batches(items: Iterable[int], size: int = _BATCH) -> Iterator[list[int]]:
+def _pieces(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+    while piece := list(itertools.islice(iterator, size)):
+        yield piece
 
 
 class _HeldPart(Part):
     """Sockets in file tables."""
 
     def __init__(
-        self, read: Callable[[], Iterator[AnySocket]], wanted: Container[str], nexts: dict[int, int]
+        self, read: Callable[[], Iterator[Batch]], wanted: Container[str], nexts: dict[int, int]
     ) -> None:
         super().__init__(read)
         self._wanted = wanted
@@ -304,14 +398,13 @@ class _HeldPart(Part):
         self._nexts = nexts
         self._found: dict[int, int] = {}
 
-    def records(self) -> Iterator[AnySocket]:
-        for record in super().records():
-            if not isinstance(record, SocketRecord):
-                yield record
-                continue
-            self._found[record.sk] = record.sock.node
-            if record.group in self._wanted:
-                yield record
+    def batches(self) -> Iterator[Batch]:
+        for batch in super().batches():
+            if isinstance(batch, SocketBatch):
+                self._found.update(zip(batch.addresses, batch.structs.column("node")))
+                if batch.cls.group not in self._wanted:
+                    continue
+            yield batch
         self.take(self._found)
 
     def found(self) -> dict[int, int]:
@@ -334,7 +427,7 @@ def socket_parts(
             continue
         nexts: dict[int, int] = {}
         if holders is not None:
-            for sks in _batches(sorted(holders.sks_of_group(group)), _PART):
+            for sks in _pieces(sorted(holders.sks_of_group(group)), _PART):
                 read = functools.partial(reader.read_held, group, sks)
                 yield _HeldPart(read, wanted, nexts)
         if group in _WALKS and not strays:
@@ -343,7 +436,7 @@ def socket_parts(
 
 def _walk(
     reader: SocketReader, prog: Program, group: str, nexts: dict[int, int]
-) -> Iterator[AnySocket]:
+) -> Iterator[Batch]:
     walk, cls = _WALKS[group]
     return reader.read_entries(walk(prog, nexts or NOTHING), cls)
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import functools
+import operator
+from collections.abc import Callable
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any, ClassVar, Union
 
@@ -20,6 +22,8 @@ from drgn_sockets.records.tcp import (
     TcpSock,
     TcpTimewaitSock,
     Timer,
+    recv_queue,
+    send_queue,
     tcp_timer,
 )
 from drgn_sockets.records.unix import UnixSock, unix_inq_len
@@ -32,6 +36,32 @@ FAMILIES = ("other", "unix", "raw", "udp", "tcp")
 @functools.lru_cache(4096)
 def _ip_text(address: bytes) -> str:
     return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+class Derived:
+    """
+    What a record says that is worked out from members of its structure, for one record or for
+    a column of them.
+
+    :param function: Works it out of the values of *names*.
+    """
+
+    def __init__(self, function: Callable[..., Any], *names: str, doc: str) -> None:
+        self.function = function
+        self.names = names
+        #: Whether it is a member as it stands.
+        self.is_same = function is _same
+        self.__doc__ = doc
+
+    def __get__(self, record: SocketRecord | None, owner: type) -> Any:
+        if record is None:
+            return self
+        sock = record.sock
+        return self.function(*[getattr(sock, name) for name in self.names])
 
 
 class SocketRecord:
@@ -89,40 +119,19 @@ class SocketRecord:
         """``struct sock *`` as an integer."""
         return self.sock.address  # type: ignore[no-any-return]
 
-    @property
-    def family(self) -> int:
-        """``AF_*``."""
-        return self.sock.family  # type: ignore[no-any-return]
-
-    @property
-    def type(self) -> int:
-        """``SOCK_*``."""
-        return self.sock.type  # type: ignore[no-any-return]
-
-    @property
-    def protocol(self) -> int:
-        """``IPPROTO_*``, or what the family calls protocol."""
-        return self.sock.protocol  # type: ignore[no-any-return]
-
-    @property
-    def state(self) -> int:
-        """``TCP_*``, which other families use as well."""
-        return self.sock.state  # type: ignore[no-any-return]
-
-    @property
-    def uid(self) -> int | None:
-        """Owner, in the initial user namespace."""
-        return self.sock.uid  # type: ignore[no-any-return]
-
-    @property
-    def recv_q(self) -> int | None:
-        """Bytes to be read; of a listener, connections to be accepted."""
-        return self.sock.rmem_alloc  # type: ignore[no-any-return]
-
-    @property
-    def send_q(self) -> int | None:
-        """Bytes on their way out; of a listener, how many connections may wait."""
-        return self.sock.wmem_alloc - 1  # type: ignore[no-any-return]
+    family = Derived(_same, "family", doc="``AF_*``.")
+    type = Derived(_same, "type", doc="``SOCK_*``.")
+    protocol = Derived(_same, "protocol", doc="``IPPROTO_*``, or what the family calls protocol.")
+    state = Derived(_same, "state", doc="``TCP_*``, which other families use as well.")
+    uid = Derived(_same, "uid", doc="Owner, in the initial user namespace.")
+    recv_q = Derived(
+        _same, "rmem_alloc", doc="Bytes to be read; of a listener, connections to be accepted."
+    )
+    send_q = Derived(
+        lambda wmem_alloc: wmem_alloc - 1,
+        "wmem_alloc",
+        doc="Bytes on their way out; of a listener, how many connections may wait.",
+    )
 
     @property
     def timer(self) -> Timer | None:
@@ -130,32 +139,25 @@ class SocketRecord:
         return None
 
 
+def _address(family: int, v6: bytes | None, v4: bytes) -> str:
+    return _ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
+
+
 class InetRecord(SocketRecord):
     """A socket of ``AF_INET`` or ``AF_INET6``."""
 
-    @property
-    def local_address(self) -> str:
-        """Address it is bound to (``skc_rcv_saddr``, ``skc_v6_rcv_saddr``)."""
-        if self.sock.family == k.AF_INET6 and self.sock.v6_rcv_saddr is not None:
-            return _ip_text(self.sock.v6_rcv_saddr)
-        return _ip_text(self.sock.rcv_saddr)
-
-    @property
-    def remote_address(self) -> str:
-        """Address it is connected to (``skc_daddr``, ``skc_v6_daddr``)."""
-        if self.sock.family == k.AF_INET6 and self.sock.v6_daddr is not None:
-            return _ip_text(self.sock.v6_daddr)
-        return _ip_text(self.sock.daddr)
-
-    @property
-    def local_port(self) -> int:
-        """Local port (``skc_num``)."""
-        return self.sock.num  # type: ignore[no-any-return]
-
-    @property
-    def remote_port(self) -> int:
-        """Remote port (``skc_dport``)."""
-        return self.sock.dport  # type: ignore[no-any-return]
+    local_address = Derived(
+        _address,
+        *("family", "v6_rcv_saddr", "rcv_saddr"),
+        doc="Address it is bound to (``skc_rcv_saddr``, ``skc_v6_rcv_saddr``).",
+    )
+    remote_address = Derived(
+        _address,
+        *("family", "v6_daddr", "daddr"),
+        doc="Address it is connected to (``skc_daddr``, ``skc_v6_daddr``).",
+    )
+    local_port = Derived(_same, "num", doc="Local port (``skc_num``).")
+    remote_port = Derived(_same, "dport", doc="Remote port (``skc_dport``).")
 
 
 class TcpRecord(InetRecord):
@@ -178,18 +180,18 @@ class TcpTimewaitRecord(TcpRecord):
     """A connection in TIME-WAIT."""
 
     struct = TcpTimewaitSock
-
-    @property
-    def state(self) -> int:
-        """``TCP_*``; of an orphan in FIN-WAIT-2 that, and not the TIME-WAIT it is kept as."""
-        return self.sock.substate  # type: ignore[no-any-return]
+    state = Derived(
+        _same,
+        "substate",
+        doc="``TCP_*``; of an orphan in FIN-WAIT-2 that, and not the TIME-WAIT it is kept as.",
+    )
 
 
 class TcpRequestRecord(TcpRecord):
     """A connection that is being made to a listener."""
 
     struct = TcpRequestSock
-    state = k.TCP_SYN_RECV
+    state: Any = k.TCP_SYN_RECV
 
 
 class TcpSockRecord(TcpRecord):
@@ -199,22 +201,22 @@ class TcpSockRecord(TcpRecord):
     type = SocketRecord.type
     protocol = SocketRecord.protocol
     uid = SocketRecord.uid
-
-    @property
-    def local_port(self) -> int:
-        """Local port; of a connection that was refused or reset, the one that it had."""
-        # inet_put_port() clears skc_num and leaves inet_sport, which getsockname() gives.
-        return self.sock.num or self.sock.sport  # type: ignore[no-any-return]
-
-    @property
-    def recv_q(self) -> int:
-        """Bytes to be read; of a listener, connections to be accepted."""
-        return self.sock.recv_queue()  # type: ignore[no-any-return]
-
-    @property
-    def send_q(self) -> int:
-        """Bytes not yet acknowledged; of a listener, how many connections may wait."""
-        return self.sock.send_queue()  # type: ignore[no-any-return]
+    # inet_put_port() clears skc_num and leaves inet_sport, which getsockname() gives.
+    local_port = Derived(
+        lambda num, sport: num or sport,
+        *("num", "sport"),
+        doc="Local port; of a connection that was refused or reset, the one that it had.",
+    )
+    recv_q = Derived(
+        recv_queue,
+        *("state", "ack_backlog", "rcv_nxt", "copied_seq"),
+        doc="Bytes to be read; of a listener, connections to be accepted.",
+    )
+    send_q = Derived(
+        send_queue,
+        *("state", "max_ack_backlog", "write_seq", "snd_una"),
+        doc="Bytes not yet acknowledged; of a listener, how many connections may wait.",
+    )
 
 
 class UdpRecord(InetRecord):
@@ -222,11 +224,11 @@ class UdpRecord(InetRecord):
 
     group = "udp"
     struct = UdpSock
-
-    @property
-    def recv_q(self) -> int | None:
-        """``udp_rqueue_get()``: bytes with their overhead."""
-        return self.sock.rmem_alloc - self.sock.forward_deficit  # type: ignore[no-any-return]
+    recv_q = Derived(
+        operator.sub,
+        *("rmem_alloc", "forward_deficit"),
+        doc="``udp_rqueue_get()``: bytes with their overhead.",
+    )
 
 
 class RawRecord(InetRecord):
@@ -242,34 +244,31 @@ class UnixRecord(SocketRecord):
     group = "unix"
     struct = UnixSock
 
-    def __init__(self, prog: Program, sock: UnixSock, netns: int) -> None:
-        super().__init__(prog, sock, netns)
-        self._unix = sock
-        #: ``struct unix_address *``, 0 if it has no name.
-        self.addr = sock.addr
-        #: Path, abstract name (it begins with a NUL), or ``None``. An accepted socket has
-        #: that of its listener.
-        self.name: bytes | None = None
-        #: ``struct sock *`` of the other end, 0 for none.
-        self.peer = sock.peer
-        #: Inode of the other end; 0 if it has none, as long as nobody has accepted it.
-        self.peer_ino = 0
-        #: Name of the other end.
-        self.peer_name: bytes | None = None
+    #: Path, abstract name (it begins with a NUL), or ``None``. An accepted socket has that of
+    #: its listener.
+    name: bytes | None = None
+    #: Inode of the other end; 0 if it has none, as long as nobody has accepted it.
+    peer_ino: int = 0
+    #: Name of the other end.
+    peer_name: bytes | None = None
+
+    addr = Derived(_same, "addr", doc="``struct unix_address *``, 0 if it has no name.")
+    peer = Derived(_same, "peer", doc="``struct sock *`` of the other end, 0 for none.")
+    send_q = Derived(
+        lambda state, max_ack_backlog, wmem_alloc: (
+            max_ack_backlog if state == k.TCP_LISTEN else wmem_alloc - 1
+        ),
+        *("state", "max_ack_backlog", "wmem_alloc"),
+        doc="Memory of what was sent and not yet read; of a listener, its backlog.",
+    )
 
     @property
     def recv_q(self) -> int | None:
         """Bytes to be read (``unix_inq_len()``); of a listener, connections waiting."""
-        if self._unix.state == k.TCP_LISTEN:
-            return self._unix.receive_queue_len
-        return unix_inq_len(self.prog, self._unix)
-
-    @property
-    def send_q(self) -> int | None:
-        """Memory of what was sent and not yet read; of a listener, its backlog."""
-        if self._unix.state == k.TCP_LISTEN:
-            return self._unix.max_ack_backlog
-        return self._unix.wmem_alloc - 1
+        sock = self.sock
+        if sock.state == k.TCP_LISTEN or not sock.receive_queue_len:
+            return sock.receive_queue_len  # type: ignore[no-any-return]
+        return unix_inq_len(self.prog, sock)
 
     def socket_file(self) -> tuple[int, int] | None:
         """
@@ -278,7 +277,7 @@ class UnixRecord(SocketRecord):
 
         :return: ``None`` if it is not bound to a path, or that cannot be read
         """
-        dentry = Dentry.layout(self.prog).try_read(self._unix.path_dentry)
+        dentry = Dentry.layout(self.prog).try_read(self.sock.path_dentry)
         inode = dentry and Inode.layout(self.prog).try_read(dentry.inode)
         sb = inode and SuperBlock.layout(self.prog).try_read(inode.sb)
         return (inode.ino, sb.dev) if inode and sb else None

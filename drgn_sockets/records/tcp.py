@@ -222,18 +222,6 @@ class TcpSock(InetConnectionSock):
     accecn_fail_mode = OptInt("accecn_fail_mode", help="what of accurate ECN failed, as bits")
     saw_accecn_opt = OptInt("saw_accecn_opt", help="AccECN option: 1 empty, 2 with counters seen")
 
-    def recv_queue(self) -> int:
-        """Bytes received and not yet read; of a listener, connections to be accepted."""
-        if self.state == TCP_LISTEN:
-            return self.ack_backlog
-        return max(_int32(self.rcv_nxt - self.copied_seq), 0)
-
-    def send_queue(self) -> int:
-        """Bytes written and not yet acknowledged; of a listener, the accept queue's limit."""
-        if self.state == TCP_LISTEN:
-            return self.max_ack_backlog
-        return self.write_seq - self.snd_una & 0xFFFFFFFF
-
     def initial_slowstart(self) -> bool:
         """``tcp_in_initial_slowstart()``."""
         return self.snd_ssthresh >= _TCP_INFINITE_SSTHRESH
@@ -306,6 +294,20 @@ class TcpRequestSock(InetRequestSock):
 def _int32(value: int) -> int:
     value &= 0xFFFFFFFF
     return value - (1 << 32) if value >> 31 else value
+
+
+def recv_queue(state: int, ack_backlog: int, rcv_nxt: int, copied_seq: int) -> int:
+    """Bytes received and not yet read; of a listener, connections to be accepted."""
+    if state == TCP_LISTEN:
+        return ack_backlog
+    return max(_int32(rcv_nxt - copied_seq), 0)
+
+
+def send_queue(state: int, max_ack_backlog: int, write_seq: int, snd_una: int) -> int:
+    """Bytes written and not yet acknowledged; of a listener, the accept queue's limit."""
+    if state == TCP_LISTEN:
+        return max_ack_backlog
+    return write_seq - snd_una & 0xFFFFFFFF
 
 
 def tcp_timer(prog: Program, sk: SockCommon) -> Timer | None:

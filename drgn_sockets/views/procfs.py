@@ -131,7 +131,7 @@ class ProcNet:
         row = self._common(record, sock.sport, sock.dport)
         listening = sock.state == k.TCP_LISTEN
         row["tx_queue"] = f"{sock.write_seq - sock.snd_una & 0xFFFFFFFF:08X}"
-        row["rx_queue"] = f"{sock.recv_queue():08X}"
+        row["rx_queue"] = f"{record.recv_q:08X}"
         row["tr"] = f"{sock.timer_active():02X}"
         if record.timer is not None:
             row["when"] = self._when(record.timer.expires)

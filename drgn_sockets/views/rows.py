@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable, TextIO
 
-from drgn_sockets.views.columns import Column, getters, row_maker
+from drgn_sockets.records.parts import Batch
+from drgn_sockets.views.columns import Column, getters, rows_maker
 
-#: Makes a line of a record.
-Line = Callable[[Any], str]
+#: Makes the lines of a batch of records.
+Lines = Callable[[Batch], Iterable[str]]
 
 # Up to here a table is small: it is held back to fit its columns. Beyond, the widths of
 # these first rows do for the rest, which is printed as it comes.
@@ -26,14 +26,13 @@ class Rows:
         self._columns = columns
         self._out = out
         self._header = header
-        #: What makes a line of a record; ``None`` as long as that is not settled.
-        self.line: Line | None = None
+        #: What makes lines; ``None`` as long as that is not settled.
+        self.lines: Lines | None = None
 
-    def write(self, records: Iterable[Any]) -> None:
+    def write(self, batch: Batch) -> None:
         """Write these, and more may come."""
-        assert self.line is not None
-        for record in records:
-            self._out.write(self.line(record))
+        assert self.lines is not None
+        self._out.writelines(self.lines(batch))
 
     def close(self) -> None:
         """That was all."""
@@ -64,7 +63,7 @@ class Json(Rows):
                 values[name] = value if type(value) in _JSON else _json_value(value)
             return dumps(values) + "\n"
 
-        self.line = line
+        self.lines = lambda batch: map(line, batch.records())
 
 
 # What is its own JSON.
@@ -92,22 +91,23 @@ class Csv(Rows):
         super().__init__(columns, out, header=header)
         import csv
 
-        lines: list[str] = []
+        written: list[str] = []
 
-        class Last:
-            write = lines.append
+        class Out:
+            write = written.append
 
-        writer = csv.writer(Last(), lineterminator="\n")
-        make = row_maker(columns)
+        writer = csv.writer(Out(), lineterminator="\n")
+        rows = rows_maker(columns)
 
-        def line(record: Any) -> str:
-            writer.writerow(make(record))
-            return lines.pop()
+        def lines(batch: Batch) -> Iterator[str]:
+            for row in rows(batch):
+                writer.writerow(row)
+                yield written.pop()
 
-        self.line = line
+        self.lines = lines
         if header:
             writer.writerow([column.name for column in columns])
-            out.write(lines.pop())
+            out.write(written.pop())
 
 
 class Table(Rows):
@@ -119,22 +119,19 @@ class Table(Rows):
 
     def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
         super().__init__(columns, out, header=header)
-        self._make = row_maker(columns)
+        self._rows = rows_maker(columns)
         self._first: list[list[str]] = []
 
-    def write(self, records: Iterable[Any]) -> None:
-        iterator = iter(records)
-        if self.line is None:
-            room = _SMALL - len(self._first)
-            for record in itertools.islice(iterator, room):
-                self._first.append(list(map(str, self._make(record))))
-            if len(self._first) < _SMALL:
-                return
-            self._fit()
-        super().write(iterator)
+    def write(self, batch: Batch) -> None:
+        if self.lines is None:
+            self._first += [list(map(str, row)) for row in self._rows(batch)]
+            if len(self._first) >= _SMALL:
+                self._fit()
+        else:
+            super().write(batch)
 
     def close(self) -> None:
-        if self.line is not None:
+        if self.lines is not None:
             return
         # One very long cell (a path may have 4,096 bytes) would push all others out of sight.
         if any(len(text) > _WIDE for row in self._first for text in row[:-1]):
@@ -164,10 +161,14 @@ class Table(Rows):
     def _fit(self) -> None:
         rows = [self._headings(), *self._first] if self._header else self._first
         # Without headings all cells of a column may be wide.
-        widths = [max((n for n in map(len, c) if n <= _WIDE), default=0) for c in zip(*rows)]
+        first = rows[: _SMALL + 1]
+        widths = [max((n for n in map(len, c) if n <= _WIDE), default=0) for c in zip(*first)]
         cells = (f"%{'' if c.right else '-'}{w}s" for c, w in zip(self._columns, widths))
-        form, make = "  ".join(cells), self._make
-        for row in rows:
-            self._out.write((form % tuple(row)).rstrip() + "\n")
+        form, make = "  ".join(cells), self._rows
+
+        def lines(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+            return ((form % tuple(row)).rstrip() + "\n" for row in rows)
+
+        self._out.writelines(lines(rows))
         self._first.clear()
-        self.line = lambda record: (form % tuple(make(record))).rstrip() + "\n"
+        self.lines = lambda batch: lines(make(batch))

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.records.holders import Holder
+from drgn_sockets.records.holders import FD_BITS, FD_MASK, Holder
+from drgn_sockets.records.parts import Batch
+from drgn_sockets.records.reader import SocketBatch, UnixBatch
 from drgn_sockets.records.socket import (
     AnySocket,
     InetRecord,
@@ -18,6 +22,9 @@ from drgn_sockets.records.socket import (
 )
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.names import netid, state_name
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard
 
 
 def unix_name_text(name: bytes | None) -> str:
@@ -105,6 +112,142 @@ def describe(record: AnySocket) -> str:
             return f"{kind} {here} -> {remote_text(record)}"
         return f"{kind} {here}"
     return kind
+
+
+# The same of a batch of sockets, column by column: what each function above makes of a record.
+
+
+def _by_kind(function: Callable[..., str], *columns: Sequence[Any]) -> list[str]:
+    """Of few values there are, made once each."""
+    made = {kind: function(*kind) for kind in set(zip(*columns))}
+    return [made[kind] for kind in zip(*columns)]
+
+
+def _is_full(batch: Batch) -> TypeGuard[SocketBatch]:
+    return isinstance(batch, SocketBatch) and issubclass(batch.cls.struct, k.Sock)
+
+
+def netids(batch: Batch) -> list[str] | None:
+    """:func:`record_netid`."""
+    if not _is_full(batch):
+        return None
+    return _by_kind(netid, *map(batch.column, ("family", "type", "protocol")))
+
+
+def states(batch: Batch) -> list[str] | None:
+    """:func:`record_state`."""
+    return _by_kind(state_name, batch.column("state")) if _is_full(batch) else None
+
+
+def recv_qs(batch: Batch) -> list[int] | None:
+    """``record.recv_q``."""
+    if not _is_full(batch):
+        return None
+    if isinstance(batch, UnixBatch) and any(batch.structs.column("receive_queue_len")):
+        return None
+    return batch.column("receive_queue_len" if isinstance(batch, UnixBatch) else "recv_q")
+
+
+def send_qs(batch: Batch) -> list[int] | None:
+    """``record.send_q``."""
+    return batch.column("send_q") if _is_full(batch) else None
+
+
+def locals_(batch: Batch) -> list[str] | None:
+    """:func:`local_text`."""
+    if not _is_full(batch):
+        return None
+    if isinstance(batch, UnixBatch):
+        return [f"{unix_name_text(name)} {ino}" for name, ino in zip(batch.names, batch.inos)]
+    if not issubclass(batch.cls, InetRecord):
+        return [f"* {ino}" for ino in batch.inos]
+    if any(batch.structs.column("bound_dev_if")):
+        return None
+    return _endpoints(batch, "rcv_saddr", batch.column("local_port"))
+
+
+def remotes(batch: Batch) -> list[str] | None:
+    """:func:`remote_text`."""
+    if not _is_full(batch):
+        return None
+    if isinstance(batch, UnixBatch):
+        return [f"{unix_name_text(name)} {ino}" for ino, name in batch.peers]
+    if not issubclass(batch.cls, InetRecord):
+        return ["*"] * len(batch)
+    raw = issubclass(batch.cls, RawRecord)
+    return _endpoints(batch, "daddr", [0] * len(batch) if raw else batch.column("remote_port"))
+
+
+def _endpoints(batch: SocketBatch, address: str, ports: Sequence[int]) -> list[str]:
+    families, v4 = batch.column("family"), batch.column(address)
+    if set(families) <= {k.AF_INET}:
+        # Of few addresses, mostly.
+        texts = {raw: socket.inet_ntop(socket.AF_INET, raw) for raw in set(v4)}
+        return [f"{texts[raw]}:{port or '*'}" for raw, port in zip(v4, ports)]
+    kinds = zip(families, v4, batch.column(f"v6_{address}"), batch.column("ipv6only"))
+    return [f"{_address(*kind)}:{port or '*'}" for kind, port in zip(kinds, ports)]
+
+
+@functools.lru_cache(4096)
+def _address(family: int, v4: bytes, v6: bytes | None, only: int) -> str:
+    if family != k.AF_INET6 or v6 is None:
+        return socket.inet_ntop(socket.AF_INET, v4)
+    text = socket.inet_ntop(socket.AF_INET6, v6)
+    return "*" if text == "::" and not only else f"[{text}]"
+
+
+def holders_texts(batch: Batch) -> list[str] | None:
+    """:func:`holders_text` of ``record.holders``."""
+    if not _is_full(batch) or batch.reader.holders is None:
+        return None
+    holders = batch.reader.holders
+    owners = [f"{_owner(t.comm, t.pid, t.tid)},fd=" for t in holders.tables]
+    packed_of, inodes = holders.packed, batch.inodes
+    texts = []
+    for sk in batch.addresses:
+        packed = packed_of(sk)
+        if packed:
+            texts.append(",".join([f"{owners[p >> FD_BITS]}{p & FD_MASK})" for p in packed]))
+        elif sk in inodes:
+            # One whose inode leads to it by another: record.holders knows.
+            return None
+        else:
+            texts.append("-")
+    return texts
+
+
+def descriptions(batch: Batch) -> Iterable[str]:
+    """:func:`describe`."""
+    columns = [texts(batch) for texts in (netids, states, locals_, remotes)]
+    if not _is_full(batch) or None in columns:
+        return map(describe, batch.records())
+    closed = [state == k.TCP_CLOSE for state in batch.column("state")]
+    if isinstance(batch, UnixBatch):
+        peers = batch.column("peer")
+        here: list[str] = [
+            "never bound" if close and name is None and not peer else unix_name_text(name)
+            for close, name, peer in zip(closed, batch.names, peers)
+        ]
+        is_connected = peers
+    elif issubclass(batch.cls, InetRecord):
+        ports = batch.column("local_port")
+        here = [
+            "never bound" if close and not port else local
+            for close, port, local in zip(closed, ports, columns[2] or ())
+        ]
+        raw = issubclass(batch.cls, RawRecord)
+        is_connected = [
+            far and not raw and near != "never bound"
+            for far, near in zip(batch.column("remote_port"), here)
+        ]
+    else:
+        return map(describe, batch.records())
+    return [
+        f"{kind} {state} {near} -> {far}" if connected else f"{kind} {state} {near}"
+        for kind, state, near, far, connected in zip(
+            columns[0] or (), columns[1] or (), here, columns[3] or (), is_connected
+        )
+    ]
 
 
 def is_unbound(record: SocketRecord) -> bool:

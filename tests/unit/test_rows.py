@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.records.parts import Batch
 from drgn_sockets.views import rows
 from drgn_sockets.views.columns import Column, choose, plain, row_maker
 from drgn_sockets.views.escape import unescape
@@ -28,7 +29,8 @@ COLUMNS = (NUMBER, NAME, LAST_ONE)
 
 def write(form: type[Rows], records: Iterable[Any], columns: Any, out: Any, **options: Any) -> None:
     rows = form(columns, out, **options)
-    rows.write(records)
+    for record in records:
+        rows.write(Batch([record]))
     rows.close()
 
 

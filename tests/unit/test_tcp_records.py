@@ -61,7 +61,9 @@ def tcp(**members: Any) -> TcpSock:
 @given(una=SEQ, written=st.integers(0, 2**31))
 def test_send_queue(una: int, written: int) -> None:
     # READ_ONCE(tp->write_seq) - tp->snd_una, of u32
-    assert tcp(snd_una=una, write_seq=(una + written) % WRAP).send_queue() == written
+    assert (
+        TcpSockRecord(None, tcp(snd_una=una, write_seq=(una + written) % WRAP), 1).send_q == written
+    )
 
 
 @given(copied=SEQ, received=st.integers(-(2**31), 2**31 - 1))
@@ -69,12 +71,13 @@ def test_receive_queue(copied: int, received: int) -> None:
     # max_t(int, READ_ONCE(tp->rcv_nxt) - READ_ONCE(tp->copied_seq), 0): it may be -1 for a
     # moment, when the process has read beyond a FIN.
     sock = tcp(copied_seq=copied, rcv_nxt=(copied + received) % WRAP)
-    assert sock.recv_queue() == max(received, 0)
+    assert TcpSockRecord(None, sock, 1).recv_q == max(received, 0)
 
 
 def test_queues_of_a_listener() -> None:
     sock = tcp(state=LISTEN, snd_una=1, write_seq=9, copied_seq=1, rcv_nxt=9)
-    assert (sock.recv_queue(), sock.send_queue()) == (5, 128)
+    record = TcpSockRecord(None, sock, 1)
+    assert (record.recv_q, record.send_q) == (5, 128)
 
 
 def test_queues_of_records(kernel: FakeKernel) -> None:
