@@ -173,6 +173,7 @@ class Btf:
             raise BtfError(f"{self.end_id} types are more than there can be")
         # Where the name of each type is: that of four bytes after that of the one before.
         self._names: bytes | None = None
+        self._found: dict[tuple[str, frozenset[Kind]], int | None] = {}
         self._places: dict[str, list[int]] = {}
 
     def _find_types(self, layout: bytes) -> list[int]:
@@ -333,6 +334,12 @@ class Btf:
 
     def find_own(self, name: str, kinds: frozenset[Kind]) -> int | None:
         """As :meth:`find()`, with the types of the base left out."""
+        key = name, kinds
+        if key not in self._found:
+            self._found[key] = self._find_first(name, kinds)
+        return self._found[key]
+
+    def _find_first(self, name: str, kinds: frozenset[Kind]) -> int | None:
         for place in self.places(name):
             i = self._find_name(place, 0)
             while i >= 0:

@@ -6,13 +6,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drgn import FaultError, Object, Program, container_of
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.target.btf import Btf, BtfError
-from drgn_sockets.target.elf import MAGIC, Elf
 from drgn_sockets.target.symbols import build_id, is_local
+
+if TYPE_CHECKING:
+    from drgn_sockets.target.elf import Elf
 
 logger = logging.getLogger("drgn.drgn_sockets")
 
@@ -31,6 +34,8 @@ class BtfFile:
     """
 
     def __init__(self, path: str) -> None:
+        from drgn_sockets.target.elf import MAGIC, Elf
+
         self.path = path
         self.elf: Elf | None = None
         try:

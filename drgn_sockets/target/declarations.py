@@ -209,12 +209,16 @@ def parse(text: str) -> Iterator[tuple[str, str]]:
 
 
 class Declarations:
-    """Variables of a kernel with the types that are declared for them."""
+    """
+    Variables of a kernel with the types that are declared for them.
+
+    :param text: Declarations to begin with, of which each is parsed when it is asked for.
+    """
 
     def __init__(self, prog: Program, text: str = "") -> None:
         self._prog = prog
+        self._text = text
         self._types: dict[str, list[str]] = {}
-        self.add(text)
 
     def add(self, text: str) -> None:
         """
@@ -228,9 +232,16 @@ class Declarations:
         for name, types in fresh.items():
             self._types[name] = types + self._types.get(name, [])
 
+    def _declared(self, name: str) -> list[str]:
+        found = self._types.get(name, [])
+        if name in self._text:
+            lines = "\n".join(line for line in self._text.splitlines() if name in line)
+            found = found + [type_ for declared, type_ in parse(lines) if declared == name]
+        return found
+
     def type(self, name: str) -> Type | None:
         """The type of a variable, ``None`` if none is declared that the kernel has."""
-        for declared in self._types.get(name, ()):
+        for declared in self._declared(name):
             try:
                 return self._prog.type(re.sub(r"\[([A-Za-z_]\w*)\]", self._length, declared))
             except LookupError:

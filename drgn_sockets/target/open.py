@@ -14,7 +14,6 @@ from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.target.btf_source import BtfFile
-from drgn_sockets.target.elf import MAGIC
 from drgn_sockets.target.own_types import OwnTypes
 
 _KCORE = "/proc/kcore"
@@ -183,6 +182,8 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
         other = "-s" if args.symbols else "--types dwarf"
         raise UserError(f"--btf and {other} contradict each other: leave one of them out")
     for path in args.symbols:
+        from drgn_sockets.target.elf import MAGIC
+
         # drgn would only warn.
         try:
             with Path(path).open("rb") as f:

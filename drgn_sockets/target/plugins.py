@@ -10,8 +10,8 @@ Others may bring finders of debugging symbols, which count here as in drgn.
 from __future__ import annotations
 
 import os
-import re
 import sys
+from collections.abc import Iterator
 
 #: In the environment, drgn's own: patterns of the names of plugins that are not to be loaded.
 VARIABLE = "DRGN_DISABLE_PLUGINS"
@@ -23,8 +23,7 @@ _REPL_ONLY = {
     "crash_commands": "drgn.commands._crash",
     "drgn_sockets": "drgn_sockets.plugin",
 }
-_GROUP = re.compile(r"^\[\s*drgn\.plugins\s*\]\s*$(.*?)(?=^\[|\Z)", re.MULTILINE | re.DOTALL)
-_ENTRY_POINT = re.compile(r"^\s*([^#;=\s][^=]*?)\s*=\s*(\S+)", re.MULTILINE)
+_GROUP = "drgn.plugins"
 
 
 def leave_out() -> None:
@@ -73,10 +72,17 @@ def _others() -> list[str] | None:
                     continue
                 except (OSError, ValueError):
                     return None
-                for group in _GROUP.findall(text):
-                    found += [
-                        plugin
-                        for plugin, value in _ENTRY_POINT.findall(group)
-                        if _REPL_ONLY.get(plugin) != value
-                    ]
+                if _GROUP in text:
+                    found += [n for n, value in _plugins(text) if _REPL_ONLY.get(n) != value]
     return found
+
+
+def _plugins(text: str) -> Iterator[tuple[str, str]]:
+    """Names and values of the plugins in an ``entry_points.txt``."""
+    inside = False
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if line.strip().startswith("["):
+            inside = line.strip()[1:-1].strip() == _GROUP
+        elif inside and equals:
+            yield name.strip(), value.strip()

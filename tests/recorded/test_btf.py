@@ -3,11 +3,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from drgn.helpers.linux.pid import for_each_task
 
-from .machine import Core, spawn
+from drgn_sockets import cli
+from drgn_sockets.kernel import task
+from drgn_sockets.target import own_types
+from drgn_sockets.target.btf import Btf
+from drgn_sockets.target.symbols import load_symbols
+
+from .machine import ROOT, Core, spawn
 
 COMMANDS = (
     ("fds",),
@@ -61,6 +71,53 @@ def test_a_core_alone_is_enough(core: Core) -> None:
     assert done.stderr.count(b"\n") == 1
     assert done.stdout.splitlines()[-1].endswith(b" 0 mismatches")
     assert b"PID/fd" in done.stdout
+
+
+def test_loaded_once(
+    one: Core, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where debugging symbols are looked for first, and there are none."""
+    loaded = []
+
+    def load(*args: Any) -> Any:
+        loaded.append("symbols")
+        return load_symbols(*args)
+
+    class Counted(Btf):
+        def __init__(self, data: bytes, base: Btf | None = None) -> None:
+            loaded.append("types")
+            super().__init__(data, base)
+
+    monkeypatch.setattr(own_types, "load_symbols", load)
+    monkeypatch.setattr(own_types, "Btf", Counted)
+    assert cli.main(["-c", str(one.path), "fds", "1"]) == 0
+    assert "types from the kernel's own BTF" in capsys.readouterr().err
+    assert loaded == ["symbols", "types"]
+
+
+def test_what_is_not_imported(one: Core) -> None:
+    """One of drgn's helpers brings all, and with them drgn's command line, in 100 ms."""
+    code = (
+        "import sys; from drgn_sockets.cli import main; "
+        f"main(['-c', {str(one.path)!r}, '--types', 'btf', *sys.argv[1:]]); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    for words in (["fds"], ["ss", "-tuxap"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
+        )
+        assert len(done.stdout.splitlines()) > 100
+        modules = set(done.stderr.splitlines()[-1].split())
+        assert {"drgn", "drgn_sockets.kernel.task"} <= modules
+        for name in ("drgn.helpers", "drgn.commands", "inspect", "dataclasses", "tempfile"):
+            assert name not in modules, name
+
+
+def test_tasks_are_those_of_drgn(elf: Core) -> None:
+    found, whole = task._tasks_by_pid(elf.prog)
+    assert whole
+    assert found == [task.value_() for task in for_each_task(elf.prog)]
+    assert len(found) > 50
 
 
 def test_a_system_map_of_another_build(elf: Core, tmp_path: Path) -> None:

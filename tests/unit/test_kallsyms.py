@@ -61,7 +61,7 @@ def made_up(encoding: str) -> list[tuple[int, str]]:
     rnd = random.Random(5)
     words = ["tcp", "unix", "sock", "init", "net", "file", "pid", "table", "alloc", "__pfx"]
     names = ["D__start_BTF", "D__stop_BTF", "Dinit_net", "dsame", "Tsame", "bsame", "t" + LONG]
-    for _ in range(700):
+    for _ in range(1300):
         name = "_".join(rnd.choices(words, k=rnd.randint(1, 4)))
         names.append(rnd.choice("TtDdBbRrAWV") + rnd.choice(["", "__", "x"]) + name)
     rnd.shuffle(names)
@@ -99,16 +99,18 @@ class Machine:
         order = "<" if layout.platform == LITTLE else ">"
         count = len(self.symbols)
         coded, tokens = compressed(*(name.encode() for _, name in self.symbols))
-        names, begins = b"", []
+        names = b""
+        #: Where each name begins.
+        self.begins: list[int] = []
         for code in coded:
-            begins.append(len(names))
+            self.begins.append(len(names))
             long = len(code) >= 128 and layout.release != "6.0.1"
             size = bytes((len(code) & 0x7F | 0x80, len(code) >> 7) if long else (len(code),))
             names += size + code
         parts = {
             "num_syms": struct.pack(f"{order}I", count),
             "names": names,
-            "markers": struct.pack(f"{order}{len(begins[::256])}I", *begins[::256]),
+            "markers": struct.pack(f"{order}{len(self.begins[::256])}I", *self.begins[::256]),
             "token_table": b"".join(token + b"\0" for token in tokens),
             "token_index": struct.pack(
                 f"{order}256H",
@@ -194,8 +196,10 @@ def test_what_is_asked_of_drgn() -> None:
 
 def test_hole_in_the_names() -> None:
     machine = Machine(LAYOUTS["6.12"])
-    start = machine.at["names"] - TABLE + 1500
-    machine.data[start : start + 1024] = bytes(1024)
+    # Amid a block that is not looked at before a name leads there.
+    start = machine.at["names"] - TABLE + machine.begins[256] + 16
+    assert machine.begins[512] - machine.begins[256] > 1024
+    machine.data[start : start + 800] = bytes(800)
     assert read_kallsyms(machine.prog, machine.vmcoreinfo) is None
     # Nor can drgn use it, and that is one line.
     with pytest.raises(UserError, match="kallsyms"):
