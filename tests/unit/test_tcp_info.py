@@ -105,7 +105,7 @@ def test_all_words_in_order() -> None:
         ({"ulp": b"espintcp"}, "cubic tcp-ulp-espintcp"),
     ],
 )
-def test_words(change: dict[str, object], text: str) -> None:
+def test_words(change: dict[str, Any], text: str) -> None:
     assert tcp_info_text(QUIET._replace(**change)) == text
 
 
