@@ -238,6 +238,9 @@ class _TcpInfoReader:
     def __init__(self, prog: Program) -> None:
         self._prog = prog
         self._clock = clock(prog)
+        self._hz = self._clock.hz
+        # As tcp_get_info_chrono_stats() has it.
+        self._us_per_jiffy = _USEC_PER_SEC // self._hz
         layout = TcpSock.layout(prog)
         cls = layout.cls
         self._fetch = layout.fetcher(*_MEMBERS)
@@ -331,11 +334,8 @@ class _TcpInfoReader:
         if ato and self._bounds_ato:
             ato = min(ato, self._delack_max(sock))
         now = self._clock.jiffies
-        hz = self._clock.hz
-        up = hz - 1
-        # As tcp_get_info_chrono_stats() has it; jiffies_to_usecs() and jiffies_to_msecs() are
-        # exact, and the latter rounds up.
-        us = _USEC_PER_SEC // hz
+        # jiffies_to_usecs() and jiffies_to_msecs(): the latter rounds up.
+        hz, up, us = self._hz, self._hz - 1, self._us_per_jiffy
         if chrono_type:
             # tcp_get_info_chrono_stats()
             elapsed = now - chrono_start & _U32

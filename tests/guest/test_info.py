@@ -137,6 +137,11 @@ def scene() -> Iterator[Scene]:
         client, server = made.pair("ecn", *([dctcp] if "dctcp" in made.named else []))
         send(client, server, 400_000)
         talk(client, server)
+    with contextlib.suppress(OSError), sysctl(tcp_ecn=3):
+        # Accurate ECN, where there is that.
+        client, server = made.pair("accurate ecn")
+        send(client, server, 400_000)
+        talk(client, server)
     with sysctl(tcp_timestamps=0, tcp_window_scaling=0, tcp_sack=0):
         talk(*made.pair("no options"))
     fill(made.pair("full")[0])

@@ -110,34 +110,36 @@ def test_what_sending_again_changes(core: Core) -> None:
 
 def test_times_moved_on_with_the_clock(core: Core) -> None:
     """All by the same: what there was between ss and the machine's stop."""
-    moved: dict[int, list[int]] = {}
-    running = 0
-    for row, theirs, mine in compared(core):
-        if not still(core, row):
-            continue
-        at = set()
-        for key in AGES:
-            if key in theirs:
-                # Of what never was it is the clock itself, which is about to wrap.
-                at.add((int(mine[key]) - int(theirs[key])) % (1 << 32))
-        assert len(at) <= 1, (row, mine)
-        moved.setdefault(row.netns, []).extend(at)
+    moved: dict[int, set[int]] = {}
+    rows = compared(core)
+    for row, theirs, mine in rows:
+        if still(core, row):
+            # Of what never was it is the clock itself, which is about to wrap.
+            ages = {(int(mine[k]) - int(theirs[k])) % (1 << 32) for k in AGES if k in theirs}
+            assert len(ages) <= 1, (row, mine)
+            moved.setdefault(row.netns, set()).update(ages)
+    assert moved[core.home_netns]
+    for times in moved.values():
+        # ss reads all in a moment.
+        assert 0 <= min(times) <= max(times) < 1000 * core.tools_ran_s
+        assert max(times) - min(times) < 1000
+    running: Counter[str] = Counter()
+    for row, theirs, mine in rows:
         for key in CHRONO:
             if key not in theirs:
                 continue
             before, after = numbers(theirs[key])[0], numbers(mine[key])[0]
-            assert after - before in {0} | at, (key, row, mine)
-            running += after > before
+            times = moved[row.netns]
+            # Of what holds it up just one goes on.
+            went_on = min(times) - 4 <= after - before <= max(times) + 4
+            assert went_on or after == before, (key, row, mine)
+            running[key] += went_on
             if key != "busy:":
                 share = re.fullmatch(r"\d+ms\(([\d.]+)%\)", mine[key])
                 assert share, mine[key]
                 expected = 100 * after / numbers(mine["busy:"])[0]
                 assert abs(float(share[1]) - expected) < 0.06, mine
-    assert moved[core.home_netns]
-    for times in moved.values():
-        # Such a time is no more than that, and ss reads all in a moment.
-        assert 0 <= min(times) <= max(times) < 1000 * core.tools_ran_s
-        assert max(times) - min(times) < 1000
+    assert running["busy:"] > 5 and running["rwnd_limited:"]
 
 
 def test_json_has_every_field(core: Core) -> None:

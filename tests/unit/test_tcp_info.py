@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,8 @@ QUIET = TcpInfo(state=1, reordering=3, congestion=b"cubic", options=0)
 
 def test_all_words_in_order() -> None:
     # tcp_stats_print() of iproute2 7.1, with every condition met.
-    info = TcpInfo(**dict.fromkeys(NUMBERS, 7), congestion=b"dctcp")
+    numbers: dict[str, Any] = dict.fromkeys(NUMBERS, 7)
+    info = TcpInfo(**numbers, congestion=b"dctcp")
     info = info._replace(options=0xFF, state=1, dctcp=DctcpInfo(1, 2, 3, 4, 5))
     assert tcp_info_text(info) == (
         "ts usec_ts sack ecn ecnseen fastopen dctcp wscale:7,7 rto:0.007 backoff:7 "
@@ -103,13 +105,14 @@ def test_all_words_in_order() -> None:
         ({"ulp": b"espintcp"}, "cubic tcp-ulp-espintcp"),
     ],
 )
-def test_words(change: dict[str, object], text: str) -> None:
+def test_words(change: dict[str, Any], text: str) -> None:
     assert tcp_info_text(QUIET._replace(**change)) == text
 
 
 @pytest.mark.parametrize("value", [0, 1, 0x7FFFFFFF, 0xFFFFFFFF, (1 << 64) - 1])
 def test_absurd_values(value: int) -> None:
-    info = TcpInfo(**dict.fromkeys(NUMBERS, value))._replace(
+    numbers: dict[str, Any] = dict.fromkeys(NUMBERS, value)
+    info = TcpInfo(**numbers)._replace(
         bbr=BbrInfo(value, value, value, value),
         vegas=VegasInfo(value, value, value, value),
         dctcp=DctcpInfo(value, value, value, value, value),
