@@ -20,7 +20,7 @@ TYPES = ("BTF", "DWARF")
 
 FDS = "fds"
 SS = "ss -tuxap"
-TCP = "ss -temop"
+TCP = "ss -tiemop"
 CHECK = "check --procfs"
 
 # Names that targets ask for.
