@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.tcp_info import (
     NO_RATE,
     BbrInfo,
@@ -19,7 +20,7 @@ from drgn_sockets.records.tcp_info import (
     VegasInfo,
 )
 from drgn_sockets.views.columns import Column
-from drgn_sockets.views.rows import write_json
+from drgn_sockets.views.rows import Json
 from drgn_sockets.views.tcp_info import tcp_info_text
 
 NUMBERS = [name for name, type_ in TcpInfo.__annotations__.items() if "int" in str(type_)]
@@ -127,7 +128,7 @@ def test_absurd_values(value: int) -> None:
 def test_json_leaves_out_what_there_is_not() -> None:
     out = io.StringIO()
     info = TcpInfo(state=10, bbr=BbrInfo(1, 2, 3, 4), congestion=b"bbr")
-    write_json([info], [Column("info", "", lambda record: record)], out)
+    Json([Column("info", "", lambda record: record)], out).write(Batch([info]))
     found = json.loads(out.getvalue())["info"]
     assert found["bbr"] == {"bw": 1, "min_rtt_us": 2, "pacing_gain": 3, "cwnd_gain": 4}
     assert (found["congestion"], found["state"]) == ("bbr", 10)
