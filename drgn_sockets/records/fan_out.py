@@ -13,12 +13,13 @@ from __future__ import annotations
 import fcntl
 import marshal
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, BinaryIO, TypeVar
 
 T = TypeVar("T")
 
 
+_KCORE = "/proc/kcore"
 # More would wait for each other's memory, and for the one that writes.
 _MOST = 4
 # Room in a pipe for the lines of a part, so that its process goes on with the next.
@@ -37,7 +38,7 @@ def fan_out(
     make: Callable[[T], Any],
     processes: int,
     worker: Callable[[int, T], int] = lambda i, item: i,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """
     Make something of each of *items*.
 
@@ -81,6 +82,7 @@ def _start(
         os.close(read)
         for pipe in others:
             os.close(pipe.fileno())
+        _open_kcore_anew()
         with os.fdopen(write, "wb") as out:
             for item in items:
                 marshal.dump(make(item), out)
@@ -90,6 +92,21 @@ def _start(
         # Whatever it was: who started us makes it again and says so. Nothing of what is open
         # here, buffered output above all, is ours.
         os._exit(status)
+
+
+def _open_kcore_anew() -> None:
+    # fs/proc/kcore.c copies through a page that belongs to the open file, and takes no lock: of
+    # two processes that read at once from the same one, each may get what the other asked for.
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") != _KCORE:
+                continue
+        except FileNotFoundError:
+            # That of the listing itself.
+            continue
+        fresh = os.open(_KCORE, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(fresh, int(name), inheritable=False)
+        os.close(fresh)
 
 
 def _receive(pipe: BinaryIO) -> Any:

@@ -3,21 +3,44 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from drgn import Object, TypeKind, offsetof
+from drgn import Object, offsetof
 
+from drgn_sockets.commands.columns import COLUMNS
+from drgn_sockets.commands.fds import Fds
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.fdtable import Fdtable, FilesStruct
 from drgn_sockets.kernel.file import File, Inode
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.kernel.task import Task
+from drgn_sockets.kernel.task import Task, Tasks
+from drgn_sockets.records import fd, holders, reader
+from drgn_sockets.records.fd import FdReader
+from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.inet import RawSock, UdpSock
+from drgn_sockets.records.parts import Batch
+from drgn_sockets.records.reader import SocketBatch, socket_parts
+from drgn_sockets.records.socket import (
+    FAMILIES,
+    Derived,
+    InetRecord,
+    RawRecord,
+    SocketRecord,
+    TcpSockRecord,
+    UdpRecord,
+    UnixRecord,
+)
 from drgn_sockets.records.tcp import TcpRequestSock, TcpSock, TcpTimewaitSock
 from drgn_sockets.records.unix import UnixSock
+from drgn_sockets.views.columns import Column
+from drgn_sockets.views.sockets import describe, descriptions
 
+from .agree import compare
 from .machine import Core
 
 COMMANDS = (
@@ -58,71 +81,107 @@ SOCKETS: dict[type[Struct], Any] = {
 }
 
 
-def plainly(obj: Object, path: str) -> Object:
-    """A member the plain way, of a value that was read whole."""
-    for name in path.split("."):
-        name, _, index = name.partition("[")
-        obj = obj.member_(name)
-        if index:
-            obj = obj[int(index[:-1])]
-    return obj
-
-
-def compare(core: Core, cls: type[Struct], address: int) -> int:
-    layout = cls.layout(core.prog)
-    (_, fast), *_ = layout.read_many([address])
-    assert fast is not None
-    count = 0
-    places = type(fast).places
-    whole: dict[str, Object] = {}
-    for name, member in cls.members().items():
-        if name not in places:
-            continue
-        if member.c_type not in whole:
-            pointer = core.prog.pointer_type(core.prog.type(member.c_type))
-            whole[member.c_type] = Object(core.prog, pointer, address)[0].read_()
-        plain = plainly(whole[member.c_type], places[name].path)
-        value = getattr(fast, name)
-        if member.as_bytes and member._convert is None:
-            assert value == plain.to_bytes_(), (cls, name)
-        elif type(member).__name__ in ("Int", "OptInt"):
-            type_ = plain.type_
-            while type_.kind == TypeKind.TYPEDEF:
-                type_ = type_.type
-            expected = plain.value_()
-            # Pointers and unsigned bit-fields alike.
-            assert value == expected, (cls, name, value, expected)
-        elif type(member).__name__ == "BigEndian":
-            assert value == int.from_bytes(plain.to_bytes_(), "big"), (cls, name)
-        count += 1
-    return count
-
-
 @pytest.mark.parametrize("cls", SOCKETS, ids=lambda c: c.__name__)
 def test_fast_reader_agrees_with_the_plain_way(elf: Core, cls: type[Struct]) -> None:
     keep = SOCKETS[cls]
-    rows = [row for row in elf.rows("ss", "-a") if keep(row)]
-    assert rows
-    members = 0
-    for row in rows[:40]:
-        members += compare(elf, cls, int(row["sk"], 16))
-    assert members > 5 * min(len(rows), 40)
+    addresses = {int(row["sk"], 16) for row in elf.rows("ss", "-a") if keep(row)}
+    assert addresses
+    assert compare(elf.prog, cls, addresses) > 5 * len(addresses)
 
 
 def test_fast_reader_of_files_and_tasks(elf: Core) -> None:
     rows = elf.rows("fds")
-    for row in rows[::25]:
-        file = int(row["file"], 16)
-        compare(elf, File, file)
-        obj = Object(elf.prog, "struct file *", file)
-        compare(elf, Inode, obj.f_inode.value_())
-        compare(elf, Dentry, obj.f_path.dentry.value_())
-        compare(elf, Task, int(row["task"], 16))
-        files = int(row["files"], 16)
-        compare(elf, FilesStruct, files)
-        compare(elf, Fdtable, Object(elf.prog, "struct files_struct *", files).fdt.value_())
-        if row["kind"] == "sock":
-            compare(elf, SocketAlloc, obj.f_inode.value_() - inode_at(elf))
+    prog = elf.prog
+    files = {
+        int(row["file"], 16): Object(prog, "struct file *", int(row["file"], 16)) for row in rows
+    }
+    tables = {int(row["files"], 16) for row in rows}
+    addresses: dict[type[Struct], set[int]] = {
+        File: set(files),
+        Inode: {obj.f_inode.value_() for obj in files.values()},
+        Dentry: {obj.f_path.dentry.value_() for obj in files.values()},
+        Task: {int(row["task"], 16) for row in rows},
+        FilesStruct: tables,
+        Fdtable: {Object(prog, "struct files_struct *", table).fdt.value_() for table in tables},
+        SocketAlloc: {
+            files[int(row["file"], 16)].f_inode.value_() - inode_at(elf)
+            for row in rows
+            if row["kind"] == "sock"
+        },
+    }
+    for cls, some in addresses.items():
+        assert compare(prog, cls, some) >= len(some) > 10, cls
+
+
+def batches(core: Core) -> dict[str, tuple[Sequence[Column], list[Batch]]]:
+    found = Holders(core.prog)
+    sockets = [b for part in socket_parts(core.prog, FAMILIES, found) for b in part.batches()]
+    fds_reader = FdReader(core.prog, descriptions)
+    fds = [b for part in fds_reader.parts(Tasks(core.prog).tables()) for b in part.batches()]
+    return {"ss": (COLUMNS, sockets), "fds": (Fds.columns, fds)}
+
+
+def test_columns_of_a_batch_are_those_of_its_records(elf: Core) -> None:
+    # What is made of a whole column at once, and what of a record.
+    for name, (columns, found) in batches(elf).items():
+        compared: Counter[str] = Counter()
+        for column in columns:
+            if column.texts is None:
+                continue
+            text = column.text or column.get
+            for batch in found:
+                texts = column.texts(batch) if issubclass(batch.cls, column.of) else None
+                if texts is None:
+                    continue
+                each = [text(record) for record in batch.records()]
+                assert list(map(str, texts)) == ["-" if t is None else str(t) for t in each]
+                compared[column.name] += len(each)
+        assert len(compared) >= 7, name
+        assert min(compared.values()) > 200, compared
+
+
+def test_descriptions_of_a_batch_are_those_of_its_records(elf: Core) -> None:
+    _, found = batches(elf)["ss"]
+    made = [text for batch in found for text in descriptions(batch)]
+    assert made == [describe(record) for batch in found for record in batch.records()]
+    assert len(set(made)) > 200
+
+
+@pytest.mark.parametrize("cls", [RawRecord, InetRecord, UnixRecord, TcpSockRecord, UdpRecord])
+def test_derived_columns_are_those_of_records(elf: Core, cls: type[SocketRecord]) -> None:
+    _, found = batches(elf)["ss"]
+    names = [name for name in dir(cls) if isinstance(getattr(cls, name), Derived)]
+    assert len(names) >= 6
+    for batch in found:
+        if isinstance(batch, SocketBatch) and batch.cls is cls:
+            for name in names:
+                column = batch.column(name)
+                assert column == [getattr(record, name) for record in batch.records()], name
+            assert batch.inos == [record.ino for record in batch.records()]
+
+
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
+def test_any_number_of_processes(
+    elf: Core, argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = elf.run("--jobs", "1", *argv)
+    # Small parts, so that there are many.
+    monkeypatch.setattr(reader, "_PART", 16)
+    monkeypatch.setattr(fd, "_BATCH", 64)
+    monkeypatch.setattr(holders, "_PART", 16)
+    forked: list[int] = []
+
+    def fork(really: Callable[[], int] = os.fork) -> int:
+        forked.append(1)
+        return really()
+
+    monkeypatch.setattr(os, "fork", fork)
+    several = elf.run("--jobs", "3", *argv)
+    assert sorted(one.out.split()) == sorted(several.out.split())
+    assert one.out.splitlines()[0].split() == several.out.splitlines()[0].split()
+    assert (one.status, one.err) == (several.status, several.err)
+    assert forked
+    assert len(one.out.splitlines()) > 100
 
 
 def inode_at(core: Core) -> int:
