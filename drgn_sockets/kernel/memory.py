@@ -79,14 +79,18 @@ def read_groups(
         be are read again one by one.
     """
     groups: list[list[int]] = []
-    group: list[int] = []
     near = size if prog.cache.get(_EXACT) else size + _MAX_GAP
+    group: list[int] = []
+    # Up to where an address goes with those before it, by its distance and by the span.
+    next_to = within = -1 << 65
     for address in sorted(set(addresses)):
-        if group and address - group[-1] <= near and address + size - group[0] <= _MAX_SPAN:
+        if address <= next_to and address <= within:
             group.append(address)
         else:
             group = [address]
             groups.append(group)
+            within = address + _MAX_SPAN - size
+        next_to = address + near
     for group in groups:
         try:
             data: bytes = prog.read(group[0], group[-1] + size - group[0])

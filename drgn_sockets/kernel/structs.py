@@ -24,6 +24,7 @@ its version.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import (
     Any,
@@ -453,6 +454,10 @@ class Layout(Generic[S]):
         column = [row[i] for row in rows]
         if place.mask:
             column = list(map(_bits(place), column))
+        if convert is _swap16:
+            swapped = array("H", column)
+            swapped.byteswap()
+            return swapped.tolist()
         return column if convert is None else list(map(convert, column))
 
     def fetcher(self, *names: str) -> Callable[[S], tuple[Any, ...]]:

@@ -99,7 +99,7 @@ def _open_kcore_anew() -> None:
     # two processes that read at once from the same one, each may get what the other asked for.
     for name in os.listdir("/proc/self/fd"):
         try:
-            if os.readlink(f"/proc/self/fd/{name}") != _KCORE:
+            if os.readlink(f"/proc/self/fd/{name}") != _KCORE:  # noqa: PTH115
                 continue
         except FileNotFoundError:
             # That of the listing itself.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
@@ -44,6 +44,9 @@ class SocketInode(NamedTuple):
     #: Its owner, in the initial user namespace.
     uid: int
 
+
+# SocketInode._make(), without a step in Python.
+_inode: Callable[[Iterable[int]], SocketInode] = functools.partial(tuple.__new__, SocketInode)
 
 #: What tells the inode of a socket: kept of very many, or just read.
 AnyInode = Union[SocketInode, SocketAlloc]
@@ -129,7 +132,7 @@ class Holders:
                 if self._file.setdefault(sk, file) != file:
                     # Two files of one sock do not happen; were it so, both count.
                     self._others.setdefault(sk, []).append(file)
-            self.inodes.update(zip(sks, map(SocketInode, inos, uids)))
+            self.inodes.update(zip(sks, map(_inode, zip(inos, uids))))
             for sk, group in zip(sks, groups):
                 self._groups[group].append(sk)
 
@@ -145,19 +148,25 @@ class Holders:
         first = self._first[file]
         return (first, *self._more[file]) if file in self._more else (first,)
 
-    def packed(self, sk: int) -> Sequence[int]:
-        """The holders of a ``struct sock *``, packed, in the order of pids and fds."""
-        file = self._file.get(sk)
-        if file is None:
-            return ()
-        if sk in self._others:
-            files = (file, *self._others[sk])
-            return sorted(holder for f in files for holder in self.of_file(f))
-        return self.of_file(file)
+    def packed(self, sks: Iterable[int]) -> Iterator[Sequence[int]]:
+        """The holders of each ``struct sock *``, packed, in the order of pids and fds."""
+        files, others, first, more = self._file, self._others, self._first, self._more
+        for sk in sks:
+            if sk not in files:
+                yield ()
+                continue
+            file = files[sk]
+            if sk in others:
+                all_files = (file, *others[sk])
+                yield sorted(holder for f in all_files for holder in self.of_file(f))
+            elif file in more:
+                yield (first[file], *more[file])
+            else:
+                yield (first[file],)
 
     def of(self, sk: int) -> list[Holder]:
         """The holders of a ``struct sock *``, in the order of pids and fds."""
-        return self._holders(self.packed(sk))
+        return self._holders(*self.packed([sk]))
 
     def through_socket(self, sk: Sock) -> list[Holder]:
         """
@@ -187,8 +196,8 @@ class Holders:
         tables = {i for i, table in enumerate(self.tables) if table.pid == pid}
         return {
             sk
-            for sk in self._file
-            if any(holder >> FD_BITS in tables for holder in self.packed(sk))
+            for sk, packed in zip(self._file, self.packed(self._file))
+            if any(holder >> FD_BITS in tables for holder in packed)
         }
 
 

@@ -126,13 +126,16 @@ class SocketBatch(Batch):
     def inos(self) -> list[int]:
         """Inode number of each, 0 for none."""
         inodes = self.inodes
-        return [inodes[sk].ino if sk in inodes else 0 for sk in self.addresses]
+        try:
+            return [inodes[sk].ino for sk in self.addresses]
+        except KeyError:
+            return [inodes[sk].ino if sk in inodes else 0 for sk in self.addresses]
 
     @functools.cached_property
     def inodes(self) -> Mapping[int, AnyInode]:
         """Inodes by ``struct sock *``."""
         known = self._inodes
-        if all(sk in known for sk in self.addresses):
+        if known.keys() >= set(self.addresses):
             return known
         return self.reader.inodes_of(self.addresses, self.structs.column("socket"), known)
 

@@ -163,12 +163,11 @@ class Table(Rows):
         # Without headings all cells of a column may be wide.
         first = rows[: _SMALL + 1]
         widths = [max((n for n in map(len, c) if n <= _WIDE), default=0) for c in zip(*first)]
-        cells = (f"%{'' if c.right else '-'}{w}s" for c, w in zip(self._columns, widths))
-        form, make = "  ".join(cells), self._rows
-
-        def lines(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-            return ((form % tuple(row)).rstrip() + "\n" for row in rows)
-
-        self._out.writelines(lines(rows))
+        cells = [f"%{'' if c.right else '-'}{w}s" for c, w in zip(self._columns, widths)]
+        if not self._columns[-1].right:
+            # Nothing comes after it to be aligned.
+            cells[-1] = "%s"
+        form, make = "  ".join(cells) + "\n", self._rows
+        self._out.writelines(map(form.__mod__, map(tuple, rows)))
         self._first.clear()
-        self.lines = lambda batch: lines(make(batch))
+        self.lines = lambda batch: map(form.__mod__, make(batch))

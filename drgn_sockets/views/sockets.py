@@ -202,18 +202,16 @@ def holders_texts(batch: Batch) -> list[str] | None:
         return None
     holders = batch.reader.holders
     owners = [f"{_owner(t.comm, t.pid, t.tid)},fd=" for t in holders.tables]
-    packed_of, inodes = holders.packed, batch.inodes
-    texts = []
-    for sk in batch.addresses:
-        packed = packed_of(sk)
-        if packed:
-            texts.append(",".join([f"{owners[p >> FD_BITS]}{p & FD_MASK})" for p in packed]))
-        elif sk in inodes:
-            # One whose inode leads to it by another: record.holders knows.
-            return None
-        else:
-            texts.append("-")
-    return texts
+    texts = [
+        ",".join([f"{owners[holder >> FD_BITS]}{holder & FD_MASK})" for holder in packed])
+        for packed in holders.packed(batch.addresses)
+    ]
+    if all(texts):
+        return texts
+    if any(sk in batch.inodes for sk, text in zip(batch.addresses, texts) if not text):
+        # One whose inode leads to it by another: record.holders knows.
+        return None
+    return [text or "-" for text in texts]
 
 
 def descriptions(batch: Batch) -> Iterable[str]:
