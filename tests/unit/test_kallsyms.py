@@ -15,6 +15,7 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program, Sym
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.target.btf_types import NAME
 from drgn_sockets.target.kallsyms import Kallsyms, OddKallsymsError, read_kallsyms
 from drgn_sockets.target.symbols import load_symbols
 
@@ -151,6 +152,9 @@ class Machine:
         self.vmcoreinfo = "".join(f"{line}\n" for line in lines)
         self.prog = Program(layout.platform)
         self.prog.set_linux_kernel_custom(self.vmcoreinfo, False)
+        # The plugin's would look for BTF where these symbols say.
+        finders = self.prog.enabled_type_finders()
+        self.prog.set_enabled_type_finders([name for name in finders if name != NAME])
         self.prog.add_memory_segment(TABLE, len(self.data), self._read)
 
     def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
