@@ -174,7 +174,15 @@ def test_as_drgn_has_them(kernel: str) -> None:
     prog, quick, whole = machine.prog, machine.quick(), load_vmlinux_kallsyms(machine.prog)
     assert len(whole(prog, None, None, False)) == quick.count == len(machine.symbols)
     names = {name[1:] for _, name in machine.symbols}
-    for name in names - {LONG} | {"", "x", "tcp", "nothing", "init_ne", "init_nett", "Dinit_net"}:
+    for name in {*sorted(names - {LONG})[::3]} | {
+        "",
+        "x",
+        "tcp",
+        "nothing",
+        "init_ne",
+        "init_nett",
+        "Dinit_net",
+    }:
         found = whole(prog, name, None, True)
         assert quick.find(name) == one(found), name
         assert bool(found) == (name in names)
