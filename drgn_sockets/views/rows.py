@@ -31,7 +31,9 @@ def write_table(
     # One very long cell (a path may have 4,096 bytes) would push all others out of sight.
     fits = all(len(text) <= _WIDE for row in first for text in row[:-1])
     if len(first) < _SMALL and fits:
-        if first or header:
+        if first and all(_is_simple(text) for row in first for text in row):
+            _write_fitted(first, headings if header else None, columns, out)
+        elif first or header:
             # Its import takes as long as a small table does; large ones go without.
             from tabulate import tabulate
 
@@ -53,6 +55,27 @@ def write_table(
         out.write((form % tuple(row)).rstrip() + "\n")
     for record in iterator:
         out.write((form % tuple(make(record))).rstrip() + "\n")
+
+
+def _is_simple(text: str) -> bool:
+    return text != "" and text.isascii() and text.isprintable() and text == text.strip()
+
+
+def _write_fitted(
+    rows: Sequence[Sequence[str]],
+    headings: Sequence[str] | None,
+    columns: Sequence[Column],
+    out: TextIO,
+) -> None:
+    """As tabulate does it, of texts that are as wide as they are long."""
+    widths = [max(map(len, cells)) for cells in zip(*rows)]
+    if headings is not None:
+        # It leaves headings this much room.
+        widths = [max(width, len(h) + 2) for width, h in zip(widths, headings)]
+        rows = [headings, *rows]
+    form = "  ".join(f"%{'' if c.right else '-'}{width}s" for c, width in zip(columns, widths))
+    for row in rows:
+        out.write((form % tuple(row)).rstrip() + "\n")
 
 
 def _json_value(value: Any) -> Any:
