@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, inet_ntop
+from _socket import AF_INET, AF_INET6, inet_ntop  # "socket" takes as long as all the rest
 from typing import ClassVar, Union
 
 from drgn import Program
