@@ -51,12 +51,14 @@ def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
             found[address] = NetNamespace(address, net.ns.inum.value_())
 
     try:
-        add(prog["init_net"].address_of_())
+        init_net = prog["init_net"]
+        add(init_net.address_of_())
+        operations = init_net.ns.ops.value_()
         for _, net in zip(range(_MAX_NETS), _list(prog)):
             if net.value_() in found and len(found) > 1:
                 break
             # What a broken list leads to has not the operations of a network namespace.
-            if net.ns.ops.value_() != prog["init_net"].ns.ops.value_():
+            if net.ns.ops.value_() != operations:
                 break
             add(net)
     except UNREADABLE:

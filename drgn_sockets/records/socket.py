@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import functools
 import operator
+from _socket import AF_INET, AF_INET6, inet_ntop  # "socket" takes as long as all the rest
 from collections.abc import Callable
-from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any, ClassVar, Union
 
 from drgn import Program

@@ -146,17 +146,23 @@ class _QuickSymbols:
         self._find_at = find_at
         self._make_all = make_all
         self._all: SymbolIndex | None = None
+        # drgn asks anew for each prog["init_net"].
+        self._known: dict[tuple[str | None, int | None], list[Symbol]] = {}
 
     def __call__(
         self, prog: Program, name: str | None, address: int | None, one: bool
     ) -> Sequence[Symbol]:
         if self._all is None and one and (name is None) != (address is None):
+            key = name, address
             try:
-                symbol = self._find(name) if name is not None else self._find_at(address or 0)
+                if key not in self._known:
+                    one_found = (
+                        self._find(name) if name is not None else self._find_at(address or 0)
+                    )
+                    self._known[key] = [one_found] if one_found is not None else []
+                return self._known[key]
             except _ODD:
                 pass
-            else:
-                return [symbol] if symbol is not None else []
         if self._all is None:
             self._all = self._make_all(prog)
         found: Sequence[Symbol] = self._all(prog, name, address, one)

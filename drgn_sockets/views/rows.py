@@ -110,6 +110,10 @@ class Csv(Rows):
             out.write(written.pop())
 
 
+def _is_simple(text: str) -> bool:
+    return text != "" and text.isascii() and text.isprintable() and text == text.strip()
+
+
 class Table(Rows):
     """
     A table for people.
@@ -136,11 +140,26 @@ class Table(Rows):
         # One very long cell (a path may have 4,096 bytes) would push all others out of sight.
         if any(len(text) > _WIDE for row in self._first for text in row[:-1]):
             self._fit()
+        elif self._first and all(_is_simple(text) for row in self._first for text in row):
+            self._write_fitted()
         elif self._first or self._header:
             self._write_small()
 
     def _headings(self) -> list[str]:
         return [column.name.upper().replace("_", "-") for column in self._columns]
+
+    def _write_fitted(self) -> None:
+        """As tabulate does it, of texts that are as wide as they are long."""
+        rows, widths = self._first, [max(map(len, cells)) for cells in zip(*self._first)]
+        if self._header:
+            headings = self._headings()
+            # It leaves headings this much room.
+            widths = [max(width, len(h) + 2) for width, h in zip(widths, headings)]
+            rows = [headings, *rows]
+        sides = ("" if column.right else "-" for column in self._columns)
+        form = "  ".join(f"%{side}{width}s" for side, width in zip(sides, widths))
+        for row in rows:
+            self._out.write((form % tuple(row)).rstrip() + "\n")
 
     def _write_small(self) -> None:
         # Its import takes as long as a small table does; large ones go without.

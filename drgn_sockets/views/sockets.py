@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-import socket
+from _socket import AF_INET, AF_INET6, inet_ntop  # as in records.socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +182,7 @@ def _endpoints(batch: SocketBatch, address: str, ports: Sequence[int]) -> list[s
     families, v4 = batch.column("family"), batch.column(address)
     if set(families) <= {k.AF_INET}:
         # Of few addresses, mostly.
-        texts = {raw: socket.inet_ntop(socket.AF_INET, raw) for raw in set(v4)}
+        texts = {raw: inet_ntop(AF_INET, raw) for raw in set(v4)}
         return [f"{texts[raw]}:{port or '*'}" for raw, port in zip(v4, ports)]
     kinds = zip(families, v4, batch.column(f"v6_{address}"), batch.column("ipv6only"))
     return [f"{_address(*kind)}:{port or '*'}" for kind, port in zip(kinds, ports)]
@@ -191,8 +191,8 @@ def _endpoints(batch: SocketBatch, address: str, ports: Sequence[int]) -> list[s
 @functools.lru_cache(4096)
 def _address(family: int, v4: bytes, v6: bytes | None, only: int) -> str:
     if family != k.AF_INET6 or v6 is None:
-        return socket.inet_ntop(socket.AF_INET, v4)
-    text = socket.inet_ntop(socket.AF_INET6, v6)
+        return inet_ntop(AF_INET, v4)
+    text = inet_ntop(AF_INET6, v6)
     return "*" if text == "::" and not only else f"[{text}]"
 
 

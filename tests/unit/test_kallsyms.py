@@ -15,6 +15,7 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program, Sym
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.target.btf_types import NAME
 from drgn_sockets.target.kallsyms import Kallsyms, OddKallsymsError, read_kallsyms
 from drgn_sockets.target.symbols import load_symbols
 
@@ -151,6 +152,9 @@ class Machine:
         self.vmcoreinfo = "".join(f"{line}\n" for line in lines)
         self.prog = Program(layout.platform)
         self.prog.set_linux_kernel_custom(self.vmcoreinfo, False)
+        # The plugin's would look for BTF where these symbols say.
+        finders = self.prog.enabled_type_finders()
+        self.prog.set_enabled_type_finders([name for name in finders if name != NAME])
         self.prog.add_memory_segment(TABLE, len(self.data), self._read)
 
     def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
@@ -170,7 +174,15 @@ def test_as_drgn_has_them(kernel: str) -> None:
     prog, quick, whole = machine.prog, machine.quick(), load_vmlinux_kallsyms(machine.prog)
     assert len(whole(prog, None, None, False)) == quick.count == len(machine.symbols)
     names = {name[1:] for _, name in machine.symbols}
-    for name in names - {LONG} | {"", "x", "tcp", "nothing", "init_ne", "init_nett", "Dinit_net"}:
+    for name in {*sorted(names - {LONG})[::3]} | {
+        "",
+        "x",
+        "tcp",
+        "nothing",
+        "init_ne",
+        "init_nett",
+        "Dinit_net",
+    }:
         found = whole(prog, name, None, True)
         assert quick.find(name) == one(found), name
         assert bool(found) == (name in names)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,18 @@ def test_a_small_table_fits_its_cells() -> None:
         "       1  one           x",
         "22222222  two and more  -",
     ]
+
+
+@given(
+    st.lists(st.tuples(*[st.text("ab1.%", min_size=1, max_size=12)] * 3), max_size=5),
+    st.booleans(),
+)
+def test_a_small_table_is_tabulates(records: list[tuple[str, str, str]], header: bool) -> None:
+    text = io.StringIO()
+    columns = [Column(c.name, c.help, c.get, True, right=c.right) for c in COLUMNS]
+    write(Table, records, columns, text, header=header)
+    with mock.patch.object(rows, "_is_simple", return_value=False):
+        assert text.getvalue().splitlines() == table(records, columns, header=header)
 
 
 def test_no_rows() -> None:
