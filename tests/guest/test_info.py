@@ -159,8 +159,9 @@ def scene() -> Iterator[Scene]:
         mptcp.append(mptcp[0].accept()[0])
         made.kept += mptcp
         talk(mptcp[1], mptcp[2])
-    # Delayed ACKs and what is sent again at once shall be over.
-    time.sleep(1)
+    # Delayed ACKs and what is sent again at once shall be over, and the SYN that nobody answers
+    # has been sent again.
+    time.sleep(2.5)
     yield made
     for sock in (*made.named.values(), *made.kept):
         sock.close()
@@ -347,11 +348,17 @@ NOT_MADE = {
 def test_every_word_is_what_ss_says(scene: Scene, looks: Looks) -> None:
     seen: Counter[str] = Counter()
     wrong = []
+    quiet = 0
     for cookie, (before, after) in looks.words.items():
         mine = words(looks.texts[cookie].removeprefix("-"))
         mine = {key: value for key, value in mine.items() if key in before or key not in NEWER}
         _leave_out_what_modules_have(looks.prog, mine, before, after)
-        if [*mine] not in ([*before], [*after]):
+        # A workload may be at work: what it counts grows, but round trips go up and down.
+        busy = any(before.get(key) != after.get(key) for key in ("segs_in:", "segs_out:"))
+        quiet += not busy
+        if busy:
+            mine = {key: mine[key] for key in COUNTERS if key in mine}
+        elif [*mine] not in ([*before], [*after]):
             wrong.append(f"{cookie:x}: {[*mine]}, not {[*before]}")
         seen.update(mine.keys())
         for key, value in mine.items():
@@ -361,6 +368,7 @@ def test_every_word_is_what_ss_says(scene: Scene, looks: Looks) -> None:
             if one is None or other is None or not looks.words_between(key, value, one, other):
                 wrong.append(f"{cookie:x}: {key}{value}, not {one} or {other}")
     assert not wrong, "\n".join(wrong)
+    assert quiet >= len(scene.named) - 10
     print(*sorted(seen))
     expected = set(WORDS)
     if "nv" in scene.named:
@@ -368,6 +376,10 @@ def test_every_word_is_what_ss_says(scene: Scene, looks: Looks) -> None:
     assert {word for word in expected if not seen[word]} == set(), sorted(seen)
 
 
+COUNTERS = (
+    *("bytes_sent:", "bytes_acked:", "bytes_received:", "segs_out:", "segs_in:"),
+    *("data_segs_out:", "data_segs_in:", "delivered:", "busy:"),
+)
 WORDS = (
     *("ts", "sack", "ecn", "ecnseen", "fastopen", "cubic", "wscale:", "rto:", "backoff:", "rtt:"),
     *("ato:", "mss:", "pmtu:", "rcvmss:", "advmss:", "cwnd:", "ssthresh:", "bytes_sent:"),
