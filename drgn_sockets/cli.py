@@ -11,9 +11,10 @@ import io
 import logging
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from drgn import FaultError, ObjectNotFoundError, Program
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from drgn_sockets.demo import Step
 
 _USAGE_ERROR = 2
+_BUFFER = 1 << 16
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -151,9 +153,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # symbols, and in a callback of C code it is printed and lost.
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _prepare_stdout()
+    _prepare_stdout(argv_is_ours=argv is None)
     leave_out()
-    args = make_parser().parse_args(argv)
+    try:
+        args = make_parser().parse_args(argv)
+    except SystemExit:
+        _flush()
+        raise
     logging.basicConfig(
         format="drgn-sockets: %(levelname)s: %(message)s", level=args.log_level.upper()
     )
@@ -166,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("drgn-sockets:", " ".join(str(e).splitlines()), file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
-        # Nobody reads on (| head). Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Nobody reads on (| head).
+        _drop_output()
         return 0
     except FaultError as e:
         # What everything else hangs on is not there.
@@ -186,11 +192,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _USAGE_ERROR
     except OSError as e:
         print(f"drgn-sockets: cannot go on: {e.strerror or e}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return _USAGE_ERROR
     except KeyboardInterrupt:
         return 130
     return status
+
+
+class _Output(io.FileIO):
+    """Standard output, of whose last line no part is left in a file when the disk is full."""
+
+    #: Bytes of a line that has not ended.
+    _begun = 0
+
+    @classmethod
+    def of(cls, stdout: TextIO) -> TextIO | None:
+        """Standard output as a stream of this kind, if it is a file, a pipe or a terminal."""
+        try:
+            fd = stdout.fileno()
+        except (OSError, ValueError):
+            return None
+        return io.TextIOWrapper(
+            io.BufferedWriter(cls(fd, "w", closefd=False), _BUFFER),
+            encoding=stdout.encoding,
+            line_buffering=stdout.isatty(),
+        )
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+        except OSError:
+            self._take_back()
+            raise
+        if written:
+            end = bytes(data[:written]).rfind(b"\n")
+            self._begun = written - end - 1 if end >= 0 else self._begun + written
+        return written
+
+    def _take_back(self) -> None:
+        try:
+            status = os.fstat(self.fileno())
+            # Others may write to it as well.
+            if stat.S_ISREG(status.st_mode) and status.st_size == self.tell():
+                os.ftruncate(self.fileno(), status.st_size - self._begun)
+        except OSError:
+            # It stays as it is.
+            pass
 
 
 def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
@@ -200,10 +247,12 @@ def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"\\u{c:04x}" if c <= 0xFFFF else f"\\U{c:08x}" for c in codes), error.end
 
 
-def _prepare_stdout() -> None:
+def _prepare_stdout(*, argv_is_ours: bool) -> None:
     if sys.stdout is None:
         # Closed by who started us (>&-).
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    elif argv_is_ours:
+        sys.stdout = _Output.of(sys.stdout) or sys.stdout
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name may have characters that the terminal's encoding lacks.
         codecs.register_error("drgn_sockets", _escape_unencodable)
@@ -219,7 +268,12 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        pass
+        _drop_output()
+
+
+def _drop_output() -> None:
+    # Python would complain once more when it closes standard output.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(args: argparse.Namespace) -> int:

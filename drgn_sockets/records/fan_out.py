@@ -97,7 +97,7 @@ def _start(
 def _open_kcore_anew() -> None:
     # fs/proc/kcore.c copies through a page that belongs to the open file, and takes no lock: of
     # two processes that read at once from the same one, each may get what the other asked for.
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         try:
             if os.readlink(f"/proc/self/fd/{name}") != _KCORE:  # noqa: PTH115
                 continue

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -251,6 +252,66 @@ def test_full_disk(sample: Core, command: str) -> None:
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert b"No space left" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["fds", "ss -a --json", "fds --json --output all"])
+def test_a_disk_that_fills_up(sample: Core, tmp_path: Path, command: str) -> None:
+    """What is there by then stays: whole lines."""
+    whole = sample.run(*command.split()).out.encode()
+    for limit in (len(whole) // 3, 20_000, 1):
+        file = tmp_path / "out"
+        with file.open("wb") as out:
+            done = sample.spawn(
+                *command.split(),
+                stdout=out,
+                preexec_fn=lambda limit=limit: resource.setrlimit(
+                    resource.RLIMIT_FSIZE, (limit, limit)
+                ),
+            )
+        assert done.returncode == 2
+        assert done.stderr.count(b"\n") == 1 and b"File too large" in done.stderr
+        text = file.read_bytes()
+        assert len(text) <= limit
+        assert whole.startswith(text)
+        assert not text or text.endswith(b"\n")
+        longest = max(map(len, whole.splitlines(keepends=True)))
+        assert len(text) + longest >= limit
+        if "--json" in command:
+            assert all(map(json.loads, text.splitlines()))
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+@pytest.mark.parametrize("command", ["fds --json", "ss -a --json"])
+def test_a_core_that_ends_half_way(
+    sample: Core, tmp_path: Path, command: str, jobs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is cut, or written over, while it is read."""
+    copy = tmp_path / "core"
+    shutil.copyfile(sample.path, copy)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "drgn_sockets", "-c", str(copy), *sample.symbols),
+            *("--jobs", jobs, *command.split(), "--output", "all"),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    with process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        # Nobody has read on: it waits for room in the pipe.
+        os.truncate(copy, copy.stat().st_size // 100)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode in (0, 1, 2)
+    assert b"Traceback" not in err
+    rows = [json.loads(line) for line in (first + out).splitlines()]
+    assert rows
+    if process.returncode == 2:
+        assert sample.stderr(err).count(b"\n") == 1
+    elif process.returncode == 1:
+        assert any(row["error"] for row in rows if "error" in row) or err
 
 
 def test_no_standard_output_at_all(sample: Core) -> None:
