@@ -168,7 +168,7 @@ class OwnTypes:
                 found = types.find_type(prog, kinds, name, filename)
                 if found is not None:
                     return found
-        elif TypeKind.STRUCT in kinds and _has_dwarf(prog):
+        elif not self._aside and TypeKind.STRUCT in kinds and _has_dwarf(prog):
             # There may be DWARF of the kernel and not of its modules.
             for types in self._modules_beside_dwarf():
                 found = types.find_type(prog, kinds, name, filename)
