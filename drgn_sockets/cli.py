@@ -112,10 +112,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--jobs",
         type=_jobs,
-        default=0,
         metavar="N",
-        help="processes that read a large table at the same time (default: as many as "
-        "processors, at most 4)",
+        help="processes that read a large table of a core at the same time (default: as many as "
+        "processors, at most 4; 1 on a live kernel)",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parser.add_argument(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from drgn import Program
+from drgn import Program, ProgramFlags
 
 from drgn_sockets.records.fan_out import fan_out, processors
 from drgn_sockets.records.parts import Batch, Part
@@ -98,9 +98,14 @@ class Command:
         """Whether any of these columns is shown: what nobody sees need not be read."""
         return any(column.name in names for column in self.chosen(args))
 
-    def jobs(self, args: argparse.Namespace) -> int:
-        """How many processes may read; in the REPL it is one."""
-        return getattr(args, "jobs", 1) or processors()
+    def jobs(self, prog: Program, args: argparse.Namespace) -> int:
+        """How many processes may read."""
+        asked: int | None = getattr(args, "jobs", None)
+        if asked is not None:
+            return asked
+        # A live machine has other things to do; and in the REPL nobody expects forks.
+        alone = prog.flags & ProgramFlags.IS_LIVE or "jobs" not in args
+        return 1 if alone else processors()
 
     def emit(
         self, records: Iterable[Any], args: argparse.Namespace, problems: Problems | None = None
@@ -121,6 +126,7 @@ class Command:
 
     def emit_parts(
         self,
+        prog: Program,
         parts: Iterable[Part],
         args: argparse.Namespace,
         problems: Problems,
@@ -169,7 +175,7 @@ class Command:
                     text += lines(batch)
             return "".join(text), errors, part.found()
 
-        jobs = self.jobs(args) if len(rest) >= _FEW_PARTS else 1
+        jobs = self.jobs(prog, args) if len(rest) >= _FEW_PARTS else 1
         made = fan_out(rest, make, jobs, lambda i, part: 0 if part.alone else part.key or i)
         for part, (text, errors, found) in zip(rest, made):
             part.take(found)

@@ -219,7 +219,7 @@ class Fds(Command):
         reader = FdReader(prog, descriptions if self.shows(args, "detail") else None)
         kinds = frozenset(args.kind.split(",") if args.kind else ())
         tests = [lambda r: r.file is not None and r.file.kind in kinds] if kinds else []
-        self.emit_parts(reader.parts(tables), args, problems, tests)
+        self.emit_parts(prog, reader.parts(tables), args, problems, tests)
         return problems.status()
 
     def read_all(self, prog: Program) -> None:

@@ -99,7 +99,7 @@ class Ss(Command):
         # Checked before the first row is printed.
         tests = _tests(prog, args)
         problems = Problems()
-        self.emit_parts(self._parts(prog, args, problems), args, problems, tests)
+        self.emit_parts(prog, self._parts(prog, args, problems), args, problems, tests)
         return problems.status()
 
     def read_all(self, prog: Program) -> None:
@@ -122,7 +122,7 @@ class Ss(Command):
             or args.pid is not None
             or args.inode is not None
         ):
-            holders = Holders(prog, jobs=self.jobs(args))
+            holders = Holders(prog, jobs=self.jobs(prog, args))
             problems.add(holders.problems)
         held = self._held(prog, args.pid, holders)
         if address is not None:

@@ -269,19 +269,64 @@ class Struct:
         return layout  # type: ignore[no-any-return]
 
 
+class _Unpacking(NamedTuple):
+    """How to unpack some members at once."""
+
+    unpack: Callable[[bytes, int], tuple[Any, ...]]
+    #: Where in what was unpacked each (offset, code) is.
+    at: dict[tuple[int, str], int]
+    #: Bytes that hold them all.
+    size: int
+
+
+def _unpacking(order: str, places: Iterable[_Place]) -> _Unpacking:
+    # Members of a union lie over each other: each run of places that do not is one
+    # struct.Struct, and most structures need just one.
+    unpackers: list[struct.Struct] = []
+    index: dict[tuple[int, str], int] = {}
+    rest = sorted({(p.offset, p.code, p.size) for p in places})
+    # Once even for none: a kernel may lack all that is declared.
+    while rest or not unpackers:
+        form, end, left = order, 0, []
+        for offset, code, size in rest:
+            if offset < end:
+                left.append((offset, code, size))
+                continue
+            form += f"{offset - end}x{code}"
+            end = offset + size
+            index[offset, code] = len(index)
+        unpackers.append(struct.Struct(form))
+        rest = left
+    size = max(unpacker.size for unpacker in unpackers)
+    unpack, *more = (unpacker.unpack_from for unpacker in unpackers)
+    if not more:
+        return _Unpacking(unpack, index, size)
+
+    def unpack_all(data: bytes, offset: int) -> tuple[Any, ...]:
+        values = unpack(data, offset)
+        for another in more:
+            values += another(data, offset)
+        return values
+
+    return _Unpacking(unpack_all, index, size)
+
+
 class Batch(Generic[S]):
     """
     Structures of one type that were read together, in the order of addresses.
 
-    They are rows of raw values until a column of them, or a structure, is asked for.
+    They are bytes until a column of them, or a structure, is asked for. What columns are asked
+    for is remembered: of the next batch they are unpacked together.
     """
 
     def __init__(
-        self, layout: Layout[S], addresses: list[int], rows: list[tuple[Any, ...]]
+        self, layout: Layout[S], addresses: list[int], data: list[bytes], offsets: list[int]
     ) -> None:
         self.layout = layout
         self.addresses = addresses
-        self.rows = rows
+        # Where each is: from an offset in some bytes on.
+        self._data = data
+        self._offsets = offsets
         #: Addresses at which none could be read.
         self.unreadable: list[int] = []
         self._columns: dict[str, list[Any]] = {}
@@ -290,22 +335,52 @@ class Batch(Generic[S]):
         return len(self.addresses)
 
     def __iter__(self) -> Iterator[S]:
-        return map(self.layout.cls, self.addresses, self.rows)
+        unpack = self.layout.unpacking.unpack
+        return map(self.layout.cls, self.addresses, map(unpack, self._data, self._offsets))
 
-    def __getitem__(self, i: int) -> S:
-        return self.layout.cls(self.addresses[i], self.rows[i])
+    def add(self, addresses: Sequence[int], data: bytes) -> None:
+        """Add structures at *addresses*, of which *data* begins with the first."""
+        start = addresses[0]
+        self.addresses += addresses
+        self._data += [data] * len(addresses)
+        self._offsets += [address - start for address in addresses]
 
     def column(self, name: str) -> list[Any]:
         """The values of a declared member, ``None`` where the kernel lacks it."""
         column = self._columns.get(name)
         if column is None:
-            column = self._columns[name] = self.layout.column(name, self.rows)
+            if name not in self.layout.sources:
+                return [None] * len(self)
+            asked = self.layout.asked
+            asked[name] = None
+            self._unpack([other for other in asked if other not in self._columns])
+            column = self._columns[name]
         return column
+
+    def _unpack(self, names: Sequence[str]) -> None:
+        unpacking = self.layout.unpacking_of(tuple(names))
+        rows = map(unpacking.unpack, self._data, self._offsets)
+        columns = list(zip(*rows)) if self.addresses else [()] * len(unpacking.at)
+        for name in names:
+            place, convert = self.layout.sources[name]
+            raw: Iterable[Any] = columns[unpacking.at[place.offset, place.code]]
+            if place.mask:
+                raw = map(_bits(place), raw)
+            if convert is _swap16:
+                swapped = array("H", raw)
+                swapped.byteswap()
+                raw = swapped
+            elif convert is not None:
+                raw = map(convert, raw)
+            self._columns[name] = list(raw)
 
     def select(self, indices: Sequence[int]) -> Batch[S]:
         """Some of them."""
         return Batch(
-            self.layout, [self.addresses[i] for i in indices], [self.rows[i] for i in indices]
+            self.layout,
+            [self.addresses[i] for i in indices],
+            [self._data[i] for i in indices],
+            [self._offsets[i] for i in indices],
         )
 
 
@@ -333,47 +408,32 @@ class Layout(Generic[S]):
                         f"{member.c_type} of this kernel has no member {' or '.join(member.paths)}"
                     )
 
-        # Members of a union lie over each other: each run of places that do not is one
-        # struct.Struct, and most structures need just one.
-        self._unpackers: list[struct.Struct] = []
-        index: dict[tuple[int, str], int] = {}
-        rest = sorted({(p.offset, p.code, p.size) for p in places.values()})
-        # Once even for none: a kernel may lack all that is declared.
-        while rest or not self._unpackers:
-            form, end, left = byte_order(prog), 0, []
-            for offset, code, size in rest:
-                if offset < end:
-                    left.append((offset, code, size))
-                    continue
-                form += f"{offset - end}x{code}"
-                end = offset + size
-                index[offset, code] = len(index)
-            self._unpackers.append(struct.Struct(form))
-            rest = left
+        #: How to unpack all members.
+        self.unpacking = _unpacking(byte_order(prog), places.values())
         #: Bytes from the start of the structure that hold all declared members.
-        self.size = max((u.size for u in self._unpackers), default=0)
-
-        # How each member is made of the values.
-        self._sources: dict[str, tuple[int, _Place, Callable[[Any], Any] | None]] = {}
+        self.size = self.unpacking.size
+        #: Of each member its place, and the conversion of its raw value.
+        self.sources: dict[str, tuple[_Place, Callable[[Any], Any] | None]] = {}
+        #: Names of the columns that batches were asked for.
+        self.asked: dict[str, None] = {}
+        self._unpackings: dict[tuple[str, ...], _Unpacking] = {}
+        at = self.unpacking.at
         body: dict[str, Any] = {"__slots__": (), "places": places}
         for name, member in members.items():
             if name not in places:
                 body[name] = None
                 continue
             place = places[name]
-            i, convert = index[place.offset, place.code], member.converter(prog)
-            self._sources[name] = (i, place, convert)
-            body[name] = property(_getter(i, _bits(place) if place.mask else None, convert))
+            convert = member.converter(prog)
+            self.sources[name] = (place, convert)
+            bits = _bits(place) if place.mask else None
+            body[name] = property(_getter(at[place.offset, place.code], bits, convert))
         #: The class with this program's offsets in it.
         self.cls: type[S] = type(cls.__name__, (cls,), body)
 
     def decode(self, address: int, data: bytes, offset: int = 0) -> S:
         """Decode the structure at *address* from *data*, where it begins at *offset*."""
-        unpackers = self._unpackers
-        values = unpackers[0].unpack_from(data, offset)
-        for unpacker in unpackers[1:]:
-            values += unpacker.unpack_from(data, offset)
-        return self.cls(address, values)
+        return self.cls(address, self.unpacking.unpack(data, offset))
 
     def read(self, address: int) -> S:
         """
@@ -407,58 +467,35 @@ class Layout(Generic[S]):
         for address in sorted(a for a in addresses if a < _NULL_PAGE):
             addresses.discard(address)
             yield address, None
-        cls, unpackers = self.cls, self._unpackers
-        unpack = unpackers[0].unpack_from
+        cls, unpack = self.cls, self.unpacking.unpack
         for group, data in read_groups(self._prog, addresses, self.size):
             if data is None:
                 yield group[0], None
-            elif len(unpackers) == 1:
+            else:
                 start = group[0]
                 for address in group:
                     yield address, cls(address, unpack(data, address - start))
-            else:
-                for address in group:
-                    yield address, self.decode(address, data, address - group[0])
 
     def read_batch(self, addresses: Iterable[int]) -> Batch[S]:
         """Read the structures at *addresses*, each once, together."""
         wanted = set(addresses)
         null = {address for address in wanted if address < _NULL_PAGE}
-        found: list[int] = []
-        rows: list[tuple[Any, ...]] = []
-        batch = Batch(self, found, rows)
+        batch = Batch(self, [], [], [])
         batch.unreadable += sorted(null)
-        unpack, *more = (unpacker.unpack_from for unpacker in self._unpackers)
         for group, data in read_groups(self._prog, wanted - null, self.size):
             if data is None:
                 batch.unreadable += group
-                continue
-            start = group[0]
-            found += group
-            if more:
-                for address in group:
-                    row = unpack(data, address - start)
-                    for another in more:
-                        row += another(data, address - start)
-                    rows.append(row)
             else:
-                rows += [unpack(data, address - start) for address in group]
+                batch.add(group, data)
         return batch
 
-    def column(self, name: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The values of a declared member, of the raw values of structures."""
-        source = self._sources.get(name)
-        if source is None:
-            return [None] * len(rows)
-        i, place, convert = source
-        column = [row[i] for row in rows]
-        if place.mask:
-            column = list(map(_bits(place), column))
-        if convert is _swap16:
-            swapped = array("H", column)
-            swapped.byteswap()
-            return swapped.tolist()
-        return column if convert is None else list(map(convert, column))
+    def unpacking_of(self, names: tuple[str, ...]) -> _Unpacking:
+        """How to unpack just these members."""
+        found = self._unpackings.get(names)
+        if found is None:
+            places = [self.sources[name][0] for name in names]
+            found = self._unpackings[names] = _unpacking(byte_order(self._prog), places)
+        return found
 
     def fetcher(self, *names: str) -> Callable[[S], tuple[Any, ...]]:
         """
@@ -470,10 +507,11 @@ class Layout(Generic[S]):
         converters: dict[str, Any] = {}
         terms = []
         for name in names:
-            if name not in self._sources:
+            if name not in self.sources:
                 terms.append("None")
                 continue
-            i, place, convert = self._sources[name]
+            place, convert = self.sources[name]
+            i = self.unpacking.at[place.offset, place.code]
             term = f"v[{i}]"
             if place.mask:
                 term = f"({term} >> {place.shift} & {place.mask})"

@@ -21,10 +21,6 @@ from drgn_sockets.records.fan_out import fan_out
 # Files that are read together.
 _PART = 8192
 
-#: A holder is kept as (index in :attr:`Holders.tables` << FD_BITS | fd) until a row is printed.
-FD_BITS = 32
-FD_MASK = (1 << FD_BITS) - 1
-
 
 class Holder(NamedTuple):
     """A file descriptor by which a process holds a file."""
@@ -81,12 +77,13 @@ class Holders:
         self.tables: list[FileTable] = list(Tasks(prog).tables() if tables is None else tables)
         #: What could not be read, a line each.
         self.problems: list[str] = []
-        # Of each struct file its first holder, and the others of the few that have some.
+        # Of each struct file its first holder, and the others of the few that have some. A holder
+        # is kept as an integer, see packed(), until a row is printed.
         self._first: dict[int, int] = {}
         self._more: dict[int, list[int]] = {}
         for index, table in enumerate(self.tables):
             try:
-                self._take(table, index << FD_BITS)
+                self._take(table, index)
             except FaultError as e:
                 self.problems.append(f"pid {table.pid}: file table: {e}")
         # Of each sock the struct file that leads to it, and the few others of one that has more.
@@ -97,18 +94,18 @@ class Holders:
         self._groups: dict[str, list[int]] = defaultdict(list)
         self._find_sockets(jobs)
 
-    def _take(self, table: FileTable, base: int) -> None:
-        first, more = self._first, self._more
+    def _take(self, table: FileTable, index: int) -> None:
+        first, more, n = self._first, self._more, len(self.tables)
         for chunk in fd_chunks(self._prog, table.files):
-            start = base + chunk.start
-            holders = dict(zip(chunk.slots, range(start, start + len(chunk.slots))))
+            packed = range(chunk.start * n + index, (chunk.start + len(chunk.slots)) * n, n)
+            holders = dict(zip(chunk.slots, packed))
             holders.pop(0, None)
             used = len(chunk.slots) - chunk.slots.count(0)
             if len(holders) == used and first.keys().isdisjoint(holders):
                 # Mostly: nobody else has them, nor were they duplicated.
                 first.update(holders)
                 continue
-            for holder, file in enumerate(chunk.slots, start):
+            for holder, file in zip(packed, chunk.slots):
                 if not file:
                     continue
                 if file not in first:
@@ -139,8 +136,9 @@ class Holders:
     def _holders(self, packed: Iterable[int]) -> list[Holder]:
         holders = []
         for item in packed:
-            table = self.tables[item >> FD_BITS]
-            holders.append(Holder(table.pid, item & FD_MASK, table.comm, table.tid))
+            fd, index = divmod(item, len(self.tables))
+            table = self.tables[index]
+            holders.append(Holder(table.pid, fd, table.comm, table.tid))
         return holders
 
     def of_file(self, file: int) -> Sequence[int]:
@@ -149,7 +147,10 @@ class Holders:
         return (first, *self._more[file]) if file in self._more else (first,)
 
     def packed(self, sks: Iterable[int]) -> Iterator[Sequence[int]]:
-        """The holders of each ``struct sock *``, packed, in the order of pids and fds."""
+        """
+        The holders of each ``struct sock *`` in the order of pids and fds, packed: the fd times
+        the number of :attr:`tables`, and the index in these.
+        """
         files, others, first, more = self._file, self._others, self._first, self._more
         for sk in sks:
             if sk not in files:
@@ -158,7 +159,9 @@ class Holders:
             file = files[sk]
             if sk in others:
                 all_files = (file, *others[sk])
-                yield sorted(holder for f in all_files for holder in self.of_file(f))
+                n = len(self.tables)
+                found = [holder for f in all_files for holder in self.of_file(f)]
+                yield sorted(found, key=lambda holder: (holder % n, holder // n))
             elif file in more:
                 yield (first[file], *more[file])
             else:
@@ -197,7 +200,7 @@ class Holders:
         return {
             sk
             for sk, packed in zip(self._file, self.packed(self._file))
-            if any(holder >> FD_BITS in tables for holder in packed)
+            if any(holder % len(self.tables) in tables for holder in packed)
         }
 
 

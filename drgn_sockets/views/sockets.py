@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.records.holders import FD_BITS, FD_MASK, Holder
+from drgn_sockets.records.holders import Holder
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.reader import SocketBatch, UnixBatch
 from drgn_sockets.records.socket import (
@@ -201,9 +201,10 @@ def holders_texts(batch: Batch) -> list[str] | None:
     if not _is_full(batch) or batch.reader.holders is None:
         return None
     holders = batch.reader.holders
+    n = len(holders.tables)
     owners = [f"{_owner(t.comm, t.pid, t.tid)},fd=" for t in holders.tables]
     texts = [
-        ",".join([f"{owners[holder >> FD_BITS]}{holder & FD_MASK})" for holder in packed])
+        ",".join([f"{owners[holder % n]}{holder // n})" for holder in packed])
         for packed in holders.packed(batch.addresses)
     ]
     if all(texts):
