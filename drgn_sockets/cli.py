@@ -148,12 +148,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Records hold no cycles, there are very many of them, and the process ends soon: looking
     # for garbage among them took a quarter of the time of a large table.
     gc.disable()
+    if argv is None:
+        # In a process that is all ours: drgn decides once, for all programs.
+        leave_out()
     # There is nothing to undo: die of Ctrl-C at once. As an exception it waits for drgn to load
     # symbols, and in a callback of C code it is printed and lost.
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _prepare_stdout(argv_is_ours=argv is None)
-    leave_out()
     try:
         args = make_parser().parse_args(argv)
     except SystemExit:

@@ -84,5 +84,5 @@ def _plugins(text: str) -> Iterator[tuple[str, str]]:
         name, equals, value = line.partition("=")
         if line.strip().startswith("["):
             inside = line.strip()[1:-1].strip() == _GROUP
-        elif inside and equals:
+        elif inside and equals and not line.strip().startswith("#"):
             yield name.strip(), value.strip()

@@ -98,13 +98,16 @@ def test_loaded_once(
 def test_what_is_not_imported(one: Core) -> None:
     """One of drgn's helpers brings all, and with them drgn's command line, in 100 ms."""
     code = (
-        "import sys; from drgn_sockets.cli import main; "
-        f"main(['-c', {str(one.path)!r}, '--types', 'btf', *sys.argv[1:]]); "
+        "import sys; from drgn_sockets.cli import main; main(); "
         "print(*sys.modules, file=sys.stderr)"
     )
     for words in (["fds"], ["ss", "-tuxap"]):
         done = subprocess.run(
-            [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-c", code, "-c", str(one.path), "--types", "btf", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert len(done.stdout.splitlines()) > 100
         modules = set(done.stderr.splitlines()[-1].split())
