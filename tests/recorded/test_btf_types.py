@@ -72,8 +72,12 @@ def describe(type_: Type) -> str:
     if type_.kind == TypeKind.POINTER:
         return describe(type_.type) + " *"
     if type_.kind == TypeKind.ARRAY:
-        # BTF does not tell [] from [0].
-        return f"{describe(type_.type)} [{type_.length or 0}]"
+        # BTF does not tell [] from [0], nor [3][2] from [6].
+        length = type_.length or 0
+        while type_.type.kind == TypeKind.ARRAY:
+            type_ = type_.type
+            length *= type_.length or 0
+        return f"{describe(type_.type)} [{length}]"
     if type_.kind == TypeKind.FUNCTION:
         parameters = ", ".join(describe(p.type) for p in type_.parameters)
         return f"{describe(type_.type)} ({parameters}{', ...' if type_.is_variadic else ''})"
