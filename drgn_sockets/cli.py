@@ -192,8 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return _USAGE_ERROR
     except OSError as e:
+        _flush()
         print(f"drgn-sockets: cannot go on: {e.strerror or e}", file=sys.stderr)
-        _drop_output()
         return _USAGE_ERROR
     except KeyboardInterrupt:
         return 130
@@ -205,6 +205,8 @@ class _Output(io.FileIO):
 
     #: Bytes of a line that has not ended.
     _begun = 0
+    #: What went wrong; what is left to write begins within a line.
+    _failed: OSError | None = None
 
     @classmethod
     def of(cls, stdout: TextIO) -> TextIO | None:
@@ -220,9 +222,12 @@ class _Output(io.FileIO):
         )
 
     def write(self, data: Any) -> int:
+        if self._failed is not None:
+            raise self._failed
         try:
             written = super().write(data)
-        except OSError:
+        except OSError as e:
+            self._failed = e
             self._take_back()
             raise
         if written:
@@ -239,6 +244,15 @@ class _Output(io.FileIO):
         except OSError:
             # It stays as it is.
             pass
+
+
+def run() -> NoReturn:
+    """Run the command line as a process: to be called by nobody but its entry point."""
+    status = main()
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    # Taking apart what was read, piece by piece, would take as long as a good part of the work.
+    os._exit(status)
 
 
 def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:

@@ -34,16 +34,23 @@ UNREADABLE = (FaultError, OverflowError, ValueError)
 
 def pointer_size(prog: Program) -> int:
     """Size in bytes of a pointer of *prog*."""
-    platform = prog.platform
-    assert platform is not None
-    return 8 if platform.flags & PlatformFlags.IS_64_BIT else 4
+    return 8 if _has(prog, PlatformFlags.IS_64_BIT) else 4
 
 
 def byte_order(prog: Program) -> str:
     """``"<"`` or ``">"``, as :mod:`struct` wants it."""
-    platform = prog.platform
-    assert platform is not None
-    return "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
+    return "<" if _has(prog, PlatformFlags.IS_LITTLE_ENDIAN) else ">"
+
+
+def _has(prog: Program, flag: PlatformFlags) -> bool:
+    # It is asked very often, and flags are slow.
+    key = ("drgn_sockets.platform", flag.value)
+    found: bool | None = prog.cache.get(key)
+    if found is None:
+        platform = prog.platform
+        assert platform is not None
+        found = prog.cache[key] = bool(platform.flags & flag)
+    return found
 
 
 def distilled_by(prog: Program) -> str | None:

@@ -198,7 +198,9 @@ def _find(prog: Program, type_: Type, path: str) -> _Place | None:
         )
 
     offset = bit_offset // 8
-    size = sizeof(type_)
+    # What a flexible array member has is not in the structure.
+    flexible = type_.kind == TypeKind.ARRAY and type_.length is None
+    size = 0 if flexible else sizeof(type_)
     if type_.kind in (TypeKind.INT, TypeKind.BOOL):
         code = _INT_CODES[size]
         signed = type_.kind == TypeKind.INT and type_.is_signed

@@ -7,7 +7,7 @@ from drgn import Program, offsetof
 
 from drgn_sockets.kernel.memory import read_bytes
 from drgn_sockets.kernel.sock import SOCK_SEQPACKET, SOCK_STREAM, Sock
-from drgn_sockets.kernel.structs import Int, OptInt, Struct
+from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 
 # sizeof(struct sockaddr_un) and one for the NUL that unix_mkname() adds to a path of 108.
 _MAX_ADDRESS = 111
@@ -32,6 +32,8 @@ class UnixAddress(Struct):
     C_TYPE = "struct unix_address"
 
     len = Int("len", help="length of the sockaddr_un, bytes")
+    # None of it is in the structure itself.
+    name = Bytes("name", help="struct sockaddr_un[]")
 
 
 def unix_name(prog: Program, addr: int) -> bytes | None:
@@ -47,7 +49,7 @@ def unix_name(prog: Program, addr: int) -> bytes | None:
         return None
     layout = UnixAddress.layout(prog)
     length = min(max(layout.read(addr).len, 0), _MAX_ADDRESS)
-    offset = offsetof(prog.type("struct unix_address"), "name") + _SUN_PATH
+    offset = layout.cls.places["name"].offset + _SUN_PATH
     name = read_bytes(prog, addr + offset, max(length - _SUN_PATH, 0))
     if name is None:
         return None
