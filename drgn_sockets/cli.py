@@ -206,7 +206,7 @@ class _Output(io.FileIO):
     #: Bytes of a line that has not ended.
     _begun = 0
     #: What went wrong; what is left to write begins within a line.
-    _failed: OSError | None = None
+    failed: OSError | None = None
 
     @classmethod
     def of(cls, stdout: TextIO) -> TextIO | None:
@@ -222,12 +222,12 @@ class _Output(io.FileIO):
         )
 
     def write(self, data: Any) -> int:
-        if self._failed is not None:
-            raise self._failed
+        if self.failed is not None:
+            raise self.failed
         try:
             written = super().write(data)
         except OSError as e:
-            self._failed = e
+            self.failed = e
             self._take_back()
             raise
         if written:
@@ -289,6 +289,9 @@ def _flush() -> None:
 def _drop_output() -> None:
     # Python would complain once more when it closes standard output.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Output):
+        raw.failed = None
 
 
 def _run(args: argparse.Namespace) -> int:
