@@ -110,6 +110,11 @@ class Member(Generic[T]):
         """The conversion of a raw value, with what it needs to know of *prog*."""
         return self._convert
 
+    def column_converter(self, prog: Program) -> Callable[[Iterable[Any]], Iterable[T]] | None:
+        """The conversion of many raw values at once."""
+        convert = self.converter(prog)
+        return None if convert is None else lambda values: map(convert, values)
+
 
 class Int(Member[int]):
     """An integer, an enumerator, a pointer or a bit-field, as it stands."""
@@ -144,6 +149,15 @@ class BigEndian(Member[int]):
         if byte_order(prog) == ">":
             return lambda value: value
         return _swap16
+
+    def column_converter(self, prog: Program) -> Callable[[Iterable[int]], Iterable[int]]:
+        def swap(values: Iterable[int]) -> Iterable[int]:
+            swapped = array("H", values)
+            if byte_order(prog) == "<":
+                swapped.byteswap()
+            return swapped
+
+        return swap
 
 
 def _swap16(value: int) -> int:
@@ -216,6 +230,13 @@ def _bits(place: _Place) -> Callable[[int], int]:
         sign = 1 << place.signed_bits - 1
         return lambda value: ((value >> shift & mask) ^ sign) - sign
     return lambda value: value >> shift & mask
+
+
+def _column_bits(place: _Place, column: Sequence[int]) -> Sequence[int]:
+    if place.signed_bits:
+        return list(map(_bits(place), column))
+    shift, mask = place.shift, place.mask
+    return [value >> shift & mask for value in column]
 
 
 def _getter(
@@ -331,7 +352,7 @@ class Batch(Generic[S]):
         self._offsets = offsets
         #: Addresses at which none could be read.
         self.unreadable: list[int] = []
-        self._columns: dict[str, list[Any]] = {}
+        self._columns: dict[str, Sequence[Any]] = {}
 
     def __len__(self) -> int:
         return len(self.addresses)
@@ -347,7 +368,7 @@ class Batch(Generic[S]):
         self._data += [data] * len(addresses)
         self._offsets += [address - start for address in addresses]
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name: str) -> Sequence[Any]:
         """The values of a declared member, ``None`` where the kernel lacks it."""
         column = self._columns.get(name)
         if column is None:
@@ -364,17 +385,12 @@ class Batch(Generic[S]):
         rows = map(unpacking.unpack, self._data, self._offsets)
         columns = list(zip(*rows)) if self.addresses else [()] * len(unpacking.at)
         for name in names:
-            place, convert = self.layout.sources[name]
-            raw: Iterable[Any] = columns[unpacking.at[place.offset, place.code]]
+            place = self.layout.sources[name][0]
+            column: Sequence[Any] = columns[unpacking.at[place.offset, place.code]]
             if place.mask:
-                raw = map(_bits(place), raw)
-            if convert is _swap16:
-                swapped = array("H", raw)
-                swapped.byteswap()
-                raw = swapped
-            elif convert is not None:
-                raw = map(convert, raw)
-            self._columns[name] = list(raw)
+                column = _column_bits(place, column)
+            convert = self.layout.column_converters[name]
+            self._columns[name] = column if convert is None else list(convert(column))
 
     def select(self, indices: Sequence[int]) -> Batch[S]:
         """Some of them."""
@@ -416,6 +432,9 @@ class Layout(Generic[S]):
         self.size = self.unpacking.size
         #: Of each member its place, and the conversion of its raw value.
         self.sources: dict[str, tuple[_Place, Callable[[Any], Any] | None]] = {}
+        self.column_converters = {
+            name: member.column_converter(prog) for name, member in members.items()
+        }
         #: Names of the columns that batches were asked for.
         self.asked: dict[str, None] = {}
         self._unpackings: dict[tuple[str, ...], _Unpacking] = {}

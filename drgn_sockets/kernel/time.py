@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from drgn import Program, ProgramFlags
 
 _NSEC_PER_SEC = 1_000_000_000
@@ -46,6 +48,16 @@ class Clock:
     def since_ms(self, jiffies32: int) -> int:
         """Milliseconds since a moment kept as 32 bits of jiffies (``tcp_jiffies32``)."""
         return self.to_ms((self.jiffies - jiffies32) & 0xFFFFFFFF)
+
+    def all_to_us(self, jiffies: Iterable[int]) -> list[int]:
+        """:meth:`to_us` of each."""
+        hz = self.hz
+        return [value * 1_000_000 // hz for value in jiffies]
+
+    def all_since_ms(self, jiffies32: Iterable[int]) -> list[int]:
+        """:meth:`since_ms` of each, at the same moment."""
+        now, hz = self.jiffies, self.hz
+        return [-(-(now - moment & 0xFFFFFFFF) * 1000 // hz) for moment in jiffies32]
 
     def until_s(self, expires: int) -> float:
         """Seconds until a timer expires; negative if it is late."""

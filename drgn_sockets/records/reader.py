@@ -112,7 +112,7 @@ class SocketBatch(Batch):
         """``struct sock *`` of each, as integers."""
         return self.structs.addresses
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name: str) -> Sequence[Any]:
         """A member of the structures, or what the records' class derives of members."""
         derived = getattr(self._cls, name, None)
         if isinstance(derived, Derived):

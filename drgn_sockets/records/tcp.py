@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Callable, NamedTuple
 
 from drgn import Program
@@ -27,12 +28,18 @@ class Jiffies(Member[int]):
     def converter(self, prog: Program) -> Callable[[int], int]:
         return clock(prog).to_us
 
+    def column_converter(self, prog: Program) -> Callable[[Iterable[int]], Iterable[int]]:
+        return clock(prog).all_to_us
+
 
 class Age(Member[int]):
     """A moment in ``tcp_jiffies32``, as milliseconds since then."""
 
     def converter(self, prog: Program) -> Callable[[int], int]:
         return clock(prog).since_ms
+
+    def column_converter(self, prog: Program) -> Callable[[Iterable[int]], Iterable[int]]:
+        return clock(prog).all_since_ms
 
 
 class Timer(NamedTuple):

@@ -139,7 +139,7 @@ def states(batch: Batch) -> list[str] | None:
     return _by_kind(state_name, batch.column("state")) if _is_full(batch) else None
 
 
-def recv_qs(batch: Batch) -> list[int] | None:
+def recv_qs(batch: Batch) -> Sequence[int] | None:
     """``record.recv_q``."""
     if not _is_full(batch):
         return None
@@ -148,7 +148,7 @@ def recv_qs(batch: Batch) -> list[int] | None:
     return batch.column("receive_queue_len" if isinstance(batch, UnixBatch) else "recv_q")
 
 
-def send_qs(batch: Batch) -> list[int] | None:
+def send_qs(batch: Batch) -> Sequence[int] | None:
     """``record.send_q``."""
     return batch.column("send_q") if _is_full(batch) else None
 

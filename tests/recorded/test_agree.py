@@ -156,7 +156,7 @@ def test_derived_columns_are_those_of_records(elf: Core, cls: type[SocketRecord]
         if isinstance(batch, SocketBatch) and batch.cls is cls:
             for name in names:
                 column = batch.column(name)
-                assert column == [getattr(record, name) for record in batch.records()], name
+                assert list(column) == [getattr(record, name) for record in batch.records()], name
             assert batch.inos == [record.ino for record in batch.records()]
 
 
