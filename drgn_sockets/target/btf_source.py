@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drgn import FaultError, Object, Program, container_of
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("drgn.drgn_sockets")
 
-_SYS_BTF = Path("/sys/kernel/btf/vmlinux")
+_SYS_BTF = "/sys/kernel/btf/vmlinux"
 # Debian's largest is 7 MB; with everything built in it is some 20.
 _MAX_BTF = 1 << 28
 # Far more than a kernel has.
@@ -39,7 +38,7 @@ class BtfFile:
         self.path = path
         self.elf: Elf | None = None
         try:
-            with Path(path).open("rb") as f:
+            with open(path, "rb") as f:
                 self.elf = Elf(path) if f.read(4) == MAGIC else None
                 f.seek(0)
                 data = f.read(_MAX_BTF) if self.elf is None else self.elf.section(".BTF")
@@ -83,7 +82,8 @@ def own_btf(prog: Program) -> bytes:
     """
     if is_local(prog):
         try:
-            return _SYS_BTF.read_bytes()
+            with open(_SYS_BTF, "rb") as f:
+                return f.read()
         except OSError:
             pass
     try:

@@ -7,7 +7,6 @@ import mmap
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from drgn_sockets.errors import UserError
@@ -61,7 +60,7 @@ class Elf:
         #: As it was given.
         self.path = path
         try:
-            with Path(path).open("rb") as f:
+            with open(path, "rb") as f:
                 self._data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as e:
             raise UserError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from None

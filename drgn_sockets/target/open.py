@@ -7,7 +7,6 @@ import argparse
 import errno
 import os
 import sys
-from pathlib import Path
 
 import drgn
 from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
@@ -119,7 +118,8 @@ def _read_vmcoreinfo(path: str | None) -> bytes | None:
     if path is None:
         return None
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as f:
+            return f.read()
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
 
@@ -152,7 +152,7 @@ def _cannot_open(args: argparse.Namespace, e: OSError) -> str:
     if args.core is not None:
         if e.errno == errno.ENOENT:
             return f"no such core: {args.core}"
-        if e.errno == errno.EISDIR or Path(args.core).is_dir():
+        if e.errno == errno.EISDIR or os.path.isdir(args.core):
             return f"{args.core} is a directory, not a core"
         return f"cannot open core {args.core}: {why}"
     if args.qemu is not None:
@@ -186,7 +186,7 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
 
         # drgn would only warn.
         try:
-            with Path(path).open("rb") as f:
+            with open(path, "rb") as f:
                 magic = f.read(4)
         except OSError as e:
             raise UserError(f"cannot read symbols {path}: {e.strerror}") from None

@@ -52,7 +52,7 @@ def _others() -> list[str] | None:
     found = []
     for directory in sys.path:
         try:
-            names = os.listdir(directory or ".")  # noqa: PTH208
+            names = os.listdir(directory or ".")
         except FileNotFoundError:
             continue
         except OSError:
@@ -63,8 +63,8 @@ def _others() -> list[str] | None:
                 return None
             if name.endswith((".dist-info", ".egg-info")):
                 try:
-                    with open(  # noqa: PTH123
-                        os.path.join(directory, name, "entry_points.txt"),  # noqa: PTH118
+                    with open(
+                        os.path.join(directory, name, "entry_points.txt"),
                         encoding="utf-8",
                     ) as f:
                         text = f.read()

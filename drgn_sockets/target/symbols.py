@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
 
 from drgn import (
@@ -175,7 +174,8 @@ def _proc_symbols() -> SymbolFinder | None:
         # Their addresses are hidden from others.
         return None
     try:
-        text = SymbolText(Path("/proc/kallsyms").read_bytes())
+        with open("/proc/kallsyms", "rb") as f:
+            text = SymbolText(f.read())
         line = text.find("init_task")
     except (OSError, *_ODD):
         return None
@@ -290,7 +290,8 @@ def read_map(path: str) -> Sequence[ElfSymbol]:
 
 def _read(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as f:
+            return f.read()
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
 
