@@ -55,26 +55,18 @@ def getters(columns: Sequence[Column], cls: type) -> list[Callable[[Any], Any] |
     return [column.get if issubclass(cls, column.of) else None for column in columns]
 
 
-def row_maker(columns: Sequence[Column]) -> Callable[[Any], list[Any]]:
-    """
-    Get a function that makes the cells of *columns* for a record, in a table or in CSV: texts,
-    or numbers.
-    """
-    cells_of = _plans(columns)
-
-    def row(record: Any) -> list[Any]:
-        return ["-" if (cell := make(record)) is None else cell for make in cells_of(type(record))]
-
-    return row
-
-
 def rows_maker(columns: Sequence[Column]) -> Callable[[Batch], Iterator[tuple[Any, ...]]]:
     """
-    As :func:`row_maker`, for a batch of records: column by column.
+    Get a function that makes the cells of *columns*, texts or numbers, for a batch of records,
+    in a table or in CSV.
 
-    A large table is hundreds of thousands of rows: what can be decided once for many is.
+    They are made column by column: a large table is hundreds of thousands of rows, and what can
+    be decided once for many is.
     """
-    cells_of = _plans(columns)
+
+    @functools.lru_cache(None)
+    def cells_of(cls: type) -> list[Callable[[Any], Any]]:
+        return [_cell(column, cls) for column in columns]
 
     def rows(batch: Batch) -> Iterator[tuple[Any, ...]]:
         cells: list[Sequence[Any]] = []
@@ -91,10 +83,6 @@ def rows_maker(columns: Sequence[Column]) -> Callable[[Batch], Iterator[tuple[An
         return zip(*cells)
 
     return rows
-
-
-def _plans(columns: Sequence[Column]) -> Callable[[type], list[Callable[[Any], Any]]]:
-    return functools.lru_cache(None)(lambda cls: [_cell(column, cls) for column in columns])
 
 
 def _cell(column: Column, cls: type) -> Callable[[Any], Any]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from drgn_sockets.errors import UserError
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views import rows
-from drgn_sockets.views.columns import Column, choose, plain, row_maker
+from drgn_sockets.views.columns import Column, choose, plain, rows_maker
 from drgn_sockets.views.escape import unescape
 from drgn_sockets.views.rows import Csv, Json, Rows, Table
 
@@ -213,13 +213,13 @@ def test_json_of_values_in_values() -> None:
 )
 def test_values_as_text(value: Any, text: str) -> None:
     assert plain(value) == text
-    assert row_maker([LAST_ONE])((0, b"", value)) == [text]
+    assert next(rows_maker([LAST_ONE])(Batch([(0, b"", value)]))) == (text,)
 
 
 def test_a_column_has_its_own_text() -> None:
     column = Column("x", "x", lambda r: r, text=lambda r: None if r is None else f"<{r}>")
-    make = row_maker([column, column])
-    assert [make(1), make(None)] == [["<1>", "<1>"], ["-", "-"]]
+    make = rows_maker([column, column])
+    assert [*make(Batch([1])), *make(Batch([None]))] == [("<1>", "<1>"), ("-", "-")]
 
 
 ALL = tuple(Column(name, name, lambda r: r) for name in ("netid", "local", "recv_q", "sk", "peer"))
