@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _BATCH = 512
 # Sockets in a part of a walk.
+_FIRST_PART = 256
 _PART = 2048
 
 _NO_INODES: Mapping[int, AnyInode] = {}
@@ -430,7 +431,10 @@ def socket_parts(
             continue
         nexts: dict[int, int] = {}
         if holders is not None:
-            for sks in _pieces(sorted(holders.sks_of_group(group)), _PART):
+            held = sorted(holders.sks_of_group(group))
+            # The first is small: somebody waits for the first row.
+            first, rest = held[:_FIRST_PART], held[_FIRST_PART:]
+            for sks in (*_pieces(first, _FIRST_PART), *_pieces(rest, _PART)):
                 read = functools.partial(reader.read_held, group, sks)
                 yield _HeldPart(read, wanted, nexts)
         if group in _WALKS and not strays:
