@@ -88,13 +88,14 @@ def _kinds(batch: FdBatch) -> list[Any]:
 
 @_is_fds
 def _names(batch: FdBatch) -> list[Any]:
-    return ["-" if file is None else _file_name_text(file) or "-" for file in batch.files]
+    names = (None if file is None else _file_name_text(file) for file in batch.files)
+    return ["-" if name is None else name for name in names]
 
 
 @_is_fds
 def _details(batch: FdBatch) -> list[Any]:
     if batch.errors():
-        return list(map(_detail, batch.records()))
+        return [_detail(record) or "-" for record in batch.records()]
     return ["-" if file is None else file.socket or "-" for file in batch.files]
 
 

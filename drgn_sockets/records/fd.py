@@ -171,7 +171,8 @@ class FdBatch(Batch):
     ) -> None:
         self.table = table
         self.fds = fds
-        self._addresses = addresses
+        #: ``struct file *`` of each, as integers.
+        self.addresses = addresses
         self.cloexec = cloexec
         #: The open files, ``None`` for those whose ``struct file`` cannot be read.
         self.files = files
@@ -187,7 +188,7 @@ class FdBatch(Batch):
         return [
             FdRecord(self.table, fd, cloexec, file, address, _error(file))
             for fd, address, cloexec, file in zip(
-                self.fds, self._addresses, self.cloexec, self.files
+                self.fds, self.addresses, self.cloexec, self.files
             )
         ]
 
@@ -198,7 +199,7 @@ class FdBatch(Batch):
         return FdBatch(
             self.table,
             [self.fds[i] for i in indices],
-            [self._addresses[i] for i in indices],
+            [self.addresses[i] for i in indices],
             [self.cloexec[i] for i in indices],
             [self.files[i] for i in indices],
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Task, Tasks
 from drgn_sockets.records import fd, holders, reader
-from drgn_sockets.records.fd import FdReader
+from drgn_sockets.records.fd import FdBatch, FdReader
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.inet import RawSock, UdpSock
 from drgn_sockets.records.parts import Batch
@@ -140,6 +141,24 @@ def test_columns_of_a_batch_are_those_of_its_records(elf: Core) -> None:
         assert min(compared.values()) > 200, compared
 
 
+def test_fds_of_a_batch_that_cannot_be_read(elf: Core) -> None:
+    _, found = batches(elf)["fds"]
+    (batch,) = (b for b in found if isinstance(b, FdBatch) and len(b) == max(map(len, found)))
+    lost = copy.copy(batch.files[1])
+    assert lost is not None
+    lost.error, lost.inode = "inode cannot be read", None
+    files = [None, lost, *batch.files[2:]]
+    broken = FdBatch(batch.table, batch.fds, batch.addresses, batch.cloexec, files)
+    assert broken.errors() == 2
+    for column in Fds.columns:
+        if column.texts is not None:
+            text = column.text or column.get
+            each = [text(record) for record in broken.records()]
+            texts = column.texts(broken)
+            assert texts is not None
+            assert list(map(str, texts)) == ["-" if t is None else str(t) for t in each]
+
+
 def test_descriptions_of_a_batch_are_those_of_its_records(elf: Core) -> None:
     _, found = batches(elf)["ss"]
     made = [text for batch in found for text in descriptions(batch)]
@@ -166,6 +185,7 @@ def test_any_number_of_processes(
 ) -> None:
     one = elf.run("--jobs", "1", *argv)
     # Small parts, so that there are many.
+    monkeypatch.setattr(reader, "_FIRST_PART", 16)
     monkeypatch.setattr(reader, "_PART", 16)
     monkeypatch.setattr(fd, "_BATCH", 64)
     monkeypatch.setattr(holders, "_PART", 16)
