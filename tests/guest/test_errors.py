@@ -169,6 +169,9 @@ def test_interrupt() -> None:
         time.sleep(1)
         p.send_signal(signal.SIGINT)
         assert p.stderr
-        assert p.stderr.read() == b""
+        # It may have said by then where types are from.
+        lines = p.stderr.read().splitlines()
+        assert all(line.startswith(b"drgn-sockets: types from") for line in lines), lines
+        assert len(lines) <= 1
     # A shell makes 130 of that.
     assert p.returncode == -signal.SIGINT
