@@ -155,6 +155,8 @@ class Command:
                 rows.write(batch)
                 problems.count += batch.errors()
             if rows.lines is not None:
+                # Somebody waits for the first rows.
+                sys.stdout.flush()
                 break
         rest = list(waiting)
         lines = rows.lines
