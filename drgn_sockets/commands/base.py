@@ -161,7 +161,7 @@ class Command:
         rest = list(waiting)
         lines = rows.lines
         if lines is None:
-            # No rest either: that would have settled it, or there are but a few records.
+            # All parts are read, and had but a few records.
             rows.close()
             return
 
@@ -178,6 +178,7 @@ class Command:
             return "".join(text), errors, part.found()
 
         jobs = self.jobs(prog, args) if len(rest) >= _FEW_PARTS else 1
+        # The key 0 is that of all small tables, which have nothing in common.
         made = fan_out(rest, make, jobs, lambda i, part: 0 if part.alone else part.key or i)
         for part, (text, errors, found) in zip(rest, made):
             part.take(found)

@@ -40,10 +40,15 @@ def unix_name_text(name: bytes | None) -> str:
     return "\\x40" + escape(name[1:]) if name[:1] == b"@" else escape(name)
 
 
+def _host(address: str, ipv6only: int) -> str:
+    if ":" not in address:
+        return address
+    # As ss: "*" accepts IPv4 as well, "[::]" does not.
+    return "*" if address == "::" and not ipv6only else f"[{address}]"
+
+
 def _inet(record: InetRecord, address: str, port: int, *, local: bool) -> str:
-    if ":" in address:
-        # As ss: "*" accepts IPv4 as well, "[::]" does not.
-        address = "*" if address == "::" and not record.sock.ipv6only else f"[{address}]"
+    address = _host(address, record.sock.ipv6only)
     if local and record.ifname is not None:
         address += "%" + escape(record.ifname)
     return f"{address}:{port or '*'}"
@@ -189,11 +194,10 @@ def _endpoints(batch: SocketBatch, address: str, ports: Sequence[int]) -> list[s
 
 
 @functools.lru_cache(4096)
-def _address(family: int, v4: bytes, v6: bytes | None, only: int) -> str:
+def _address(family: int, v4: bytes, v6: bytes | None, ipv6only: int) -> str:
     if family != k.AF_INET6 or v6 is None:
         return inet_ntop(AF_INET, v4)
-    text = inet_ntop(AF_INET6, v6)
-    return "*" if text == "::" and not only else f"[{text}]"
+    return _host(inet_ntop(AF_INET6, v6), ipv6only)
 
 
 def holders_texts(batch: Batch) -> list[str] | None:
