@@ -23,16 +23,12 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.kernel.time import clock
+from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.tcp import TcpRecord
+from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.records.reader import for_each_socket
-from drgn_sockets.records.socket import (
-    AnySocket,
-    InetRecord,
-    SocketRecord,
-    TcpRecord,
-    UnixRecord,
-    UnreadableSocket,
-)
+from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs import ProcNet, Row
 

@@ -16,10 +16,12 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.memory import byte_order
 from drgn_sockets.kernel.net import pingpong_thresh
 from drgn_sockets.kernel.time import clock
-from drgn_sockets.records.inet import InetSock
+from drgn_sockets.records.families.inet import InetRecord, InetSock
+from drgn_sockets.records.families.raw import RawRecord
+from drgn_sockets.records.families.tcp import InetRequestSock, InetTimewaitSock, TcpRecord, TcpSock
+from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.reader import SocketReader
-from drgn_sockets.records.socket import InetRecord, RawRecord, SocketRecord, TcpRecord, UnixRecord
-from drgn_sockets.records.tcp import InetRequestSock, InetTimewaitSock, TcpSock
+from drgn_sockets.records.socket import SocketRecord
 
 #: Columns of ``/proc/net/{tcp,tcp6}``. Timewait and request sockets end with ``pointer``.
 TCP_COLUMNS = (
