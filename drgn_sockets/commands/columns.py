@@ -13,17 +13,12 @@ from drgn import Program
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.structs import Member
-from drgn_sockets.records.socket import (
-    RECORDS,
-    AnySocket,
-    InetRecord,
-    RawRecord,
-    SocketRecord,
-    TcpSockRecord,
-    UnixRecord,
-    UnreadableSocket,
-)
-from drgn_sockets.records.tcp import congestion_algorithm, ulp_name
+from drgn_sockets.records.families import RECORDS
+from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.raw import RawRecord
+from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
+from drgn_sockets.records.families.unix import UnixRecord
+from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.records.tcp_info import tcp_get_info
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import family_name, type_name

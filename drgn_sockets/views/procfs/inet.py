@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import HashTable
 from drgn_sockets.kernel.structs import Batch
-from drgn_sockets.records.inet import InetSock, UdpSock
+from drgn_sockets.records.families.inet import InetSock
+from drgn_sockets.records.families.udp import UdpSock
 from drgn_sockets.views.procfs.base import Entry, Looker, NetFile, pieces
 
 HEADING = (

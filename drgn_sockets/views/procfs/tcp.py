@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.net import pingpong_thresh
-from drgn_sockets.records.tcp import (
+from drgn_sockets.records.families.tcp import (
     InetRequestSock,
     InetTimewaitSock,
     TcpSock,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.records.unix import UnixSock
+from drgn_sockets.records.families.unix import UnixSock
 from drgn_sockets.views.procfs.base import Looker, NetFile, pieces
 
 _SO_ACCEPTCON = 1 << 16

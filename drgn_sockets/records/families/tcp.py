@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Callable, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Callable
 
 from drgn import Program
 
-from drgn_sockets.kernel.sock import TCP_LISTEN, SockCommon
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
 from drgn_sockets.kernel.time import clock
-from drgn_sockets.records.inet import InetSock
+from drgn_sockets.records.families.inet import InetRecord, InetSock
+from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
+
+if TYPE_CHECKING:
+    from drgn_sockets.records.find import Finder
 
 # include/net/inet_connection_sock.h: icsk_pending
 _ICSK_TIME_RETRANS = 1
@@ -40,20 +46,6 @@ class Age(Member[int]):
 
     def column_converter(self, prog: Program) -> Callable[[Iterable[int]], Iterable[int]]:
         return clock(prog).all_since_ms
-
-
-class Timer(NamedTuple):
-    """A timer that is running."""
-
-    #: ``on`` (retransmission), ``keepalive``, ``persist`` (window probes), ``timewait``,
-    #: ``synack``: as ``ss -o`` calls them, and the last as nobody else does.
-    name: str
-    #: Seconds until it fires.
-    expires_s: float
-    #: In jiffies.
-    expires: int
-    #: How often it has fired for what it waits for.
-    retrans: int
 
 
 class InetConnectionSock(InetSock):
@@ -315,14 +307,14 @@ def timer_active(pending: int, keepalive_pprev: int) -> int:
 
 def recv_queue(state: int, ack_backlog: int, rcv_nxt: int, copied_seq: int) -> int:
     """Bytes received and not yet read; of a listener, connections to be accepted."""
-    if state == TCP_LISTEN:
+    if state == k.TCP_LISTEN:
         return ack_backlog
     return max(_int32(rcv_nxt - copied_seq), 0)
 
 
 def send_queue(state: int, max_ack_backlog: int, write_seq: int, snd_una: int) -> int:
     """Bytes written and not yet acknowledged; of a listener, the accept queue's limit."""
-    if state == TCP_LISTEN:
+    if state == k.TCP_LISTEN:
         return max_ack_backlog
     return write_seq - snd_una & 0xFFFFFFFF
 
@@ -377,3 +369,123 @@ def congestion_algorithm(prog: Program, sk: InetConnectionSock) -> bytes | None:
 def ulp_name(prog: Program, sk: InetConnectionSock) -> bytes | None:
     """Name of the upper layer protocol (``tls``, ``mptcp``), as ``TCP_ULP``; mostly none."""
     return _ops_name(prog, _UlpOps, sk.ulp_ops)
+
+
+class TcpRecord(InetRecord):
+    """A TCP socket: a full one, or what takes its place before and after it (request, timewait)."""
+
+    group = "tcp"
+    # The small structures keep no more of a socket than they need.
+    type: Any = k.SOCK_STREAM
+    protocol: Any = k.IPPROTO_TCP
+    uid: Any = None
+    recv_q: Any = 0
+    send_q: Any = 0
+
+    @property
+    def timer(self) -> Timer | None:
+        return tcp_timer(self.prog, self.sock)
+
+
+class TcpTimewaitRecord(TcpRecord):
+    """A connection in TIME-WAIT."""
+
+    struct = TcpTimewaitSock
+    state = Derived(
+        same,
+        "substate",
+        doc="``TCP_*``; of an orphan in FIN-WAIT-2 that, and not the TIME-WAIT it is kept as.",
+    )
+
+
+class TcpRequestRecord(TcpRecord):
+    """A connection that is being made to a listener."""
+
+    struct = TcpRequestSock
+    state: Any = k.TCP_SYN_RECV
+
+
+class TcpSockRecord(TcpRecord):
+    """A full TCP socket."""
+
+    struct = TcpSock
+    type = SocketRecord.type
+    protocol = SocketRecord.protocol
+    uid = SocketRecord.uid
+    # inet_put_port() clears skc_num and leaves inet_sport, which getsockname() gives.
+    local_port = Derived(
+        lambda num, sport: num or sport,
+        *("num", "sport"),
+        doc="Local port; of a connection that was refused or reset, the one that it had.",
+    )
+    recv_q = Derived(
+        recv_queue,
+        *("state", "ack_backlog", "rcv_nxt", "copied_seq"),
+        doc="Bytes to be read; of a listener, connections to be accepted.",
+    )
+    send_q = Derived(
+        send_queue,
+        *("state", "max_ack_backlog", "write_seq", "snd_una"),
+        doc="Bytes not yet acknowledged; of a listener, how many connections may wait.",
+    )
+
+
+class TcpPlainRecord(InetRecord):
+    """A TCP socket of which ``struct sock`` was read."""
+
+    group = "tcp"
+
+
+class Tcp(Family):
+    """TCP."""
+
+    group = "tcp"
+    address_families = (k.AF_INET, k.AF_INET6)
+    types = (k.SOCK_STREAM,)
+    protocols = (k.IPPROTO_TCP,)
+    record = TcpSockRecord
+    small = (TcpTimewaitRecord, TcpRequestRecord)
+    plain = TcpPlainRecord
+    brief = True
+
+    def small_record(self, common: SockCommon) -> type[SocketRecord] | None:
+        if common.state == k.TCP_TIME_WAIT:
+            return TcpTimewaitRecord
+        return TcpRequestRecord if common.state == k.TCP_NEW_SYN_RECV else None
+
+    def walk(
+        self, prog: Program, known: Mapping[int, int] = NOTHING
+    ) -> Iterator[tuple[int, SockCommon | None]]:
+        return k.for_each_tcp(prog, known)
+
+    def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
+        """
+        The other end of a connection, if it is on this machine.
+
+        One in the same network namespace comes first; a connection over a veth pair has it
+        in another.
+        """
+        if not isinstance(record, TcpRecord) or not record.remote_port:
+            return None
+        found = None
+        wanted = _ends(record)[::-1]
+        for other in finder.sockets(self.group):
+            if not isinstance(other, TcpRecord) or other.sk == record.sk:
+                continue
+            if other.local_port == record.remote_port and _ends(other) == wanted:
+                if other.netns == record.netns:
+                    return other
+                found = other
+        return found
+
+
+def _ends(record: InetRecord) -> tuple[tuple[str, int], tuple[str, int]]:
+    return (
+        (_plain(record.local_address), record.local_port),
+        (_plain(record.remote_address), record.remote_port),
+    )
+
+
+def _plain(address: str) -> str:
+    # An IPv4 client of a dual-stack server: ::ffff:127.0.0.1 on one side only.
+    return address[7:] if address.startswith("::ffff:") and "." in address else address
