@@ -14,6 +14,7 @@ from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.views.columns import Column
+from drgn_sockets.views.procfs import FILES
 
 
 class Check(Command):
@@ -23,9 +24,8 @@ class Check(Command):
     summary = "compare what kernel memory says with what procfs says"
     description = (
         "On a live kernel, every fd of every process (name, position, flags, mount, inode) and "
-        "every row of /proc/net/{tcp,tcp6,udp,udp6,udplite,udplite6,raw,raw6,unix} in every "
-        "network namespace; only that is judged on which procfs says the same before and after "
-        "memory was walked. With --procfs, a directory laid out as /proc is, saved shortly "
+        f"every line of /proc/net/{{{','.join(FILES)}}} in every network namespace; "
+        "only that is judged on which procfs says the same before and after memory was walked. With --procfs, a directory laid out as /proc is, saved shortly "
         "before a core was taken. Prints a line for each mismatch and a summary; exit status "
         "1 if there is a mismatch."
     )
