@@ -25,7 +25,8 @@ class Check(Command):
     description = (
         "On a live kernel, every fd of every process (name, position, flags, mount, inode) and "
         f"every line of /proc/net/{{{','.join(FILES)}}} in every network namespace; "
-        "only that is judged on which procfs says the same before and after memory was walked. With --procfs, a directory laid out as /proc is, saved shortly "
+        "only that is judged on which procfs says the same before and after memory was walked. "
+        "With --procfs, a directory laid out as /proc is, saved shortly "
         "before a core was taken. Prints a line for each mismatch and a summary; exit status "
         "1 if there is a mismatch."
     )
