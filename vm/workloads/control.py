@@ -240,6 +240,9 @@ def stop(directory: Path) -> int:
         for name, value in account["cleanup"].get("sysctls", {}).items():
             with contextlib.suppress(OSError):
                 (Path("/proc/sys") / name).write_text(value)
+        for name in account["cleanup"].get("cgroups", []):
+            with contextlib.suppress(OSError):
+                Path(name).rmdir()
         for name in account["cleanup"].get("remove", []):
             if Path(name).parent == WORK:
                 shutil.rmtree(name, ignore_errors=True)
