@@ -216,6 +216,11 @@ def freeze(directory: Path, settle: float = 1.0) -> int:
     return len(pids) + len(keepers)
 
 
+def renew(directory: Path) -> None:
+    """In a freeze, have keepers make once more what does not last, with the time it then has."""
+    _hush({pid: sign for pid, sign in _keepers(directory).items() if sign.exists()})
+
+
 def thaw(directory: Path) -> int:
     """Undo :func:`freeze`."""
     pids = [pid for account in load(directory) for pid in _pids(account)]
