@@ -31,6 +31,7 @@ MODULES = (
     "tipc",
     "can",
     "can-raw",
+    "dccp_ipv4",
     "l2tp_ip",
     "bluetooth",
     "rds",

@@ -123,7 +123,6 @@ def _values(me: Process) -> None:
         ("IP_RECVERR_RFC4884", IP, 26, 1),
         ("IP_MULTICAST_LOOP", IP, 34, 0),
         ("IP_MULTICAST_ALL", IP, 49, 0),
-        ("IP_MULTICAST_TTL", IP, 33, 9),
         ("IP_LOCAL_PORT_RANGE", IP, 51, 40000 | 40100 << 16),
     )
     six = (
