@@ -226,13 +226,8 @@ class TcpSock(InetConnectionSock):
         return self.snd_ssthresh >= _TCP_INFINITE_SSTHRESH
 
     def timer_active(self) -> int:
-        """Column ``tr`` of ``/proc/net/tcp``: 0 none, 1 retransmit, 2 keepalive, 4 probe."""
-        if self.pending in (_ICSK_TIME_RETRANS, _ICSK_TIME_REO_TIMEOUT, _ICSK_TIME_LOSS_PROBE):
-            return 1
-        if self.pending == _ICSK_TIME_PROBE0:
-            return 4
-        # timer_pending(): the timer is on a list.
-        return 2 if self.keepalive_pprev else 0
+        """:func:`timer_active` of this socket."""
+        return timer_active(self.pending, self.keepalive_pprev)
 
 
 class InetTimewaitSock(SockCommon):
@@ -293,6 +288,21 @@ class TcpRequestSock(InetRequestSock):
 def _int32(value: int) -> int:
     value &= 0xFFFFFFFF
     return value - (1 << 32) if value >> 31 else value
+
+
+def timer_active(pending: int, keepalive_pprev: int) -> int:
+    """
+    Column ``tr`` of ``/proc/net/tcp``: 0 none, 1 retransmit, 2 keepalive, 4 probe.
+
+    :param pending: ``icsk_pending``
+    :param keepalive_pprev: Of the keepalive timer, not ``NULL`` while it runs.
+    """
+    if pending in (_ICSK_TIME_RETRANS, _ICSK_TIME_REO_TIMEOUT, _ICSK_TIME_LOSS_PROBE):
+        return 1
+    if pending == _ICSK_TIME_PROBE0:
+        return 4
+    # timer_pending(): the timer is on a list.
+    return 2 if keepalive_pprev else 0
 
 
 def recv_queue(state: int, ack_backlog: int, rcv_nxt: int, copied_seq: int) -> int:
