@@ -15,6 +15,8 @@ from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.structs import Member
 from drgn_sockets.records.families import RECORDS
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.netlink import NetlinkRecord
+from drgn_sockets.records.families.packet import PacketRecord, Ring
 from drgn_sockets.records.families.raw import RawRecord
 from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
 from drgn_sockets.records.families.unix import UnixRecord
@@ -43,6 +45,8 @@ _socket = functools.partial(Column, of=SocketRecord)
 _tcp = functools.partial(Column, of=TcpSockRecord)
 _inet = functools.partial(Column, of=InetRecord)
 _unix = functools.partial(Column, of=UnixRecord)
+_netlink = functools.partial(Column, of=NetlinkRecord)
+_packet = functools.partial(Column, of=PacketRecord)
 
 
 def _holders(record: AnySocket) -> list[dict[str, object]] | None:
@@ -75,6 +79,35 @@ def _timer(record: SocketRecord) -> dict[str, object] | None:
 def _timer_text(record: SocketRecord) -> str | None:
     timer = record.timer
     return f"({timer.name},{timer.expires_s:.3f}s,{timer.retrans})" if timer is not None else None
+
+
+def _ring(which: str, record: PacketRecord) -> dict[str, int] | None:
+    ring: Ring | None = getattr(record, which)
+    return None if ring is None else ring._asdict()
+
+
+def _fanout(record: PacketRecord) -> dict[str, object] | None:
+    fanout = record.fanout
+    if fanout is None:
+        return None
+    return {
+        "id": fanout.id,
+        "type": fanout.type_name,
+        "flags": fanout.flags,
+        "members": [f"{sk:#x}" for sk in fanout.members],
+    }
+
+
+def _memberships(record: PacketRecord) -> list[dict[str, object]]:
+    return [
+        {
+            "ifindex": m.ifindex,
+            "type": m.type_name,
+            "address": m.address[: m.alen].hex(":"),
+            "times": m.times,
+        }
+        for m in record.memberships
+    ]
 
 
 # In the order and with the letters of ss -m.
@@ -224,6 +257,32 @@ COLUMNS: tuple[Column, ...] = (
         "peer_path",
         "name of a unix socket's other end, as bytes",
         attrgetter("peer_name"),
+    ),
+    _netlink("nl_protocol", "netlink protocol, as ss calls it", attrgetter("protocol_name")),
+    _netlink("nl_flag_names", "names of nl_flags (NETLINK_F_*)", attrgetter("flag_names")),
+    _netlink("groups", "netlink groups it has joined, by number from 1", attrgetter("groups")),
+    _packet(
+        "packet_flags",
+        "running, auxdata, origdev, vnethdr, loss, as ss has them",
+        attrgetter("flag_names"),
+    ),
+    _packet(
+        "rx_ring",
+        "ring that a packet socket receives into; bytes, ms",
+        functools.partial(_ring, "rx_ring"),
+    ),
+    _packet(
+        "tx_ring",
+        "ring that a packet socket sends from; bytes, ms",
+        functools.partial(_ring, "tx_ring"),
+    ),
+    _packet("fanout", "sockets that a packet socket shares what comes with", _fanout),
+    _packet("memberships", "what a packet socket has interfaces receive", _memberships),
+    _packet(
+        "filter",
+        "classic BPF of a packet socket: code, jt, jf, k of each instruction",
+        attrgetter("filter"),
+        text=lambda r: r.filter_words() or None,
     ),
     _tcp(
         "congestion",

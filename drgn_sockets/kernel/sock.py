@@ -379,3 +379,20 @@ def for_each_unix(
     those that are only in flight (``SCM_RIGHTS``), are among them.
     """
     return _walk_tables(prog, _unix_tables(prog), known, AF_UNIX)
+
+
+def packet_list(net: Object) -> HashTable:
+    """
+    The list of the packet sockets of a network namespace, as a table of one bucket.
+
+    :param net: ``struct net *``
+    """
+    head = net.packet.sklist
+    return HashTable(head.address_of_().value_(), 1, sizeof(head))
+
+
+def for_each_packet(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """Every packet socket, bound or not, in all network namespaces."""
+    return _walk_tables(prog, map(packet_list, _nets(prog)), known, AF_PACKET)

@@ -39,6 +39,8 @@ class Endpoint(NamedTuple):
     service: bytes
     #: What ss writes between them.
     separator: str = ":"
+    #: Address and service in numbers (``ss -n``), where these are names.
+    numbers: tuple[bytes, bytes] | None = None
 
 
 def same(value: Any) -> Any:
