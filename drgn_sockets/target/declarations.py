@@ -71,6 +71,7 @@ struct udp_table udp_table;
 struct udp_table udplite_table;
 struct raw_hashinfo raw_v4_hashinfo;
 struct raw_hashinfo raw_v6_hashinfo;
+struct ping_table ping_table;
 struct hlist_head unix_socket_table[512];
 struct netlink_table *nl_table;
 struct neigh_table arp_tbl;
