@@ -350,6 +350,13 @@ def for_each_raw(
     return _walk_tables(prog, _raw_tables(prog), known, AF_INET, AF_INET6)
 
 
+def for_each_ping(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """Every ping socket, IPv4 and IPv6, that has an identifier, in all network namespaces."""
+    return _walk_tables(prog, [ping_table(prog)], known, AF_INET, AF_INET6)
+
+
 def _unix_tables(prog: Program) -> Iterator[HashTable]:
     for net in _nets(prog):
         yield unix_table(net)
