@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import re
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import SocketRecord
 from tests import tables
 
-from .machine import Core
+from .machine import Core, Row
 
 PROCFS = "Families: lines of procfs"
+SS = "Families: rows of ss, word by word"
 
 
 def walked(core: Core, group: str) -> dict[int, Any]:
@@ -34,6 +38,68 @@ def lines_of(core: Core, file: str) -> Iterator[tuple[int, list[str]]]:
         if path.exists():
             for line in path.read_text().splitlines()[1:]:
                 yield int(place.name), line.split()
+
+
+class Line(NamedTuple):
+    """A row of ss of one family."""
+
+    state: str
+    recv_q: int
+    send_q: int
+    local: str
+    peer: str
+    #: pids and fds
+    users: set[tuple[int, int]]
+    #: ``ino:``, ``sk:`` and so on.
+    words: dict[str, str]
+    skmem: str
+    #: What -i adds.
+    info: list[str]
+
+
+def ss_lines(text: str) -> list[Line]:
+    """Rows of ``ss -aniemp`` of one family, of which some go on in a second line."""
+    rows = []
+    for row in text.replace("\n\t", " ").splitlines()[1:]:
+        found = re.fullmatch(
+            r"(?P<state>\S+|`- \S+) +(?P<recv>\d+) +(?P<send>\d+) +(?P<local>\S+) +(?P<peer>\S+) *"
+            r"(?:users:\((?P<users>.*?)\)\) )?(?P<words>.*?)(?:<-> )? *"
+            r"(?:skmem:\((?P<skmem>.*?)\)(?P<info>.*))?",
+            row,
+        )
+        assert found, row
+        rows.append(
+            Line(
+                found["state"],
+                int(found["recv"]),
+                int(found["send"]),
+                found["local"],
+                found["peer"],
+                {
+                    (int(pid), int(fd))
+                    for pid, fd in re.findall(r"pid=(\d+),fd=(\d+)", found["users"] or "")
+                },
+                dict(word.split(":", 1) for word in found["words"].split() if ":" in word),
+                found["skmem"] or "",
+                (found["info"] or "").split(),
+            )
+        )
+    return rows
+
+
+def tool(core: Core, name: str) -> Iterator[tuple[int, str]]:
+    """What a tool printed in each network namespace where it was run."""
+    for netns in core.tool_netns:
+        with contextlib.suppress(FileNotFoundError):
+            yield netns, core.tool(name, None if netns == core.home_netns else netns)
+
+
+def of_netid(core: Core, netid: str) -> list[Row]:
+    return [row for row in core.rows("ss", "-a") if row["netid"] == netid]
+
+
+def held_by(row: Row) -> set[tuple[int, int]]:
+    return {(holder["pid"], holder["fd"]) for holder in row["holders"]}
 
 
 def end(text: str) -> tuple[str, int]:
@@ -101,3 +167,63 @@ def test_ping_sockets_without_an_identifier(core: Core) -> None:
         ("icmp", "UNCONN"),
         ("icmp6", "UNCONN"),
     }
+
+
+#: Words of ``ss -M -i`` that iproute2 6.1 does not know.
+NEWER_MPTCP = re.compile(
+    "(local_addr_used|local_addr_max|csum_enabled|retransmits|bytes_retrans|bytes_sent|"
+    "bytes_received|bytes_acked|subflows_total|endp_laminar_max|endp_fullmesh_max|"
+    "last_data_sent|last_data_recv|last_ack_recv):"
+)
+
+
+def infos(core: Core) -> dict[int, list[str]]:
+    """Words of our -i by cookie."""
+    done = core.run("ss", "-a", "--csv", "--output=cookie,info")
+    assert done.status == 0, done.err
+    rows = list(csv.reader(done.out.splitlines()))[1:]
+    return {int(cookie): [] if info == "-" else info.split() for cookie, info in rows if cookie}
+
+
+def test_mptcp_is_what_ss_has(core: Core) -> None:
+    """Every word of every row, those that it does not know yet left out."""
+    ours = {row["cookie"]: row for row in of_netid(core, "mptcp")}
+    words = infos(core)
+    seen = set()
+    for netns, text in tool(core, "ss-mptcp"):
+        for line in ss_lines(text):
+            cookie = int(line.words["sk"], 16)
+            mine = ours[cookie]
+            seen.add(cookie)
+            assert (mine["state"], mine["recv_q"], mine["send_q"]) == line[:3]
+            assert (mine["local"], mine["peer"]) == (line.local, line.peer)
+            assert mine["ino"] == int(line.words["ino"]) and mine["netns"] == netns
+            assert held_by(mine) == line.users
+            assert ",".join(f"{k}{v}" for k, v in mine["skmem"].items()) == line.skmem
+            assert [w for w in words[cookie] if not NEWER_MPTCP.match(w)] == line.info
+            tables.note(SS, "mptcp", core.kernel, 1, 1)
+    home = {row["cookie"] for row in ours.values() if row["netns"] in core.tool_netns}
+    assert {c for c in home if c and ours[c]["state"] != "UNCONN"} == seen
+    if core.kernel != "5.10":
+        assert {ours[cookie]["state"] for cookie in seen} == {"LISTEN", "ESTAB"}
+
+
+def test_mptcp_and_its_subflows_point_at_each_other(core: Core) -> None:
+    everything = {row["sk"]: row for row in core.rows("ss", "-a")}
+    subflows = [row for row in everything.values() if row["mptcp_sk"]]
+    masters = of_netid(core, "mptcp")
+    assert bool(subflows) == bool(masters) == (core.kernel != "5.10")
+    for row in subflows:
+        assert row["netid"] == "tcp" and row["ulp"] == "mptcp"
+        master = everything[row["mptcp_sk"]]
+        assert master["netid"] == "mptcp" and row["sk"] in master["subflows"]
+        # An MPTCP socket has the inode of its first subflow.
+        assert (master["ino"], master["state"]) == (row["ino"], row["state"])
+    assert {sk for row in masters for sk in row["subflows"]} == {row["sk"] for row in subflows}
+
+
+def test_mptcp_is_walked(core: Core) -> None:
+    """All but those that were created and no more are found without the file tables."""
+    found = {f"{sk:#x}" for sk in walked(core, "mptcp")}
+    rows = of_netid(core, "mptcp")
+    assert found == {row["sk"] for row in rows if row["state"] != "UNCONN"}
