@@ -18,7 +18,7 @@ _TITLE = """# Parity: what was compared, and how much was equal
 
 Written by `make test-recorded`, from cores of guests that the workloads of `vm/workloads` had
 loaded, against what was saved of procfs, sock_diag and ss at that moment. A number is of what was
-compared and equal; "98 of 100" would be two that differ; "-" is what that kernel or machine had not.
+compared and equal; "98 of 100" would be two that differ; "-" is what that kernel had not.
 """
 
 # table -> row -> kernel -> (compared, equal); and what of the row was left out.

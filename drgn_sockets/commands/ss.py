@@ -14,11 +14,13 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.records.families import FAMILIES
+from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.find import parse_address, sk_at
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
-from drgn_sockets.records.socket import FAMILIES, InetRecord, SocketRecord
+from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
 from drgn_sockets.views.sockets import is_unbound
 
