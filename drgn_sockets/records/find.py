@@ -42,7 +42,8 @@ def is_sock(prog: Program, address: int) -> bool:
     return (
         common is not None
         and 0 < common.family < k.AF_MAX
-        and 0 < common.state < _TCP_MAX_STATES
+        # A netlink socket that is no longer connected is in none.
+        and (0 < common.state < _TCP_MAX_STATES or common.family == k.AF_NETLINK)
         and common.net in net_namespaces(prog)
     )
 

@@ -39,6 +39,8 @@ class Endpoint(NamedTuple):
     service: bytes
     #: What ss writes between them.
     separator: str = ":"
+    #: Address and service in numbers (``ss -n``), where these are names.
+    numbers: tuple[bytes, bytes] | None = None
 
 
 def same(value: Any) -> Any:
@@ -152,6 +154,10 @@ class SocketRecord:
     def extended_words(self) -> str:
         """What ``ss -e`` says of it and not of sockets of all families; escaped."""
         return ""
+
+    def info(self) -> Any:
+        """What ``ss -i`` says of it, as a named tuple; ``None`` for nothing."""
+        return None
 
     def info_words(self) -> str:
         """What ``ss -i`` says of it; escaped."""
