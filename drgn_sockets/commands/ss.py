@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from drgn import FaultError, Program
 
-from drgn_sockets.commands.base import OK, Command, Problems
+from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel import sock as k
@@ -109,13 +109,13 @@ class Ss(Command):
         return names
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
+        problems = Problems()
         if args.summary:
-            _print_summary(prog, args)
+            _print_summary(prog, args, problems)
             if not any(getattr(args, family, False) for family in FAMILIES):
-                return OK
+                return problems.status()
         # Checked before the first row is printed.
         tests = _tests(prog, args)
-        problems = Problems()
         self.emit_parts(prog, self._parts(prog, args, problems), args, problems, tests)
         return problems.status()
 
@@ -161,11 +161,14 @@ class Ss(Command):
         return holders.sks_of(pid)
 
 
-def _print_summary(prog: Program, args: argparse.Namespace) -> None:
+def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) -> None:
     if args.json or args.csv or args.output is not None:
         raise UserError("-s prints text, and has no columns")
     net = current_net(prog) if args.netns is None else find_net(prog, args.netns)
-    sys.stdout.write(summary(Looker(prog), net))
+    try:
+        sys.stdout.write(summary(Looker(prog), net))
+    except FaultError as e:
+        problems.add([f"how many sockets there are: {e}"])
 
 
 def _states(args: argparse.Namespace) -> frozenset[int]:
