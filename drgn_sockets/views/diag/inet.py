@@ -408,7 +408,7 @@ def md5sig(diag: Diag, record: InetRecord) -> bytes | None:
         seen.add(node)
         key = keys.read(node - offset)
         size = 4 if key.family == k.AF_INET else 16
-        values = {
+        values: dict[str, Value] = {
             "tcpm_family": key.family,
             "tcpm_prefixlen": key.prefixlen,
             "tcpm_keylen": key.keylen,
