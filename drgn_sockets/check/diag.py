@@ -13,7 +13,7 @@ import errno
 import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from drgn_sockets.check import sock_diag
 from drgn_sockets.check.compare import Mismatch, Result
 from drgn_sockets.check.sock_diag import Reply, Unanswered
 from drgn_sockets.errors import UserError
+from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.kernel.time import clock
@@ -73,6 +74,27 @@ _COUNTS = frozenset({("SK_MEMINFO", "DROPS")})
 # A timer that may be started anew while nobody does anything: time-wait, by a segment that comes
 # once more (IDIAG_TIMER_TIMEWAIT).
 _RENEWED = 3
+
+# What a timer that fires may change of a TCP socket: a retransmission, a probe.
+_BY_TIMERS = frozenset(
+    {
+        *("idiag_timer", "idiag_retrans", "idiag_expires", "idiag_wqueue"),
+        *("INET_DIAG_INFO", "INET_DIAG_MEMINFO", "INET_DIAG_SKMEMINFO"),
+        *("INET_DIAG_VEGASINFO", "INET_DIAG_DCTCPINFO", "INET_DIAG_BBRINFO"),
+    }
+)
+_NOTHING: frozenset[str] = frozenset()
+
+
+class _Everything:
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+_EVERYTHING = _Everything()
+
+# ::ffff:0.0.0.0/96
+_V4_MAPPED = bytes(10) + b"\xff\xff"
 
 # Messages without an age may be so much before or after those that have some.
 _DUMP_S = 10.0
@@ -175,6 +197,16 @@ class Answers:
         reply = self._told.get((netns, cookie)) or self._told.get((0, cookie))
         return take_apart(self._diag, *reply) if reply else None
 
+    def due(self, seconds: float) -> Iterator[tuple[bytes, bytes]]:
+        """Ends of the TCP sockets with a timer that fires within so many seconds."""
+        for reply in self._told.values():
+            # idiag_timer
+            if reply.protocol == k.IPPROTO_TCP and reply.message[2]:
+                told = take_apart(self._diag, *reply)
+                ends = _ends(told.members) if told is not None else None
+                if told is not None and ends is not None and _fires_within(told, seconds):
+                    yield ends
+
     def keys(self) -> set[tuple[int, bytes]]:
         """All sockets: namespace and cookie."""
         return set(self._told)
@@ -221,7 +253,9 @@ class Comparison:
         self._diag = diag
         self._elapsed_s = elapsed_s
         self.result = DiagResult()
-        #: How long ago messages were told, by their ages; and what else names a moment.
+        # Ends of the connections that a timer may have sent something over since.
+        self._due: set[tuple[bytes, bytes]] = set()
+        # How long ago messages were told, by their ages; and what else names a moment.
         self._agos: list[float] = []
         self._waiting: list[tuple[float, Mismatch]] = []
         for kind in KINDS:
@@ -237,6 +271,8 @@ class Comparison:
         self, before: Answers, sockets: Iterable[Socket], after: Answers | None = None
     ) -> DiagResult:
         """Compare all."""
+        if after is None:
+            self._due = set(before.due(self._elapsed_s or 0))
         missed = before.keys() if after is None else before.keys() & after.keys()
         for socket in sockets:
             told = before.find(socket.netns, socket.cookie)
@@ -285,7 +321,7 @@ class Comparison:
             where,
             row,
             ago,
-            fired=not live and _fires_within(told, self._elapsed_s if ago is None else ago),
+            timer=_NOTHING if live else self._timers_may(told, ours, ago),
             renewed=not live and told.members.get("idiag_timer") == _RENEWED,
         )
         form = diag.structure(kind.header)
@@ -314,6 +350,19 @@ class Comparison:
                 self._count(attribute.name, found)
         self._waiting += look.waiting
 
+    def _timers_may(self, told: Told, ours: Message, ago: float | None) -> Container[str]:
+        """
+        What timers may have changed of a socket since it was told of: names of members.
+
+        :param ago: When that was, if it is known.
+        """
+        if _fires_within(told, self._elapsed_s if ago is None else ago):
+            # The one that ends a connection takes all of it away.
+            return _BY_TIMERS if told.header[1] == ours.header[1] else _EVERYTHING
+        # The other end may be on this machine, and have sent something once more.
+        ends = _ends(told.members)
+        return _BY_TIMERS if ends is not None and ends[::-1] in self._due else _NOTHING
+
     def _count(self, name: str, found: Iterable[tuple[Mismatch, bool]]) -> None:
         """Count an attribute, with its mismatches and whether each may have moved."""
         equal = judged = True
@@ -337,6 +386,18 @@ class Comparison:
         for ago, mismatch in self._waiting:
             if not earliest <= ago <= latest:
                 self.tell(mismatch)
+
+
+def _ends(members: Mapping[str, Value]) -> tuple[bytes, bytes] | None:
+    """Both ends of an inet socket, address and port, whichever family they are written in."""
+    if "idiag_src" not in members:
+        return None
+    ends = []
+    for address, port in (("idiag_src", "idiag_sport"), ("idiag_dst", "idiag_dport")):
+        host, number = members[address], members[port]
+        assert isinstance(host, bytes) and isinstance(number, bytes)
+        ends.append(host.removeprefix(_V4_MAPPED).rstrip(b"\0") + b"/" + number)
+    return ends[0], ends[1]
 
 
 def _ago(diag: Diag, told: Told, ours: Message) -> float | None:
@@ -371,13 +432,19 @@ class _Look:
     """A socket that is being compared."""
 
     def __init__(
-        self, where: str, row: str, ago: float | None, *, fired: bool, renewed: bool
+        self,
+        where: str,
+        row: str,
+        ago: float | None,
+        *,
+        timer: Container[str],
+        renewed: bool,
     ) -> None:
         self._where = where
         self._row = row
         self._ago = ago
-        #: Whether what a timer changes may have changed, and the timer been started anew.
-        self._fired = fired
+        #: What a timer may have changed, and whether a timer may have been started anew.
+        self._timer = timer
         self._renewed = renewed
         #: Moments that cannot be judged by this message alone: how long ago each was.
         self.waiting: list[tuple[float, Mismatch]] = []
@@ -403,8 +470,11 @@ class _Look:
         if theirs == mine and (then is None or then == theirs):
             return ()
         if theirs is None or mine is None:
-            return [(self._mismatch(name, theirs, mine), self._fired)]
+            return [(self._mismatch(name, theirs, mine), name in self._timer)]
         return list(self._members(name, c_type, form, theirs, mine, then))
+
+    def _by_timer(self, name: str) -> bool:
+        return name in self._timer or name.split(".")[0] in self._timer
 
     def _mismatch(self, name: str, theirs: Value | None, mine: Value | None) -> Mismatch:
         return Mismatch(self._where, self._row, name, _text(theirs), _text(mine))
@@ -417,7 +487,7 @@ class _Look:
             later = None if then is None else form.values(then)
         except ValueError:
             # Of another length than it has.
-            yield self._mismatch(name, theirs, mine), self._fired
+            yield self._mismatch(name, theirs, mine), name in self._timer
             return
         differs = False
         for member in {**told, **ours}:
@@ -432,12 +502,12 @@ class _Look:
                 assert isinstance(said, int) and isinstance(value, int)
                 assert after is None or isinstance(after, int)
                 if not self._within(where, moment, said, value, after):
-                    yield self._mismatch(where, said, value), self._fired
+                    yield self._mismatch(where, said, value), self._by_timer(where)
             elif later is not None and after != said:
                 yield self._mismatch(where, said, after), True
             else:
                 grew = later is None and (c_type, member) in _COUNTS and _less(said, value)
-                yield self._mismatch(where, said, value), self._fired or grew
+                yield self._mismatch(where, said, value), grew or self._by_timer(where)
         if not differs and theirs != mine:
             # The same values, and not the same bytes: in another order, say.
             yield Mismatch(self._where, self._row, name, theirs.hex(), mine.hex()), False
@@ -452,7 +522,8 @@ class _Look:
             slack = moment.slack_s * moment.per_s
             return first - slack <= value <= last + slack
         ago = (value - said) * moment.direction / moment.per_s
-        if moment.direction < 0 and (value == 0 or (ago < 0 and (self._fired or self._renewed))):
+        anew = self._renewed or self._by_timer(where)
+        if moment.direction < 0 and (value == 0 or (ago < 0 and anew)):
             # A countdown that is over, or began anew.
             return True
         if self._ago is None:

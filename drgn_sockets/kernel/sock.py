@@ -115,6 +115,9 @@ class Sock(SockCommon):
     cgroup = OptInt(
         "sk_cgrp_data.cgroup", "sk_cgrp_data.val", help="struct cgroup * (of the hierarchy v2)"
     )
+    bpf_storage = OptInt(
+        "sk_bpf_storage", help="struct bpf_local_storage *, what BPF programs keep with it"
+    )
     cgroup_classid = OptInt("sk_cgrp_data.classid", help="class ID of net_cls (cgroup v1)")
 
 

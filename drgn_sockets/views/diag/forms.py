@@ -22,7 +22,8 @@ from drgn_sockets.kernel.structs import Place, find_place, make_unpacking
 Value = Union[int, bytes]
 
 _NLA_HDRLEN = 4
-# include/uapi/linux/netlink.h: NLA_F_NESTED, NLA_F_NET_BYTEORDER
+# include/uapi/linux/netlink.h
+NLA_F_NESTED = 1 << 15
 _NLA_TYPE_MASK = 0x3FFF
 
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
@@ -99,8 +100,9 @@ class Structure(Form):
         self.size = size
         #: Names of its members.
         self.names = tuple(place.path for place in places)
+        #: Where each of them is.
+        self.places = tuple(places)
         self._order = order
-        self._places = places
         unpacking = make_unpacking(order, places)
         self._unpack = unpacking.unpack
         self._at = [unpacking.at[place.offset, place.code] for place in places]
@@ -110,7 +112,7 @@ class Structure(Form):
         """Its bytes; a member that is not in *values* is 0, and what does not fit is cut off."""
         data = bytearray(self.size)
         endian: Literal["little", "big"] = "little" if self._order == "<" else "big"
-        for place in self._places:
+        for place in self.places:
             value = values.get(place.path, 0)
             end = place.offset + place.size
             if place.code.endswith("s"):
@@ -138,7 +140,7 @@ class Structure(Form):
             return [raw[i] for i in self._at]
         return [
             raw[i] >> place.shift & place.mask if place.mask else raw[i]
-            for i, place in zip(self._at, self._places)
+            for i, place in zip(self._at, self.places)
         ]
 
     def values(self, data: bytes) -> dict[str, Value]:
@@ -171,8 +173,13 @@ class Nested(Form):
 
     def values(self, data: bytes) -> dict[str, Value]:
         found: dict[str, Value] = {}
+        seen: dict[int, int] = {}
         for number, payload in nla_parse(self._order, data):
             name, form = self._forms.get(number, (f"attribute {number}", Form()))
+            # One that comes several times.
+            seen[number] = seen.get(number, 0) + 1
+            if seen[number] > 1:
+                name += f"[{seen[number] - 1}]"
             inner = form.values(payload)
             if not inner:
                 found[name] = b""

@@ -34,6 +34,7 @@ from drgn_sockets.records.tcp_info import (
     tcp_get_info,
     ulp_info,
 )
+from drgn_sockets.views.diag import bpf
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind
 from drgn_sockets.views.diag.forms import Value
 
@@ -235,8 +236,8 @@ def mark(diag: Diag, record: InetRecord) -> bytes | None:
 
 def _tells_tw_mark(prog: Program) -> bool:
     # Linux kernel commit 1b3fc771769c ("inet_diag: add support for tw_mark") (in v5.14) added no
-    # member; f9ac779f881c ("net: Introduce net.ipv4.sysctl_tcp_migrate_req.") is of that version.
-    return bool(prog.type("struct netns_ipv4").has_member("sysctl_tcp_migrate_req"))
+    # member; d463126e23f1 ("net: sock: extend SO_TIMESTAMPING for PHC binding") is of that version.
+    return bool(prog.type("struct sock").has_member("sk_bind_phc"))
 
 
 def class_id(diag: Diag, record: InetRecord) -> bytes | None:
@@ -303,16 +304,16 @@ def info(diag: Diag, record: InetRecord) -> bytes | None:
     told = _tcp_info(diag, record)
     # What a kernel does not tell of a listener, say, is 0.
     values: dict[str, Value] = {
-        _TCPI[name]: value
+        TCPI[name]: value
         for name, value in told._asdict().items()
-        if name in _TCPI and isinstance(value, int)
+        if name in TCPI and isinstance(value, int)
     }
     return diag.structure("struct tcp_info").pack(values)
 
 
-# Of each field of TcpInfo its name in struct tcp_info, which has no units.
 _NOT_IN_TCP_INFO = frozenset({"congestion", "vegas", "dctcp", "bbr", "ulp", "tls", "mptcp"})
-_TCPI = {
+#: Of each field of TcpInfo its name in ``struct tcp_info``, which has no units.
+TCPI = {
     name: "tcpi_" + name.removesuffix("_us").removesuffix("_ms")
     for name in TcpInfo._fields
     if name not in _NOT_IN_TCP_INFO
@@ -483,9 +484,14 @@ def _ulp_asks_for_capability(prog: Program) -> bool:
 _INET_ULP_INFO_NAME, _INET_ULP_INFO_TLS, _INET_ULP_INFO_MPTCP = 1, 2, 3
 
 
-def elsewhere(diag: Diag, record: SocketRecord) -> bytes | None:
-    """An attribute that sockets of another kind have, or who asks for something special."""
-    return None
+def bpf_storages(diag: Diag, record: InetRecord) -> bytes | None:
+    sock = connection(record)
+    return bpf.storages(diag, sock) if sock else None
+
+
+def elsewhere(diag: Diag, record: SocketRecord) -> None:
+    """An attribute that sockets of another kind have, or one that is in another."""
+    return
 
 
 def _named(prefix: str, forms: Mapping[int, tuple[str, str]]) -> dict[int, Attribute]:
@@ -551,8 +557,7 @@ ATTRIBUTES = (
     # Of SCTP.
     Attribute(12, "INET_DIAG_LOCALS", elsewhere, "bytes"),
     Attribute(13, "INET_DIAG_PEERS", elsewhere, "bytes"),
-    # Who asks names BPF maps.
-    Attribute(20, "INET_DIAG_SK_BPF_STORAGES", elsewhere, "bytes"),
+    Attribute(20, "INET_DIAG_SK_BPF_STORAGES", bpf_storages, bpf.FORM),
 )
 PADDING = frozenset({14})  # INET_DIAG_PAD
 
