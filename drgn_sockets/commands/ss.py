@@ -4,25 +4,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 from collections.abc import Callable, Iterable
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.kernel.net import net_namespaces
+from drgn_sockets.kernel.net import current_net, net_namespaces
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.find import parse_address, sk_at
+from drgn_sockets.records.find import find_net, parse_address, sk_at
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
+from drgn_sockets.views.procfs.base import Looker
 from drgn_sockets.views.sockets import is_unbound
+from drgn_sockets.views.summary import summary
 
 # What ss shows without -a and -l: connections, neither listening nor closed nor in the states
 # that are kept in small structures.
@@ -80,6 +84,13 @@ class Ss(Command):
             "-i", "--info", action="store_true", help="all that TCP knows of a connection"
         )
         show.add_argument(
+            "-s",
+            "--summary",
+            action="store_true",
+            help="how many sockets a network namespace has (--netns; else the initial one of a "
+            "core, our own here); and then a table, if families are chosen",
+        )
+        show.add_argument(
             "-n", "--numeric", action="store_true", help="numbers, not names (always so here)"
         )
 
@@ -98,13 +109,21 @@ class Ss(Command):
         return names
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
+        problems = Problems()
+        if args.summary:
+            _print_summary(prog, args, problems)
+            if not any(getattr(args, family, False) for family in FAMILIES):
+                return problems.status()
         # Checked before the first row is printed.
         tests = _tests(prog, args)
-        problems = Problems()
         self.emit_parts(prog, self._parts(prog, args, problems), args, problems, tests)
         return problems.status()
 
     def read_all(self, prog: Program) -> None:
+        at = Looker(prog)
+        for net in net_namespaces(prog):
+            with contextlib.suppress(FaultError):
+                summary(at, net)
         # Some columns read more of memory, when they are asked.
         for record in for_each_socket(prog, FAMILIES, Holders(prog)):
             for column in self.columns:
@@ -140,6 +159,16 @@ class Ss(Command):
         if pid not in Tasks(prog).by_tid:
             raise UserError(f"no process {pid}; fds lists all")
         return holders.sks_of(pid)
+
+
+def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) -> None:
+    if args.json or args.csv or args.output is not None:
+        raise UserError("-s prints text, and has no columns")
+    net = current_net(prog) if args.netns is None else find_net(prog, args.netns)
+    try:
+        sys.stdout.write(summary(Looker(prog), net))
+    except FaultError as e:
+        problems.add([f"how many sockets there are: {e}"])
 
 
 def _states(args: argparse.Namespace) -> frozenset[int]:
@@ -188,11 +217,7 @@ def _tests(prog: Program, args: argparse.Namespace) -> list[Callable[[SocketReco
     """What a socket must be to be shown: just the tests that it may fail."""
     states, families = _states(args), _families(args)
     if args.netns is not None:
-        known = [ns.ino for ns in net_namespaces(prog).values()]
-        if args.netns not in known:
-            raise UserError(
-                f"no network namespace {args.netns}; there are {', '.join(map(str, known))}"
-            )
+        find_net(prog, args.netns)
     found: list[Callable[[SocketRecord], bool]] = []
     if states != STATE_GROUPS["all"]:
         found.append(lambda r: r.state in states or r.state >= k.TCP_NEW_SYN_RECV)
