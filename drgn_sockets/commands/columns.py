@@ -15,6 +15,7 @@ from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.structs import Member
 from drgn_sockets.records.families import RECORDS
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.mptcp import MptcpRecord, mptcp_parent
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord, Ring
 from drgn_sockets.records.families.raw import RawRecord
@@ -47,6 +48,11 @@ _inet = functools.partial(Column, of=InetRecord)
 _unix = functools.partial(Column, of=UnixRecord)
 _netlink = functools.partial(Column, of=NetlinkRecord)
 _packet = functools.partial(Column, of=PacketRecord)
+_mptcp = functools.partial(Column, of=MptcpRecord)
+
+
+def _address(address: int | None) -> str | None:
+    return f"{address:#x}" if address else None
 
 
 def _holders(record: AnySocket) -> list[dict[str, object]] | None:
@@ -141,7 +147,13 @@ def _skmem_text(record: SocketRecord) -> str | None:
     return _SKMEM % _skmem_values(record.prog, sock) if isinstance(sock, k.Sock) else None
 
 
+def _info(record: SocketRecord) -> Any:
+    return record.info() if record.group != "tcp" else tcp_get_info(record)
+
+
 def _info_text(record: SocketRecord) -> str | None:
+    if record.group != "tcp":
+        return record.info_words() or None
     info = tcp_get_info(record)
     return None if info is None else tcp_info_text(info)
 
@@ -208,10 +220,10 @@ COLUMNS: tuple[Column, ...] = (
     ),
     _socket("timer", "the timer that fires next: name, seconds, retries", _timer, text=_timer_text),
     _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
-    _tcp(
+    _socket(
         "info",
-        "all that TCP knows of a connection, with the words of ss -i",
-        tcp_get_info,
+        "all that TCP, MPTCP or SCTP knows of a connection, with the words of ss -i",
+        _info,
         text=_info_text,
     ),
     _socket("family", "AF_*", lambda r: family_name(r.family)),
@@ -288,6 +300,16 @@ COLUMNS: tuple[Column, ...] = (
         "congestion",
         "congestion control algorithm",
         lambda r: congestion_algorithm(r.prog, r.sock),
+    ),
+    _tcp(
+        "mptcp_sk",
+        "address of the MPTCP socket that it is a subflow of",
+        lambda r: _address(mptcp_parent(r)),
+    ),
+    _mptcp(
+        "subflows",
+        "addresses of its subflows, TCP sockets",
+        lambda r: [f"{sk:#x}" for sk in r.subflows()],
     ),
     _tcp("ulp", "upper layer protocol (tls, mptcp)", lambda r: ulp_name(r.prog, r.sock)),
     Column(

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Callable, NamedTuple, TypeVar
 
-from drgn import Program, ProgramFlags
+from drgn import FaultError, Program, ProgramFlags
 
-from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
+from drgn_sockets.kernel.memory import pointer_size, read_pointers, read_sparse_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
 
 S = TypeVar("S", bound=Struct)
@@ -32,6 +32,28 @@ _MAX_UNREADABLE_CHUNKS = 4
 _MAX_TRIES = 3
 
 NOTHING: Mapping[int, int] = MappingProxyType({})
+
+
+def list_nodes(prog: Program, head: int, limit: int = _MAX_CHAIN) -> Iterator[int]:
+    """
+    Nodes of a list, as ``list_for_each()``: each once, also of a list that loops.
+
+    :param head: ``struct list_head *`` as an integer
+    :param limit: How many there may be
+    :return: Iterator of ``struct list_head *`` as integers
+    :raises FaultError: where the list leaves readable memory
+    """
+    seen = {head}
+    node = head
+    for _ in range(limit):
+        following = read_pointers(prog, node, 1)
+        if following is None:
+            raise FaultError("list leaves readable memory", node)
+        (node,) = following
+        if node in seen:
+            return
+        seen.add(node)
+        yield node
 
 
 class HashTable(NamedTuple):

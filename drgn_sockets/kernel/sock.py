@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Callable
 
@@ -18,6 +19,8 @@ AF_INET = 2
 AF_INET6 = 10
 AF_NETLINK = 16
 AF_PACKET = 17
+AF_VSOCK = 40
+AF_XDP = 44
 AF_MAX = 64
 
 # include/linux/net.h
@@ -31,10 +34,13 @@ IPPROTO_ICMP = 1
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
 IPPROTO_ICMPV6 = 58
+IPPROTO_SCTP = 132
 IPPROTO_UDPLITE = 136
+IPPROTO_MPTCP = 262
 
 # include/net/tcp_states.h
 TCP_ESTABLISHED = 1
+TCP_SYN_SENT = 2
 TCP_SYN_RECV = 3
 TCP_TIME_WAIT = 6
 TCP_CLOSE = 7
@@ -225,6 +231,13 @@ def _tables_of(hashinfo: Object) -> Iterator[HashTable]:
     )
 
 
+def for_each_tcp_listener(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+    """Every TCP socket that listens, in all network namespaces."""
+    infos = {net.ipv4.tcp_death_row.hashinfo.value_(): net for net in _nets(prog)}
+    tables = (_listening_tables(net.ipv4.tcp_death_row.hashinfo) for net in infos.values())
+    return _walk_tables(prog, itertools.chain.from_iterable(tables), NOTHING, AF_INET, AF_INET6)
+
+
 def _listening_tables(hashinfo: Object) -> Iterator[HashTable]:
     # Linux kernel commit cae3873c5b3a ("net: inet: Retire port only listening_hash") (in
     # v5.19) left only lhash2, whose chains are linked with sk_nulls_node since then.
@@ -350,6 +363,13 @@ def for_each_raw(
     return _walk_tables(prog, _raw_tables(prog), known, AF_INET, AF_INET6)
 
 
+def for_each_ping(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """Every ping socket, IPv4 and IPv6, that has an identifier, in all network namespaces."""
+    return _walk_tables(prog, [ping_table(prog)], known, AF_INET, AF_INET6)
+
+
 def _unix_tables(prog: Program) -> Iterator[HashTable]:
     for net in _nets(prog):
         yield unix_table(net)
@@ -396,3 +416,26 @@ def for_each_packet(
 ) -> Iterator[tuple[int, SockCommon | None]]:
     """Every packet socket, bound or not, in all network namespaces."""
     return _walk_tables(prog, map(packet_list, _nets(prog)), known, AF_PACKET)
+
+
+def xdp_list(net: Object) -> HashTable:
+    """
+    The list of the XDP sockets of a network namespace, as a table of one bucket.
+
+    :param net: ``struct net *``
+    """
+    head = net.xdp.list
+    return HashTable(head.address_of_().value_(), 1, sizeof(head))
+
+
+def for_each_xdp(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every XDP socket, bound or not, in all network namespaces.
+
+    :raises LookupError: if the kernel has none (``CONFIG_XDP_SOCKETS``)
+    """
+    if not prog.type("struct net").has_member("xdp"):
+        raise LookupError("struct net has no member xdp")
+    return _walk_tables(prog, map(xdp_list, _nets(prog)), known, AF_XDP)

@@ -155,6 +155,10 @@ class SocketRecord:
         """What ``ss -e`` says of it and not of sockets of all families; escaped."""
         return ""
 
+    def info(self) -> Any:
+        """What ``ss -i`` says of it, as a named tuple; ``None`` for nothing."""
+        return None
+
     def info_words(self) -> str:
         """What ``ss -i`` says of it; escaped."""
         return ""

@@ -15,7 +15,13 @@ from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holder
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.reader import SocketBatch, UnixBatch
-from drgn_sockets.records.socket import AnySocket, Endpoint, SocketRecord, UnreadableSocket
+from drgn_sockets.records.socket import (
+    AnySocket,
+    Derived,
+    Endpoint,
+    SocketRecord,
+    UnreadableSocket,
+)
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.names import netid, state_name
 
@@ -165,12 +171,16 @@ def recv_qs(batch: Batch) -> Sequence[int] | None:
         return None
     if isinstance(batch, UnixBatch) and any(batch.structs.column("receive_queue_len")):
         return None
-    return batch.column("receive_queue_len" if isinstance(batch, UnixBatch) else "recv_q")
+    if isinstance(batch, UnixBatch):
+        return batch.column("receive_queue_len")
+    return batch.column("recv_q") if isinstance(batch.cls.recv_q, Derived) else None
 
 
 def send_qs(batch: Batch) -> Sequence[int] | None:
     """``record.send_q``."""
-    return batch.column("send_q") if _is_full(batch) else None
+    if not _is_full(batch) or not isinstance(batch.cls.send_q, Derived):
+        return None
+    return batch.column("send_q")
 
 
 def locals_(batch: Batch) -> list[str] | None:

@@ -10,8 +10,10 @@ import functools
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.mptcp import Mptcp
 from drgn_sockets.records.families.netlink import Netlink
 from drgn_sockets.records.families.packet import Packet
+from drgn_sockets.records.families.ping import Ping
 from drgn_sockets.records.families.raw import Raw
 from drgn_sockets.records.families.tcp import Tcp
 from drgn_sockets.records.families.udp import Udp
@@ -21,7 +23,17 @@ from drgn_sockets.records.socket import Family, SocketRecord
 #: By the names of their groups; sockets are walked and shown in that order, after those of no
 #: family that is known.
 BY_GROUP: dict[str, Family] = {
-    family.group: family for family in (Netlink(), Packet(), Unix(), Raw(), Udp(), Tcp())
+    family.group: family
+    for family in (
+        Netlink(),
+        Packet(),
+        Unix(),
+        Ping(),
+        Raw(),
+        Udp(),
+        Tcp(),
+        Mptcp(),
+    )
 }
 
 OTHER = "other"

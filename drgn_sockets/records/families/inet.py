@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import functools
 from _socket import AF_INET, AF_INET6, inet_ntop  # "socket" takes as long as all the rest
+from typing import TYPE_CHECKING
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int
 from drgn_sockets.records.socket import Derived, SocketRecord, same
+
+if TYPE_CHECKING:
+    from drgn_sockets.records.find import Finder
 
 
 class InetSock(Sock):
@@ -48,3 +52,36 @@ class InetRecord(SocketRecord):
     )
     local_port = Derived(same, "num", doc="Local port (``skc_num``).")
     remote_port = Derived(same, "dport", doc="Remote port (``skc_dport``).")
+
+
+def other_end(finder: Finder, record: InetRecord) -> InetRecord | None:
+    """
+    The other end of a connection, a socket of the same group, if it is on this machine.
+
+    One in the same network namespace comes first; a connection over a veth pair has it in
+    another.
+    """
+    if not record.remote_port:
+        return None
+    found = None
+    wanted = _ends(record)[::-1]
+    for other in finder.sockets(record.group):
+        if not isinstance(other, InetRecord) or other.sk == record.sk:
+            continue
+        if other.local_port == record.remote_port and _ends(other) == wanted:
+            if other.netns == record.netns:
+                return other
+            found = other
+    return found
+
+
+def _ends(record: InetRecord) -> tuple[tuple[str, int], tuple[str, int]]:
+    return (
+        (_plain(record.local_address), record.local_port),
+        (_plain(record.remote_address), record.remote_port),
+    )
+
+
+def _plain(address: str) -> str:
+    # An IPv4 client of a dual-stack server: ::ffff:127.0.0.1 on one side only.
+    return address[7:] if address.startswith("::ffff:") and "." in address else address

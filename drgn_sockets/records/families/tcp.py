@@ -13,7 +13,7 @@ from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
 from drgn_sockets.kernel.time import clock
-from drgn_sockets.records.families.inet import InetRecord, InetSock
+from drgn_sockets.records.families.inet import InetRecord, InetSock, other_end
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ class InetConnectionSock(InetSock):
     # Linux kernel commit 26859240e4ee ("txhash: Add socket option to control TX hash rethink
     # behavior") (in v5.18)
     txrehash = OptInt("icsk_inet.sk.sk_txrehash", help="SO_TXREHASH, 255 for the default")
+
+    def timer_active(self) -> int:
+        """:func:`timer_active` of this socket."""
+        return timer_active(self.pending, self.keepalive_pprev)
 
 
 class TcpSock(InetConnectionSock):
@@ -225,15 +229,6 @@ class TcpSock(InetConnectionSock):
         """``tcp_in_initial_slowstart()``."""
         return self.snd_ssthresh >= _TCP_INFINITE_SSTHRESH
 
-    def timer_active(self) -> int:
-        """Column ``tr`` of ``/proc/net/tcp``: 0 none, 1 retransmit, 2 keepalive, 4 probe."""
-        if self.pending in (_ICSK_TIME_RETRANS, _ICSK_TIME_REO_TIMEOUT, _ICSK_TIME_LOSS_PROBE):
-            return 1
-        if self.pending == _ICSK_TIME_PROBE0:
-            return 4
-        # timer_pending(): the timer is on a list.
-        return 2 if self.keepalive_pprev else 0
-
 
 class InetTimewaitSock(SockCommon):
     """``struct inet_timewait_sock``."""
@@ -295,6 +290,21 @@ def _int32(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
+def timer_active(pending: int, keepalive_pprev: int) -> int:
+    """
+    Column ``tr`` of ``/proc/net/tcp``: 0 none, 1 retransmit, 2 keepalive, 4 probe.
+
+    :param pending: ``icsk_pending``
+    :param keepalive_pprev: Of the keepalive timer, not ``NULL`` while it runs.
+    """
+    if pending in (_ICSK_TIME_RETRANS, _ICSK_TIME_REO_TIMEOUT, _ICSK_TIME_LOSS_PROBE):
+        return 1
+    if pending == _ICSK_TIME_PROBE0:
+        return 4
+    # timer_pending(): the timer is on a list.
+    return 2 if keepalive_pprev else 0
+
+
 def recv_queue(state: int, ack_backlog: int, rcv_nxt: int, copied_seq: int) -> int:
     """Bytes received and not yet read; of a listener, connections to be accepted."""
     if state == k.TCP_LISTEN:
@@ -316,7 +326,7 @@ def tcp_timer(prog: Program, sk: SockCommon) -> Timer | None:
         return Timer("timewait", now.until_s(sk.timer_expires), sk.timer_expires, 0)
     if isinstance(sk, InetRequestSock):
         return Timer("synack", now.until_s(sk.timer_expires), sk.timer_expires, sk.num_timeout)
-    if not isinstance(sk, TcpSock):
+    if not isinstance(sk, InetConnectionSock):
         return None
     active = sk.timer_active()
     if active == 1:
@@ -449,33 +459,4 @@ class Tcp(Family):
         return k.for_each_tcp(prog, known)
 
     def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
-        """
-        The other end of a connection, if it is on this machine.
-
-        One in the same network namespace comes first; a connection over a veth pair has it
-        in another.
-        """
-        if not isinstance(record, TcpRecord) or not record.remote_port:
-            return None
-        found = None
-        wanted = _ends(record)[::-1]
-        for other in finder.sockets(self.group):
-            if not isinstance(other, TcpRecord) or other.sk == record.sk:
-                continue
-            if other.local_port == record.remote_port and _ends(other) == wanted:
-                if other.netns == record.netns:
-                    return other
-                found = other
-        return found
-
-
-def _ends(record: InetRecord) -> tuple[tuple[str, int], tuple[str, int]]:
-    return (
-        (_plain(record.local_address), record.local_port),
-        (_plain(record.remote_address), record.remote_port),
-    )
-
-
-def _plain(address: str) -> str:
-    # An IPv4 client of a dual-stack server: ::ffff:127.0.0.1 on one side only.
-    return address[7:] if address.startswith("::ffff:") and "." in address else address
+        return other_end(finder, record) if isinstance(record, TcpRecord) else None
