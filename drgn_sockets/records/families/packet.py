@@ -252,17 +252,8 @@ class PacketRecord(SocketRecord):
 
     @property
     def flag_names(self) -> list[str]:
-        """The flags that sock_diag knows, by the names that ss has for them."""
-        sock = self.sock
-        bits = _flag_bits(self.prog)
-        found = {name for name, bit in bits.items() if (sock.flag_bits or 0) >> bit & 1}
-        old = _OldFlags.layout(self.prog)
-        if old.sources:
-            flags = old.try_read(sock.address)
-            found.update(name for name in old.sources if getattr(flags, name, 0))
-        if sock.vnet_hdr_sz:
-            found.add("vnethdr")
-        return [name for name in _FLAGS if name in found]
+        """:func:`packet_flags`"""
+        return packet_flags(self.prog, self.sock)
 
     @property
     def fanout(self) -> Fanout | None:
@@ -396,6 +387,19 @@ def _flag_bits(prog: Program) -> dict[str, int]:
         found = {name: values[constant] for name, constant in _FLAGS.items() if constant in values}
         prog.cache["drgn_sockets.packet_flags"] = found
     return found
+
+
+def packet_flags(prog: Program, sock: PacketSock) -> list[str]:
+    """The flags that sock_diag knows, by the names that ss has for them, in its order."""
+    bits = _flag_bits(prog)
+    found = {name for name, bit in bits.items() if (sock.flag_bits or 0) >> bit & 1}
+    old = _OldFlags.layout(prog)
+    if old.sources:
+        flags = old.try_read(sock.address)
+        found.update(name for name in old.sources if getattr(flags, name, 0))
+    if sock.vnet_hdr_sz:
+        found.add("vnethdr")
+    return [name for name in _FLAGS if name in found]
 
 
 class Packet(Family):
