@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
@@ -328,7 +328,10 @@ class PacketRecord(SocketRecord):
     @property
     def filter(self) -> list[Instruction] | None:
         """Its filter; ``None`` for none, for eBPF, or one that cannot be read."""
-        raw = filter_bytes(self.prog, self.sock.sk_filter)
+        try:
+            raw = filter_bytes(self.prog, self.sock.sk_filter)
+        except FaultError:
+            return None
         return None if raw is None else instructions(self.prog, raw)
 
     def local_end(self) -> Endpoint:
