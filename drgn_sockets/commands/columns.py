@@ -275,7 +275,7 @@ COLUMNS: tuple[Column, ...] = (
     _netlink("groups", "netlink groups it has joined, by number from 1", attrgetter("groups")),
     _packet(
         "packet_flags",
-        "running, auxdata, origdev, vnethdr, loss, as ss has them",
+        "running, auxdata, origdev, vnethdr, loss, tx_has_off, pressure, qdisc_bypass",
         attrgetter("flag_names"),
     ),
     _packet(

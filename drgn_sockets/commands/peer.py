@@ -13,6 +13,8 @@ from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.netlink import NetlinkRecord
+from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.families.tcp import TcpRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.find import Finder
@@ -113,6 +115,8 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
     peer = finder.peer(record)
     if peer is not None:
         yield End(what, "peer", peer, _peer_note(record, peer))
+    elif isinstance(record, NetlinkRecord) and record.sock.dst_group:
+        yield End(what, "peer", None, f"whoever has joined group {record.sock.dst_group}")
     elif not isinstance(record, UnixRecord) and is_connected(record):
         yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
     for end in (record, peer):
@@ -139,7 +143,11 @@ def _note(record: AnySocket) -> str | None:
         if not record.peer:
             return "not connected"
         return None
-    return None if is_connected(record) else "not connected"
+    if isinstance(record, NetlinkRecord) and is_unbound(record):
+        return "never bound"
+    if isinstance(record, PacketRecord) or is_connected(record):
+        return None
+    return "not connected"
 
 
 def _peer_note(record: SocketRecord, peer: AnySocket) -> str | None:

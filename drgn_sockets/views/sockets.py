@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.raw import RawRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holder
@@ -132,6 +133,8 @@ def describe(record: AnySocket) -> str:
     elif not _has_names(type(record)):
         return kind
     near = local_text(record)
+    if isinstance(record, NetlinkRecord) and is_unbound(record):
+        return f"{kind} {record.protocol_name} never bound"
     return f"{kind} {near} -> {remote_text(record)}" if is_connected(record) else f"{kind} {near}"
 
 
@@ -279,7 +282,11 @@ def descriptions(batch: Batch) -> Iterable[str]:
 
 
 def is_unbound(record: SocketRecord) -> bool:
-    """Whether an inet socket was created and neither bound nor connected: procfs lacks it."""
+    """
+    Whether an inet or netlink socket was created and neither bound nor connected: procfs lacks it.
+    """
+    if isinstance(record, NetlinkRecord):
+        return not record.is_kernel and not record.sock.portid
     return (
         record.sock.state == k.TCP_CLOSE
         and isinstance(record, InetRecord)
