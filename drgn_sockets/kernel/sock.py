@@ -103,6 +103,8 @@ class Sock(SockCommon):
     receive_queue_len = Int("sk_receive_queue.qlen", help="packets in the receive queue")
     receive_queue = Int("sk_receive_queue.next", help="first struct sk_buff *, or the list itself")
     flags = Int("__sk_common.skc_flags", help="SOCK_* flags (enum sock_flags), as bits")
+    userlocks = Int("sk_userlocks", help="SOCK_*_LOCK: what a user has set (8: the local port)")
+    cgroup = OptInt("sk_cgrp_data.cgroup", "sk_cgrp_data.val", help="struct cgroup *")
 
 
 class NumaDropCounters(Struct):
