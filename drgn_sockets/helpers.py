@@ -26,8 +26,8 @@ from drgn_sockets.kernel.dcache import Namer
 from drgn_sockets.kernel.fdtable import task_open_fds
 from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.records.families.unix import unix_name
 from drgn_sockets.records.holders import Holders
-from drgn_sockets.records.unix import unix_name
 from drgn_sockets.target.own_types import OwnTypes
 
 

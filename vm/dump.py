@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drgn_sockets.check import sock_diag
 from vm import cache, kdump, kernels, rootfs
 from vm.errors import GuestError, VmError
 from vm.guest import Guest
@@ -195,6 +196,7 @@ def _hash_of_sources() -> str:
     for p in sorted([*(here / "workloads").rglob("*.py"), *(here / n for n in own)]):
         if p.exists():
             digest.update(str(p.relative_to(here)).encode() + b"\0" + p.read_bytes() + b"\0")
+    digest.update(Path(sock_diag.__file__).read_bytes())
     return digest.hexdigest()
 
 

@@ -17,13 +17,16 @@ Save what procfs and the usual tools say of a machine, to be compared with later
 * ``DIR/PID/task/TID/``: comm; for threads whose file table is not the leader's also fd,
   fdinfo, status and stat.
 * ``DIR/netns/INODE/net/``: ``/proc/net`` of each network namespace. ``DIR/PID/net`` and
-  ``DIR/net`` are symbolic links into it.
+  ``DIR/net`` are symbolic links into it. ``DIR/netns/INODE/diag`` has the replies of sock_diag
+  there, as :mod:`drgn_sockets.check.sock_diag` saves them.
 * ``DIR/sys``, ``DIR/uptime``, ``DIR/version``, ...: what says which machine this was.
 * ``DIR/tools/``: output of ss, lsof, lsfd, netstat and ip; ``DIR/tools/netns-INODE/`` for
   the namespaces other than ours.
 * ``DIR/manifest.json``: when, where, what was left out and why, and each tool's command.
 
-The tools run first: procfs is read last, so that it is closest to the machine's stop.
+The tools run first: procfs is read last, so that it is closest to the machine's stop. In each
+namespace sock_diag is asked just before ``/proc/net`` is read: it gives each socket a cookie,
+and its own sockets are gone by then.
 The program itself, its children and those it is told to exclude are left out of the tree
 (but the tools see them). A process that goes away while it is read is no error.
 """
@@ -43,6 +46,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from drgn_sockets.check import sock_diag
 
 from .workloads import syscalls
 
@@ -108,9 +113,12 @@ SYSTEM_FILES = (
     "sys/fs/file-max", "sys/fs/nr_open", "sys/net/ipv4/tcp_rmem", "sys/net/ipv4/tcp_wmem",
     "sys/net/ipv4/tcp_congestion_control", "sys/net/core/somaxconn",
 )  # fmt: skip
+#: ``ss-full-*`` has all that ss can tell of a family, to be compared word by word.
 SS = {
     "ss-all": "-aniemop -tuwx0",
     "ss-lines": "-aniempoO -tuwx0",
+    "ss-aniemop": "-aniemop",
+    "ss-aniemopO": "-aniemopO",
     "ss-tcp": "-taniemoO --tos --cgroup",
     "ss-udp": "-uanemoO",
     "ss-raw": "-wanemO",
@@ -123,17 +131,27 @@ SS = {
     "ss-sctp": "-S -anemp",
     "ss-xdp": "--xdp -anpe",
     "ss-summary": "-s",
+    **{
+        f"ss-full-{name}": f"{which} -aniemopO --tos --cgroup"
+        for name, which in (
+            *(("tcp", "-t"), ("udp", "-u"), ("raw", "-w"), ("unix", "-x"), ("packet", "-0")),
+            *(("netlink", "-f netlink"), ("vsock", "--vsock"), ("xdp", "--xdp")),
+            *(("mptcp", "-M"), ("sctp", "-S"), ("dccp", "-d"), ("tipc", "--tipc")),
+        )
+    },
 }
 IP = {"ip-link": "-d -j link", "ip-addr": "-d -j addr", "ip-route": "-j route show table all"}
 ELSEWHERE = {
     "netstat": "netstat -anpe",
     "netstat-timers": "netstat -anpeo",
-    "lsof": "lsof -nP",
     "lsof-fields": "lsof -nP -F0pPgRcuftaDiklnoSsTG",
-    "lsof-threads": "lsof -nPK",
-    "lsof-endpoints": "lsof -nP +E -a -U",
 }
 QUICK = ("ss-lines", "ss-unix-extended", "ss-netlink", "lsof-fields", "lsfd", "netstat", "ip-addr")
+#: What runs in each further network namespace.
+THERE = (
+    *("ss-all", "ss-lines", "ss-aniemop", "ss-aniemopO", "ss-unix-extended", "ss-netlink"),
+    *("ss-full-mptcp", "ss-summary", "ip-addr", "ip-link"),
+)
 SYMLINK_MAX = 4095
 SIOCGSKNS = 0x894C
 #: What it is called when a process has gone.
@@ -259,17 +277,20 @@ class Oracle:
             self.add_netns(f"{self.proc}/{pid}/ns/net", f"process {pid}", pid)
 
     def save_net(self) -> None:
-        """Read ``/proc/net`` of each namespace from a child that has joined it."""
+        """Ask sock_diag and read ``/proc/net`` in each namespace, from a child that joined it."""
+        # Once for all children.
+        with contextlib.suppress(ImportError):
+            import pyroute2  # noqa: F401
         os.makedirs(f"{self.target}/netns", exist_ok=True)
         for inode, entry in list(self.netns.items()):
             path = f"{self.target}/netns/{inode}"
             os.makedirs(path, exist_ok=True)
-            self._save_one_net(f"{path}/net", entry)
+            self._save_one_net(path, entry)
         home = os.stat(f"{self.proc}/self/ns/net").st_ino
         os.symlink(f"netns/{home}/net", f"{self.target}/net")
 
     def _save_one_net(self, path: str, entry: dict[str, Any]) -> None:
-        os.makedirs(path, exist_ok=True)
+        os.makedirs(f"{path}/net", exist_ok=True)
         sys.stdout.flush()
         child = os.fork()
         if child:
@@ -284,13 +305,14 @@ class Oracle:
                 fd = os.open(entry["path"], os.O_RDONLY | os.O_CLOEXEC)
             if os.fstat(fd).st_ino != os.stat("/proc/self/ns/net").st_ino:
                 syscalls.setns(fd, syscalls.CLONE_NEWNET)
+            save_diag(f"{path}/diag")
             for name in NET_FILES:
                 with contextlib.suppress(FileNotFoundError):
                     data = read_at(None, f"{self.proc}/self/net/{name}")
-                    os.makedirs(os.path.dirname(f"{path}/{name}"), exist_ok=True)
-                    write_at(None, f"{path}/{name}", data)
+                    os.makedirs(os.path.dirname(f"{path}/net/{name}"), exist_ok=True)
+                    write_at(None, f"{path}/net/{name}", data)
             code = 0
-        except OSError as error:
+        except (OSError, CannotWriteError) as error:
             print(f"oracle: {entry['path']}: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(code)
@@ -490,19 +512,18 @@ class Oracle:
         if self.options.tools == "none":
             return
         here = os.stat(f"{self.proc}/self/ns/net").st_ino
-        commands = {name: ["ss", *args.split()] for name, args in SS.items()}
-        commands.update({name: ["ip", *args.split()] for name, args in IP.items()})
-        elsewhere = {name: line.split() for name, line in ELSEWHERE.items()}
+        commands = {name: line.split() for name, line in ELSEWHERE.items()}
         columns = lsfd_columns()
         if columns:
-            elsewhere["lsfd"] = ["lsfd", "--raw", "-o", columns]
-            elsewhere["lsfd-json"] = ["lsfd", "--json", "-o", columns]
-            elsewhere["lsfd-threads"] = ["lsfd", "--threads", "--raw", "-o", columns]
-        self._run_all({**commands, **elsewhere}, f"{self.target}/tools", None)
+            commands["lsfd"] = ["lsfd", "--raw", "-o", columns]
+            commands["lsfd-json"] = ["lsfd", "--json", "-o", columns]
+        commands.update({name: ["ip", *args.split()] for name, args in IP.items()})
+        # Last, since it tells of moments.
+        commands.update({name: ["ss", *args.split()] for name, args in SS.items()})
+        self._run_all(commands, f"{self.target}/tools", None)
         for inode, entry in self.netns.items():
             if inode != here:
-                few = {name: commands[name] for name in QUICK if name in commands}
-                few["ss-all"] = commands["ss-all"]
+                few = {name: commands[name] for name in THERE}
                 self._run_all(few, f"{self.target}/tools/netns-{inode}", entry["path"])
 
     def _run_all(self, commands: dict[str, list[str]], path: str, netns: str | None) -> None:
@@ -571,6 +592,15 @@ class Oracle:
             "errors": self.errors,
             "tools": self.tools,
         }
+
+
+def save_diag(path: str) -> None:
+    """Save what sock_diag says of the network namespace that the caller is in."""
+    unanswered: list[sock_diag.Unanswered] = []
+    try:
+        sock_diag.save(sock_diag.ask(unanswered=unanswered), path, unanswered)
+    except ImportError as error:
+        print(f"oracle: no replies of sock_diag: {error}", file=sys.stderr, flush=True)
 
 
 def find_tool(name: str) -> str | None:

@@ -10,38 +10,36 @@ timer of the kernel may have changed since then is counted as moved, not as a mi
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from drgn import FaultError, Program, ProgramFlags
 
-from drgn_sockets.check.procfs import NET_FILES, FdLook, Look, ProcTree, parse_net
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.check.procfs import (
+    FdLook,
+    Look,
+    NetText,
+    ProcTree,
+    row_parser,
+    split_net,
+)
 from drgn_sockets.kernel.net import net_namespaces, task_net
+from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.records.reader import for_each_socket
-from drgn_sockets.records.socket import (
-    AnySocket,
-    InetRecord,
-    SocketRecord,
-    TcpRecord,
-    UnixRecord,
-    UnreadableSocket,
-)
 from drgn_sockets.views.escape import escape
-from drgn_sockets.views.procfs import ProcNet, Row
+from drgn_sockets.views.procfs import FILES, Looker, Row
+from drgn_sockets.views.procfs.moments import TOLERANCE_S, How, how
 
-# Times that count down: they name a moment, and two looks are never at the same.
-_MOMENT_COLUMNS = frozenset({"when"})
-# What a timer that fires (a retransmission, a probe) changes.
-_TIMER_COLUMNS = frozenset(
-    {"tr", "retrnsmt", "timeout", "rto", "cwnd", "ssthresh", "ref", "tx_queue", "st"}
-)
+# Columns of numbers of sockets.
+_COUNTS = frozenset({"used", "inuse", "orphan", "tw", "alloc", "sockets"})
+_TR_TIMEWAIT = "03"
 # Kinds of files whose position stays where it is.
 _FIXED_POS_KINDS = frozenset({"sock", "pipe", "fifo", "eventfd", "eventpoll", "timerfd", "pidfd"})
 
@@ -102,46 +100,29 @@ class Memory:
     #: Network namespace of the one who looks: whose files /proc/net are.
     own_netns: int
     problems: list[str]
-
-
-def _net_file(record: SocketRecord) -> str | None:
-    """Which file of ``/proc/net`` has a socket, ``None`` for one that none has."""
-    if isinstance(record, UnixRecord):
-        return "unix"
-    six = "6" if record.family == k.AF_INET6 else ""
-    if isinstance(record, TcpRecord):
-        return f"tcp{six}"
-    if record.group == "udp":
-        return ("udplite" if record.protocol == k.IPPROTO_UDPLITE else "udp") + six
-    if record.group == "raw":
-        return f"raw{six}"
-    return None
+    #: Of each file in ``net``, its rows as the kernel would print them.
+    text: dict[tuple[int, str], NetText] = field(default_factory=dict)
 
 
 def look_at_memory(prog: Program) -> Memory:
     """Walk kernel memory for all that procfs shows as well."""
-    procnet = ProcNet(prog)
     namespaces = [ns.ino for ns in net_namespaces(prog).values()]
-    net: dict[tuple[int, str], list[Row]] = {
-        (ino, file): [] for ino in namespaces for file in NET_FILES
-    }
-    problems: list[str] = []
-    walked: Iterable[AnySocket] = for_each_socket(prog, ["unix", "raw", "udp", "tcp"])
-    for record in walked:
-        if isinstance(record, UnreadableSocket):
-            problems.append(f"socket at {record.sk:#x} {record.error}")
-            continue
-        file = _net_file(record)
-        if file is None:
-            continue
-        if isinstance(record, UnixRecord):
-            row = procnet.unix(record)
-        elif isinstance(record, TcpRecord):
-            row = procnet.tcp(record)
-        else:
-            assert isinstance(record, InetRecord)
-            row = procnet.udp(record)
-        net.setdefault((record.netns, file), []).append(row)
+    net: dict[tuple[int, str], list[Row]] = {}
+    texts: dict[tuple[int, str], NetText] = {}
+    at = Looker(prog)
+    for address, ns in net_namespaces(prog).items():
+        names = proc_net_names(at.net_object(address))
+        for name, file in FILES.items():
+            if names and name.encode() not in names:
+                continue
+            try:
+                text = NetText(*_heading_and_rows(name, file.lines(at, address)))
+                parse = row_parser(name, text.heading)
+                net[ns.ino, name] = [parse(line) for line in text.lines]
+                texts[ns.ino, name] = text
+            except (FaultError, LookupError, ValueError) as e:
+                at.problems.append(f"net/{name} of network namespace {ns.ino}: {e}")
+    problems = at.problems
     tasks = Tasks(prog)
     tables = tasks.tables()
     fds: dict[tuple[int, int | None], dict[int, FdRecord]] = {
@@ -162,7 +143,12 @@ def look_at_memory(prog: Program) -> Memory:
             if live and task.pid == os.getpid():
                 own_netns = ino
     pids = {task.tgid for task in tasks.by_tid.values()}
-    return Memory(net, fds, net_pids, namespaces, pids, own_netns, problems)
+    return Memory(net, fds, net_pids, namespaces, pids, own_netns, problems, texts)
+
+
+def _heading_and_rows(name: str, lines: Iterator[bytes]) -> tuple[bytes, list[bytes]]:
+    heading = b"" if name.startswith("sockstat") else next(lines).removesuffix(b"\n")
+    return heading, list(lines)
 
 
 def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
@@ -176,19 +162,20 @@ def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
     for ino in memory.netns:
         places = [""] if ino == memory.own_netns else []
         places += [f"{pid}/" for pid in memory.net_pids.get(ino, ())]
-        for file in NET_FILES:
+        for file in FILES:
+            if (ino, file) not in memory.net:
+                continue
             for place in places:
                 text = tree.read(f"{place}net/{file}")
                 if text is not None:
                     break
             else:
-                # Not every kernel has UDP-Lite.
-                if places and (not file.startswith("udplite") or memory.net.get((ino, file))):
+                if places:
                     look.missing.append(f"net/{file} of network namespace {ino}: not there")
                 continue
             try:
                 paths = _unix_paths(memory.net.get((ino, file), ())) if file == "unix" else None
-                look.net[ino, file] = parse_net(file, text, paths)
+                look.text[ino, file], look.net[ino, file] = split_net(file, text, paths)
             except (ValueError, IndexError, UnicodeDecodeError) as e:
                 look.missing.append(f"{place}net/{file}: {e}")
         if not places:
@@ -224,11 +211,8 @@ def _shows_address(pointer: str) -> bool:
 
 
 def _key(file: str, row: Row, by_address: bool) -> tuple[str, ...]:
-    if by_address:
-        return (row["pointer"],)
-    if file == "unix":
-        return (row["Inode"], row["Type"], row["Path"])
-    return (row["local_address"], row["rem_address"], row["inode"])
+    columns = ("pointer",) if by_address else FILES[file].key
+    return tuple(row.get(column, "") for column in columns)
 
 
 def _by_key(file: str, rows: Iterable[Row], by_address: bool) -> dict[tuple[str, ...], list[Row]]:
@@ -249,6 +233,10 @@ class Comparison:
         #: How long before memory procfs was looked at; ``None`` if nobody knows.
         self._elapsed_s = elapsed_s
         self._live = live
+        #: How many timers of TCP may have fired since then.
+        self._due = 0
+        #: What the file has of each row, by the row's id().
+        self._lines: dict[int, bytes] = {}
         self.result = Result()
 
     def compare(self, before: Look, memory: Memory, after: Look | None = None) -> Result:
@@ -258,6 +246,18 @@ class Comparison:
         :param after: A look at procfs after that at memory; what differs from the one
             before is not judged.
         """
+        looks: list[Look | Memory] = [before, memory, *([after] if after else [])]
+        for look in looks:
+            for where, text in look.text.items():
+                self._lines.update(zip(map(id, look.net[where]), text.lines))
+        tcp = (rows for (_, file), rows in before.net.items() if file.startswith("tcp"))
+        self._due = sum(map(self._may_have_ended, itertools.chain.from_iterable(tcp)))
+        for (ino, file), text in memory.text.items():
+            theirs = before.text.get((ino, file))
+            if theirs is not None and theirs.heading != text.heading:
+                name = f"net/{file} of netns {ino}"
+                shown = (escape(heading) for heading in (theirs.heading, text.heading))
+                self._tell(Mismatch(name, "heading", "line", *shown))
         for key in sorted(before.net):
             later = None if after is None else after.net.get(key, [])
             self._net(key, before.net[key], memory.net.get(key, []), later)
@@ -288,7 +288,10 @@ class Comparison:
     ) -> None:
         ino, file = where
         name = f"net/{file} of netns {ino}"
-        by_address = all(_shows_address(row["pointer"]) for row in (*before, *(after or ())))
+        pointer = FILES[file].pointer
+        by_address = bool(pointer) and all(
+            _shows_address(row[pointer]) for row in (*before, *(after or ()))
+        )
         ours = _by_key(file, memory, by_address)
         theirs = _by_key(file, before, by_address)
         later = None if after is None else _by_key(file, after, by_address)
@@ -315,33 +318,77 @@ class Comparison:
             known = max(len(theirs.get(key, ())), len((later or {}).get(key, ())))
             for row in rows[known:]:
                 self._tell(Mismatch(name, _label(file, row), "", "not there", "there"))
+        looks = (before, memory) if after is None else (before, memory, after)
+        self._order(name, file, [[_key(file, row, by_address) for row in rows] for rows in looks])
+
+    def _order(self, name: str, file: str, looks: list[list[tuple[str, ...]]]) -> None:
+        """:param looks: Keys of the rows before, in memory, and after, if there is that look."""
+        # Of those that are there once in all looks.
+        counts = [Counter(keys) for keys in looks]
+        once = {key for key in looks[0] if all(count[key] == 1 for count in counts)}
+        before, memory, *after = ([key for key in keys if key in once] for keys in looks)
+        if before == memory or before != (after or [before])[0]:
+            return
+        i = next(i for i, keys in enumerate(zip(before, memory)) if keys[0] != keys[1])
+        there, mine = (" ".join(keys[i]) for keys in (before, memory))
+        self._tell(Mismatch(name, f"row {i} of those in all looks", "order", there, mine))
 
     def _row(self, name: str, file: str, row: Row, ours: Row, then: Row | None) -> None:
         label = _label(file, row)
-        # UDP and raw sockets have the columns of timers, and no timers.
         fired = file.startswith("tcp") and self._may_have_ended(row)
         for column, value in row.items():
-            if column == "pointer" and not _shows_address(value):
+            if column == FILES[file].pointer and not _shows_address(value):
                 continue
             mine = ours.get(column)
-            if column in _MOMENT_COLUMNS:
+            moment = how(file, column)
+            if moment is How.DOWN:
                 if then is not None and row["tr"] == then.get("tr") == ours.get("tr"):
-                    self._moment(name, label, column, value, mine, then[column])
+                    self._countdown(name, label, column, value, mine, then[column])
+                elif then is None and not fired and row["tr"] == ours.get("tr"):
+                    self._saved_countdown(name, label, column, row, mine)
                 continue
             if then is not None and then.get(column) != value:
                 self._tell(Mismatch(name, label, column, value, then.get(column, "")), moved=True)
                 continue
             self.result.fields += 1
             if mine != value:
-                moved = then is None and (
-                    (column in _TIMER_COLUMNS and fired) or _dropped_more(column, value, mine)
-                )
+                moved = then is None and self._explained(moment, column, value, mine, fired)
                 self._tell(Mismatch(name, label, column, value, str(mine)), moved=moved)
+        self._line(name, label, file, row, ours, then)
 
-    def _moment(
+    def _line(
+        self, name: str, label: str, file: str, row: Row, ours: Row, then: Row | None
+    ) -> None:
+        """Compare what is between the columns."""
+        lines = [self._lines.get(id(look)) for look in (row, ours, then or row)]
+        if row == ours and None not in lines:
+            # TCP's begin with their number, which the order tells.
+            start = 1 if file.startswith("tcp") else 0
+            theirs, mine, later = (line.split(b": ", start)[-1] for line in lines if line)
+            if theirs == later:
+                self.result.fields += 1
+                if theirs != mine:
+                    shown = (escape(line) for line in (theirs, mine))
+                    self._tell(Mismatch(name, label, "line", *shown))
+
+    def _explained(
+        self, moment: How | None, column: str, value: str, mine: str | None, fired: bool
+    ) -> bool:
+        """Whether time explains that a column is another than it was saved."""
+        if mine is None or moment is None:
+            return False
+        if moment is How.GROWS:
+            return int(mine) > int(value)
+        if column in ("mem", "memory"):
+            return self._due > 0
+        if column in _COUNTS:
+            return abs(int(mine) - int(value)) <= self._due
+        return fired
+
+    def _countdown(
         self, name: str, label: str, column: str, value: str, mine: str | None, then: str
     ) -> None:
-        # A countdown, between its values before and after.
+        # Between its values before and after.
         first, last = int(value, 16), int(then, 16)
         if mine is None or last > first:
             return
@@ -349,11 +396,26 @@ class Comparison:
         if not last - 1 <= int(mine, 16) <= first + 1:
             self._tell(Mismatch(name, label, column, f"{value} to {then}", mine))
 
+    def _saved_countdown(
+        self, name: str, label: str, column: str, row: Row, mine: str | None
+    ) -> None:
+        if mine is None or self._elapsed_s is None:
+            return
+        self.result.fields += 1
+        left, expected = int(mine, 16) / 100, int(row[column], 16) / 100
+        if row["tr"] != "00":
+            expected -= self._elapsed_s
+        if abs(left - max(expected, 0)) > TOLERANCE_S:
+            restarted = row["tr"] == _TR_TIMEWAIT and left > expected
+            self._tell(Mismatch(name, label, column, row[column], mine), moved=restarted)
+
     def _may_have_ended(self, row: Row) -> bool:
         """Whether a socket may have been removed by its timer since procfs was saved."""
         if self._live or row.get("tr", "00") == "00":
             return False
-        return self._elapsed_s is None or int(row["when"], 16) / 100 <= self._elapsed_s
+        if self._elapsed_s is None:
+            return True
+        return int(row["when"], 16) / 100 <= self._elapsed_s + TOLERANCE_S
 
     def _fds(
         self,
@@ -398,12 +460,6 @@ class Comparison:
                 self._tell(Mismatch(name, str(fd), "", "not there", shown))
 
 
-def _dropped_more(column: str, value: str, mine: str | None) -> bool:
-    # A raw socket gets a copy of each segment that TCP sends once more, and one whose queue
-    # is full drops it. Nothing that goes on in a machine makes the count smaller.
-    return column == "drops" and mine is not None and int(mine) > int(value)
-
-
 def _fd_value(look: FdLook, column: str) -> str | None:
     if column == "name":
         return None if look.name is None else escape(look.name)
@@ -428,6 +484,8 @@ def _fd_fields(look: FdLook, record: FdRecord) -> Iterator[tuple[str, str, str]]
 
 
 def _label(file: str, row: Row) -> str:
+    if file != "unix" and "local_address" not in row:
+        return " ".join(_key(file, row, by_address=False))
     if file == "unix":
         path = escape(row["Path"].encode("latin-1").lstrip(b" "))
         # One that is not accepted yet, or is being closed, has no inode to be known by.
@@ -470,8 +528,7 @@ def check_saved(prog: Program, root: str) -> Result:
     elapsed_s = None
     if saved_s is not None:
         try:
-            # A little more, for what was saved after the file uptime.
-            elapsed_s = max(clock(prog).uptime_s() - saved_s, 0) + 2
+            elapsed_s = max(clock(prog).uptime_s() - saved_s, 0)
         except (LookupError, FaultError):
             pass
     result = Comparison(elapsed_s, live=False).compare(saved, memory)

@@ -3,27 +3,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from drgn_sockets.views.procfs import TCP_COLUMNS, UDP_COLUMNS, UNIX_COLUMNS, Row
+from drgn_sockets.views.procfs import FILES, Row
 
 #: The files that are compared, with the columns of each.
-NET_FILES: dict[str, tuple[str, ...]] = {
-    "tcp": TCP_COLUMNS,
-    "tcp6": TCP_COLUMNS,
-    "udp": UDP_COLUMNS,
-    "udp6": UDP_COLUMNS,
-    "udplite": UDP_COLUMNS,
-    "udplite6": UDP_COLUMNS,
-    "raw": UDP_COLUMNS,
-    "raw6": UDP_COLUMNS,
-    "unix": UNIX_COLUMNS,
-}
+NET_FILES: dict[str, tuple[str, ...]] = {name: file.columns for name, file in FILES.items()}
 
 _UNIX_ROW = re.compile(
     rb"([0-9a-f]{8,16}|\(null\)): ([0-9A-F]{8}) ([0-9A-F]{8}) ([0-9A-F]{8}) ([0-9A-F]{4}) "
@@ -40,6 +31,13 @@ class FdLook(NamedTuple):
     info: dict[str, str] | None
 
 
+class NetText(NamedTuple):
+    """A file of ``/proc/net`` in its parts."""
+
+    heading: bytes
+    lines: list[bytes]
+
+
 @dataclass
 class Look:
     """What procfs says at one moment."""
@@ -50,11 +48,15 @@ class Look:
     fds: dict[tuple[int, int | None], dict[int, FdLook]] = field(default_factory=dict)
     #: What is not there, or cannot be read: a line each.
     missing: list[str] = field(default_factory=list)
+    #: Of each file in ``net``, its heading, if it has one, and the rows as they stand there.
+    text: dict[tuple[int, str], NetText] = field(default_factory=dict)
 
 
-def parse_net(file: str, text: bytes, unix_paths: Mapping[str, str] | None = None) -> list[Row]:
+def split_net(
+    file: str, text: bytes, unix_paths: Mapping[str, str] | None = None
+) -> tuple[NetText, list[Row]]:
     """
-    Parse a file of ``/proc/net``.
+    Take a file of ``/proc/net`` apart.
 
     :param file: Its name.
     :param unix_paths: Column ``Path`` of ``unix`` by pointer and by inode, as memory has it:
@@ -62,54 +64,100 @@ def parse_net(file: str, text: bytes, unix_paths: Mapping[str, str] | None = Non
         a row ends.
     :raises ValueError: if it is not such a file
     """
+    if file.startswith("sockstat"):
+        heading, rest = b"", text
+    else:
+        heading, _, rest = text.partition(b"\n")
     if file == "unix":
-        return _parse_unix(text, unix_paths or {})
+        lines = _unix_lines(rest, unix_paths or {})
+    else:
+        lines = rest.splitlines(keepends=True)
+    parse = row_parser(file, heading)
+    return NetText(heading, lines), [parse(line) for line in lines]
+
+
+def parse_net(file: str, text: bytes, unix_paths: Mapping[str, str] | None = None) -> list[Row]:
+    """The rows of :func:`split_net`."""
+    return split_net(file, text, unix_paths)[1]
+
+
+def row_parser(file: str, heading: bytes) -> Callable[[bytes], Row]:
+    """
+    What makes rows of the lines of a file.
+
+    :raises ValueError: if the heading is not that of such a file; as is what is returned, if a
+        line is not one of it
+    """
+    if file.startswith("sockstat"):
+        return _sockstat_row
     columns = NET_FILES[file]
-    lines = text.decode("ascii").splitlines()
-    if not lines or "local_address" not in lines[0]:
+    if columns[0] == "local_address":
+        if b"local_address" not in heading:
+            raise ValueError(f"{file}: no line of headings")
+        return functools.partial(_inet_row, file)
+    if file == "unix":
+        if not heading.startswith(b"Num"):
+            raise ValueError("unix: no line of headings")
+        return _unix_row
+    # All that its heading names, a word each; not every kernel has all columns.
+    names = heading.decode("ascii").split()
+    if not names or set(names) - set(columns):
         raise ValueError(f"{file}: no line of headings")
-    rows = []
-    for line in lines[1:]:
-        words = line.split()
-        # "sl" says which bucket or which line it is; the two pairs are split.
-        pairs = ":".join(words[4:6]).split(":")
-        values = [*words[1:4], *pairs, *words[6:]]
-        if len(pairs) != 4 or len(values) < 13:
-            raise ValueError(f"{file}: not a row: {line!r}")
-        rows.append(dict(zip(columns, values)))
-    return rows
+    return functools.partial(_plain_row, file, names)
 
 
-def _parse_unix(text: bytes, paths: Mapping[str, str]) -> list[Row]:
-    headings, _, rest = text.partition(b"\n")
-    if not headings.startswith(b"Num"):
-        raise ValueError("unix: no line of headings")
-    rows: list[Row] = []
+def _inet_row(file: str, line: bytes) -> Row:
+    words = line.decode("ascii").split()
+    # "sl" says which bucket or which line it is; the two pairs are split.
+    pairs = ":".join(words[4:6]).split(":")
+    values = [*words[1:4], *pairs, *words[6:]]
+    if len(pairs) != 4 or len(values) < 13:
+        raise ValueError(f"{file}: not a row: {line!r}")
+    return dict(zip(NET_FILES[file], values))
+
+
+def _plain_row(file: str, names: Sequence[str], line: bytes) -> Row:
+    words = line.decode("ascii").split()
+    if len(words) != len(names):
+        raise ValueError(f"{file}: not a row: {line!r}")
+    return dict(zip(names, words))
+
+
+def _sockstat_row(line: bytes) -> Row:
+    name, colon, rest = line.decode("ascii").partition(":")
+    words = rest.split()
+    if not colon or len(words) % 2 or not words:
+        raise ValueError(f"sockstat: not a row: {line!r}")
+    return {"protocol": name, **dict(zip(words[::2], words[1::2]))}
+
+
+def _unix_row(line: bytes) -> Row:
+    match = _UNIX_ROW.match(line)
+    if match is None:
+        raise ValueError(f"unix: not a row: {line!r}")
+    row = dict(zip(NET_FILES["unix"], (group.decode("ascii") for group in match.groups())))
+    row["Path"] = line[match.end() :].removesuffix(b"\n").decode("latin-1")
+    return row
+
+
+def _unix_lines(rest: bytes, paths: Mapping[str, str]) -> list[bytes]:
+    lines: list[bytes] = []
     at = 0
     while at < len(rest):
         match = _UNIX_ROW.match(rest, at)
-        if match is None:
-            # A line that belongs to the name before it.
-            end = rest.find(b"\n", at)
-            end = len(rest) if end < 0 else end
-            if not rows:
-                raise ValueError(f"unix: not a row: {rest[at:end]!r}")
-            rows[-1]["Path"] += "\n" + rest[at:end].decode("latin-1")
-            at = end + 1
-            continue
-        row = dict(zip(UNIX_COLUMNS, (group.decode("ascii") for group in match.groups())))
-        at = match.end()
-        known = paths.get(row["pointer"], paths.get(row["Inode"]))
-        if known is not None and rest.startswith(known.encode("latin-1") + b"\n", at):
-            row["Path"] = known
-            at += len(known) + 1
+        begin = match.end() if match else at
+        if match:
+            known = paths.get(match[1].decode(), paths.get(match[7].decode()))
+            if known is not None and rest.startswith(known.encode("latin-1") + b"\n", begin):
+                begin += len(known)
+        end = rest.find(b"\n", begin) + 1 or len(rest)
+        if match or not lines:
+            lines.append(rest[at:end])
         else:
-            end = rest.find(b"\n", at)
-            end = len(rest) if end < 0 else end
-            row["Path"] = rest[at:end].decode("latin-1")
-            at = end + 1
-        rows.append(row)
-    return rows
+            # A line that belongs to the name before it.
+            lines[-1] += rest[at:end]
+        at = end
+    return lines
 
 
 def _read(path: str) -> bytes:

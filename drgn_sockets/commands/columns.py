@@ -13,17 +13,15 @@ from drgn import Program
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.structs import Member
-from drgn_sockets.records.socket import (
-    RECORDS,
-    AnySocket,
-    InetRecord,
-    RawRecord,
-    SocketRecord,
-    TcpSockRecord,
-    UnixRecord,
-    UnreadableSocket,
-)
-from drgn_sockets.records.tcp import congestion_algorithm, ulp_name
+from drgn_sockets.records.families import RECORDS
+from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.mptcp import MptcpRecord, mptcp_parent
+from drgn_sockets.records.families.netlink import NetlinkRecord
+from drgn_sockets.records.families.packet import PacketRecord, Ring
+from drgn_sockets.records.families.raw import RawRecord
+from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
+from drgn_sockets.records.families.unix import UnixRecord
+from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.records.tcp_info import tcp_get_info
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import family_name, type_name
@@ -48,6 +46,13 @@ _socket = functools.partial(Column, of=SocketRecord)
 _tcp = functools.partial(Column, of=TcpSockRecord)
 _inet = functools.partial(Column, of=InetRecord)
 _unix = functools.partial(Column, of=UnixRecord)
+_netlink = functools.partial(Column, of=NetlinkRecord)
+_packet = functools.partial(Column, of=PacketRecord)
+_mptcp = functools.partial(Column, of=MptcpRecord)
+
+
+def _address(address: int | None) -> str | None:
+    return f"{address:#x}" if address else None
 
 
 def _holders(record: AnySocket) -> list[dict[str, object]] | None:
@@ -82,6 +87,35 @@ def _timer_text(record: SocketRecord) -> str | None:
     return f"({timer.name},{timer.expires_s:.3f}s,{timer.retrans})" if timer is not None else None
 
 
+def _ring(which: str, record: PacketRecord) -> dict[str, int] | None:
+    ring: Ring | None = getattr(record, which)
+    return None if ring is None else ring._asdict()
+
+
+def _fanout(record: PacketRecord) -> dict[str, object] | None:
+    fanout = record.fanout
+    if fanout is None:
+        return None
+    return {
+        "id": fanout.id,
+        "type": fanout.type_name,
+        "flags": fanout.flags,
+        "members": [f"{sk:#x}" for sk in fanout.members],
+    }
+
+
+def _memberships(record: PacketRecord) -> list[dict[str, object]]:
+    return [
+        {
+            "ifindex": m.ifindex,
+            "type": m.type_name,
+            "address": m.address[: m.alen].hex(":"),
+            "times": m.times,
+        }
+        for m in record.memberships
+    ]
+
+
 # In the order and with the letters of ss -m.
 _SKMEM_LETTERS = ("r", "rb", "t", "tb", "f", "w", "o", "bl", "d")
 _SKMEM = "skmem:(" + ",".join(f"{letters}%d" for letters in _SKMEM_LETTERS) + ")"
@@ -113,7 +147,13 @@ def _skmem_text(record: SocketRecord) -> str | None:
     return _SKMEM % _skmem_values(record.prog, sock) if isinstance(sock, k.Sock) else None
 
 
+def _info(record: SocketRecord) -> Any:
+    return record.info() if record.group != "tcp" else tcp_get_info(record)
+
+
 def _info_text(record: SocketRecord) -> str | None:
+    if record.group != "tcp":
+        return record.info_words() or None
     info = tcp_get_info(record)
     return None if info is None else tcp_info_text(info)
 
@@ -180,10 +220,10 @@ COLUMNS: tuple[Column, ...] = (
     ),
     _socket("timer", "the timer that fires next: name, seconds, retries", _timer, text=_timer_text),
     _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
-    _tcp(
+    _socket(
         "info",
-        "all that TCP knows of a connection, with the words of ss -i",
-        tcp_get_info,
+        "all that TCP, MPTCP or SCTP knows of a connection, with the words of ss -i",
+        _info,
         text=_info_text,
     ),
     _socket("family", "AF_*", lambda r: family_name(r.family)),
@@ -230,10 +270,46 @@ COLUMNS: tuple[Column, ...] = (
         "name of a unix socket's other end, as bytes",
         attrgetter("peer_name"),
     ),
+    _netlink("nl_protocol", "netlink protocol, as ss calls it", attrgetter("protocol_name")),
+    _netlink("nl_flag_names", "names of nl_flags (NETLINK_F_*)", attrgetter("flag_names")),
+    _netlink("groups", "netlink groups it has joined, by number from 1", attrgetter("groups")),
+    _packet(
+        "packet_flags",
+        "running, auxdata, origdev, vnethdr, loss, as ss has them",
+        attrgetter("flag_names"),
+    ),
+    _packet(
+        "rx_ring",
+        "ring that a packet socket receives into; bytes, ms",
+        functools.partial(_ring, "rx_ring"),
+    ),
+    _packet(
+        "tx_ring",
+        "ring that a packet socket sends from; bytes, ms",
+        functools.partial(_ring, "tx_ring"),
+    ),
+    _packet("fanout", "sockets that a packet socket shares what comes with", _fanout),
+    _packet("memberships", "what a packet socket has interfaces receive", _memberships),
+    _packet(
+        "filter",
+        "classic BPF of a packet socket: code, jt, jf, k of each instruction",
+        attrgetter("filter"),
+        text=lambda r: r.filter_words() or None,
+    ),
     _tcp(
         "congestion",
         "congestion control algorithm",
         lambda r: congestion_algorithm(r.prog, r.sock),
+    ),
+    _tcp(
+        "mptcp_sk",
+        "address of the MPTCP socket that it is a subflow of",
+        lambda r: _address(mptcp_parent(r)),
+    ),
+    _mptcp(
+        "subflows",
+        "addresses of its subflows, TCP sockets",
+        lambda r: [f"{sk:#x}" for sk in r.subflows()],
     ),
     _tcp("ulp", "upper layer protocol (tls, mptcp)", lambda r: ulp_name(r.prog, r.sock)),
     Column(

@@ -12,18 +12,14 @@ from drgn import Program
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.tcp import TcpRecord
+from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.find import Finder
 from drgn_sockets.records.reader import for_each_socket
-from drgn_sockets.records.socket import (
-    AnySocket,
-    InetRecord,
-    SocketRecord,
-    TcpRecord,
-    UnixRecord,
-    UnreadableSocket,
-)
+from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.views.columns import Column
-from drgn_sockets.views.sockets import is_unbound, remote_text
+from drgn_sockets.views.sockets import is_connected, is_unbound, remote_text
 
 
 @dataclass
@@ -106,28 +102,24 @@ class Peer(Command):
         records = {record.sk: record for record in for_each_socket(prog, holders=finder.holders)}
         for record in records.values():
             if isinstance(record, UnixRecord) and record.peer not in records:
-                finder.unix_peer(record)
+                finder.peer(record)
 
 
 def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
     """The ends of the connection that *record* is one of."""
     yield End(what, "self", record, _note(record))
-    if isinstance(record, UnixRecord):
-        peer = finder.unix_peer(record)
-        if peer is not None:
-            yield End(what, "peer", peer, _unix_note(record, peer))
-        for end in (record, peer):
-            listener = finder.unix_listener(end) if isinstance(end, UnixRecord) else None
-            if listener is not None:
-                yield End(what, "listener", listener)
-                break
-    elif isinstance(record, TcpRecord) and record.remote_port:
-        found = finder.tcp_peer(record)
-        if found is None:
-            yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
-        else:
-            other = f"in network namespace {found.netns}" if found.netns != record.netns else None
-            yield End(what, "peer", found, other or _note(found))
+    if isinstance(record, UnreadableSocket):
+        return
+    peer = finder.peer(record)
+    if peer is not None:
+        yield End(what, "peer", peer, _peer_note(record, peer))
+    elif not isinstance(record, UnixRecord) and is_connected(record):
+        yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
+    for end in (record, peer):
+        listener = finder.unix_listener(end) if isinstance(end, UnixRecord) else None
+        if listener is not None:
+            yield End(what, "listener", listener)
+            break
 
 
 def _note(record: AnySocket) -> str | None:
@@ -147,12 +139,14 @@ def _note(record: AnySocket) -> str | None:
         if not record.peer:
             return "not connected"
         return None
-    return "no other end is known for its family"
+    return None if is_connected(record) else "not connected"
 
 
-def _unix_note(record: UnixRecord, peer: AnySocket) -> str | None:
-    if not isinstance(peer, UnixRecord):
-        return None
+def _peer_note(record: SocketRecord, peer: AnySocket) -> str | None:
+    if not isinstance(peer, UnixRecord) or not isinstance(record, UnixRecord):
+        if isinstance(peer, SocketRecord) and peer.netns != record.netns:
+            return f"in network namespace {peer.netns}"
+        return _note(peer)
     if peer.peer != record.sk:
         return "does not point back" if peer.peer else "not connected itself"
     if not peer.ino and not peer.holders:

@@ -18,6 +18,8 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.mounts import named_net_namespaces
 from drgn_sockets.kernel.net import ip_local_port_range
 from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.records.families import FAMILIES
+from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.filter import FAMILIES as ADDRESS_FAMILIES
 from drgn_sockets.records.filter import Filter, Token, families_of, parse
 from drgn_sockets.records.find import parse_address, sk_at
@@ -25,7 +27,7 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.netns import find_netns
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
-from drgn_sockets.records.socket import FAMILIES, InetRecord, SocketRecord
+from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
 from drgn_sockets.views.sockets import is_unbound
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from drgn_sockets.errors import nearest
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.records.socket import FAMILIES, SocketRecord
+from drgn_sockets.records.families import FAMILIES
+from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS
 from drgn_sockets.views.sockets import record_netid
 

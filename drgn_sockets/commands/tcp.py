@@ -12,11 +12,16 @@ from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
+from drgn_sockets.records.families.tcp import (
+    InetConnectionSock,
+    TcpRecord,
+    congestion_algorithm,
+    ulp_name,
+)
 from drgn_sockets.records.find import Finder
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import for_each_socket
-from drgn_sockets.records.socket import TcpRecord, UnreadableSocket
-from drgn_sockets.records.tcp import InetConnectionSock, congestion_algorithm, ulp_name
+from drgn_sockets.records.socket import UnreadableSocket
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import state_name
 from drgn_sockets.views.sockets import describe, holders_text, local_text, remote_text

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Callable, NamedTuple, TypeVar
 
-from drgn import Program, ProgramFlags
+from drgn import FaultError, Program, ProgramFlags
 
-from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
+from drgn_sockets.kernel.memory import pointer_size, read_pointers, read_sparse_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
 
 S = TypeVar("S", bound=Struct)
@@ -32,6 +32,28 @@ _MAX_UNREADABLE_CHUNKS = 4
 _MAX_TRIES = 3
 
 NOTHING: Mapping[int, int] = MappingProxyType({})
+
+
+def list_nodes(prog: Program, head: int, limit: int = _MAX_CHAIN) -> Iterator[int]:
+    """
+    Nodes of a list, as ``list_for_each()``: each once, also of a list that loops.
+
+    :param head: ``struct list_head *`` as an integer
+    :param limit: How many there may be
+    :return: Iterator of ``struct list_head *`` as integers
+    :raises FaultError: where the list leaves readable memory
+    """
+    seen = {head}
+    node = head
+    for _ in range(limit):
+        following = read_pointers(prog, node, 1)
+        if following is None:
+            raise FaultError("list leaves readable memory", node)
+        (node,) = following
+        if node in seen:
+            return
+        seen.add(node)
+        yield node
 
 
 class HashTable(NamedTuple):
@@ -94,6 +116,25 @@ def walk_chains(
         these are passed over.
     :return: Iterator of (address, entry); ``None`` for one that cannot be read or is none.
     """
+    walk = walk_buckets(prog, table, layout, node_offset, next_of, is_one, known)
+    return ((address, entry) for _, address, entry in walk)
+
+
+def walk_buckets(
+    prog: Program,
+    table: HashTable,
+    layout: Layout[S],
+    node_offset: int,
+    next_of: Callable[[S], int],
+    is_one: Callable[[S], bool],
+    known: Mapping[int, int] = NOTHING,
+) -> Iterator[tuple[int, int, S | None]]:
+    """
+    :func:`walk_chains`, with the bucket of each entry: those of one bucket come in the order of
+    its chain.
+
+    :return: Iterator of (bucket, address, entry).
+    """
     live = bool(prog.flags & ProgramFlags.IS_LIVE)
     seen: set[int] = set()
     strayed: set[int] = set()
@@ -111,7 +152,7 @@ def walk_chains(
                 unknown[address] = bucket
         return unknown
 
-    def walk(chains: dict[int, int]) -> Iterator[tuple[int, S | None]]:
+    def walk(chains: dict[int, int]) -> Iterator[tuple[int, int, S | None]]:
         visited = set(chains)
         for _ in range(_MAX_CHAIN):
             if known:
@@ -123,7 +164,7 @@ def walk_chains(
                 good = entry is not None and is_one(entry)
                 if address not in seen:
                     seen.add(address)
-                    yield address, entry if good else None
+                    yield chains[address], address, entry if good else None
                 if entry is None or not good:
                     continue
                 node, bucket = next_of(entry), chains[address]
@@ -143,7 +184,7 @@ def walk_chains(
     heads, damaged = table.heads(prog)
     if damaged:
         # A row that tells: there may have been more.
-        yield table.address, None
+        yield table.n_buckets, table.address, None
     yield from walk(starts(heads))
     # A socket of a live kernel may be freed and hashed elsewhere while the walk stands on
     # it: its chain then ends with another bucket's marker, and what came after was missed.

@@ -45,6 +45,14 @@ def pointer_size(prog: Program) -> int:
     return 8 if _has(prog, PlatformFlags.IS_64_BIT) else 4
 
 
+def page_shift(prog: Program) -> int:
+    """``PAGE_SHIFT``, 12 if that is not known."""
+    try:
+        return prog["PAGE_SHIFT"].value_()  # type: ignore[no-any-return]
+    except LookupError:
+        return _PAGE.bit_length() - 1
+
+
 def byte_order(prog: Program) -> str:
     """``"<"`` or ``">"``, as :mod:`struct` wants it."""
     return "<" if _has(prog, PlatformFlags.IS_LITTLE_ENDIAN) else ">"

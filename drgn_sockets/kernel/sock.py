@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Callable
 
 from drgn import FaultError, Object, Program, TypeKind, offsetof, sizeof
 
-from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
+from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_buckets
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
 
 # include/linux/socket.h
@@ -18,6 +19,8 @@ AF_INET = 2
 AF_INET6 = 10
 AF_NETLINK = 16
 AF_PACKET = 17
+AF_VSOCK = 40
+AF_XDP = 44
 AF_MAX = 64
 
 # include/linux/net.h
@@ -31,10 +34,13 @@ IPPROTO_ICMP = 1
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
 IPPROTO_ICMPV6 = 58
+IPPROTO_SCTP = 132
 IPPROTO_UDPLITE = 136
+IPPROTO_MPTCP = 262
 
 # include/net/tcp_states.h
 TCP_ESTABLISHED = 1
+TCP_SYN_SENT = 2
 TCP_SYN_RECV = 3
 TCP_TIME_WAIT = 6
 TCP_CLOSE = 7
@@ -148,11 +154,17 @@ def _of_family(prog: Program, *families: int) -> Callable[[SockCommon], bool]:
     return is_one
 
 
-def _walk(
-    prog: Program, table: HashTable, known: Mapping[int, int], *families: int
-) -> Iterator[tuple[int, SockCommon | None]]:
+def walk_hashed(
+    prog: Program, table: HashTable, *families: int, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, int, SockCommon | None]]:
+    """
+    Every socket of *families* in a hash table.
+
+    :return: Iterator of (bucket, address, entry), ``None`` for one that cannot be read; those of
+        one bucket in the order of its chain
+    """
     layout = SockCommon.layout(prog)
-    return walk_chains(
+    return walk_buckets(
         prog,
         table,
         layout,
@@ -179,7 +191,8 @@ def _walk_tables(
             return
         if table.address and table not in seen:
             seen.add(table)
-            yield from _walk(prog, table, known, *families)
+            for _, address, entry in walk_hashed(prog, table, *families, known=known):
+                yield address, entry
 
 
 def _nets(prog: Program) -> Iterator[Object]:
@@ -192,19 +205,39 @@ def _nets(prog: Program) -> Iterator[Object]:
 def _tcp_tables(prog: Program) -> Iterator[HashTable]:
     # All namespaces lead to tcp_hashinfo, but for those that have a table of their own since
     # Linux kernel commit d1e5e6408b30 ("tcp: Introduce optional per-netns ehash.") (in v6.1).
-    hashinfos: dict[int, Object] = {}
+    seen: set[int] = set()
     for net in _nets(prog):
         hashinfo = net.ipv4.tcp_death_row.hashinfo.read_()
-        hashinfos[hashinfo.value_()] = hashinfo
-    for hashinfo in hashinfos.values():
-        yield from _listening_tables(hashinfo)
-        ehash = hashinfo.ehash
-        yield HashTable(
-            ehash.value_(),
-            hashinfo.ehash_mask.value_() + 1,
-            sizeof(ehash.type_.type),
-            offsetof(ehash.type_.type, "chain.first"),
-        )
+        if hashinfo.value_() not in seen:
+            seen.add(hashinfo.value_())
+            yield from _tables_of(hashinfo)
+
+
+def tcp_tables(net: Object) -> Iterator[HashTable]:
+    """
+    Where the TCP sockets of a network namespace are hashed: listening ones, and all others.
+
+    :param net: ``struct net *``
+    """
+    return _tables_of(net.ipv4.tcp_death_row.hashinfo.read_())
+
+
+def _tables_of(hashinfo: Object) -> Iterator[HashTable]:
+    yield from _listening_tables(hashinfo)
+    ehash = hashinfo.ehash
+    yield HashTable(
+        ehash.value_(),
+        hashinfo.ehash_mask.value_() + 1,
+        sizeof(ehash.type_.type),
+        offsetof(ehash.type_.type, "chain.first"),
+    )
+
+
+def for_each_tcp_listener(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+    """Every TCP socket that listens, in all network namespaces."""
+    infos = {net.ipv4.tcp_death_row.hashinfo.value_(): net for net in _nets(prog)}
+    tables = (_listening_tables(net.ipv4.tcp_death_row.hashinfo) for net in infos.values())
+    return _walk_tables(prog, itertools.chain.from_iterable(tables), NOTHING, AF_INET, AF_INET6)
 
 
 def _listening_tables(hashinfo: Object) -> Iterator[HashTable]:
@@ -242,32 +275,51 @@ def for_each_tcp(
 
 
 def _udp_tables(prog: Program) -> Iterator[HashTable]:
-    tables: dict[int, Object] = {}
     # Linux kernel commit 9804985bf27f ("udp: Introduce optional per-netns hash table.") (in
     # v6.2) gave network namespaces the choice of a table of their own.
     if prog.type("struct netns_ipv4").has_member("udp_table"):
-        for net in _nets(prog):
-            table = net.ipv4.udp_table.read_()
-            tables[table.value_()] = table
+        pointers = (net.ipv4.udp_table.read_() for net in _nets(prog))
+        tables = {pointer.value_(): pointer for pointer in pointers}
+        yield from map(_udp_table, tables.values())
     else:
-        table = prog["udp_table"].address_of_()
-        tables[table.value_()] = table
+        yield _udp_table(prog["udp_table"])
     try:
-        table = prog["udplite_table"].address_of_()
-        tables[table.value_()] = table
+        yield udplite_table(prog)
     except LookupError:
         # UDP-Lite can be left out of a kernel.
         pass
-    for table in tables.values():
-        slot = table.hash.type_.type
-        while slot.kind == TypeKind.TYPEDEF:
-            slot = slot.type
-        yield HashTable(
-            table.hash.value_(),
-            table.mask.value_() + 1,
-            sizeof(slot),
-            offsetof(slot, "head") if slot.has_member("head") else offsetof(slot, "hslot.head"),
-        )
+
+
+def udp_table(net: Object) -> HashTable:
+    """
+    Where the UDP sockets of a network namespace are hashed by their port.
+
+    :param net: ``struct net *``
+    """
+    if net.prog_.type("struct netns_ipv4").has_member("udp_table"):
+        return _udp_table(net.ipv4.udp_table.read_())
+    return _udp_table(net.prog_["udp_table"])
+
+
+def udplite_table(prog: Program) -> HashTable:
+    """
+    Where UDP-Lite sockets are hashed by their port.
+
+    :raises LookupError: if the kernel has no UDP-Lite
+    """
+    return _udp_table(prog["udplite_table"])
+
+
+def _udp_table(table: Object) -> HashTable:
+    slot = table.hash.type_.type
+    while slot.kind == TypeKind.TYPEDEF:
+        slot = slot.type
+    return HashTable(
+        table.hash.value_(),
+        table.mask.value_() + 1,
+        sizeof(slot),
+        offsetof(slot, "head") if slot.has_member("head") else offsetof(slot, "hslot.head"),
+    )
 
 
 def for_each_udp(
@@ -280,11 +332,30 @@ def for_each_udp(
 def _raw_tables(prog: Program) -> Iterator[HashTable]:
     for name in ("raw_v4_hashinfo", "raw_v6_hashinfo"):
         try:
-            table = prog[name].ht
+            yield raw_table(prog, name)
         except LookupError:
             continue
-        head = table.type_.type
-        yield HashTable(table.address_of_().value_(), len(table), sizeof(head))
+
+
+def raw_table(prog: Program, name: str) -> HashTable:
+    """
+    Where raw sockets are hashed by their protocol.
+
+    :param name: ``raw_v4_hashinfo``, ``raw_v6_hashinfo``
+    :raises LookupError: if the kernel has none
+    """
+    table = prog[name].ht
+    return HashTable(table.address_of_().value_(), len(table), sizeof(table.type_.type))
+
+
+def ping_table(prog: Program) -> HashTable:
+    """
+    Where ping sockets, of both families, are hashed by their identifier.
+
+    :raises LookupError: if the kernel has none
+    """
+    table = prog["ping_table"].hash
+    return HashTable(table.address_of_().value_(), len(table), sizeof(table.type_.type))
 
 
 def for_each_raw(
@@ -294,16 +365,32 @@ def for_each_raw(
     return _walk_tables(prog, _raw_tables(prog), known, AF_INET, AF_INET6)
 
 
+def for_each_ping(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """Every ping socket, IPv4 and IPv6, that has an identifier, in all network namespaces."""
+    return _walk_tables(prog, [ping_table(prog)], known, AF_INET, AF_INET6)
+
+
 def _unix_tables(prog: Program) -> Iterator[HashTable]:
+    for net in _nets(prog):
+        yield unix_table(net)
+
+
+def unix_table(net: Object) -> HashTable:
+    """
+    Where unix sockets are hashed.
+
+    :param net: ``struct net *``
+    """
+    prog = net.prog_
+    word = sizeof(prog.type("struct hlist_head"))
     # Linux kernel commit cf2f225e2653 ("af_unix: Put a socket into a per-netns hash table.")
     # (in v6.0) replaced the one table of all namespaces.
-    word = sizeof(prog.type("struct hlist_head"))
     if prog.type("struct netns_unix").has_member("table"):
-        for net in _nets(prog):
-            yield HashTable(net.unx.table.buckets.value_(), _UNIX_HASH_SIZE, word)
-    else:
-        table = prog["unix_socket_table"]
-        yield HashTable(table.address_of_().value_(), len(table), word)
+        return HashTable(net.unx.table.buckets.value_(), _UNIX_HASH_SIZE, word)
+    table = prog["unix_socket_table"]
+    return HashTable(table.address_of_().value_(), len(table), word)
 
 
 def for_each_unix(
@@ -314,3 +401,43 @@ def for_each_unix(
     those that are only in flight (``SCM_RIGHTS``), are among them.
     """
     return _walk_tables(prog, _unix_tables(prog), known, AF_UNIX)
+
+
+def packet_list(net: Object) -> HashTable:
+    """
+    The list of the packet sockets of a network namespace, as a table of one bucket.
+
+    :param net: ``struct net *``
+    """
+    head = net.packet.sklist
+    return HashTable(head.address_of_().value_(), 1, sizeof(head))
+
+
+def for_each_packet(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """Every packet socket, bound or not, in all network namespaces."""
+    return _walk_tables(prog, map(packet_list, _nets(prog)), known, AF_PACKET)
+
+
+def xdp_list(net: Object) -> HashTable:
+    """
+    The list of the XDP sockets of a network namespace, as a table of one bucket.
+
+    :param net: ``struct net *``
+    """
+    head = net.xdp.list
+    return HashTable(head.address_of_().value_(), 1, sizeof(head))
+
+
+def for_each_xdp(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every XDP socket, bound or not, in all network namespaces.
+
+    :raises LookupError: if the kernel has none (``CONFIG_XDP_SOCKETS``)
+    """
+    if not prog.type("struct net").has_member("xdp"):
+        raise LookupError("struct net has no member xdp")
+    return _walk_tables(prog, map(xdp_list, _nets(prog)), known, AF_XDP)

@@ -121,6 +121,45 @@ def _pids(prog: Program) -> tuple[list[int], bool]:
     return [pids[index] for index in sorted(pids)], whole
 
 
+def task_by_tid(prog: Program, tid: int) -> Task | None:
+    """
+    The task with a thread ID in the initial PID namespace, as ``find_task_by_vpid()`` there.
+
+    :return: ``None`` if there is none, or it cannot be read
+    """
+    try:
+        pid = _pid(prog, tid)
+        found = _Pid.layout(prog).try_read(pid) if pid else None
+        if found is None or not found.first:
+            return None
+        link = _PidLink.layout(prog).cls.places["link"].offset
+    except (LookupError, FaultError):
+        return None
+    task = Task.layout(prog).try_read(found.first - link)
+    return task if task is not None and task.pid == tid else None
+
+
+def _pid(prog: Program, tid: int) -> int:
+    """The ``struct pid *`` of an ID, 0 for none, as ``idr_find()``."""
+    layout = _XaNode.layout(prog)
+    size = pointer_size(prog)
+    slots = layout.cls.places["slots"].size // size
+    form = f"{byte_order(prog)}{'IQ'[size // 8]}"
+    namespace = _PidNamespace.layout(prog).read(prog["init_pid_ns"].address_of_().value_())
+    entry, above = namespace.head, _LONG_BITS
+    while entry & _XA_BITS == _XA_INTERNAL and entry > _XA_INTERNAL_MAX:
+        node = layout.try_read(entry - _XA_INTERNAL)
+        if node is None or node.shift >= above:
+            return 0
+        index = tid >> node.shift
+        if above == _LONG_BITS and index >= slots:
+            # Beyond the root.
+            return 0
+        (entry,) = struct.unpack_from(form, node.slots, index % slots * size)
+        above = node.shift
+    return 0 if entry & _XA_BITS or above else entry
+
+
 def _tasks_by_pid(prog: Program) -> tuple[list[int], bool]:
     """Tasks by their ID, as drgn's ``for_each_task()`` has them; whether these are all."""
     link = _PidLink.layout(prog).cls.places["link"].offset

@@ -37,7 +37,13 @@ from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.cgroup import sock_cgroup_path
 from drgn_sockets.kernel.net import ip_local_port_range
-from drgn_sockets.records.socket import InetRecord, SocketRecord, UnixRecord
+from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.netlink import PROTOCOLS as NETLINK_PROTOCOLS
+from drgn_sockets.records.families.netlink import NetlinkRecord
+from drgn_sockets.records.families.packet import PROTOCOLS as ETHER_PROTOCOLS
+from drgn_sockets.records.families.packet import PacketRecord
+from drgn_sockets.records.families.unix import UnixRecord
+from drgn_sockets.records.socket import SocketRecord
 
 #: What a compiled filter is.
 Test = Callable[[SocketRecord], bool]
@@ -53,16 +59,6 @@ FAMILIES = {
     "vsock": _AF_VSOCK,
 }
 _INET = frozenset({k.AF_INET, k.AF_INET6})
-
-# include/uapi/linux/netlink.h, as iproute2 names them.
-# fmt: off
-_NETLINK_PROTOCOLS = {
-    "rtnl": 0, "unused": 1, "usersock": 2, "fw": 3, "tcpdiag": 4, "nflog": 5, "xfrm": 6,
-    "selinux": 7, "iscsi": 8, "audit": 9, "fiblookup": 10, "connector": 11, "nft": 12,
-    "ip6fw": 13, "dec-rt": 14, "uevent": 15, "genl": 16, "scsi-trans": 18, "ecryptfs": 19,
-    "rdma": 20, "crypto": 21,
-}
-# fmt: on
 
 # include/net/sock.h
 _SOCK_BINDPORT_LOCK = 8
@@ -250,16 +246,14 @@ class Host(Expression):
                 )
 
             return inet
-        family, address = FAMILIES[self.family], self.address
-        wanted_port = None if port is None else str(port)
+        family, address = FAMILIES[self.family], _c_int(self.address or "")
+        name = None if port is None else str(port)
 
         def other(record: SocketRecord) -> bool:
             if record.family != family:
                 return False
-            names = _end(record, local)
-            return (address is None or address.lower() in names[0]) and (
-                wanted_port is None or wanted_port in names[1]
-            )
+            its_address, its_ports = _end(record, local)
+            return address in (None, its_address) and (name is None or name in its_ports)
 
         return other
 
@@ -332,19 +326,32 @@ def _inet_port(record: InetRecord, local: bool) -> int:
     return record.local_port if local else record.remote_port  # type: ignore[no-any-return]
 
 
-def _end(record: SocketRecord, local: bool) -> tuple[set[str], set[str]]:
-    """The names and numbers that an end of a socket of another family goes by."""
-    end: Any = getattr(record, "local_end" if local else "remote_end", None)
-    found = end() if end is not None else None
-    if found is None:
-        return set(), set()
-    addresses = {found.address.decode("utf-8", "surrogateescape").lower()}
-    ports = {found.service.decode("utf-8", "surrogateescape")}
-    if local and record.family == k.AF_NETLINK:
-        addresses.add(str(record.protocol))
-    if "kernel" in ports:
-        ports.add("0")
-    return addresses, ports
+_ANY = 0xFFFFFFFF
+
+
+def _end(record: SocketRecord, local: bool) -> tuple[int | None, set[str]]:
+    """
+    An end of a socket of another family: what its address is as a number, and all that its port
+    goes by.
+    """
+    end = record.local_end() if local else record.remote_end()
+    if end is None:
+        return None, set()
+    # "*" is none, but a port 0 is the kernel.
+    address, port = (text.decode("utf-8", "surrogateescape") for text in end.numbers or end[:2])
+    if isinstance(record, NetlinkRecord):
+        return record.protocol, {port}
+    if isinstance(record, PacketRecord):
+        return record.sock.ethertype, {port, str(record.sock.ifindex)}
+    return _ANY if address == "*" else _c_int(address), {port}
+
+
+def _end_number(record: SocketRecord, local: bool) -> int | None:
+    """The port of such an end, if it is a number."""
+    for text in _end(record, local)[1]:
+        if re.fullmatch("-?[0-9]+", text):
+            return int(text)
+    return None
 
 
 def _unix_test(local: bool, pattern: str) -> Test:
@@ -406,11 +413,8 @@ class Port(Expression):
         family = FAMILIES[self.family]
 
         def other(record: SocketRecord) -> bool:
-            if record.family == family:
-                for text in _end(record, local)[1]:
-                    if re.fullmatch("-?[0-9]+", text):
-                        return compare(int(text), port)
-            return without
+            its_port = _end_number(record, local) if record.family == family else None
+            return without if its_port is None else compare(its_port, port)
 
         return other
 
@@ -431,11 +435,10 @@ class Device(Expression):
         wanted = not self.negated
 
         def test(record: SocketRecord) -> bool:
-            if record.family == k.AF_PACKET:
-                found = self.device in _end(record, True)[1]
-            else:
-                found = record.ifname == name or record.sock.bound_dev_if == index
-            return found == wanted
+            its_index = record.sock.bound_dev_if
+            if isinstance(record, PacketRecord):
+                its_index = record.sock.ifindex
+            return (record.ifname == name or its_index == index) == wanted
 
         return test
 
@@ -494,13 +497,13 @@ def _is_autobound(record: SocketRecord) -> bool:
         return low <= record.local_port <= high and not locks & _SOCK_BINDPORT_LOCK
     if isinstance(record, UnixRecord):
         return record.name is None or _UNIX_AUTOBOUND.fullmatch(record.name) is not None
-    _, ports = _end(record, True)
-    numbers = [int(text) for text in ports if re.fullmatch("-?[0-9]+", text)]
-    if record.family == k.AF_NETLINK:
-        return any(number < 0 for number in numbers)
-    if record.family == _AF_VSOCK:
-        return any(number > _LAST_RESERVED_VSOCK_PORT for number in numbers)
-    return record.family == k.AF_PACKET and not record.protocol and ports == {"*"}
+    if isinstance(record, PacketRecord):
+        return not record.sock.ethertype and not record.sock.ifindex
+    number = _end_number(record, True)
+    if isinstance(record, NetlinkRecord):
+        # netlink_autobind() takes one of these if that of the process is in use.
+        return number is not None and number < 0
+    return record.family == _AF_VSOCK and (number or 0) > _LAST_RESERVED_VSOCK_PORT
 
 
 def _c_int(text: str) -> int | None:
@@ -836,18 +839,23 @@ class _Parser:
             port = self._port(family, port_text, token, at + len(address) + 1)
         if address in ("", "*"):
             return Host(subject, family, None, port)
+        number = _c_int(address)
         if family == "vsock":
-            cid = _c_int(address)
-            if cid is None or cid > 0xFFFFFFFF:
+            if number is None or number > _ANY:
                 self._fail("expected the number of a CID", token, at)
-            address = str(cid)
-        elif family == "netlink":
-            if _c_int(address) is None and address not in _NETLINK_PROTOCOLS:
-                near = nearest(address, _NETLINK_PROTOCOLS)
-                self._fail(f"no netlink protocol {_shown(address)}{near}", token, at)
-            number = _NETLINK_PROTOCOLS.get(address, _c_int(address))
-            address = str(number)
-        return Host(subject, family, address, port)
+        elif number is None:
+            names = _PROTOCOLS[family]
+            number = names.get(address.lower())
+            if number is None:
+                near = nearest(address, names)
+                self._fail(f"no {family} protocol {_shown(address)}{near}", token, at)
+        return Host(subject, family, str(number), port)
+
+
+_PROTOCOLS = {
+    "netlink": {name: number for number, name in NETLINK_PROTOCOLS.items()},
+    "link": {name.lower(): number for number, name in ETHER_PROTOCOLS.items()},
+}
 
 
 _OPERANDS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from drgn import FaultError, Program
 
@@ -18,10 +18,11 @@ from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.records.families import BY_GROUP
+from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
-from drgn_sockets.records.socket import AnySocket, SocketRecord, UnixRecord, UnreadableSocket
-from drgn_sockets.records.unix import UnixSock
+from drgn_sockets.records.socket import AnySocket, SocketRecord
 
 _TCP_MAX_STATES = 14
 
@@ -41,7 +42,8 @@ def is_sock(prog: Program, address: int) -> bool:
     return (
         common is not None
         and 0 < common.family < k.AF_MAX
-        and 0 < common.state < _TCP_MAX_STATES
+        # A netlink socket that is no longer connected is in none.
+        and (0 < common.state < _TCP_MAX_STATES or common.family == k.AF_NETLINK)
         and common.net in net_namespaces(prog)
     )
 
@@ -171,45 +173,18 @@ class Finder:
             )
         return found
 
-    def tcp_peer(self, record: SocketRecord) -> SocketRecord | None:
-        """
-        The other end of a TCP connection, if it is on this machine.
+    def sockets(self, *groups: str) -> Iterator[AnySocket]:
+        """Every socket of some groups of families."""
+        return for_each_socket(self._prog, groups, self.holders)
 
-        One in the same network namespace comes first; a connection over a veth pair has it
-        in another.
-        """
-        from drgn_sockets.records.socket import TcpRecord
+    def is_sock(self, address: int) -> bool:
+        """:func:`is_sock`."""
+        return is_sock(self._prog, address)
 
-        if not isinstance(record, TcpRecord) or not record.remote_port:
-            return None
-        found = None
-        wanted = (
-            _plain(record.remote_address),
-            record.remote_port,
-            _plain(record.local_address),
-            record.local_port,
-        )
-        for other in for_each_socket(self._prog, ["tcp"], self.holders):
-            if not isinstance(other, TcpRecord) or other.sk == record.sk:
-                continue
-            if other.local_port != wanted[1] or other.remote_port != wanted[3]:
-                continue
-            if (_plain(other.local_address), _plain(other.remote_address)) == (
-                wanted[0],
-                wanted[2],
-            ):
-                if other.netns == record.netns:
-                    return other
-                found = other
-        return found
-
-    def unix_peer(self, record: UnixRecord) -> AnySocket | None:
-        """The other end of a unix socket."""
-        if not record.peer:
-            return None
-        if not is_sock(self._prog, record.peer):
-            return UnreadableSocket(record.peer, "is none", self.holders.of(record.peer))
-        return self.reader.read(record.peer)
+    def peer(self, record: SocketRecord) -> AnySocket | None:
+        """The other end of a socket, if its family knows of one on this machine."""
+        family = BY_GROUP.get(record.group)
+        return None if family is None else family.peer(self, record)
 
     def unix_listener(self, record: UnixRecord) -> UnixRecord | None:
         """
@@ -227,8 +202,3 @@ class Finder:
             ):
                 return other
         return None
-
-
-def _plain(address: str) -> str:
-    # An IPv4 client of a dual-stack server: ::ffff:127.0.0.1 on one side only.
-    return address[7:] if address.startswith("::ffff:") and "." in address else address

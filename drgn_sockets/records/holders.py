@@ -10,12 +10,12 @@ from typing import NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.fdtable import fd_chunks
 from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.records.families import OTHER, group_like
 from drgn_sockets.records.fan_out import fan_out
 
 # Files that are read together.
@@ -190,7 +190,7 @@ class Holders:
         """
         Every ``struct sock *`` that somebody holds and that, by the family of its operations
         and its type, looks like one of a group: see
-        :data:`~drgn_sockets.records.socket.FAMILIES`.
+        :data:`~drgn_sockets.records.families.FAMILIES`.
         """
         return self._groups.get(group, ())
 
@@ -242,7 +242,7 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _Sockets:
 
 class SocketGroups(dict[tuple[int, int], str]):
     """
-    The group of families, one of :data:`~drgn_sockets.records.socket.FAMILIES`, of a
+    The group of families, one of :data:`~drgn_sockets.records.families.FAMILIES`, of a
     ``struct socket`` with these (operations, type).
 
     That is what it looks like: SCTP, say, looks like TCP.
@@ -254,15 +254,5 @@ class SocketGroups(dict[tuple[int, int], str]):
     def __missing__(self, key: tuple[int, int]) -> str:
         address, type_ = key
         ops = _ProtoOps.layout(self._prog).try_read(address)
-        family = ops.family if ops else 0
-        if family == k.AF_UNIX:
-            group = "unix"
-        elif family in (k.AF_INET, k.AF_INET6):
-            group = _INET_GROUPS.get(type_, "other")
-        else:
-            group = "other"
-        self[key] = group
+        self[key] = group = group_like(ops.family, type_) if ops else OTHER
         return group
-
-
-_INET_GROUPS = {k.SOCK_STREAM: "tcp", k.SOCK_DGRAM: "udp", k.SOCK_RAW: "raw"}

@@ -15,22 +15,18 @@ from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Batch as StructBatch
-from drgn_sockets.records.holders import AnyInode, Holders, SocketGroups, SocketInode
-from drgn_sockets.records.inet import RawSock, UdpSock
-from drgn_sockets.records.parts import Batch, Part
-from drgn_sockets.records.socket import (
+from drgn_sockets.records.families import (
+    BY_GROUP,
     FAMILIES,
-    RECORDS,
-    AnySocket,
-    Derived,
-    InetRecord,
-    RawRecord,
-    SocketRecord,
-    UnixRecord,
-    UnreadableSocket,
+    family_of,
+    group_like,
+    groups_like,
+    plain_record,
 )
-from drgn_sockets.records.tcp import TcpRequestSock, TcpSock, TcpTimewaitSock
-from drgn_sockets.records.unix import UnixSock, unix_name
+from drgn_sockets.records.families.unix import UnixRecord, UnixSock, unix_name
+from drgn_sockets.records.holders import AnyInode, Holders, SocketGroups, SocketInode
+from drgn_sockets.records.parts import Batch, Part
+from drgn_sockets.records.socket import AnySocket, Derived, Family, SocketRecord, UnreadableSocket
 
 T = TypeVar("T")
 
@@ -41,47 +37,16 @@ _PART = 2048
 
 _NO_INODES: Mapping[int, AnyInode] = {}
 
-# Walk of the hash tables of a group of families, and what its full sockets are.
-_WALKS = {
-    "tcp": (k.for_each_tcp, TcpSock),
-    "udp": (k.for_each_udp, UdpSock),
-    "raw": (k.for_each_raw, RawSock),
-    "unix": (k.for_each_unix, UnixSock),
-}
-
-# The record that is made of each structure. Any other is a plain struct sock.
-_RECORD_OF: dict[type[SockCommon], type[SocketRecord]] = {cls.struct: cls for cls in RECORDS}
+_UNIX = BY_GROUP["unix"]
 
 
-def _plain_record_class(family: int, type_: int, protocol: int) -> type[SocketRecord]:
-    """The record of a socket of which ``struct sock`` was read, and no more."""
-    if family in (k.AF_INET, k.AF_INET6):
-        return RawRecord if type_ == k.SOCK_RAW else InetRecord
-    return SocketRecord
-
-
-@functools.lru_cache(1024)
-def _full_struct(family: int, type_: int, protocol: int) -> type[Sock]:
-    if family == k.AF_UNIX:
-        return UnixSock
-    if family in (k.AF_INET, k.AF_INET6):
-        if type_ == k.SOCK_STREAM and protocol == k.IPPROTO_TCP:
-            return TcpSock
-        if type_ == k.SOCK_DGRAM and protocol in (k.IPPROTO_UDP, k.IPPROTO_UDPLITE):
-            return UdpSock
-        if type_ == k.SOCK_RAW:
-            return RawSock
-    return Sock
-
-
-def _small_struct(common: SockCommon) -> type[SockCommon] | None:
-    """The structure of what is no full socket, told by its state, as ``sk_fullsock()``."""
-    if common.family in (k.AF_INET, k.AF_INET6):
-        if common.state == k.TCP_TIME_WAIT:
-            return TcpTimewaitSock
-        if common.state == k.TCP_NEW_SYN_RECV:
-            return TcpRequestSock
-    return None
+def _small_record(common: SockCommon) -> type[SocketRecord] | None:
+    """The record of what is no full socket."""
+    if common.state not in (k.TCP_TIME_WAIT, k.TCP_NEW_SYN_RECV):
+        return None
+    # Only of stream sockets there are such.
+    family = BY_GROUP.get(group_like(common.family, k.SOCK_STREAM))
+    return family.small_record(common) if family is not None else None
 
 
 class SocketBatch(Batch):
@@ -217,7 +182,7 @@ class SocketReader:
         for some in _pieces(sks, _BATCH):
             commons = SockCommon.layout(self.prog).read_batch(some)
             yield from self._unreadable(commons.unreadable)
-            yield from self._by_state(commons.addresses, commons, Sock)
+            yield from self._by_state(commons.addresses, commons, None)
 
     def read_held(self, group: str, sks: Sequence[int]) -> Iterator[Batch]:
         """
@@ -226,11 +191,12 @@ class SocketReader:
 
         :param group: One of :data:`FAMILIES`.
         """
-        if group not in _WALKS:
+        family = BY_GROUP.get(group)
+        if family is None or not family.is_known(self.prog):
             return self._read_full(sks, self._known)
         # A socket that is in a file table is a full one, and mostly what its struct socket
         # looks like: one read instead of two.
-        return self._read(_WALKS[group][1], sks, self._known, sure=False)
+        return self._read(family.record, sks, self._known, family)
 
     def read_held_briefly(self, sockets: Mapping[int, SocketAlloc]) -> Iterator[Batch]:
         """
@@ -243,35 +209,41 @@ class SocketReader:
         unix: list[int] = []
         others: list[int] = []
         for sk, socket in sockets.items():
-            (unix if groups[socket.ops, socket.type] == "unix" else others).append(sk)
+            is_unix = groups[socket.ops, socket.type] == _UNIX.group
+            (unix if is_unix else others).append(sk)
         yield from self._read_full(others, sockets, brief=True)
-        yield from self._read(UnixSock, unix, sockets, sure=False)
+        yield from self._read(UnixRecord, unix, sockets, _UNIX)
 
     def read_entries(
-        self, entries: Iterable[tuple[int, SockCommon | None]], cls: type[Sock]
+        self, entries: Iterable[tuple[int, SockCommon | None]], family: Family
     ) -> Iterator[Batch]:
         """
         Read the sockets of a hash table.
 
         :param entries: What the walk of the table yields.
-        :param cls: What the table's full sockets are.
+        :param family: What the table's full sockets are.
         """
+        full = family.record if family.is_known(self.prog) else None
         for some in _pieces(entries, _BATCH):
             yield from self._unreadable([sk for sk, common in some if common is None])
             good = [common for _, common in some if common is not None]
-            yield from self._by_state([common.address for common in good], good, cls)
+            yield from self._by_state([common.address for common in good], good, full)
 
     def _by_state(
-        self, sks: Sequence[int], commons: Iterable[SockCommon], full: type[Sock]
+        self,
+        sks: Sequence[int],
+        commons: Iterable[SockCommon],
+        full: type[SocketRecord] | None,
     ) -> Iterator[Batch]:
-        by_struct: dict[type[SockCommon], list[int]] = {}
+        """:param full: What full sockets are, if that is known."""
+        by_record: dict[type[SocketRecord] | None, list[int]] = {}
         for sk, common in zip(sks, commons):
-            by_struct.setdefault(_small_struct(common) or full, []).append(sk)
-        for struct, addresses in by_struct.items():
-            if struct is Sock:
+            by_record.setdefault(_small_record(common) or full, []).append(sk)
+        for record_class, addresses in by_record.items():
+            if record_class is None:
                 yield from self._read_full(addresses, self._known)
             else:
-                yield from self._read(struct, addresses, self._known)
+                yield from self._read(record_class, addresses, self._known)
 
     def _read_full(
         self, sks: Iterable[int], inodes: Mapping[int, AnyInode], *, brief: bool = False
@@ -282,39 +254,38 @@ class SocketReader:
         by_kind: dict[tuple[int, int, int], list[int]] = {}
         for i, kind in enumerate(kinds):
             by_kind.setdefault(kind, []).append(i)
-        by_struct: dict[type[Sock], list[int]] = {}
+        by_record: dict[type[SocketRecord], list[int]] = {}
         for kind, indices in by_kind.items():
-            struct = _full_struct(*kind)
-            if struct is Sock or (brief and struct is not UnixSock):
-                record_class = _plain_record_class(*kind)
-                yield SocketBatch(self, record_class, socks.select(indices), inodes)
+            family = family_of(*kind)
+            if family is None or (brief and family.brief) or not family.is_known(self.prog):
+                yield SocketBatch(self, plain_record(*kind), socks.select(indices), inodes)
             else:
-                by_struct.setdefault(struct, []).extend(socks.addresses[i] for i in indices)
-        for struct, addresses in by_struct.items():
-            yield from self._read(struct, addresses, inodes)
+                addresses = by_record.setdefault(family.record, [])
+                addresses.extend(socks.addresses[i] for i in indices)
+        for record_class, addresses in by_record.items():
+            yield from self._read(record_class, addresses, inodes)
 
     def _read(
         self,
-        struct: type[SockCommon],
+        record_class: type[SocketRecord],
         sks: Iterable[int],
         inodes: Mapping[int, AnyInode],
-        *,
-        sure: bool = True,
+        family: Family | None = None,
     ) -> Iterator[Batch]:
-        """:param sure: Whether all of *sks* are known to be of that structure."""
-        structs = struct.layout(self.prog).read_batch(sks)
+        """:param family: The family that *sks* look like, if they may prove to be of others."""
+        structs = record_class.struct.layout(self.prog).read_batch(sks)
         yield from self._unreadable(structs.unreadable)
         strays: list[int] = []
-        if not sure:
+        if family is not None:
             columns = [structs.column(name) for name in ("family", "type", "protocol")]
-            others = {kind for kind in set(zip(*columns)) if _full_struct(*kind) is not struct}
+            others = {kind for kind in set(zip(*columns)) if family_of(*kind) is not family}
             if others:
                 stray = [kind in others for kind in zip(*columns)]
                 strays = [sk for sk, it_is in zip(structs.addresses, stray) if it_is]
                 structs = structs.select([i for i, it_is in enumerate(stray) if not it_is])
         if len(structs):
-            batch = UnixBatch if struct is UnixSock else SocketBatch
-            yield batch(self, _RECORD_OF[struct], structs, inodes)
+            batch = UnixBatch if record_class is UnixRecord else SocketBatch
+            yield batch(self, record_class, structs, inodes)
         if strays:
             yield from self._read_full(strays, inodes)
 
@@ -393,29 +364,34 @@ class _HeldPart(Part):
     """Sockets in file tables."""
 
     def __init__(
-        self, read: Callable[[], Iterator[Batch]], wanted: Container[str], nexts: dict[int, int]
+        self,
+        read: Callable[[], Iterator[Batch]],
+        wanted: Container[str],
+        nexts: dict[str, dict[int, int]],
     ) -> None:
         super().__init__(read)
         self._wanted = wanted
-        # The next node of each in its hash chain: the walk of the hash table, which is for
-        # those in no file table, passes these over.
+        # By group, the next node of each in its hash chain: the walk of the hash table, which is
+        # for those in no file table, passes these over.
         self._nexts = nexts
-        self._found: dict[int, int] = {}
+        self._found: dict[str, dict[int, int]] = {}
 
     def batches(self) -> Iterator[Batch]:
         for batch in super().batches():
             if isinstance(batch, SocketBatch):
-                self._found.update(zip(batch.addresses, batch.structs.column("node")))
+                found = self._found.setdefault(batch.cls.group, {})
+                found.update(zip(batch.addresses, batch.structs.column("node")))
                 if batch.cls.group not in self._wanted:
                     continue
             yield batch
         self.take(self._found)
 
-    def found(self) -> dict[int, int]:
+    def found(self) -> dict[str, dict[int, int]]:
         return self._found
 
-    def take(self, found: dict[int, int]) -> None:
-        self._nexts.update(found)
+    def take(self, found: dict[str, dict[int, int]]) -> None:
+        for group, nexts in found.items():
+            self._nexts.setdefault(group, {}).update(nexts)
 
 
 def socket_parts(
@@ -423,29 +399,44 @@ def socket_parts(
 ) -> Iterator[Part]:
     """The records of :func:`for_each_socket`, in parts."""
     wanted = frozenset(families)
+    # One that looks like TCP, say, may prove to be of another family (SCTP).
+    looked_at = frozenset[str]().union(*map(groups_like, wanted))
     reader = SocketReader(prog, holders)
+    nexts: dict[str, dict[int, int]] = {}
+    walks = [family for group, family in BY_GROUP.items() if group in wanted]
+    passed: set[str] = set()
     for group in FAMILIES:
-        # One that looks like TCP, say, may prove to be of another family (SCTP).
-        strays = "other" in wanted and group not in wanted
-        if group not in wanted and not strays:
-            continue
-        nexts: dict[int, int] = {}
-        if holders is not None:
+        if holders is not None and group in looked_at:
             held = sorted(holders.sks_of_group(group))
             # The first is small: somebody waits for the first row.
             first, rest = held[:_FIRST_PART], held[_FIRST_PART:]
             for sks in (*_pieces(first, _FIRST_PART), *_pieces(rest, _PART)):
                 read = functools.partial(reader.read_held, group, sks)
                 yield _HeldPart(read, wanted, nexts)
-        if group in _WALKS and not strays:
-            yield Part(functools.partial(_walk, reader, prog, group, nexts), alone=True)
+        passed.add(group)
+        # A walk comes when all that may be of its family was found, if somebody holds it.
+        for family in [f for f in walks if groups_like(f.group) | {f.group} <= passed]:
+            walks.remove(family)
+            yield Part(functools.partial(_walk, reader, prog, family, nexts), alone=True)
 
 
 def _walk(
-    reader: SocketReader, prog: Program, group: str, nexts: dict[int, int]
+    reader: SocketReader, prog: Program, family: Family, nexts: dict[str, dict[int, int]]
 ) -> Iterator[Batch]:
-    walk, cls = _WALKS[group]
-    return reader.read_entries(walk(prog, nexts or NOTHING), cls)
+    known = nexts.get(family.group, NOTHING)
+    return reader.read_entries(_unknown(family, prog, known), family)
+
+
+def _unknown(
+    family: Family, prog: Program, known: Mapping[int, int]
+) -> Iterator[tuple[int, SockCommon | None]]:
+    try:
+        for sk, entry in family.walk(prog, known):
+            if sk not in known:
+                yield sk, entry
+    except LookupError:
+        # Its module is not loaded, or what is known of its types does not lead there.
+        return
 
 
 def for_each_socket(
@@ -454,9 +445,10 @@ def for_each_socket(
     """
     Every socket of the machine, in all network namespaces, group by group of families.
 
-    :param families: Which of :data:`FAMILIES`; yielded in the order of that.
+    :param families: Which of :data:`~drgn_sockets.records.families.FAMILIES`; yielded in the
+        order of that.
     :param holders: Who holds what. Sockets that are in no hash table (created and never
-        bound, other families) are found through it, and are missing without it.
+        bound, unknown families) are found through it, and are missing without it.
     """
     for part in socket_parts(prog, families, holders):
         yield from part.records()

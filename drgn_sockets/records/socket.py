@@ -3,42 +3,47 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-from _socket import AF_INET, AF_INET6, inet_ntop  # "socket" takes as long as all the rest
-from collections.abc import Callable
-from typing import Any, ClassVar, Union
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Union
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
-from drgn_sockets.kernel.dcache import Dentry
-from drgn_sockets.kernel.file import Inode, SuperBlock
+from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.sock import Sock, SockCommon
-from drgn_sockets.records.holders import AnyInode, Holder, Holders
-from drgn_sockets.records.inet import RawSock, UdpSock
-from drgn_sockets.records.tcp import (
-    TcpRequestSock,
-    TcpSock,
-    TcpTimewaitSock,
-    Timer,
-    recv_queue,
-    send_queue,
-    tcp_timer,
-)
-from drgn_sockets.records.unix import UnixSock, unix_inq_len
 
-#: Groups of families in which sockets are walked and shown, in that order.
-FAMILIES = ("other", "unix", "raw", "udp", "tcp")
+if TYPE_CHECKING:
+    from drgn_sockets.records.find import Finder
+    from drgn_sockets.records.holders import AnyInode, Holder, Holders
 
 
-# A machine talks to many ports of few addresses.
-@functools.lru_cache(4096)
-def _ip_text(address: bytes) -> str:
-    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+class Timer(NamedTuple):
+    """A timer that is running."""
+
+    #: ``on`` (retransmission), ``keepalive``, ``persist`` (window probes), ``timewait``,
+    #: ``synack``: as ``ss -o`` calls them, and the last as nobody else does.
+    name: str
+    #: Seconds until it fires.
+    expires_s: float
+    #: In jiffies.
+    expires: int
+    #: How often it has fired for what it waits for.
+    retrans: int
 
 
-def _same(value: Any) -> Any:
+class Endpoint(NamedTuple):
+    """Name of an end of a socket, as bytes that the kernel or a user chose: not escaped."""
+
+    #: ``127.0.0.1``, ``rtnl``, a path, …
+    address: bytes
+    #: Port, process, interface, …
+    service: bytes
+    #: What ss writes between them.
+    separator: str = ":"
+    #: Address and service in numbers (``ss -n``), where these are names.
+    numbers: tuple[bytes, bytes] | None = None
+
+
+def same(value: Any) -> Any:
     return value
 
 
@@ -54,7 +59,7 @@ class Derived:
         self.function = function
         self.names = names
         #: Whether it is a member as it stands.
-        self.is_same = function is _same
+        self.is_same = function is same
         self.__doc__ = doc
 
     def __get__(self, record: SocketRecord | None, owner: type) -> Any:
@@ -82,7 +87,7 @@ class SocketRecord:
         #: Inode of the network namespace.
         self.netns = netns
 
-    #: Which of :data:`FAMILIES` it belongs to.
+    #: Which of :data:`~drgn_sockets.records.families.FAMILIES` it belongs to.
     group: ClassVar[str] = "other"
 
     #: A record is of what could be read, see :class:`UnreadableSocket`.
@@ -119,13 +124,13 @@ class SocketRecord:
         """``struct sock *`` as an integer."""
         return self.sock.address  # type: ignore[no-any-return]
 
-    family = Derived(_same, "family", doc="``AF_*``.")
-    type = Derived(_same, "type", doc="``SOCK_*``.")
-    protocol = Derived(_same, "protocol", doc="``IPPROTO_*``, or what the family calls protocol.")
-    state = Derived(_same, "state", doc="``TCP_*``, which other families use as well.")
-    uid = Derived(_same, "uid", doc="Owner, in the initial user namespace.")
+    family = Derived(same, "family", doc="``AF_*``.")
+    type = Derived(same, "type", doc="``SOCK_*``.")
+    protocol = Derived(same, "protocol", doc="``IPPROTO_*``, or what the family calls protocol.")
+    state = Derived(same, "state", doc="``TCP_*``, which other families use as well.")
+    uid = Derived(same, "uid", doc="Owner, in the initial user namespace.")
     recv_q = Derived(
-        _same, "rmem_alloc", doc="Bytes to be read; of a listener, connections to be accepted."
+        same, "rmem_alloc", doc="Bytes to be read; of a listener, connections to be accepted."
     )
     send_q = Derived(
         lambda wmem_alloc: wmem_alloc - 1,
@@ -138,149 +143,25 @@ class SocketRecord:
         """The timer that fires next."""
         return None
 
+    def local_end(self) -> Endpoint:
+        """Name of this end, as ss writes it."""
+        return Endpoint(b"*", b"%d" % self.ino, " ")
 
-def _address(family: int, v6: bytes | None, v4: bytes) -> str:
-    return _ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
+    def remote_end(self) -> Endpoint | None:
+        """Name of the other end, ``None`` if it has none."""
+        return None
 
+    def extended_words(self) -> str:
+        """What ``ss -e`` says of it and not of sockets of all families; escaped."""
+        return ""
 
-class InetRecord(SocketRecord):
-    """A socket of ``AF_INET`` or ``AF_INET6``."""
+    def info(self) -> Any:
+        """What ``ss -i`` says of it, as a named tuple; ``None`` for nothing."""
+        return None
 
-    local_address = Derived(
-        _address,
-        *("family", "v6_rcv_saddr", "rcv_saddr"),
-        doc="Address it is bound to (``skc_rcv_saddr``, ``skc_v6_rcv_saddr``).",
-    )
-    remote_address = Derived(
-        _address,
-        *("family", "v6_daddr", "daddr"),
-        doc="Address it is connected to (``skc_daddr``, ``skc_v6_daddr``).",
-    )
-    local_port = Derived(_same, "num", doc="Local port (``skc_num``).")
-    remote_port = Derived(_same, "dport", doc="Remote port (``skc_dport``).")
-
-
-class TcpRecord(InetRecord):
-    """A TCP socket: a full one, or what takes its place before and after it (request, timewait)."""
-
-    group = "tcp"
-    # The small structures keep no more of a socket than they need.
-    type: Any = k.SOCK_STREAM
-    protocol: Any = k.IPPROTO_TCP
-    uid: Any = None
-    recv_q: Any = 0
-    send_q: Any = 0
-
-    @property
-    def timer(self) -> Timer | None:
-        return tcp_timer(self.prog, self.sock)
-
-
-class TcpTimewaitRecord(TcpRecord):
-    """A connection in TIME-WAIT."""
-
-    struct = TcpTimewaitSock
-    state = Derived(
-        _same,
-        "substate",
-        doc="``TCP_*``; of an orphan in FIN-WAIT-2 that, and not the TIME-WAIT it is kept as.",
-    )
-
-
-class TcpRequestRecord(TcpRecord):
-    """A connection that is being made to a listener."""
-
-    struct = TcpRequestSock
-    state: Any = k.TCP_SYN_RECV
-
-
-class TcpSockRecord(TcpRecord):
-    """A full TCP socket."""
-
-    struct = TcpSock
-    type = SocketRecord.type
-    protocol = SocketRecord.protocol
-    uid = SocketRecord.uid
-    # inet_put_port() clears skc_num and leaves inet_sport, which getsockname() gives.
-    local_port = Derived(
-        lambda num, sport: num or sport,
-        *("num", "sport"),
-        doc="Local port; of a connection that was refused or reset, the one that it had.",
-    )
-    recv_q = Derived(
-        recv_queue,
-        *("state", "ack_backlog", "rcv_nxt", "copied_seq"),
-        doc="Bytes to be read; of a listener, connections to be accepted.",
-    )
-    send_q = Derived(
-        send_queue,
-        *("state", "max_ack_backlog", "write_seq", "snd_una"),
-        doc="Bytes not yet acknowledged; of a listener, how many connections may wait.",
-    )
-
-
-class UdpRecord(InetRecord):
-    """A UDP or UDP-Lite socket."""
-
-    group = "udp"
-    struct = UdpSock
-    recv_q = Derived(
-        operator.sub,
-        *("rmem_alloc", "forward_deficit"),
-        doc="``udp_rqueue_get()``: bytes with their overhead.",
-    )
-
-
-class RawRecord(InetRecord):
-    """A raw socket. What others have as local port is its protocol."""
-
-    group = "raw"
-    struct: ClassVar[type[SockCommon]] = RawSock
-
-
-class UnixRecord(SocketRecord):
-    """A unix socket."""
-
-    group = "unix"
-    struct = UnixSock
-
-    #: Path, abstract name (it begins with a NUL), or ``None``. An accepted socket has that of
-    #: its listener.
-    name: bytes | None = None
-    #: Inode of the other end; 0 if it has none, as long as nobody has accepted it.
-    peer_ino: int = 0
-    #: Name of the other end.
-    peer_name: bytes | None = None
-
-    addr = Derived(_same, "addr", doc="``struct unix_address *``, 0 if it has no name.")
-    peer = Derived(_same, "peer", doc="``struct sock *`` of the other end, 0 for none.")
-    send_q = Derived(
-        lambda state, max_ack_backlog, wmem_alloc: (
-            max_ack_backlog if state == k.TCP_LISTEN else wmem_alloc - 1
-        ),
-        *("state", "max_ack_backlog", "wmem_alloc"),
-        doc="Memory of what was sent and not yet read; of a listener, its backlog.",
-    )
-
-    @property
-    def recv_q(self) -> int | None:
-        """Bytes to be read (``unix_inq_len()``); of a listener, connections waiting."""
-        sock = self.sock
-        if sock.state == k.TCP_LISTEN or not sock.receive_queue_len:
-            return sock.receive_queue_len  # type: ignore[no-any-return]
-        return unix_inq_len(self.prog, sock)
-
-    def socket_file(self) -> tuple[int, int] | None:
-        """
-        Inode and device (as the kernel's ``dev_t``) of the socket *file*, which ``stat``
-        shows for the path, and which is not the inode of the socket.
-
-        :return: ``None`` if it is not bound to a path, or that cannot be read
-        """
-        dentry = Dentry.layout(self.prog).try_read(self.sock.path_dentry)
-        inode = dentry and Inode.layout(self.prog).try_read(dentry.inode)
-        sb = inode and SuperBlock.layout(self.prog).try_read(inode.sb)
-        return (inode.ino, sb.dev) if inode and sb else None
+    def info_words(self) -> str:
+        """What ``ss -i`` says of it; escaped."""
+        return ""
 
 
 class UnreadableSocket:
@@ -295,12 +176,70 @@ class UnreadableSocket:
 
 AnySocket = Union[SocketRecord, UnreadableSocket]
 
-#: The records of all kinds of sockets that are told apart.
-RECORDS: tuple[type[SocketRecord], ...] = (
-    TcpSockRecord,
-    TcpTimewaitRecord,
-    TcpRequestRecord,
-    UdpRecord,
-    RawRecord,
-    UnixRecord,
-)
+
+class Family:
+    """
+    A family of sockets: what adding one takes, in a module of :mod:`drgn_sockets.records.families`.
+    """
+
+    #: Its name, ``tcp``; that of its records.
+    group: ClassVar[str]
+    #: ``AF_*`` of its sockets, and ``SOCK_*`` and ``IPPROTO_*`` if not all are its.
+    address_families: ClassVar[tuple[int, ...]]
+    types: ClassVar[tuple[int, ...] | None] = None
+    protocols: ClassVar[tuple[int, ...] | None] = None
+    #: Whether what looks like it, by address family and type, mostly is of another family.
+    rare: ClassVar[bool] = False
+    #: The record of its full sockets, and those of what the kernel has before and after these.
+    record: ClassVar[type[SocketRecord]]
+    small: ClassVar[tuple[type[SocketRecord], ...]] = ()
+    #: The record if no more than ``struct sock`` was read.
+    plain: ClassVar[type[SocketRecord]]
+    #: Whether ``struct sock`` tells its ends.
+    brief: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if "plain" not in cls.__dict__:
+            cls.plain = type(f"{cls.__name__}PlainRecord", (SocketRecord,), {"group": cls.group})
+
+    def owns(self, family: int, type_: int, protocol: int) -> bool:
+        """Whether a socket of these is one of the family."""
+        return (
+            family in self.address_families
+            and (self.types is None or type_ in self.types)
+            and (self.protocols is None or protocol in self.protocols)
+        )
+
+    def small_record(self, common: SockCommon) -> type[SocketRecord] | None:
+        """The record of what is no full socket, told by its state, as ``sk_fullsock()``."""
+        return None
+
+    def walk(
+        self, prog: Program, known: Mapping[int, int] = NOTHING
+    ) -> Iterator[tuple[int, SockCommon | None]]:
+        """
+        Every socket of it that the kernel has in a list or table, in all network namespaces.
+
+        :param known: Sockets that may be left out, each with the next node of its hash chain.
+        :return: Iterator of (address, entry), ``None`` for one that cannot be read
+        :raises LookupError: if the program lacks the types or variables
+        """
+        return iter(())
+
+    def peer(self, finder: Finder, record: Any) -> AnySocket | None:
+        """The other end of a socket of it, if that is on this machine."""
+        return None
+
+    def is_known(self, prog: Program) -> bool:
+        """Whether the program has the type of its sockets: that may be a module's."""
+        return _has_type(prog, self.record.struct.C_TYPE)
+
+
+def _has_type(prog: Program, name: str) -> bool:
+    known: dict[str, bool] = prog.cache.setdefault("drgn_sockets.has_type", {})
+    if name not in known:
+        try:
+            known[name] = prog.type(name).is_complete()
+        except LookupError:
+            known[name] = False
+    return known[name]

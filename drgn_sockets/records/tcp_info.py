@@ -10,8 +10,8 @@ from drgn import Program
 from drgn_sockets.kernel.sock import TCP_LISTEN, TCP_TIME_WAIT
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.kernel.time import clock
+from drgn_sockets.records.families.tcp import TcpSock, congestion_algorithm, ulp_name
 from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.records.tcp import TcpSock, congestion_algorithm, ulp_name
 
 # include/uapi/linux/tcp.h
 TCPI_OPT_TIMESTAMPS = 1

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.raw import RawRecord
+from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holder
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.reader import SocketBatch, UnixBatch
 from drgn_sockets.records.socket import (
     AnySocket,
-    InetRecord,
-    RawRecord,
+    Derived,
+    Endpoint,
     SocketRecord,
-    UnixRecord,
     UnreadableSocket,
 )
 from drgn_sockets.views.escape import escape
@@ -62,7 +64,11 @@ def local_text(record: AnySocket) -> str | None:
         return f"{unix_name_text(record.name)} {record.ino}"
     if isinstance(record, InetRecord):
         return _inet(record, record.local_address, record.local_port, local=True)
-    return f"* {record.ino}"
+    return _end_text(record.local_end())
+
+
+def _end_text(end: Endpoint) -> str:
+    return f"{escape(end.address)}{end.separator}{escape(end.service)}"
 
 
 def remote_text(record: AnySocket) -> str | None:
@@ -74,7 +80,18 @@ def remote_text(record: AnySocket) -> str | None:
     if isinstance(record, InetRecord):
         port = 0 if isinstance(record, RawRecord) else record.remote_port
         return _inet(record, record.remote_address, port, local=False)
-    return "*"
+    end = record.remote_end()
+    return "*" if end is None else _end_text(end)
+
+
+def is_connected(record: SocketRecord) -> bool:
+    """Whether it has another end, on this machine or another."""
+    if isinstance(record, UnixRecord):
+        return bool(record.peer)
+    if isinstance(record, InetRecord):
+        # The port of a raw socket is its protocol.
+        return bool(record.remote_port) and record.group != "raw" and not is_unbound(record)
+    return record.remote_end() is not None
 
 
 def record_netid(record: AnySocket) -> str | None:
@@ -112,11 +129,15 @@ def describe(record: AnySocket) -> str:
     if isinstance(record, InetRecord):
         if is_unbound(record):
             return f"{kind} never bound"
-        here = local_text(record) or ""
-        if record.remote_port and not isinstance(record, RawRecord):
-            return f"{kind} {here} -> {remote_text(record)}"
-        return f"{kind} {here}"
-    return kind
+    elif not _has_names(type(record)):
+        return kind
+    near = local_text(record)
+    return f"{kind} {near} -> {remote_text(record)}" if is_connected(record) else f"{kind} {near}"
+
+
+def _has_names(cls: type[SocketRecord]) -> bool:
+    """Whether the family has names for its ends."""
+    return cls.local_end is not SocketRecord.local_end
 
 
 # The same of a batch of sockets, column by column: what each function above makes of a record.
@@ -150,12 +171,16 @@ def recv_qs(batch: Batch) -> Sequence[int] | None:
         return None
     if isinstance(batch, UnixBatch) and any(batch.structs.column("receive_queue_len")):
         return None
-    return batch.column("receive_queue_len" if isinstance(batch, UnixBatch) else "recv_q")
+    if isinstance(batch, UnixBatch):
+        return batch.column("receive_queue_len")
+    return batch.column("recv_q") if isinstance(batch.cls.recv_q, Derived) else None
 
 
 def send_qs(batch: Batch) -> Sequence[int] | None:
     """``record.send_q``."""
-    return batch.column("send_q") if _is_full(batch) else None
+    if not _is_full(batch) or not isinstance(batch.cls.send_q, Derived):
+        return None
+    return batch.column("send_q")
 
 
 def locals_(batch: Batch) -> list[str] | None:
@@ -165,7 +190,7 @@ def locals_(batch: Batch) -> list[str] | None:
     if isinstance(batch, UnixBatch):
         return [f"{unix_name_text(name)} {ino}" for name, ino in zip(batch.names, batch.inos)]
     if not issubclass(batch.cls, InetRecord):
-        return [f"* {ino}" for ino in batch.inos]
+        return None if _has_names(batch.cls) else [f"* {ino}" for ino in batch.inos]
     if any(batch.structs.column("bound_dev_if")):
         return None
     return _endpoints(batch, "rcv_saddr", batch.column("local_port"))
@@ -178,7 +203,7 @@ def remotes(batch: Batch) -> list[str] | None:
     if isinstance(batch, UnixBatch):
         return [f"{unix_name_text(name)} {ino}" for ino, name in batch.peers]
     if not issubclass(batch.cls, InetRecord):
-        return ["*"] * len(batch)
+        return None if _has_names(batch.cls) else ["*"] * len(batch)
     raw = issubclass(batch.cls, RawRecord)
     return _endpoints(batch, "daddr", [0] * len(batch) if raw else batch.column("remote_port"))
 

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 from drgn import Object, Program
-from recorded.agree import compare
 
 from drgn_sockets.kernel.file import File, Inode
 from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.kernel.structs import Struct
-from drgn_sockets.records.inet import RawSock, UdpSock
-from drgn_sockets.records.tcp import TcpSock
-from drgn_sockets.records.unix import UnixSock
+from drgn_sockets.records.families.raw import RawSock
+from drgn_sockets.records.families.tcp import TcpSock
+from drgn_sockets.records.families.udp import UdpSock
+from drgn_sockets.records.families.unix import UnixSock
+from tests.recorded.agree import compare
 
 from .truth import Scene, ours_json, shell
 

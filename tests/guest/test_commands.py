@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from drgn import Program
-from recorded.ss_text import SsRow, parse_ss
 
+from tests.recorded.ss_text import SsRow, parse_ss
 from vm.workloads import syscalls
 
 from . import truth

@@ -18,6 +18,8 @@ import pytest
 from drgn import Program
 
 from drgn_sockets.commands.ss import Ss, _Wanted
+from drgn_sockets.records.families.netlink import NetlinkRecord
+from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import SocketRecord
@@ -27,7 +29,7 @@ from . import truth
 CGROUP = Path("/sys/fs/cgroup/ds filter")
 NETNS = "ds filter"
 
-Key = tuple[str, int]
+Key = tuple[str, int, int]
 
 #: Options and filter, as words of a shell.
 INET = [
@@ -124,6 +126,31 @@ UNIX = [
     "-xa autobound",
     "-xa not autobound",
 ]
+OTHERS = [
+    "-0",
+    "-0 -a",
+    "-A packet_raw",
+    "-a -A p_dgr",
+    "-0 src ip",
+    "-0 src ip:lo",
+    "-a src 'link:*:lo'",
+    "-a src link:arp or src link:IP",
+    "-0 sport = :lo",
+    "-0 dev lo",
+    "-0 dev != lo",
+    "-0 not autobound",
+    "-f netlink",
+    "-a -A netlink",
+    "-f netlink src rtnl",
+    "-f netlink src rtnl:kernel",
+    "-a src netlink:genl or src netlink:uevent",
+    "-f netlink sport = :kernel",
+    "-f netlink sport != :0",
+    "-f netlink sport gt :0",
+    "-f netlink autobound",
+    "-f netlink not src 0",
+    "-0 -f netlink state closed",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -172,17 +199,24 @@ _UNIX_ROW = re.compile(
 )
 
 
+_NETLINK_ROW = re.compile(r"^(?:nl +)?(?:UNCONN +)?\d+ +\d+ +(\d+):(-?\d+) +\S+ +sk=", re.MULTILINE)
+
+
 def theirs(words: str) -> set[Key]:
-    """Unix sockets by their inodes, others by their cookies."""
+    """Unix sockets by their inodes, netlink by protocol and port, others by their cookies."""
     out = truth.tool("ss", "-OnHe", *shlex.split(words)).stdout
-    cookies = {("inet", int(cookie, 16)) for cookie in re.findall(r" sk:([0-9a-f]+) ", out)}
-    return cookies | {("unix", int(ino)) for ino in _UNIX_ROW.findall(out)}
+    cookies = {("cookie", int(cookie, 16), 0) for cookie in re.findall(r" sk:([0-9a-f]+) ", out)}
+    netlink = {("netlink", int(number), int(port)) for number, port in _NETLINK_ROW.findall(out)}
+    return cookies | netlink | {("unix", int(ino), 0) for ino in _UNIX_ROW.findall(out)}
 
 
 def key(record: SocketRecord) -> Key:
-    if record.family == socket.AF_UNIX:
-        return "unix", record.ino
-    return "inet", record.sock.cookie
+    if isinstance(record, UnixRecord):
+        return "unix", record.ino, 0
+    if isinstance(record, NetlinkRecord):
+        portid = record.sock.portid
+        return "netlink", record.protocol, portid - (portid >> 31 << 32)
+    return "cookie", record.sock.cookie, 0
 
 
 class Look(NamedTuple):
@@ -218,7 +252,7 @@ def chosen(prog: Program, look: Look, words: str) -> set[Key]:
     }
 
 
-@pytest.mark.parametrize("words", [*INET, *UNIX])
+@pytest.mark.parametrize("words", [*INET, *UNIX, *OTHERS])
 def test_chooses_what_ss_chooses(prog: Program, look: Look, words: str) -> None:
     before = theirs(words)
     mine = chosen(prog, look, words)
@@ -238,8 +272,8 @@ NONE = {"-t state syn-recv"}
 @pytest.mark.parametrize("words", ["-ta sport = :8080", "-x src '*unix*'"])
 def test_the_command(prog: Program, look: Look, words: str) -> None:
     rows = truth.ours_json(prog, f"ss -N {os.getpid()} --output family,ino,cookie {words}")
-    unix = {("unix", row["ino"]) for row in rows if row["family"] == "AF_UNIX"}
-    inet = {("inet", row["cookie"]) for row in rows if row["family"] != "AF_UNIX"}
+    unix = {("unix", row["ino"], 0) for row in rows if row["family"] == "AF_UNIX"}
+    inet = {("cookie", row["cookie"], 0) for row in rows if row["family"] != "AF_UNIX"}
     assert (unix | inet) & look.known == theirs(words) & look.known
 
 

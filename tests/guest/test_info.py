@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 from drgn import Object, Program
-from recorded.info_words import NEWER, member_names, words
-from recorded.ss_text import parse_ss
+
+from tests.recorded.info_words import NEWER, member_names, words
+from tests.recorded.ss_text import parse_ss
 
 from . import truth
 from .truth import ours, ours_json

@@ -9,7 +9,7 @@ from typing import Any
 from drgn import Object, Program
 
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.records.tcp import Age
+from drgn_sockets.records.families.tcp import Age
 
 # On a live kernel a moment passes between two looks.
 _MOMENT_MS = 60_000

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import tables
 from vm import dump
 from vm.errors import VmError
 
@@ -103,3 +104,9 @@ def strangers() -> Iterator[tuple[Core, Core]]:
     """Cores of two kernels that have a vmlinux."""
     one, other = BOTH
     yield opened(one, "elf"), opened(other, "elf")
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Write what was compared into the docs."""
+    if exitstatus == pytest.ExitCode.OK:
+        tables.write(KERNELS)

@@ -21,23 +21,22 @@ from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Task, Tasks
 from drgn_sockets.records import fd, holders, reader
+from drgn_sockets.records.families import FAMILIES
+from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.raw import RawRecord, RawSock
+from drgn_sockets.records.families.tcp import (
+    TcpRequestSock,
+    TcpSock,
+    TcpSockRecord,
+    TcpTimewaitSock,
+)
+from drgn_sockets.records.families.udp import UdpRecord, UdpSock
+from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.fd import FdBatch, FdReader
 from drgn_sockets.records.holders import Holders
-from drgn_sockets.records.inet import RawSock, UdpSock
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.reader import SocketBatch, socket_parts
-from drgn_sockets.records.socket import (
-    FAMILIES,
-    Derived,
-    InetRecord,
-    RawRecord,
-    SocketRecord,
-    TcpSockRecord,
-    UdpRecord,
-    UnixRecord,
-)
-from drgn_sockets.records.tcp import TcpRequestSock, TcpSock, TcpTimewaitSock
-from drgn_sockets.records.unix import UnixSock
+from drgn_sockets.records.socket import Derived, SocketRecord
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.sockets import describe, descriptions
 

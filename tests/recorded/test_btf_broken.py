@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from drgn import FaultError, Program
-from unit.elf_writer import NOTE, PROGBITS, STRTAB, SYMTAB, elf, note, symtab
 
 from drgn_sockets import cli
 from drgn_sockets.target import open as opening
 from drgn_sockets.target.btf_source import own_btf
 from drgn_sockets.target.symbols import build_id, read_map, vmcoreinfo
+from tests.unit.elf_writer import NOTE, PROGBITS, STRTAB, SYMTAB, elf, note, symtab
 
 from .conftest import opened
 from .machine import Core, spawn

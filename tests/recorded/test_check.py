@@ -19,8 +19,20 @@ import pytest
 
 from .machine import Core, Done
 
-NET_FILES = ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "unix")
+SOCKET_FILES = (
+    *("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6"),
+    "unix",
+)
+COUNT_FILES = ("sockstat", "sockstat6", "protocols")
+NET_FILES = (*SOCKET_FILES, *COUNT_FILES)
 _UNIX_ROW = re.compile(rb"^[0-9a-f]{16}: ", re.MULTILINE)
+
+
+def rows_in(file: str, text: bytes) -> int:
+    if file == "unix":
+        # A name may hold newlines.
+        return len(_UNIX_ROW.findall(text))
+    return text.count(b"\n") - (not file.startswith("sockstat"))
 
 
 def lines_of(tree: Path, file: str) -> int:
@@ -36,8 +48,7 @@ def lines_of(tree: Path, file: str) -> int:
         path = (tree / link.removeprefix("../")) / file
         if path.exists():
             text = path.read_bytes()
-            # The name of a unix socket may hold newlines.
-            count += len(_UNIX_ROW.findall(text)) if file == "unix" else text.count(b"\n") - 1
+            count += rows_in(file, text)
     return count
 
 
@@ -193,28 +204,46 @@ UNIX_WORDS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
 }
 
 CHANGES: list[tuple[str, str, int, Callable[[bytes], bytes]]] = []
-for _file in ("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6"):
+for _file in SOCKET_FILES[:-1]:
     CHANGES += [(_file, name, *how) for name, how in INET_WORDS.items()]
     if _file.startswith("tcp"):
         CHANGES += [(_file, name, number, last_digit) for name, number in TCP_WORDS.items()]
     else:
         CHANGES.append((_file, "drops", 12, many_more))
 CHANGES += [("unix", name, *how) for name, how in UNIX_WORDS.items()]
+# Where nothing ends by itself: a timer may have ended TCP sockets.
+for _file, _words in (("sockstat", ("UDP:", "inuse")), ("sockstat6", ("RAW6:", "inuse"))):
+    CHANGES += [(_file, name, 2 * i, last_digit) for i, name in enumerate(_words) if i]
+CHANGES.append(("sockstat", "protocol", 0, lambda w: b"X" + w))
+PROTOCOLS_COLUMNS = (
+    *("protocol", "size", "sockets", "memory", "press", "maxhdr", "slab", "module"),
+    *("cl", "co", "di", "ac"),
+)
+
+CHANGES += [
+    ("protocols", name, i, many_more if name in ("sockets", "memory") else last_digit)
+    for i, name in enumerate(PROTOCOLS_COLUMNS)
+]
 
 
 def chosen(file: str, lines: list[bytes], tr: bytes = b"00") -> int:
     """A row of a full socket without a timer, or with one that is not due for minutes."""
     for i, line in enumerate(lines):
         words = line.split()
-        if i == 0:
+        if i == 0 and not file.startswith("sockstat"):
             continue
-        if file == "unix":
+        if file in COUNT_FILES:
+            if words[0].startswith((b"UDP:", b"RAW6:", b"PING")):
+                return i
+        elif file == "unix":
             if len(words) == 8 and words[7].startswith(b"/tmp/drgn") and b"plain" in words[7]:
                 return i
         elif (
             words[5].startswith(tr + b":")
             and (tr == b"00" or int(words[5][3:], 16) > 30000)
             and (not file.startswith("tcp") or len(words) == 17)
+            # What ping sockets of the other family look like in the file is the kernel's own.
+            and (file != "icmp6" or words[1][:32].strip(b"0"))
         ):
             return i
     raise AssertionError(f"{file}: no row to change")
@@ -293,6 +322,10 @@ def test_one_changed_byte_is_seen(
         inode = words[6].decode()
         changed = lines[row].split()[6].decode()
         assert all(re.match(rf"inode ({inode}|{changed}) ", m["row"]) for m in found), found
+    elif file in COUNT_FILES:
+        names = {line.split()[0].decode().rstrip(":") for line in (before, lines[row])}
+        assert all(m["row"].split()[0] in names for m in found), found
+        assert {m["field"] for m in found} <= {column, None}
     else:
         ends = {words[1].decode(), lines[row].split()[1].decode()}
         assert all(m["row"].split()[0] in ends for m in found), found
@@ -312,10 +345,70 @@ def test_a_row_too_few_and_one_too_many(
     with Changed(path, b"\n".join(fewer)):
         _, found = mismatches(one, tree)
     assert [(m["procfs"], m["memory"]) for m in found] == [("not there", "there")]
-    more = [*lines[:row], lines[row].replace(b" ffff", b" ffa1").replace(b"ffff", b"ffa1", 1)]
+    another = lines[row].replace(b" ff", b" fa").replace(b"ff", b"fa", 1)
+    if file in COUNT_FILES:
+        another = b"X" + lines[row]
+    more = [*lines[:row], another]
     with Changed(path, b"\n".join(more + lines[row:])):
         _, found = mismatches(one, tree)
     assert [(m["procfs"], m["memory"]) for m in found] == [("there", "not found")]
+
+
+@pytest.mark.parametrize("file", [file for file in NET_FILES if not file.startswith("icmp")])
+def test_rows_in_another_order(one: Core, trees: Callable[[Core], Path], file: str) -> None:
+    tree = trees(one)
+    path = net_path(tree, file)
+    if not path.exists():
+        pytest.skip(f"{one.kernel} has no /proc/net/{file}")
+    lines = path.read_bytes().split(b"\n")
+    row = chosen(file, lines)
+    other = row + 1 if lines[row + 1] else row - 1
+    numbers = [line.partition(b": ")[0] for line in lines]
+    lines[row], lines[other] = lines[other], lines[row]
+    if file.startswith("tcp"):
+        # Their numbers are those of the rows as they stand there.
+        for i in (row, other):
+            lines[i] = numbers[i] + b": " + lines[i].partition(b": ")[2]
+    with Changed(path, b"\n".join(lines)):
+        _, found = mismatches(one, tree)
+    assert [m["field"] for m in found] == ["order"]
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        (file, what)
+        for file in SOCKET_FILES
+        for what in ("heading", "padding", "blank", "bucket")
+        # Rows of TCP begin with their number, which the order tells, and those of unix sockets
+        # with none, and end with the name.
+        if not (what == "bucket" and file.startswith("tcp"))
+        and not (what in ("bucket", "padding") and file == "unix")
+    ],
+)
+def test_what_is_between_the_columns(
+    one: Core, trees: Callable[[Core], Path], file: str, what: str
+) -> None:
+    tree = trees(one)
+    path = net_path(tree, file)
+    if not path.exists():
+        pytest.skip(f"{one.kernel} has no /proc/net/{file}")
+    lines = path.read_bytes().split(b"\n")
+    row = 0 if what == "heading" else chosen(file, lines)
+    before = lines[row]
+    if what in ("heading", "padding"):
+        lines[row] = before[:-1] if before.endswith(b" ") else before + b" "
+    elif what == "blank":
+        # Before the last but one column that each has.
+        start = list(re.finditer(rb"\S+", before))[6].start()
+        lines[row] = before[:start] + b" " + before[start:]
+    else:
+        lines[row] = word_changed(0, lambda word: last_digit(word[:-1]) + b":")(before)
+    assert lines[row] != before
+    with Changed(path, b"\n".join(lines)):
+        _, found = mismatches(one, tree)
+    assert [m["field"] for m in found] == ["line"]
+    assert (found[0]["row"] == "heading") == (what == "heading")
 
 
 @pytest.mark.parametrize("file", NET_FILES)
@@ -448,10 +541,7 @@ def test_sosreport_has_only_net_files(one: Core, tmp_path: Path) -> None:
     for file in NET_FILES:
         source = net_path(one.oracle, file)
         if source.exists():
-            text = source.read_bytes()
-            home[f"net/{file}"] = (
-                len(_UNIX_ROW.findall(text)) if file == "unix" else text.count(b"\n") - 1
-            )
+            home[f"net/{file}"] = rows_in(file, source.read_bytes())
     assert counts_of(done.out) == {file: n for file, n in home.items() if n}
     # All that it was not given, it says.
     assert re.search(r"^not compared: \d+ processes whose fds are not saved", done.out, re.M)

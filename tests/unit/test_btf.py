@@ -7,13 +7,13 @@ import struct
 
 import pytest
 from drgn import Architecture, Platform, Program, Type, TypeKind
-from fuzz.seeds import every_kind, with_layout
-from fuzz.writer import Writer, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drgn_sockets.target.btf import Btf, BtfError, Kind
 from drgn_sockets.target.btf_types import NAME, BtfTypes
+from tests.fuzz.seeds import every_kind, with_layout
+from tests.fuzz.writer import Writer, sample
 
 
 def program(data: bytes, order: str = "<") -> Program:

@@ -11,12 +11,13 @@ import pytest
 
 from drgn_sockets.check import compare
 from drgn_sockets.check.compare import Comparison, Memory, Mismatch, Result
-from drgn_sockets.check.procfs import FdLook, Look
+from drgn_sockets.check.procfs import NET_FILES, FdLook, Look, NetText
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.fd import FdRecord
-from drgn_sockets.views.procfs import TCP_COLUMNS, Row
+from drgn_sockets.views.procfs import Row
 
 NS = 4026531840
+TCP_COLUMNS = NET_FILES["tcp"]
 TABLE = FileTable(7, None, b"x", 1, 2)
 
 
@@ -60,6 +61,10 @@ def memory(rows: list[Row] | None = None, file: str = "tcp", fds: Any = None) ->
     return Memory(net, fds or {}, {}, [NS], {pid for pid, _ in fds or {}}, NS, [])
 
 
+def memory_of(net: dict[tuple[int, str], list[Row]]) -> Memory:
+    return Memory(net, {}, {}, [NS], set(), NS, [])
+
+
 def live(
     before: list[Row], mine: list[Row], after: list[Row] | None = None, file: str = "tcp"
 ) -> Result:
@@ -80,12 +85,59 @@ def told(mismatches: list[Mismatch]) -> list[tuple[str, str, str]]:
 
 def test_all_agree() -> None:
     rows = [tcp(i) for i in range(3)]
-    for result in (live(rows, rows[::-1]), saved(rows, rows[::-1])):
+    for result in (live(rows, rows), saved(rows, rows)):
         assert (result.mismatches, result.moved) == ([], [])
         assert result.rows == {"net/tcp": 3}
         assert result.addresses == 3
         # All but the time of the timer, which there is none of, or which is a moment.
         assert 3 * (len(TCP_COLUMNS) - 1) <= result.fields <= 3 * len(TCP_COLUMNS)
+
+
+def test_the_order_is_judged() -> None:
+    rows = [tcp(i) for i in range(4)]
+    other = [rows[0], rows[2], rows[1], rows[3]]
+    for result in (live(rows, other), saved(rows, other), live(rows[::-1], rows)):
+        assert [m.field for m in result.mismatches] == ["order"]
+    # Between the looks it changed; or one came, or went, of those between.
+    assert not live(rows, other, other).mismatches
+    assert not live(rows, other, rows[::-1]).mismatches
+    assert not live([*rows[:2], rows[3]], rows, rows).mismatches
+    assert not live(rows, rows[1:], rows[1:]).mismatches
+    # Of several with one key nobody knows which is which.
+    same = [hidden(tcp(i, local_address="0:1", inode="0", cwnd=str(i))) for i in range(3)]
+    assert not live(same, same[::-1]).mismatches
+
+
+def whole(rows: list[Row], lines: list[bytes], heading: bytes = b"h") -> dict[str, Any]:
+    return {"net": {(NS, "tcp"): rows}, "text": {(NS, "tcp"): NetText(heading, lines)}}
+
+
+def test_whole_lines_are_judged() -> None:
+    """What is between the columns, and the heading."""
+
+    def result(*sides: tuple[list[Row], list[bytes], bytes], live: bool) -> Result:
+        before, mine = sides[:2]
+        later = Look(**whole(*sides[2])) if sides[2:] else None
+        there = Memory(
+            fds={}, net_pids={}, netns=[NS], pids=set(), own_netns=NS, problems=[], **whole(*mine)
+        )
+        return Comparison(5, live=live).compare(Look(**whole(*before)), there, later)
+
+    rows, lines = [tcp(1), tcp(2)], [b"   0: a b  \n", b"   1: c d  \n"]
+    right = (rows, lines, b"h")
+    # A copy: each look makes rows of its own.
+    other = ([dict(row) for row in rows], [b"   7: a b  \n", b"   8: c d  \n"], b"h")
+    assert not result(right, other, live=False).mismatches
+    assert not result(right, other, right, live=True).mismatches
+    padding = ([dict(row) for row in rows], [lines[0], b"   1: c d \n"], b"h")
+    for looks in ((right, padding), (right, padding, right)):
+        found = result(*looks, live=len(looks) == 3)
+        assert told(found.mismatches) == [("line", r"c d  \n", r"c d \n")]
+    # Where a column differs, that is what is told.
+    worse = ([rows[0], tcp(2, uid="7")], padding[1], b"h")
+    assert told(result(right, worse, live=False).mismatches) == [("uid", "0", "7")]
+    heading = ([dict(row) for row in rows], lines, b"H")
+    assert told(result(right, heading, live=False).mismatches) == [("line", "h", "H")]
 
 
 @pytest.mark.parametrize("column", [c for c in TCP_COLUMNS if c not in ("pointer", "when")])
@@ -238,11 +290,56 @@ def test_saved_columns_that_a_timer_changes() -> None:
     before = tcp(1, tr="01", when="00000064", cwnd="10", uid="0")
     assert told(saved([before], [{**before, "cwnd": "1"}]).moved) == [("cwnd", "10", "1")]
     assert told(saved([before], [{**before, "uid": "1"}]).mismatches) == [("uid", "0", "1")]
-    far = {**before, "when": "00000BB8"}
-    assert told(saved([far], [{**far, "cwnd": "1"}]).mismatches) == [("cwnd", "10", "1")]
+    far, later = ({**before, "when": when} for when in ("00000BB8", "000009C4"))
+    assert told(saved([far], [{**later, "cwnd": "1"}]).mismatches) == [("cwnd", "10", "1")]
     assert told(live([before], [{**before, "cwnd": "1"}]).mismatches) == [("cwnd", "10", "1")]
     # Appeared since: on a saved procfs nothing excuses it.
     assert told(saved([], [tcp(1)]).mismatches) == [("", "not there", "there")]
+
+
+@pytest.mark.parametrize(
+    ("tr", "mine", "wrong"),
+    [
+        # 30 s were left five seconds before.
+        ("01", 2500, False),
+        ("01", 2600, False),
+        ("01", 2400, False),
+        ("01", 2800, True),
+        ("01", 2200, True),
+        # Nothing runs.
+        ("00", 3000, False),
+        ("00", 2500, True),
+        # A segment that comes once more starts TIME-WAIT anew.
+        ("03", 6000, False),
+        ("03", 2200, True),
+    ],
+)
+def test_saved_countdowns(tr: str, mine: int, wrong: bool) -> None:
+    before, after = (tcp(1, tr=tr, when=f"{left:08X}") for left in (3000, mine))
+    result = saved([before], [after])
+    assert [m.field for m in result.mismatches] == ["when"] * wrong
+    # Nobody knows when it was saved.
+    assert not saved([before], [after], None).mismatches
+
+
+def test_saved_counts_that_a_timer_changes() -> None:
+    def counts(used: int, mem: int, elapsed_s: float) -> list[tuple[str, str, str]]:
+        theirs, mine = (
+            {"protocol": "TCP", "inuse": str(n), "mem": str(m)} for n, m in ((9, 50), (used, mem))
+        )
+        rows = [tcp(i, tr="03", when="00000064") for i in range(2)]
+        looks = (
+            {(NS, "tcp"): tcp_rows, (NS, "sockstat"): [row]}
+            for tcp_rows, row in ((rows, theirs), ([], mine))
+        )
+        before, there = looks
+        result = Comparison(elapsed_s, live=False).compare(Look(before), memory_of(there))
+        return told([m for m in result.mismatches if m.where.startswith("net/sockstat")])
+
+    # Two timers may have fired since then, and ended a socket each.
+    assert not counts(7, 1, 30)
+    assert counts(6, 50, 30) == [("inuse", "9", "6")]
+    assert counts(7, 1, -10) == [("inuse", "9", "7"), ("mem", "50", "1")]
 
 
 def test_drops_only_grow() -> None:

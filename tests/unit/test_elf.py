@@ -7,11 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
-from fuzz.writer import sample
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.target.btf_source import BtfFile
 from drgn_sockets.target.elf import Elf
+from tests.fuzz.writer import sample
 
 from .elf_writer import NOTE, PROGBITS, STRTAB, SYMTAB, compressed, elf, note, symtab
 

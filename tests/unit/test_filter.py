@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.records import filter as filter_module
+from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.filter import (
     Autobound,
     Cgroup,
@@ -28,8 +29,7 @@ from drgn_sockets.records.filter import (
     families_of,
     parse,
 )
-from drgn_sockets.records.socket import SocketRecord, UnixRecord
-from drgn_sockets.records.unix import UnixSock
+from drgn_sockets.records.socket import SocketRecord
 
 from .fake_kernel import decoded
 from .test_sockets_view import KERNEL, RAW, UDP, inet

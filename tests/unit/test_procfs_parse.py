@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_sockets.check.procfs import FdLook, ProcTree, parse_net
+from drgn_sockets.check.procfs import FdLook, ProcTree, parse_net, split_net
 
 # net/ipv4/tcp_ipv4.c, net/ipv6/tcp_ipv6.c, net/ipv4/udp.c and net/unix/af_unix.c
 TCP_HEADING = (
@@ -102,12 +102,51 @@ def test_tcp6() -> None:
     assert row["ssthresh"] == "-1"
 
 
-@pytest.mark.parametrize("file", ["udp", "udp6", "udplite", "udplite6", "raw", "raw6"])
+@pytest.mark.parametrize("file", ["udp", "udp6", "udplite6", "raw", "raw6", "icmp", "icmp6"])
 def test_udp_and_raw(file: str) -> None:
     first, second = parse_net(file, text(UDP_HEADING, udp(7), udp(1234567)))
     assert first == second
     assert (first["inode"], first["ref"], first["drops"]) == ("999", "2", "12")
     assert (first["uid"], first["rx_queue"]) == ("101", "00000300")
+
+
+def test_sockstat() -> None:
+    data = b"sockets: used 403\nTCP: inuse 102 orphan 8 tw 8 alloc 191 mem 1408\nRAW: inuse 6\n"
+    used, tcp, raw = parse_net("sockstat", data)
+    assert used == {"protocol": "sockets", "used": "403"}
+    assert tcp == {
+        **{"protocol": "TCP", "inuse": "102", "orphan": "8", "tw": "8"},
+        **{"alloc": "191", "mem": "1408"},
+    }
+    assert raw == {"protocol": "RAW", "inuse": "6"}
+    for bad in (b"", b"\n", b"TCP inuse 3\n", b"TCP: inuse\n", b"TCP: inuse 3 orphan\n"):
+        if bad:
+            with pytest.raises(ValueError):
+                parse_net("sockstat6", bad)
+
+
+def test_protocols() -> None:
+    names = "protocol size sockets memory press maxhdr slab module cl co di ac io in de sh ss gs"
+    # Since 6.5 there is no "sp".
+    for flags in ("se re sp bi br ha uh gp em", "se re bi br ha uh gp em"):
+        heading = f"{names} {flags}"
+        words = ["TCPv6", "2560", "37", "1034", "no", "256", "yes", "kernel"]
+        words += ["y"] * (len(heading.split()) - len(words))
+        (row,) = parse_net("protocols", f"{heading}\n{' '.join(words)}\n".encode())
+        assert row == dict(zip(heading.split(), words))
+        for bad in ("", "x\ny\n", f"{heading}\n{' '.join(words[1:])}\n", f"{heading}\n\n"):
+            with pytest.raises(ValueError):
+                parse_net("protocols", bad.encode())
+
+
+def test_lines_as_they_stand() -> None:
+    first, second = unix(1, b"a\nb"), unix(2, b"\0x")
+    text_, rows = split_net("unix", unix_file(first, second))
+    assert (text_.heading.decode(), text_.lines) == (UNIX_HEADING, [first, second])
+    assert [row["Path"] for row in rows] == [" a\nb", " @x"]
+    text_, _ = split_net("tcp", text(TCP_HEADING, full(0, "0", "0"), small(1, 6)))
+    assert text_.heading.decode() == f"{TCP_HEADING:<149}"
+    assert [len(line) for line in text_.lines] == [150, 150]
 
 
 @pytest.mark.parametrize("file", ["tcp", "tcp6", "udp", "raw"])

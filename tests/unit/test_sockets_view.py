@@ -9,19 +9,13 @@ from typing import Any
 import pytest
 
 from drgn_sockets.kernel.sock import Sock
+from drgn_sockets.records.families.inet import InetRecord, InetSock
+from drgn_sockets.records.families.raw import RawRecord, RawSock
+from drgn_sockets.records.families.tcp import TcpSock, TcpSockRecord
+from drgn_sockets.records.families.udp import UdpRecord, UdpSock
+from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holders import Holder, SocketInode
-from drgn_sockets.records.inet import InetSock, RawSock, UdpSock
-from drgn_sockets.records.socket import (
-    InetRecord,
-    RawRecord,
-    SocketRecord,
-    TcpSockRecord,
-    UdpRecord,
-    UnixRecord,
-    UnreadableSocket,
-)
-from drgn_sockets.records.tcp import TcpSock
-from drgn_sockets.records.unix import UnixSock
+from drgn_sockets.records.socket import SocketRecord, UnreadableSocket
 from drgn_sockets.views.escape import unescape
 from drgn_sockets.views.names import (
     STATE_GROUPS,

@@ -9,20 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_sockets.records.socket import (
-    InetRecord,
-    TcpRecord,
-    TcpRequestRecord,
-    TcpSockRecord,
-    TcpTimewaitRecord,
-)
-from drgn_sockets.records.tcp import (
+from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.tcp import (
     InetRequestSock,
     InetTimewaitSock,
+    TcpRecord,
+    TcpRequestRecord,
     TcpSock,
-    Timer,
+    TcpSockRecord,
+    TcpTimewaitRecord,
     tcp_timer,
 )
+from drgn_sockets.records.socket import Timer
 
 from .fake_kernel import FakeKernel, decoded
 

@@ -15,7 +15,7 @@ import time
 from drgn import Program, get_default_prog, sizeof
 
 from drgn_sockets.helpers import for_each_tcp_sock
-from drgn_sockets.records.tcp import TcpSock
+from drgn_sockets.records.families.tcp import TcpSock
 
 TIMES = 3
 # Few enough to stay in a processor's cache.

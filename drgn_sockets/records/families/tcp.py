@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Callable, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Callable
 
 from drgn import Program
 
-from drgn_sockets.kernel.sock import TCP_LISTEN, SockCommon
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
 from drgn_sockets.kernel.time import clock
-from drgn_sockets.records.inet import InetSock
+from drgn_sockets.records.families.inet import InetRecord, InetSock, other_end
+from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
+
+if TYPE_CHECKING:
+    from drgn_sockets.records.find import Finder
 
 # include/net/inet_connection_sock.h: icsk_pending
 _ICSK_TIME_RETRANS = 1
@@ -40,20 +46,6 @@ class Age(Member[int]):
 
     def column_converter(self, prog: Program) -> Callable[[Iterable[int]], Iterable[int]]:
         return clock(prog).all_since_ms
-
-
-class Timer(NamedTuple):
-    """A timer that is running."""
-
-    #: ``on`` (retransmission), ``keepalive``, ``persist`` (window probes), ``timewait``,
-    #: ``synack``: as ``ss -o`` calls them, and the last as nobody else does.
-    name: str
-    #: Seconds until it fires.
-    expires_s: float
-    #: In jiffies.
-    expires: int
-    #: How often it has fired for what it waits for.
-    retrans: int
 
 
 class InetConnectionSock(InetSock):
@@ -123,6 +115,10 @@ class InetConnectionSock(InetSock):
     # Linux kernel commit 26859240e4ee ("txhash: Add socket option to control TX hash rethink
     # behavior") (in v5.18)
     txrehash = OptInt("icsk_inet.sk.sk_txrehash", help="SO_TXREHASH, 255 for the default")
+
+    def timer_active(self) -> int:
+        """:func:`timer_active` of this socket."""
+        return timer_active(self.pending, self.keepalive_pprev)
 
 
 class TcpSock(InetConnectionSock):
@@ -233,15 +229,6 @@ class TcpSock(InetConnectionSock):
         """``tcp_in_initial_slowstart()``."""
         return self.snd_ssthresh >= _TCP_INFINITE_SSTHRESH
 
-    def timer_active(self) -> int:
-        """Column ``tr`` of ``/proc/net/tcp``: 0 none, 1 retransmit, 2 keepalive, 4 probe."""
-        if self.pending in (_ICSK_TIME_RETRANS, _ICSK_TIME_REO_TIMEOUT, _ICSK_TIME_LOSS_PROBE):
-            return 1
-        if self.pending == _ICSK_TIME_PROBE0:
-            return 4
-        # timer_pending(): the timer is on a list.
-        return 2 if self.keepalive_pprev else 0
-
 
 class InetTimewaitSock(SockCommon):
     """``struct inet_timewait_sock``."""
@@ -303,16 +290,31 @@ def _int32(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
+def timer_active(pending: int, keepalive_pprev: int) -> int:
+    """
+    Column ``tr`` of ``/proc/net/tcp``: 0 none, 1 retransmit, 2 keepalive, 4 probe.
+
+    :param pending: ``icsk_pending``
+    :param keepalive_pprev: Of the keepalive timer, not ``NULL`` while it runs.
+    """
+    if pending in (_ICSK_TIME_RETRANS, _ICSK_TIME_REO_TIMEOUT, _ICSK_TIME_LOSS_PROBE):
+        return 1
+    if pending == _ICSK_TIME_PROBE0:
+        return 4
+    # timer_pending(): the timer is on a list.
+    return 2 if keepalive_pprev else 0
+
+
 def recv_queue(state: int, ack_backlog: int, rcv_nxt: int, copied_seq: int) -> int:
     """Bytes received and not yet read; of a listener, connections to be accepted."""
-    if state == TCP_LISTEN:
+    if state == k.TCP_LISTEN:
         return ack_backlog
     return max(_int32(rcv_nxt - copied_seq), 0)
 
 
 def send_queue(state: int, max_ack_backlog: int, write_seq: int, snd_una: int) -> int:
     """Bytes written and not yet acknowledged; of a listener, the accept queue's limit."""
-    if state == TCP_LISTEN:
+    if state == k.TCP_LISTEN:
         return max_ack_backlog
     return write_seq - snd_una & 0xFFFFFFFF
 
@@ -324,7 +326,7 @@ def tcp_timer(prog: Program, sk: SockCommon) -> Timer | None:
         return Timer("timewait", now.until_s(sk.timer_expires), sk.timer_expires, 0)
     if isinstance(sk, InetRequestSock):
         return Timer("synack", now.until_s(sk.timer_expires), sk.timer_expires, sk.num_timeout)
-    if not isinstance(sk, TcpSock):
+    if not isinstance(sk, InetConnectionSock):
         return None
     active = sk.timer_active()
     if active == 1:
@@ -367,3 +369,94 @@ def congestion_algorithm(prog: Program, sk: InetConnectionSock) -> bytes | None:
 def ulp_name(prog: Program, sk: InetConnectionSock) -> bytes | None:
     """Name of the upper layer protocol (``tls``, ``mptcp``), as ``TCP_ULP``; mostly none."""
     return _ops_name(prog, _UlpOps, sk.ulp_ops)
+
+
+class TcpRecord(InetRecord):
+    """A TCP socket: a full one, or what takes its place before and after it (request, timewait)."""
+
+    group = "tcp"
+    # The small structures keep no more of a socket than they need.
+    type: Any = k.SOCK_STREAM
+    protocol: Any = k.IPPROTO_TCP
+    uid: Any = None
+    recv_q: Any = 0
+    send_q: Any = 0
+
+    @property
+    def timer(self) -> Timer | None:
+        return tcp_timer(self.prog, self.sock)
+
+
+class TcpTimewaitRecord(TcpRecord):
+    """A connection in TIME-WAIT."""
+
+    struct = TcpTimewaitSock
+    state = Derived(
+        same,
+        "substate",
+        doc="``TCP_*``; of an orphan in FIN-WAIT-2 that, and not the TIME-WAIT it is kept as.",
+    )
+
+
+class TcpRequestRecord(TcpRecord):
+    """A connection that is being made to a listener."""
+
+    struct = TcpRequestSock
+    state: Any = k.TCP_SYN_RECV
+
+
+class TcpSockRecord(TcpRecord):
+    """A full TCP socket."""
+
+    struct = TcpSock
+    type = SocketRecord.type
+    protocol = SocketRecord.protocol
+    uid = SocketRecord.uid
+    # inet_put_port() clears skc_num and leaves inet_sport, which getsockname() gives.
+    local_port = Derived(
+        lambda num, sport: num or sport,
+        *("num", "sport"),
+        doc="Local port; of a connection that was refused or reset, the one that it had.",
+    )
+    recv_q = Derived(
+        recv_queue,
+        *("state", "ack_backlog", "rcv_nxt", "copied_seq"),
+        doc="Bytes to be read; of a listener, connections to be accepted.",
+    )
+    send_q = Derived(
+        send_queue,
+        *("state", "max_ack_backlog", "write_seq", "snd_una"),
+        doc="Bytes not yet acknowledged; of a listener, how many connections may wait.",
+    )
+
+
+class TcpPlainRecord(InetRecord):
+    """A TCP socket of which ``struct sock`` was read."""
+
+    group = "tcp"
+
+
+class Tcp(Family):
+    """TCP."""
+
+    group = "tcp"
+    address_families = (k.AF_INET, k.AF_INET6)
+    types = (k.SOCK_STREAM,)
+    protocols = (k.IPPROTO_TCP,)
+    record = TcpSockRecord
+    small = (TcpTimewaitRecord, TcpRequestRecord)
+    plain = TcpPlainRecord
+    brief = True
+
+    def small_record(self, common: SockCommon) -> type[SocketRecord] | None:
+        if common.state == k.TCP_TIME_WAIT:
+            return TcpTimewaitRecord
+        return TcpRequestRecord if common.state == k.TCP_NEW_SYN_RECV else None
+
+    def walk(
+        self, prog: Program, known: Mapping[int, int] = NOTHING
+    ) -> Iterator[tuple[int, SockCommon | None]]:
+        return k.for_each_tcp(prog, known)
+
+    def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
+        return other_end(finder, record) if isinstance(record, TcpRecord) else None

@@ -3,11 +3,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
 from drgn import Program, offsetof
 
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.dcache import Dentry
+from drgn_sockets.kernel.file import Inode, SuperBlock
 from drgn_sockets.kernel.memory import read_bytes
-from drgn_sockets.kernel.sock import SOCK_SEQPACKET, SOCK_STREAM, Sock
+from drgn_sockets.kernel.sock import SOCK_SEQPACKET, SOCK_STREAM, Sock, SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.records.socket import (
+    AnySocket,
+    Derived,
+    Family,
+    SocketRecord,
+    UnreadableSocket,
+    same,
+)
+
+if TYPE_CHECKING:
+    from drgn_sockets.records.find import Finder
 
 # sizeof(struct sockaddr_un) and one for the NUL that unix_mkname() adds to a path of 108.
 _MAX_ADDRESS = 111
@@ -102,3 +120,68 @@ def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
         total += skb.len - control.consumed
         address = skb.next
     return total
+
+
+class UnixRecord(SocketRecord):
+    """A unix socket."""
+
+    group = "unix"
+    struct = UnixSock
+
+    #: Path, abstract name (it begins with a NUL), or ``None``. An accepted socket has that of
+    #: its listener.
+    name: bytes | None = None
+    #: Inode of the other end; 0 if it has none, as long as nobody has accepted it.
+    peer_ino: int = 0
+    #: Name of the other end.
+    peer_name: bytes | None = None
+
+    addr = Derived(same, "addr", doc="``struct unix_address *``, 0 if it has no name.")
+    peer = Derived(same, "peer", doc="``struct sock *`` of the other end, 0 for none.")
+    send_q = Derived(
+        lambda state, max_ack_backlog, wmem_alloc: (
+            max_ack_backlog if state == k.TCP_LISTEN else wmem_alloc - 1
+        ),
+        *("state", "max_ack_backlog", "wmem_alloc"),
+        doc="Memory of what was sent and not yet read; of a listener, its backlog.",
+    )
+
+    @property
+    def recv_q(self) -> int | None:
+        """Bytes to be read (``unix_inq_len()``); of a listener, connections waiting."""
+        sock = self.sock
+        if sock.state == k.TCP_LISTEN or not sock.receive_queue_len:
+            return sock.receive_queue_len  # type: ignore[no-any-return]
+        return unix_inq_len(self.prog, sock)
+
+    def socket_file(self) -> tuple[int, int] | None:
+        """
+        Inode and device (as the kernel's ``dev_t``) of the socket *file*, which ``stat``
+        shows for the path, and which is not the inode of the socket.
+
+        :return: ``None`` if it is not bound to a path, or that cannot be read
+        """
+        dentry = Dentry.layout(self.prog).try_read(self.sock.path_dentry)
+        inode = dentry and Inode.layout(self.prog).try_read(dentry.inode)
+        sb = inode and SuperBlock.layout(self.prog).try_read(inode.sb)
+        return (inode.ino, sb.dev) if inode and sb else None
+
+
+class Unix(Family):
+    """Unix sockets."""
+
+    group = "unix"
+    address_families = (k.AF_UNIX,)
+    record = UnixRecord
+
+    def walk(
+        self, prog: Program, known: Mapping[int, int] = NOTHING
+    ) -> Iterator[tuple[int, SockCommon | None]]:
+        return k.for_each_unix(prog, known)
+
+    def peer(self, finder: Finder, record: Any) -> AnySocket | None:
+        if not isinstance(record, UnixRecord) or not record.peer:
+            return None
+        if not finder.is_sock(record.peer):
+            return UnreadableSocket(record.peer, "is none", finder.holders.of(record.peer))
+        return finder.reader.read(record.peer)

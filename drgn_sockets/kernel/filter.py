@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Filters of sockets: ``SO_ATTACH_FILTER``."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from drgn import Program
+
+from drgn_sockets.kernel.memory import byte_order, read_bytes
+from drgn_sockets.kernel.structs import Int, Struct
+
+_INSTRUCTION = "HBBI"
+_INSTRUCTION_SIZE = 8
+# include/uapi/linux/bpf_common.h
+_BPF_MAXINSNS = 4096
+
+
+class Instruction(NamedTuple):
+    """``struct sock_filter``: an instruction of classic BPF."""
+
+    code: int
+    jt: int
+    jf: int
+    k: int
+
+
+class _SkFilter(Struct):
+    C_TYPE = "struct sk_filter"
+
+    prog = Int("prog")
+
+
+class _BpfProg(Struct):
+    C_TYPE = "struct bpf_prog"
+
+    orig_prog = Int("orig_prog")
+
+
+class _SockFprog(Struct):
+    C_TYPE = "struct sock_fprog_kern"
+
+    len = Int("len")
+    filter = Int("filter")
+
+
+def filter_bytes(prog: Program, sk_filter: int) -> bytes | None:
+    """
+    The classic BPF program of a filter as it was attached, as ``sock_diag_put_filterinfo()``
+    gives it.
+
+    :param sk_filter: ``struct sk_filter *``
+    :return: ``struct sock_filter[]``; ``None`` for no filter, one that was eBPF from the start,
+        or one that cannot be read
+    """
+    found = _SkFilter.layout(prog).try_read(sk_filter)
+    program = found and _BpfProg.layout(prog).try_read(found.prog)
+    original = program and _SockFprog.layout(prog).try_read(program.orig_prog)
+    if not original or original.len > _BPF_MAXINSNS:
+        return None
+    return read_bytes(prog, original.filter, original.len * _INSTRUCTION_SIZE)
+
+
+def instructions(prog: Program, raw: bytes) -> list[Instruction]:
+    """What :func:`filter_bytes` gives, decoded."""
+    form = struct.Struct(byte_order(prog) + _INSTRUCTION)
+    return [Instruction(*fields) for fields in form.iter_unpack(raw)]

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Modules that are loaded, and their symbols, which no kallsyms of the kernel's own has."""
+
+from __future__ import annotations
+
+import struct
+
+from drgn import FaultError, Object, Program
+
+from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_string
+from drgn_sockets.kernel.structs import Bytes, Int, Struct
+
+_MAX_SYMBOLS = 1 << 18
+_MAX_STRINGS = 1 << 24
+# include/linux/moduleparam.h: MODULE_NAME_LEN, and the longest name of a symbol (KSYM_NAME_LEN).
+_MAX_NAME = 512
+
+
+class Module(Struct):
+    """``struct module``."""
+
+    C_TYPE = "struct module"
+
+    node = Int("list.next", help="next in the list modules")
+    name = Bytes("name", help="name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    kallsyms = Int("kallsyms", help="struct mod_kallsyms *")
+
+
+class ModKallsyms(Struct):
+    """``struct mod_kallsyms``."""
+
+    C_TYPE = "struct mod_kallsyms"
+
+    symtab = Int("symtab", help="Elf_Sym *")
+    num_symtab = Int("num_symtab", help="how many there are")
+    strtab = Int("strtab", help="char *, their names")
+
+
+def find_module(prog: Program, name: str) -> Module | None:
+    """
+    A module that is loaded, as ``find_module()``; ``None`` if it is not.
+
+    :param name: With ``_`` where its file may have ``-``
+    """
+    found: dict[str, Module | None] = prog.cache.setdefault("drgn_sockets.modules", {})
+    if name not in found:
+        found[name] = _find_module(prog, name.encode())
+    return found[name]
+
+
+def _find_module(prog: Program, name: bytes) -> Module | None:
+    try:
+        layout = Module.layout(prog)
+        offset = layout.cls.places["node"].offset
+        for node in list_nodes(prog, prog["modules"].address_of_().value_()):
+            module = layout.read(node - offset)
+            if module.name == name:
+                return module
+    except (LookupError, FaultError):
+        # CONFIG_MODULES=n, or a list that leads nowhere.
+        pass
+    return None
+
+
+def module_symbol(prog: Program, module: Module, name: str) -> int:
+    """
+    Address of a symbol of a module.
+
+    :raises LookupError: if it has none of that name, or that cannot be read
+    """
+    kallsyms = ModKallsyms.layout(prog).try_read(module.kallsyms)
+    if kallsyms is not None and 0 < kallsyms.num_symtab <= _MAX_SYMBOLS:
+        try:
+            address = _find_symbol(prog, kallsyms, name.encode())
+        except UNREADABLE:
+            address = None
+        if address is not None:
+            return address
+    raise LookupError(f"module {module.name.decode('ascii', 'replace')} has no symbol {name}")
+
+
+def _find_symbol(prog: Program, kallsyms: ModKallsyms, name: bytes) -> int | None:
+    # Elf64_Sym and Elf32_Sym: where the name begins, and the value.
+    form = "I4xQ8x" if pointer_size(prog) == 8 else "II8x"
+    entry = struct.Struct(byte_order(prog) + form)
+    symtab = prog.read(kallsyms.symtab, kallsyms.num_symtab * entry.size)
+    values = dict(entry.iter_unpack(symtab))
+    last = max(values)
+    if last > _MAX_STRINGS:
+        return None
+    names = prog.read(kallsyms.strtab, last) if last else b""
+    names += (read_string(prog, kallsyms.strtab + last, _MAX_NAME) or b"") + b"\0"
+    at = names.find(b"\0" + name + b"\0") + 1
+    while at:
+        if at in values:
+            return values[at]  # type: ignore[no-any-return]
+        at = names.find(b"\0" + name + b"\0", at) + 1
+    return None
+
+
+def module_variable(prog: Program, module: str, name: str, type_: str) -> Object:
+    """
+    A variable of what is a module, or built into the kernel.
+
+    :param module: Name of the module
+    :param type_: As C writes it
+    :raises LookupError: if neither is there, or the type is not known
+    """
+    loaded = find_module(prog, module)
+    address = module_symbol(prog, loaded, name) if loaded else prog.symbol(name).address
+    return Object(prog, type_, address=address)

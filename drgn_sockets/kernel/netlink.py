@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where the kernel keeps netlink sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from drgn import FaultError, Program, offsetof, sizeof
+
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.rhashtable import Rhashtable, walk_rhashtable
+from drgn_sockets.kernel.sock import AF_NETLINK, SockCommon
+from drgn_sockets.kernel.structs import Int, Struct
+
+# include/uapi/linux/netlink.h
+MAX_LINKS = 32
+
+
+class NetlinkTable(Struct):
+    """``struct netlink_table``, one for each protocol."""
+
+    C_TYPE = "struct netlink_table"
+
+    registered = Int("registered", help="number of the kernel's sockets")
+    mc_list = Int("mc_list.first", help="struct hlist_node of the first that has joined a group")
+
+
+class _HashedSock(SockCommon):
+    C_TYPE = "struct netlink_sock"
+
+    node = Int("node.next", help="next in its hash chain")
+
+
+def netlink_tables(prog: Program) -> list[NetlinkTable]:
+    """
+    ``nl_table``: the sockets of each protocol, by its number.
+
+    :raises FaultError: if it cannot be read
+    :raises LookupError: if the program lacks the types or variables
+    """
+    address = prog["nl_table"].value_()
+    size = sizeof(prog.type("struct netlink_table"))
+    layout = NetlinkTable.layout(prog)
+    data = prog.read(address, MAX_LINKS * size)
+    return [layout.decode(address + i * size, data, i * size) for i in range(MAX_LINKS)]
+
+
+def for_each_netlink_of(
+    prog: Program, table: NetlinkTable, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every netlink socket of a protocol that has a port ID, the kernel's own included, in all
+    network namespaces, in the order of ``/proc/net/netlink``.
+
+    :param known: Sockets that are passed over, see
+        :func:`~drgn_sockets.kernel.rhashtable.walk_rhashtable`
+    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    """
+    address = table.address + offsetof(prog.type("struct netlink_table"), "hash")
+    hash_ = Rhashtable.layout(prog).try_read(address)
+    if hash_ is None:
+        yield address, None
+        return
+    yield from walk_rhashtable(
+        prog,
+        hash_,
+        _HashedSock.layout(prog),
+        lambda sock: sock.node,
+        lambda sock: sock.family == AF_NETLINK and sock.net != 0,
+        known,
+    )
+
+
+def for_each_netlink(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every netlink socket that has a port ID, the kernel's own included, in all network
+    namespaces: :func:`for_each_netlink_of` of one protocol after the other.
+    """
+    try:
+        tables = netlink_tables(prog)
+    except FaultError as e:
+        # Where the tables are cannot be read: a row that tells.
+        yield e.address, None
+        return
+    for table in tables:
+        yield from for_each_netlink_of(prog, table, known)

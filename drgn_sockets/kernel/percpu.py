@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Variables that each processor has of its own."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from drgn import Object, Program
+
+from drgn_sockets.kernel.memory import byte_order
+
+# No kernel is built for more (NR_CPUS): the number may be overwritten.
+_MAX_CPUS = 1 << 13
+
+
+def possible_cpus(prog: Program) -> Iterator[int]:
+    """The processors that there may be, as ``for_each_possible_cpu()``."""
+    count = min(prog["nr_cpu_ids"].value_(), _MAX_CPUS)
+    mask = prog["__cpu_possible_mask"].bits
+    word = 8 * mask.type_.type.size
+    for first in range(0, count, word):
+        bits = mask[first // word].value_()
+        yield from (first + i for i in range(min(word, count - first)) if bits >> i & 1)
+
+
+def per_cpu_addresses(prog: Program, address: int) -> list[int]:
+    """
+    Where each processor has its own.
+
+    :param address: ``__percpu`` pointer, or address of the symbol
+    :raises FaultError: if that cannot be read
+    """
+    try:
+        offsets = prog["__per_cpu_offset"]
+    except LookupError:
+        # CONFIG_SMP=n
+        return [address]
+    return [(address + offsets[cpu].value_()) & (1 << 64) - 1 for cpu in possible_cpus(prog)]
+
+
+def per_cpu_sums(prog: Program, address: int, code: str, count: int = 1) -> list[int]:
+    """
+    Sums over all processors of an array that each has of its own.
+
+    :param code: What it is an array of, as :mod:`struct` calls it
+    :param count: Its length
+    :raises FaultError: if it cannot be read
+    """
+    form = struct.Struct(f"{byte_order(prog)}{count}{code}")
+    rows = [form.unpack(prog.read(a, form.size)) for a in per_cpu_addresses(prog, address)]
+    return [sum(column) for column in zip(*rows)]
+
+
+def percpu_counter_sum(fbc: Object) -> int:
+    """
+    The exact value of a counter, as ``percpu_counter_sum()``.
+
+    :param fbc: ``struct percpu_counter *``
+    :raises FaultError: if it cannot be read
+    """
+    # What a processor that is offline had was added to the count.
+    (rest,) = per_cpu_sums(fbc.prog_, fbc.counters.value_(), "i")
+    return int(fbc.count.value_()) + rest

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Walking resizable hash tables, ``struct rhashtable``.
+
+A table is an array of buckets, or a tree of pages of them where there was no memory for an
+array; while it is resized there is the next one as well. All chains of a table advance
+together, as those of :mod:`~drgn_sockets.kernel.chains` do: each level of entries is read in the
+order of addresses. The walk ends for every chain that loops, leaves readable memory, or meets an
+entry that is none of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Callable, Generic, NamedTuple, TypeVar
+
+from drgn import Program, ProgramFlags
+
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.memory import page_shift, pointer_size, read_sparse_pointers
+from drgn_sockets.kernel.structs import Bytes, Int, Layout, Struct
+
+S = TypeVar("S", bound=Struct)
+
+# include/linux/rhashtable.h: the lock of a bucket, and what tells the end of a chain.
+_LOCK = 1
+_NULLS = 1
+# A table that is resized has one that follows, and that one may, before it is done.
+_MAX_TABLES = 16
+# The kernel rehashes when a chain has more than RHT_ELASTICITY entries, if it can.
+_MAX_CHAIN = 1 << 16
+_MAX_BUCKETS = 1 << 24
+# How often a chain of a live kernel is walked again when it changed underfoot.
+_MAX_TRIES = 3
+
+
+class Rhashtable(Struct):
+    """``struct rhashtable``."""
+
+    C_TYPE = "struct rhashtable"
+
+    tbl = Int("tbl", help="struct bucket_table *")
+    head_offset = Int("p.head_offset", help="where the struct rhash_head is in an entry, bytes")
+    nelems = Int("nelems.counter", help="number of entries")
+
+
+class BucketTable(Struct):
+    """``struct bucket_table``."""
+
+    C_TYPE = "struct bucket_table"
+
+    size = Int("size", help="number of buckets")
+    nest = Int("nest", help="bits of the index into the first page; 0 if there is an array")
+    future_tbl = Int("future_tbl", help="struct bucket_table * that is being filled")
+    # None of it is in the structure itself.
+    buckets = Bytes("buckets", help="struct rhash_lock_head *[]")
+
+
+class Bucket(NamedTuple):
+    """A bucket that is not empty."""
+
+    #: The low bits of the hash.
+    number: int
+    #: Where it is; its chain ends with this address and a bit that is set.
+    address: int
+    #: ``struct rhash_head *`` of the first entry.
+    first: int
+
+
+def _array(prog: Program, start: int, size: int) -> tuple[list[Bucket], bool]:
+    """Buckets side by side, and whether some cannot be read."""
+    word = pointer_size(prog)
+    chunk = (1 << 16) // word
+    found: list[Bucket] = []
+    damaged = size > _MAX_BUCKETS
+    for i in range(0, min(size, _MAX_BUCKETS), chunk):
+        n = min(chunk, size - i)
+        words, missing = read_sparse_pointers(prog, start + i * word, n)
+        found += [
+            Bucket(i + j, start + (i + j) * word, first & ~_LOCK)
+            for j, first in enumerate(words)
+            if first & ~_LOCK
+        ]
+        damaged = damaged or missing > 0
+        if missing == n:
+            break
+    return found, damaged
+
+
+def _nested(prog: Program, top: int, size: int, nest: int) -> tuple[list[Bucket], bool]:
+    """
+    The same of a tree, as ``rht_bucket_nested()`` goes down it: the first page tells *nest* bits
+    of a bucket's number, the lowest, and each page below it as many as it has room for.
+    """
+    word = pointer_size(prog)
+    shift = page_shift(prog) - (word.bit_length() - 1)
+    damaged = size > _MAX_BUCKETS
+    # By the number of a bucket as far as it is known, the page below.
+    level, known, size = {0: top}, 0, min(size, _MAX_BUCKETS)
+    bits, size = nest, size >> nest
+    seen = {top}
+    while size:
+        below: dict[int, int] = {}
+        for number, page in level.items():
+            entries, missing = read_sparse_pointers(prog, page, 1 << bits)
+            damaged = damaged or missing > 0
+            for i, entry in enumerate(entries):
+                if entry and entry not in seen:
+                    seen.add(entry)
+                    below[number | i << known] = entry
+        level, known = below, known + bits
+        bits = shift
+        if size <= 1 << shift:
+            break
+        size >>= shift
+    found: list[Bucket] = []
+    for number, page in level.items():
+        leaves, missing = _array(prog, page, size)
+        damaged = damaged or missing
+        found += [leaf._replace(number=number | leaf.number << known) for leaf in leaves]
+    return sorted(found), damaged
+
+
+def _buckets(prog: Program, address: int, table: BucketTable) -> tuple[list[Bucket], bool]:
+    start = address + BucketTable.layout(prog).cls.places["buckets"].offset
+    if not table.nest:
+        return _array(prog, start, table.size)
+    (top,), missing = read_sparse_pointers(prog, start, 1)
+    if missing or table.nest > page_shift(prog):
+        return [], True
+    return _nested(prog, top, table.size, table.nest)
+
+
+def walk_rhashtable(
+    prog: Program,
+    table: Rhashtable,
+    layout: Layout[S],
+    next_of: Callable[[S], int],
+    is_one: Callable[[S], bool],
+    known: Mapping[int, int] = NOTHING,
+) -> Iterator[tuple[int, S | None]]:
+    """
+    Every entry of a table once, in the order in which ``rhashtable_walk_next()`` has them.
+
+    Not for a ``struct rhltable``, whose entries have lists of their own.
+
+    :param layout: How to read an entry.
+    :param next_of: ``struct rhash_head *`` after that of an entry.
+    :param is_one: Whether what was read is an entry at all; if not, the chain ends there.
+    :param known: The next node after entries that the caller has read before (by address):
+        these are passed over.
+    :return: Iterator of (address, entry); ``None`` for one that cannot be read or is none, or
+        where there may be more of a table that cannot be read
+    """
+    seen: set[int] = set()
+    tables: set[int] = set()
+    address = table.tbl
+    while address and address not in tables:
+        tables.add(address)
+        buckets = BucketTable.layout(prog).try_read(address)
+        if buckets is None or len(tables) > _MAX_TABLES:
+            yield address, None
+            return
+        found, damaged = _buckets(prog, address, buckets)
+        if damaged:
+            # A row that tells: there may have been more.
+            yield address, None
+        chains = _Chains(prog, layout, table.head_offset, next_of, is_one, known, seen)
+        yield from chains.entries(found)
+        address = buckets.future_tbl
+
+
+class _Chains(Generic[S]):
+    """The chains of some buckets."""
+
+    def __init__(
+        self,
+        prog: Program,
+        layout: Layout[S],
+        offset: int,
+        next_of: Callable[[S], int],
+        is_one: Callable[[S], bool],
+        known: Mapping[int, int],
+        seen: set[int],
+    ) -> None:
+        self._live = bool(prog.flags & ProgramFlags.IS_LIVE)
+        self._layout = layout
+        self._offset = offset
+        self._next_of = next_of
+        self._is_one = is_one
+        self._known = known
+        # Entries that were found, in whichever table.
+        self._seen = seen
+
+    def entries(self, buckets: Sequence[Bucket]) -> Iterator[tuple[int, S | None]]:
+        """The entries, bucket by bucket."""
+        found: dict[int, list[tuple[int, S | None]]] = {bucket.number: [] for bucket in buckets}
+        # An entry of a live kernel may be freed, or moved to another chain, while the walk stands
+        # on it: that chain then ends as another bucket's, and what came after was missed.
+        for _ in range(_MAX_TRIES if self._live else 1):
+            if not buckets:
+                break
+            buckets = self._walk(buckets, found)
+        for entries in found.values():
+            yield from entries
+
+    def _walk(
+        self, buckets: Sequence[Bucket], found: Mapping[int, list[tuple[int, S | None]]]
+    ) -> list[Bucket]:
+        """:return: Those of which a chain ended as that of another."""
+        strayed: list[Bucket] = []
+        visited: set[int] = set()
+        level: dict[int, Bucket] = {}
+
+        def step(bucket: Bucket, node: int, level: dict[int, Bucket]) -> None:
+            while node and not node & _NULLS:
+                address = node - self._offset
+                if address in visited:
+                    return
+                visited.add(address)
+                if address not in self._known:
+                    level[address] = bucket
+                    return
+                node = self._known[address]
+            if node and node != bucket.address | _NULLS:
+                strayed.append(bucket)
+
+        for bucket in buckets:
+            step(bucket, bucket.first, level)
+        for _ in range(_MAX_CHAIN):
+            if not level:
+                break
+            below: dict[int, Bucket] = {}
+            for address, entry in self._layout.read_many(level):
+                good = entry is not None and self._is_one(entry)
+                if address not in self._seen:
+                    self._seen.add(address)
+                    found[level[address].number].append((address, entry if good else None))
+                if entry is not None and good:
+                    step(level[address], self._next_of(entry), below)
+            level = below
+        return strayed

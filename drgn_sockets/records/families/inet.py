@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What all sockets of ``AF_INET`` and ``AF_INET6`` have in common."""
+
+from __future__ import annotations
+
+import functools
+from _socket import AF_INET, AF_INET6, inet_ntop  # "socket" takes as long as all the rest
+from typing import TYPE_CHECKING
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import Sock
+from drgn_sockets.kernel.structs import BigEndian, Bytes, Int
+from drgn_sockets.records.socket import Derived, SocketRecord, same
+
+if TYPE_CHECKING:
+    from drgn_sockets.records.find import Finder
+
+
+class InetSock(Sock):
+    """``struct inet_sock``."""
+
+    C_TYPE = "struct inet_sock"
+
+    sport = BigEndian("inet_sport", help="local port; the protocol for raw sockets")
+    saddr = Bytes("inet_saddr", help="source address of what is sent, IPv4")
+    tos = Int("tos", help="IP_TOS")
+    ttl = Int("uc_ttl", help="IP_TTL, -1 for the default")
+
+
+# A machine talks to many ports of few addresses.
+@functools.lru_cache(4096)
+def _ip_text(address: bytes) -> str:
+    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+
+
+def _address(family: int, v6: bytes | None, v4: bytes) -> str:
+    return _ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
+
+
+class InetRecord(SocketRecord):
+    """A socket of ``AF_INET`` or ``AF_INET6``."""
+
+    local_address = Derived(
+        _address,
+        *("family", "v6_rcv_saddr", "rcv_saddr"),
+        doc="Address it is bound to (``skc_rcv_saddr``, ``skc_v6_rcv_saddr``).",
+    )
+    remote_address = Derived(
+        _address,
+        *("family", "v6_daddr", "daddr"),
+        doc="Address it is connected to (``skc_daddr``, ``skc_v6_daddr``).",
+    )
+    local_port = Derived(same, "num", doc="Local port (``skc_num``).")
+    remote_port = Derived(same, "dport", doc="Remote port (``skc_dport``).")
+
+
+def other_end(finder: Finder, record: InetRecord) -> InetRecord | None:
+    """
+    The other end of a connection, a socket of the same group, if it is on this machine.
+
+    One in the same network namespace comes first; a connection over a veth pair has it in
+    another.
+    """
+    if not record.remote_port:
+        return None
+    found = None
+    wanted = _ends(record)[::-1]
+    for other in finder.sockets(record.group):
+        if not isinstance(other, InetRecord) or other.sk == record.sk:
+            continue
+        if other.local_port == record.remote_port and _ends(other) == wanted:
+            if other.netns == record.netns:
+                return other
+            found = other
+    return found
+
+
+def _ends(record: InetRecord) -> tuple[tuple[str, int], tuple[str, int]]:
+    return (
+        (_plain(record.local_address), record.local_port),
+        (_plain(record.remote_address), record.remote_port),
+    )
+
+
+def _plain(address: str) -> str:
+    # An IPv4 client of a dual-stack server: ::ffff:127.0.0.1 on one side only.
+    return address[7:] if address.startswith("::ffff:") and "." in address else address

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Netlink sockets, the kernel's own included."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from drgn import Program
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes
+from drgn_sockets.kernel.net import task_net
+from drgn_sockets.kernel.netlink import for_each_netlink
+from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.structs import Int, OptInt
+from drgn_sockets.kernel.task import task_by_tid
+from drgn_sockets.records.socket import AnySocket, Derived, Endpoint, Family, SocketRecord
+
+if TYPE_CHECKING:
+    from drgn_sockets.records.find import Finder
+
+# include/uapi/linux/netlink.h, with the names that ss has for them; what has no name is a number.
+PROTOCOLS = {
+    0: "rtnl",
+    1: "unused",
+    2: "usersock",
+    3: "fw",
+    4: "tcpdiag",
+    5: "nflog",
+    6: "xfrm",
+    7: "selinux",
+    8: "iscsi",
+    9: "audit",
+    10: "fiblookup",
+    11: "connector",
+    12: "nft",
+    13: "ip6fw",
+    14: "dec-rt",
+    15: "uevent",
+    16: "genl",
+    18: "scsi-trans",
+    19: "ecryptfs",
+    20: "rdma",
+    21: "crypto",
+}
+
+# net/netlink/af_netlink.h: NETLINK_F_*, the number of a bit.
+FLAGS = (
+    "kernel_socket",
+    "recv_pktinfo",
+    "broadcast_send_error",
+    "recv_no_enobufs",
+    "listen_all_nsid",
+    "cap_ack",
+    "ext_ack",
+    "strict_chk",
+)
+KERNEL_SOCKET = 1 << FLAGS.index("kernel_socket")
+
+# net/netlink/af_netlink.c: NETLINK_CONNECTED
+_CONNECTED = 1
+# Far more than any protocol has groups.
+_MAX_GROUPS = 1 << 16
+_EVERYBODY = 0xFFFFFFFF
+
+
+class NetlinkSock(Sock):
+    """``struct netlink_sock``."""
+
+    C_TYPE = "struct netlink_sock"
+
+    node = Int("node.next", help="next in its hash chain")
+    portid = Int("portid", help="netlink: its own port ID, 0 for the kernel or if it has none")
+    dst_portid = Int("dst_portid", help="netlink: port ID it is connected to")
+    dst_group = Int("dst_group", help="netlink: group it sends to")
+    # Linux kernel commit 8fe08d70a2b6 ("netlink: convert nlk->flags to atomic flags") (in v6.6)
+    # made them bits of an unsigned long; each has the place that it had.
+    nl_flags = Int("flags", help="netlink: NETLINK_F_* flags, as bits")
+    nl_state = Int("sk.__sk_common.skc_state", help="netlink: 1 if it is connected")
+    subscriptions = Int("subscriptions", help="netlink: number of groups it has joined")
+    ngroups = Int("ngroups", help="netlink: number of groups that there is room for")
+    group_bits = Int("groups", help="netlink: unsigned long *, the groups it has joined as bits")
+    bound = Int("bound", help="netlink: whether its port ID can be sent to")
+    congested = Int("state", help="netlink: whether messages to it were dropped (ENOBUFS)")
+    cb_running = Int("cb_running", help="netlink: whether a dump is under way")
+    cb_dump = Int("cb.dump", help="netlink: the function that dumps")
+    dump_done_errno = OptInt("dump_done_errno", help="netlink: what the dump came to")
+    max_recvmsg_len = Int("max_recvmsg_len", help="netlink: longest recvmsg(), bytes")
+    netlink_rcv = Int("netlink_rcv", help="netlink: function for what is sent to the kernel")
+    module = Int("module", help="netlink: struct module * of the protocol")
+
+
+def netlink_groups(prog: Program, sock: NetlinkSock) -> bytes | None:
+    """
+    The groups that a socket has joined: the bits of ``nlk->groups``, whole words of them.
+
+    :return: ``None`` if there are none, or they cannot be read
+    """
+    word = pointer_size(prog)
+    bits = min(sock.ngroups, _MAX_GROUPS)
+    return read_bytes(prog, sock.group_bits, -(-bits // (8 * word)) * word)
+
+
+def _signed(number: int) -> bytes:
+    # As ss has it, which takes it for a pid.
+    return b"%d" % (number - (1 << 32) if number >> 31 else number)
+
+
+class NetlinkRecord(SocketRecord):
+    """A netlink socket."""
+
+    group = "netlink"
+    struct = NetlinkSock
+
+    state = Derived(lambda state: k.TCP_CLOSE, "state", doc="As ss has it: always closed.")
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it is the kernel's end."""
+        return bool(self.sock.nl_flags & KERNEL_SOCKET)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it was connected."""
+        return bool(self.sock.nl_state == _CONNECTED)
+
+    @property
+    def flag_names(self) -> list[str]:
+        """Names of its ``NETLINK_F_*`` flags."""
+        bits = self.sock.nl_flags
+        return [name for i, name in enumerate(FLAGS) if bits >> i & 1]
+
+    @property
+    def protocol_name(self) -> str:
+        """Its protocol, as ss calls it."""
+        return PROTOCOLS.get(self.protocol, str(self.protocol))
+
+    @property
+    def groups(self) -> list[int] | None:
+        """The groups it has joined, by number from 1; ``None`` if they cannot be read."""
+        sock = self.sock
+        if not sock.group_bits or not sock.ngroups:
+            return []
+        raw = netlink_groups(self.prog, sock)
+        if raw is None:
+            return None
+        return [i + 1 for i, bit in enumerate(_bits(self.prog, raw)) if bit]
+
+    def _owner(self) -> bytes | None:
+        """Name of the process whose ID the port ID is; mostly it made the socket."""
+        task = task_by_tid(self.prog, self.sock.portid)
+        # A process of a container takes the ID that it has there.
+        if task is None or task_net(self.prog, task.nsproxy) != self.netns:
+            return None
+        return task.comm
+
+    def local_end(self) -> Endpoint:
+        """Protocol, and the process or port ID."""
+        sock = self.sock
+        if self.is_kernel:
+            service, number = b"kernel", b"0"
+        elif not sock.portid or sock.portid == _EVERYBODY:
+            # Never bound: nobody can send to it.
+            service = number = b"*"
+        else:
+            service = number = _signed(sock.portid)
+            owner = self._owner()
+            if owner is not None:
+                service = owner + b"/" + number
+        return Endpoint(
+            self.protocol_name.encode("ascii"),
+            service,
+            numbers=(b"%d" % self.protocol, number),
+        )
+
+    def remote_end(self) -> Endpoint | None:
+        """Group and port ID that it is connected to."""
+        if not self.is_connected:
+            return None
+        return Endpoint(b"%d" % self.sock.dst_group, _signed(self.sock.dst_portid))
+
+    def extended_words(self) -> str:
+        """As ss has them where it reads them from procfs; sock_diag does not tell the first two."""
+        raw = netlink_groups(self.prog, self.sock) or b""
+        # The first 32 groups.
+        groups = sum(bit << i for i, bit in enumerate(_bits(self.prog, raw)[:32]))
+        return f"sk={self.sk:x} cb={self.sock.cb_running:x} groups=0x{groups:08x}"
+
+
+def _bits(prog: Program, raw: bytes) -> list[int]:
+    word = pointer_size(prog)
+    form = struct.Struct(f"{byte_order(prog)}{'IQ'[word // 8]}")
+    return [value >> i & 1 for (value,) in form.iter_unpack(raw) for i in range(8 * word)]
+
+
+class Netlink(Family):
+    """Netlink sockets."""
+
+    group = "netlink"
+    address_families = (k.AF_NETLINK,)
+    record = NetlinkRecord
+
+    def walk(
+        self, prog: Program, known: Mapping[int, int] = NOTHING
+    ) -> Iterator[tuple[int, SockCommon | None]]:
+        return for_each_netlink(prog, known)
+
+    def peer(self, finder: Finder, record: Any) -> AnySocket | None:
+        """The socket that it is connected to: by its port ID, of the same protocol."""
+        if not isinstance(record, NetlinkRecord) or not record.is_connected:
+            return None
+        sock = record.sock
+        if not sock.dst_portid and sock.dst_group:
+            # To whoever has joined.
+            return None
+        for other in finder.sockets(self.group):
+            if (
+                isinstance(other, NetlinkRecord)
+                and other.sock.net == sock.net
+                and other.protocol == record.protocol
+                and other.sock.portid == sock.dst_portid
+                and (other.sock.bound or other.is_kernel)
+            ):
+                return other
+        return None

@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Packet sockets."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from drgn import Program
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.filter import Instruction, filter_bytes, instructions
+from drgn_sockets.kernel.memory import page_shift, read_pointers
+from drgn_sockets.kernel.net import netdev_name_by_index
+from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptInt, Struct
+from drgn_sockets.records.socket import Endpoint, Family, SocketRecord
+
+ETH_P_ALL = 3
+# Names of include/uapi/linux/if_ether.h as ss has them.
+PROTOCOLS = {
+    0x0060: "loop",
+    0x0200: "pup",
+    0x0201: "pupat",
+    0x0800: "ip",
+    0x0805: "x25",
+    0x0806: "arp",
+    0x08FF: "bpq",
+    0x0A00: "ieeepup",
+    0x0A01: "ieeepupat",
+    0x6000: "dec",
+    0x6001: "dna_dl",
+    0x6002: "dna_rc",
+    0x6003: "dna_rt",
+    0x6004: "lat",
+    0x6005: "diag",
+    0x6006: "cust",
+    0x6007: "sca",
+    0x8035: "rarp",
+    0x809B: "atalk",
+    0x80F3: "aarp",
+    0x8137: "ipx",
+    0x86DD: "ipv6",
+    0x8863: "ppp_disc",
+    0x8864: "ppp_ses",
+    0x884C: "atmmpoa",
+    0x8884: "atmfate",
+    0x0001: "802_3",
+    0x0002: "ax25",
+    0x0003: "all",
+    0x0004: "802_2",
+    0x0005: "snap",
+    0x0006: "ddcmp",
+    0x0007: "wan_ppp",
+    0x0008: "ppp_mp",
+    0x0009: "localtalk",
+    0x000C: "can",
+    0x0010: "ppptalk",
+    0x0011: "tr_802_2",
+    0x0015: "mobitex",
+    0x0016: "control",
+    0x0017: "irda",
+    0x0018: "econet",
+    0x88CA: "tipc",
+    0x8892: "profinet",
+    0x88A2: "aoe",
+    0x88A4: "ethercat",
+    0x8100: "802.1Q",
+    0x88A8: "802.1ad",
+    0x8847: "mpls_uc",
+    0x8848: "mpls_mc",
+    0x6558: "teb",
+    0x88CC: "LLDP",
+}
+
+# What ss calls the flags that it knows, in its order: each with its bit in enum packet_sock_flags.
+_FLAGS = {
+    "running": "PACKET_SOCK_RUNNING",
+    "auxdata": "PACKET_SOCK_AUXDATA",
+    "origdev": "PACKET_SOCK_ORIGDEV",
+    "vnethdr": "PACKET_SOCK_HAS_VNET_HDR",
+    "loss": "PACKET_SOCK_TP_LOSS",
+}
+# PACKET_FANOUT_*, as ss calls those that it knows.
+_FANOUT = ("hash", "lb", "cpu", "roll", "random", "qm")
+# PACKET_MR_*
+_MEMBERSHIPS = ("multicast", "promisc", "allmulti", "unicast")
+_MAX_MEMBERSHIPS = 1 << 14
+# PACKET_FANOUT_MAX
+_MAX_MEMBERS = 1 << 16
+_TPACKET_V3 = 2
+_NSEC_PER_MSEC = 1_000_000
+
+
+class PacketSock(Sock):
+    """``struct packet_sock``."""
+
+    C_TYPE = "struct packet_sock"
+
+    ethertype = BigEndian("num", help="packet: protocol it is bound to, 3 for all, 0 for none")
+    ifindex = Int("ifindex", help="packet: interface it is bound to, 0 for all")
+    flag_bits = OptInt("flags", help="packet: PACKET_SOCK_* flags, as bits")
+    # Linux kernel commit dfc39d4026fb ("net/packet: support mergeable feature of virtio") (in
+    # v6.5) made this of the flag has_vnet_hdr.
+    vnet_hdr_sz = OptInt("vnet_hdr_sz", help="packet: size of a virtio_net_hdr in front, bytes")
+    copy_thresh = Int("copy_thresh", help="packet: how much of what the ring truncates is queued")
+    tp_version = Int("tp_version", help="packet: TPACKET_V1 (0), _V2 (1), _V3 (2)")
+    tp_reserve = Int("tp_reserve", help="packet: room before the data of a frame, bytes")
+    tp_hdrlen = Int("tp_hdrlen", help="packet: header of a frame, bytes")
+    tp_tstamp = Int("tp_tstamp", help="packet: PACKET_TIMESTAMP, SOF_TIMESTAMPING_* flags")
+    tp_packets = Int("stats.stats1.tp_packets", help="packet: packets since statistics were read")
+    tp_freezes = Int(
+        "stats.stats3.tp_freeze_q_cnt", help="packet: how often the ring was full since then"
+    )
+    # Linux kernel commit 8e8e2951e309 ("net/packet: make tp_drops atomic") (in v5.3)
+    tp_drops = Int(
+        *("tp_drops.counter", "stats.stats1.tp_drops"), help="packet: packets dropped since then"
+    )
+    mapped = Int("mapped.counter", help="packet: mappings of its rings")
+    fanout_group = Int("fanout", help="packet: struct packet_fanout *")
+    mclist = Int("mclist", help="packet: first struct packet_mclist *")
+    rollover = Int("rollover", help="packet: struct packet_rollover *")
+    sk_filter = Int("sk.sk_filter", help="packet: struct sk_filter *")
+    rx_pg_vec = Int("rx_ring.pg_vec", help="packet: struct pgv *, blocks of the receive ring")
+    rx_block_pages = Int("rx_ring.pg_vec_pages", help="packet: pages of a block of it")
+    rx_block_nr = Int("rx_ring.pg_vec_len", help="packet: blocks of it")
+    rx_frame_size = Int("rx_ring.frame_size", help="packet: size of a frame of it, bytes")
+    rx_frame_max = Int("rx_ring.frame_max", help="packet: last frame of it")
+    rx_head = Int("rx_ring.head", help="packet: frame of it that is filled next")
+    rx_features = Int("rx_ring.prb_bdqc.feature_req_word", help="packet: TP_FT_REQ_* of TPACKET_V3")
+    rx_sizeof_priv = Int(
+        "rx_ring.prb_bdqc.blk_sizeof_priv", help="packet: private area of a block, bytes"
+    )
+    # Linux kernel commit f7460d2989fa ("net: af_packet: Use hrtimer to do the retire operation")
+    # (in v6.18) made it nanoseconds.
+    rx_retire_ms = OptInt(
+        "rx_ring.prb_bdqc.retire_blk_tov", help="packet: when a block that is not full is given"
+    )
+    rx_retire_ns = OptInt("rx_ring.prb_bdqc.interval_ktime", help="packet: the same in ns")
+    tx_pg_vec = Int("tx_ring.pg_vec", help="packet: struct pgv *, blocks of the send ring")
+    tx_block_pages = Int("tx_ring.pg_vec_pages", help="packet: pages of a block of it")
+    tx_block_nr = Int("tx_ring.pg_vec_len", help="packet: blocks of it")
+    tx_frame_size = Int("tx_ring.frame_size", help="packet: size of a frame of it, bytes")
+    tx_frame_max = Int("tx_ring.frame_max", help="packet: last frame of it")
+    tx_head = Int("tx_ring.head", help="packet: frame of it that is sent next")
+    tx_features = Int("tx_ring.prb_bdqc.feature_req_word", help="packet: see rx_features")
+    tx_sizeof_priv = Int("tx_ring.prb_bdqc.blk_sizeof_priv", help="packet: see rx_sizeof_priv")
+    tx_retire_ms = OptInt("tx_ring.prb_bdqc.retire_blk_tov", help="packet: see rx_retire_ms")
+    tx_retire_ns = OptInt("tx_ring.prb_bdqc.interval_ktime", help="packet: see rx_retire_ns")
+
+
+class _OldFlags(Struct):
+    C_TYPE = "struct packet_sock"
+
+    # Linux kernel commits ee5675ecdf7a ("net/packet: convert po->origdev to an atomic flag"),
+    # fd53c297aa7b (auxdata), 164bddace2e0 (tp_loss), 50d935eafee2 (has_vnet_hdr), and
+    # 61edf479818e (running) (in v6.4, and some of them in stable kernels)
+    running = OptInt("running")
+    auxdata = OptInt("auxdata")
+    origdev = OptInt("origdev")
+    vnethdr = OptInt("has_vnet_hdr")
+    loss = OptInt("tp_loss")
+
+
+class _Fanout(Struct):
+    C_TYPE = "struct packet_fanout"
+
+    id = Int("id")
+    type = Int("type")
+    flags = Int("flags")
+    num_members = Int("num_members")
+    # None of it is in the structure itself.
+    arr = Bytes("arr")
+
+
+class _Mclist(Struct):
+    C_TYPE = "struct packet_mclist"
+
+    next = Int("next")
+    ifindex = Int("ifindex")
+    count = Int("count")
+    type = Int("type")
+    alen = Int("alen")
+    addr = Bytes("addr")
+
+
+class Fanout(NamedTuple):
+    """A group of sockets that share the packets of an interface."""
+
+    id: int
+    #: ``PACKET_FANOUT_*``
+    type: int
+    #: ``PACKET_FANOUT_FLAG_*``, shifted right by 8.
+    flags: int
+    #: ``struct sock *`` of each; none if they cannot be read.
+    members: tuple[int, ...]
+
+    @property
+    def type_name(self) -> str:
+        """Its type, as ss calls it."""
+        return _FANOUT[self.type] if self.type < len(_FANOUT) else f"{self.type:#x}"
+
+
+class Membership(NamedTuple):
+    """What a socket has an interface receive (``PACKET_ADD_MEMBERSHIP``)."""
+
+    ifindex: int
+    #: How often it was asked for.
+    times: int
+    #: ``PACKET_MR_*``
+    type: int
+    alen: int
+    #: 32 bytes, of which *alen* count.
+    address: bytes
+
+    @property
+    def type_name(self) -> str:
+        """``multicast``, ``promisc``, ``allmulti``, ``unicast``."""
+        return _MEMBERSHIPS[self.type] if self.type < len(_MEMBERSHIPS) else str(self.type)
+
+
+class Ring(NamedTuple):
+    """A ring that a process maps (``PACKET_RX_RING``, ``PACKET_TX_RING``)."""
+
+    #: Bytes.
+    block_size: int
+    block_nr: int
+    #: Bytes.
+    frame_size: int
+    frame_nr: int
+    #: When a block that is not full is given to the process, ms; this and the rest: TPACKET_V3.
+    retire_ms: int
+    #: Bytes.
+    sizeof_priv: int
+    #: ``TP_FT_REQ_*``
+    features: int
+
+
+class PacketRecord(SocketRecord):
+    """A packet socket."""
+
+    group = "packet"
+    struct = PacketSock
+
+    @functools.cached_property
+    def ifname(self) -> bytes | None:  # type: ignore[override]
+        """Name of the interface it is bound to, if it is and that exists."""
+        sock = self.sock
+        return netdev_name_by_index(self.prog, sock.net, sock.ifindex) if sock.ifindex else None
+
+    @property
+    def flag_names(self) -> list[str]:
+        """The flags that sock_diag knows, by the names that ss has for them."""
+        sock = self.sock
+        bits = _flag_bits(self.prog)
+        found = {name for name, bit in bits.items() if (sock.flag_bits or 0) >> bit & 1}
+        old = _OldFlags.layout(self.prog)
+        if old.sources:
+            flags = old.try_read(sock.address)
+            found.update(name for name in old.sources if getattr(flags, name, 0))
+        if sock.vnet_hdr_sz:
+            found.add("vnethdr")
+        return [name for name in _FLAGS if name in found]
+
+    @property
+    def fanout(self) -> Fanout | None:
+        """Its fanout group; ``None`` if it is in none, or that cannot be read."""
+        layout = _Fanout.layout(self.prog)
+        group = layout.try_read(self.sock.fanout_group)
+        if group is None:
+            return None
+        arr = group.address + layout.cls.places["arr"].offset
+        members = read_pointers(self.prog, arr, min(group.num_members, _MAX_MEMBERS))
+        return Fanout(group.id, group.type, group.flags, members or ())
+
+    @property
+    def memberships(self) -> list[Membership]:
+        """What it has interfaces receive, as far as that can be read."""
+        layout = _Mclist.layout(self.prog)
+        address = self.sock.mclist
+        found: dict[int, Membership] = {}
+        while address not in found and len(found) < _MAX_MEMBERSHIPS:
+            item = layout.try_read(address)
+            if item is None:
+                break
+            found[address] = Membership(item.ifindex, item.count, item.type, item.alen, item.addr)
+            address = item.next
+        return list(found.values())
+
+    @property
+    def rx_ring(self) -> Ring | None:
+        """The ring that it receives into, if it has one."""
+        s = self.sock
+        return self._ring(
+            *(s.rx_pg_vec, s.rx_block_pages, s.rx_block_nr, s.rx_frame_size, s.rx_frame_max),
+            *(s.rx_retire_ms, s.rx_retire_ns, s.rx_sizeof_priv, s.rx_features),
+        )
+
+    @property
+    def tx_ring(self) -> Ring | None:
+        """The ring that it sends from, if it has one."""
+        s = self.sock
+        return self._ring(
+            *(s.tx_pg_vec, s.tx_block_pages, s.tx_block_nr, s.tx_frame_size, s.tx_frame_max),
+            *(s.tx_retire_ms, s.tx_retire_ns, s.tx_sizeof_priv, s.tx_features),
+        )
+
+    def _ring(
+        self,
+        pg_vec: int,
+        pages: int,
+        block_nr: int,
+        frame_size: int,
+        frame_max: int,
+        retire_ms: int | None,
+        retire_ns: int | None,
+        sizeof_priv: int,
+        features: int,
+    ) -> Ring | None:
+        if not pg_vec:
+            return None
+        ring = Ring(
+            pages << page_shift(self.prog) & 0xFFFFFFFF,
+            block_nr,
+            frame_size,
+            frame_max + 1 & 0xFFFFFFFF,
+            *(0, 0, 0),
+        )
+        if self.sock.tp_version < _TPACKET_V3:
+            # Something else is there.
+            return ring
+        retire = retire_ms if retire_ms is not None else (retire_ns or 0) // _NSEC_PER_MSEC
+        return ring._replace(retire_ms=retire, sizeof_priv=sizeof_priv, features=features)
+
+    @property
+    def filter(self) -> list[Instruction] | None:
+        """Its filter; ``None`` for none, for eBPF, or one that cannot be read."""
+        raw = filter_bytes(self.prog, self.sock.sk_filter)
+        return None if raw is None else instructions(self.prog, raw)
+
+    def local_end(self) -> Endpoint:
+        """Protocol and interface."""
+        sock = self.sock
+        number = b"[%d]" % sock.ethertype
+        name = number
+        if sock.ethertype == ETH_P_ALL:
+            name = number = b"*"
+        elif sock.ethertype in PROTOCOLS:
+            name = PROTOCOLS[sock.ethertype].encode("ascii")
+        unknown = b"if%d" % (sock.ifindex & 0xFFFFFFFF)
+        device = (self.ifname or unknown) if sock.ifindex else b"*"
+        return Endpoint(name, device, numbers=(number, device))
+
+    def extended_words(self) -> str:
+        sock = self.sock
+        flags = self.flag_names
+        # As ss: a space before each but "running".
+        text = "".join(name if name == "running" else f" {name}" for name in flags) or "0"
+        words = [f"ver:{sock.tp_version} cpy_thresh:{sock.copy_thresh} flags( {text} )"]
+        words += [
+            f"ring_{name}({_ring_text(ring)})"
+            for name, ring in (("rx", self.rx_ring), ("tx", self.tx_ring))
+            if ring is not None
+        ]
+        fanout = self.fanout
+        if fanout is not None:
+            words.append(f"fanout(id:{fanout.id},type:{fanout.type_name})")
+        return " ".join(words)
+
+    def filter_words(self) -> str:
+        """What ``ss -b`` says of its filter, an empty text for none."""
+        found = self.filter
+        if found is None:
+            return ""
+        code = "".join(f" 0x{i.code:02x} {i.jt} {i.jf} {i.k}," for i in found)
+        return f"bpf filter ({len(found)}): {code}"
+
+
+def _ring_text(ring: Ring) -> str:
+    return (
+        f"blk_size:{ring.block_size},blk_nr:{ring.block_nr},frm_size:{ring.frame_size},"
+        f"frm_nr:{ring.frame_nr},tmo:{ring.retire_ms},features:{ring.features:#x}"
+    )
+
+
+def _flag_bits(prog: Program) -> dict[str, int]:
+    """Which bits of ``flags`` this kernel has for which flags."""
+    found: dict[str, int] | None = prog.cache.get("drgn_sockets.packet_flags")
+    if found is None:
+        try:
+            values = dict(prog.type("enum packet_sock_flags").enumerators or ())
+        except LookupError:
+            values = {}
+        found = {name: values[constant] for name, constant in _FLAGS.items() if constant in values}
+        prog.cache["drgn_sockets.packet_flags"] = found
+    return found
+
+
+class Packet(Family):
+    """Packet sockets."""
+
+    group = "packet"
+    address_families = (k.AF_PACKET,)
+    record = PacketRecord
+
+    def walk(
+        self, prog: Program, known: Mapping[int, int] = NOTHING
+    ) -> Iterator[tuple[int, SockCommon | None]]:
+        return k.for_each_packet(prog, known)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Ping sockets: ``SOCK_DGRAM`` with ``IPPROTO_ICMP`` or ``IPPROTO_ICMPV6``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from drgn import Program
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.records.families.inet import InetRecord, InetSock
+from drgn_sockets.records.socket import Family
+
+
+class PingRecord(InetRecord):
+    """A ping socket. What others have as local port is the identifier of its requests."""
+
+    group = "ping"
+    struct: ClassVar[type[SockCommon]] = InetSock
+
+
+class PingPlainRecord(PingRecord):
+    """A ping socket of which ``struct sock`` was read."""
+
+    struct = k.Sock
+
+
+class Ping(Family):
+    """Ping sockets."""
+
+    group = "ping"
+    address_families = (k.AF_INET, k.AF_INET6)
+    types = (k.SOCK_DGRAM,)
+    protocols = (k.IPPROTO_ICMP, k.IPPROTO_ICMPV6)
+    rare = True
+    record = PingRecord
+    plain = PingPlainRecord
+    brief = True
+
+    def walk(
+        self, prog: Program, known: Mapping[int, int] = NOTHING
+    ) -> Iterator[tuple[int, SockCommon | None]]:
+        return k.for_each_ping(prog, known)

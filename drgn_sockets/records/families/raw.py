@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Raw sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from drgn import Program
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.structs import OptInt
+from drgn_sockets.records.families.inet import InetRecord, InetSock
+from drgn_sockets.records.socket import Family
+
+
+class RawSock(InetSock):
+    """``struct raw_sock``."""
+
+    C_TYPE = "struct raw_sock"
+
+    icmp_filter = OptInt("filter.data", help="ICMP_FILTER, types that are dropped")
+
+
+class RawRecord(InetRecord):
+    """A raw socket. What others have as local port is its protocol."""
+
+    group = "raw"
+    struct: ClassVar[type[SockCommon]] = RawSock
+
+
+class RawPlainRecord(RawRecord):
+    """A raw socket of which ``struct sock`` was read."""
+
+    struct = k.Sock
+
+
+class Raw(Family):
+    """Raw sockets."""
+
+    group = "raw"
+    address_families = (k.AF_INET, k.AF_INET6)
+    types = (k.SOCK_RAW,)
+    record = RawRecord
+    plain = RawPlainRecord
+    brief = True
+
+    def walk(
+        self, prog: Program, known: Mapping[int, int] = NOTHING
+    ) -> Iterator[tuple[int, SockCommon | None]]:
+        return k.for_each_raw(prog, known)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""UDP and UDP-Lite."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+
+from drgn import Program
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.structs import Int
+from drgn_sockets.records.families.inet import InetRecord, InetSock
+from drgn_sockets.records.socket import Derived, Family
+
+
+class UdpSock(InetSock):
+    """``struct udp_sock``."""
+
+    C_TYPE = "struct udp_sock"
+
+    forward_deficit = Int("forward_deficit", help="bytes read but not yet given back")
+    pending = Int("pending", help="address family of a frame being corked, else 0")
+    encap_type = Int("encap_type", help="UDP_ENCAP_*")
+    gso_size = Int("gso_size", help="UDP_SEGMENT, bytes")
+
+
+class UdpRecord(InetRecord):
+    """A UDP or UDP-Lite socket."""
+
+    group = "udp"
+    struct = UdpSock
+    recv_q = Derived(
+        operator.sub,
+        *("rmem_alloc", "forward_deficit"),
+        doc="``udp_rqueue_get()``: bytes with their overhead.",
+    )
+
+
+class UdpPlainRecord(InetRecord):
+    """A UDP socket of which ``struct sock`` was read."""
+
+    group = "udp"
+
+
+class Udp(Family):
+    """UDP and UDP-Lite."""
+
+    group = "udp"
+    address_families = (k.AF_INET, k.AF_INET6)
+    types = (k.SOCK_DGRAM,)
+    protocols = (k.IPPROTO_UDP, k.IPPROTO_UDPLITE)
+    record = UdpRecord
+    plain = UdpPlainRecord
+    brief = True
+
+    def walk(
+        self, prog: Program, known: Mapping[int, int] = NOTHING
+    ) -> Iterator[tuple[int, SockCommon | None]]:
+        return k.for_each_udp(prog, known)

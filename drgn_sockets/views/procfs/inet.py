@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``/proc/net/{udp,udp6,udplite,udplite6,raw,raw6,icmp,icmp6}``."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import HashTable
+from drgn_sockets.kernel.structs import Batch
+from drgn_sockets.records.families.inet import InetSock
+from drgn_sockets.records.families.udp import UdpSock
+from drgn_sockets.views.procfs.base import Entry, Looker, NetFile, pieces
+
+HEADING = (
+    "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout "
+    "inode"
+)
+HEADING6 = (
+    "  sl  local_address                         remote_address                        st "
+    "tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
+)
+INET = (k.AF_INET, k.AF_INET6)
+
+
+def ends(at: Looker, socks: Batch[Any], *, six: bool) -> tuple[list[str], list[str]]:
+    """Addresses at both ends of each."""
+    local, remote = ("v6_rcv_saddr", "v6_daddr") if six else ("rcv_saddr", "daddr")
+    address = at.address
+    return [address(a) for a in socks.column(local)], [address(a) for a in socks.column(remote)]
+
+
+class InetFile(NetFile):
+    """A file of sockets that are hashed, without TCP's."""
+
+    columns = (
+        *("local_address", "rem_address", "st", "tx_queue", "rx_queue", "tr", "when", "retrnsmt"),
+        *("uid", "timeout", "inode", "ref", "pointer", "drops"),
+    )
+    key = ("local_address", "rem_address", "inode")
+    pointer = "pointer"
+
+    #: What its sockets are.
+    struct: ClassVar[type[InetSock]] = InetSock
+    #: How many digits the number of the bucket has, and up to where rows are padded: of IPv4's.
+    digits: ClassVar[int] = 5
+    width: ClassVar[int] = 0
+    heading: ClassVar[str] = HEADING
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.six = name.endswith("6")
+        self.family = k.AF_INET6 if self.six else k.AF_INET
+
+    def table(self, at: Looker, net: int) -> HashTable:
+        """
+        Where its sockets are hashed.
+
+        :raises LookupError: if the kernel has none such
+        """
+        raise NotImplementedError
+
+    def chosen(self, entries: Iterable[Entry]) -> Iterable[Entry]:
+        """Those of the sockets of one network namespace that the file shows."""
+        return (entry for entry in entries if entry.family == self.family)
+
+    def receive_queue(self, socks: Batch[Any]) -> Sequence[int]:
+        """What the column ``rx_queue`` says of each."""
+        return socks.column("rmem_alloc")
+
+    def ports(self, socks: Batch[Any]) -> tuple[Sequence[int], Sequence[int]]:
+        """What stands for the ports of each."""
+        return socks.column("sport"), socks.column("dport")
+
+    def lines(self, at: Looker, net: int) -> Iterator[bytes]:
+        heading = (HEADING6 if self.six else self.heading) + " ref pointer drops"
+        digits, width = (5, 0) if self.six else (self.digits, self.width)
+        yield f"{heading:{width}}\n".encode("ascii")
+        try:
+            table = self.table(at, net)
+        except LookupError:
+            return
+        for piece in pieces(self.chosen(at.entries(table, net, *INET))):
+            texts = self._texts(at, [entry.sk for entry in piece])
+            for entry in piece:
+                text = texts.get(entry.sk)
+                if text is None:
+                    at.unreadable(entry.sk)
+                else:
+                    row = f"{entry.bucket:{digits}}: {text}"
+                    yield f"{row:{width}}\n".encode("ascii")
+
+    def _texts(self, at: Looker, sks: Sequence[int]) -> dict[int, str]:
+        socks = self.struct.layout(at.prog).read_batch(sks)
+        inos, uids = at.inodes(socks)
+        columns = zip(
+            *ends(at, socks, six=self.six),
+            *self.ports(socks),
+            *map(socks.column, ("state", "wmem_alloc")),
+            self.receive_queue(socks),
+            *(uids, inos, socks.column("refcnt")),
+            map(at.pointer, socks.addresses),
+            at.drops(socks),
+        )
+        texts = (
+            f"{source}:{sport:04X} {to}:{dport:04X} {state:02X} "
+            f"{wmem - 1 & 0xFFFFFFFF:08X}:{queued & 0xFFFFFFFF:08X} 00:00000000 00000000 "
+            f"{uid:5} {0:8} {ino} {ref} {sk} {drops}"
+            for source, to, sport, dport, state, wmem, queued, uid, ino, ref, sk, drops in columns
+        )
+        return dict(zip(socks.addresses, texts))
+
+
+class UdpFile(InetFile):
+    """``udp4_seq_show()``, ``udp6_seq_show()``"""
+
+    struct = UdpSock
+    width = 127
+    heading = " " + HEADING
+
+    def table(self, at: Looker, net: int) -> HashTable:
+        return k.udp_table(at.net_object(net))
+
+    def receive_queue(self, socks: Batch[Any]) -> Sequence[int]:
+        # udp_rqueue_get()
+        return list(map(operator.sub, socks.column("rmem_alloc"), socks.column("forward_deficit")))
+
+
+class UdpliteFile(UdpFile):
+    """The same for UDP-Lite."""
+
+    def table(self, at: Looker, net: int) -> HashTable:
+        return k.udplite_table(at.prog)
+
+
+class RawFile(InetFile):
+    """``raw_seq_show()``, ``raw6_seq_show()``"""
+
+    digits = 4
+
+    def table(self, at: Looker, net: int) -> HashTable:
+        return k.raw_table(at.prog, "raw_v6_hashinfo" if self.six else "raw_v4_hashinfo")
+
+    def ports(self, socks: Batch[Any]) -> tuple[Sequence[int], Sequence[int]]:
+        return socks.column("num"), [0] * len(socks)
+
+
+class IcmpFile(InetFile):
+    """``ping_v4_seq_show()``, ``ping_v6_seq_show()``"""
+
+    width = 127
+
+    def table(self, at: Looker, net: int) -> HashTable:
+        return k.ping_table(at.prog)
+
+    def chosen(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        # ping_get_next() does not look at the family: after one that is right, all that follow in
+        # its bucket are shown.
+        bucket = -1
+        for entry in entries:
+            if entry.family == self.family or entry.bucket == bucket:
+                bucket = entry.bucket
+                yield entry

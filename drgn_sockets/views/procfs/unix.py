@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``/proc/net/unix``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.records.families.unix import UnixSock
+from drgn_sockets.views.procfs.base import Looker, NetFile, pieces
+
+_SO_ACCEPTCON = 1 << 16
+# include/uapi/linux/net.h: socket_state
+_SS_UNCONNECTED, _SS_CONNECTING, _SS_CONNECTED, _SS_DISCONNECTING = 1, 2, 3, 4
+
+
+class UnixFile(NetFile):
+    """``unix_seq_show()``"""
+
+    columns = ("pointer", "RefCount", "Protocol", "Flags", "Type", "St", "Inode", "Path")
+    key = ("Inode", "Type", "Path")
+    pointer = "pointer"
+
+    def lines(self, at: Looker, net: int) -> Iterator[bytes]:
+        yield b"Num       RefCount Protocol Flags    Type St Inode Path\n"
+        table = k.unix_table(at.net_object(net))
+        for piece in pieces(at.entries(table, net, k.AF_UNIX)):
+            socks = UnixSock.layout(at.prog).read_batch(entry.sk for entry in piece)
+            inos, _ = at.inodes(socks)
+            names = ("state", "socket", "type", "refcnt", "addr")
+            columns = zip(socks.addresses, inos, *map(socks.column, names))
+            texts = {}
+            for sk, ino, state, socket, type_, refcnt, addr in columns:
+                name = at.reader.unix_name(addr)
+                if addr and name is None:
+                    at.problems.append(f"name of the unix socket at {sk:#x} cannot be read")
+                text = (
+                    f"{at.pointer(sk)}: {refcnt:08X} 00000000 "
+                    f"{_SO_ACCEPTCON if state == k.TCP_LISTEN else 0:08X} {type_:04X} "
+                    f"{_socket_state(state, socket):02X} {ino:5}"
+                )
+                texts[sk] = text.encode("ascii") + unix_path(name)
+            for entry in piece:
+                row = texts.get(entry.sk)
+                if row is None:
+                    at.unreadable(entry.sk)
+                else:
+                    yield row + b"\n"
+
+
+def _socket_state(state: int, socket: int) -> int:
+    connected = state == k.TCP_ESTABLISHED
+    if socket:
+        return _SS_CONNECTED if connected else _SS_UNCONNECTED
+    return _SS_CONNECTING if connected else _SS_DISCONNECTING
+
+
+def unix_path(name: bytes | None) -> bytes:
+    """A unix socket's name as ``/proc/net/unix`` has it: every NUL of it is an ``@``."""
+    if name is None:
+        return b""
+    return b" " + (name.replace(b"\0", b"@") if name[:1] == b"\0" else name)

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The families beyond TCP, UDP, raw and unix: each against what procfs, ss and workloads say."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from drgn_sockets.records.reader import for_each_socket
+from drgn_sockets.records.socket import SocketRecord
+from tests import tables
+
+from .machine import Core, Row
+
+PROCFS = "Families: lines of procfs"
+SS = "Families: rows of ss, word by word"
+
+
+def walked(core: Core, group: str) -> dict[int, Any]:
+    """Sockets that the walk of a family finds without help of the file tables."""
+    found: dict[int, Any] = {}
+    for record in for_each_socket(core.prog, [group]):
+        assert isinstance(record, SocketRecord), record
+        assert record.group == group and record.sk not in found
+        found[record.sk] = record
+    return found
+
+
+def lines_of(core: Core, file: str) -> Iterator[tuple[int, list[str]]]:
+    """Lines of a file of ``/proc/net`` of all network namespaces, as words, without headings."""
+    for place in sorted((core.oracle / "netns").iterdir()):
+        path = place / "net" / file
+        if path.exists():
+            for line in path.read_text().splitlines()[1:]:
+                yield int(place.name), line.split()
+
+
+class Line(NamedTuple):
+    """A row of ss of one family."""
+
+    state: str
+    recv_q: int
+    send_q: int
+    local: str
+    peer: str
+    #: pids and fds
+    users: set[tuple[int, int]]
+    #: ``ino:``, ``sk:`` and so on.
+    words: dict[str, str]
+    skmem: str
+    #: What -i adds.
+    info: list[str]
+
+
+def ss_lines(text: str) -> list[Line]:
+    """Rows of ``ss -aniemp`` of one family, of which some go on in a second line."""
+    rows = []
+    for row in text.replace("\n\t", " ").splitlines()[1:]:
+        found = re.fullmatch(
+            r"(?P<state>\S+|`- \S+) +(?P<recv>\d+) +(?P<send>\d+) +(?P<local>\S+) +(?P<peer>\S+) *"
+            r"(?:users:\((?P<users>.*?)\)\) )?(?P<words>.*?)(?:<-> )? *"
+            r"(?:skmem:\((?P<skmem>.*?)\)(?P<info>.*))?",
+            row,
+        )
+        assert found, row
+        rows.append(
+            Line(
+                found["state"],
+                int(found["recv"]),
+                int(found["send"]),
+                found["local"],
+                found["peer"],
+                {
+                    (int(pid), int(fd))
+                    for pid, fd in re.findall(r"pid=(\d+),fd=(\d+)", found["users"] or "")
+                },
+                dict(word.split(":", 1) for word in found["words"].split() if ":" in word),
+                found["skmem"] or "",
+                (found["info"] or "").split(),
+            )
+        )
+    return rows
+
+
+def tool(core: Core, name: str) -> Iterator[tuple[int, str]]:
+    """What a tool printed in each network namespace where it was run."""
+    for netns in core.tool_netns:
+        with contextlib.suppress(FileNotFoundError):
+            yield netns, core.tool(name, None if netns == core.home_netns else netns)
+
+
+def of_netid(core: Core, netid: str) -> list[Row]:
+    return [row for row in core.rows("ss", "-a") if row["netid"] == netid]
+
+
+def held_by(row: Row) -> set[tuple[int, int]]:
+    return {(holder["pid"], holder["fd"]) for holder in row["holders"]}
+
+
+def end(text: str) -> tuple[str, int]:
+    """An address and a port as ``/proc/net/icmp6`` writes them."""
+    host, port = text.split(":")
+    words = [int(host[i : i + 8], 16) for i in range(0, len(host), 8)]
+    raw = struct.pack(f"={len(words)}I", *words)
+    return socket.inet_ntop(socket.AF_INET6 if len(raw) == 16 else socket.AF_INET, raw), int(
+        port, 16
+    )
+
+
+def test_ping_is_what_procfs_has(core: Core) -> None:
+    ours = walked(core, "ping")
+    theirs: dict[int, dict[str, Any]] = {}
+    for file in ("icmp", "icmp6"):
+        for netns, words in lines_of(core, file):
+            # icmp6 shows IPv4 sockets as well, with what they have of an IPv6 address.
+            is_v6 = file == "icmp6"
+            row = {
+                "netns": netns,
+                "local": end(words[1]),
+                "remote": end(words[2]),
+                "state": int(words[3], 16),
+                "uid": int(words[7]),
+                "ino": int(words[9]),
+                "refcnt": int(words[10]),
+            }
+            sk = int(words[11], 16)
+            mine = ours.get(sk)
+            if is_v6 and mine is not None and mine.family == socket.AF_INET:
+                continue
+            theirs[sk] = row
+            tables.note(PROCFS, f"net/{file}", core.kernel, 1, int(mine is not None))
+    assert theirs and ours.keys() == theirs.keys()
+    for sk, row in theirs.items():
+        mine = ours[sk]
+        assert {
+            "netns": mine.netns,
+            "local": (mine.local_address, mine.local_port),
+            "remote": (mine.remote_address, mine.remote_port),
+            "state": mine.state,
+            "uid": mine.uid,
+            "ino": mine.ino,
+            "refcnt": mine.sock.refcnt,
+        } == row
+    assert {(r.family, r.state) for r in ours.values()} == {
+        (family, state) for family in (socket.AF_INET, socket.AF_INET6) for state in (1, 7)
+    }
+
+
+def test_ping_sockets_without_an_identifier(core: Core) -> None:
+    """In no table: they are found through the file tables."""
+    hashed = {row["sk"] for row in core.rows("ss", "-a") if row["netid"] in ("icmp", "icmp6")}
+    hashed -= {f"{sk:#x}" for sk in walked(core, "ping")}
+    rows = [row for row in core.rows("ss", "-a") if row["sk"] in hashed]
+    inodes = {
+        entry["inode"]
+        for process in core.accounts["udp_raw"]["processes"]
+        for entry in process["fds"]
+        if entry.get("note") == "ping, no id"
+    }
+    assert inodes and {row["ino"] for row in rows} == inodes
+    assert {(row["netid"], row["state"]) for row in rows} == {
+        ("icmp", "UNCONN"),
+        ("icmp6", "UNCONN"),
+    }
+
+
+#: Words of ``ss -M -i`` that iproute2 6.1 does not know.
+NEWER_MPTCP = re.compile(
+    "(local_addr_used|local_addr_max|csum_enabled|retransmits|bytes_retrans|bytes_sent|"
+    "bytes_received|bytes_acked|subflows_total|endp_laminar_max|endp_fullmesh_max|"
+    "last_data_sent|last_data_recv|last_ack_recv):"
+)
+
+
+def infos(core: Core) -> dict[int, list[str]]:
+    """Words of our -i by cookie."""
+    done = core.run("ss", "-a", "--csv", "--output=cookie,info")
+    assert done.status == 0, done.err
+    rows = list(csv.reader(done.out.splitlines()))[1:]
+    return {int(cookie): [] if info == "-" else info.split() for cookie, info in rows if cookie}
+
+
+def test_mptcp_is_what_ss_has(core: Core) -> None:
+    """Every word of every row, those that it does not know yet left out."""
+    ours = {row["cookie"]: row for row in of_netid(core, "mptcp")}
+    words = infos(core)
+    seen = set()
+    for netns, text in tool(core, "ss-mptcp"):
+        for line in ss_lines(text):
+            cookie = int(line.words["sk"], 16)
+            mine = ours[cookie]
+            seen.add(cookie)
+            assert (mine["state"], mine["recv_q"], mine["send_q"]) == line[:3]
+            assert (mine["local"], mine["peer"]) == (line.local, line.peer)
+            assert mine["ino"] == int(line.words["ino"]) and mine["netns"] == netns
+            assert held_by(mine) == line.users
+            assert ",".join(f"{k}{v}" for k, v in mine["skmem"].items()) == line.skmem
+            assert [w for w in words[cookie] if not NEWER_MPTCP.match(w)] == line.info
+            tables.note(SS, "mptcp", core.kernel, 1, 1)
+    home = {row["cookie"] for row in ours.values() if row["netns"] in core.tool_netns}
+    assert {c for c in home if c and ours[c]["state"] != "UNCONN"} == seen
+    if core.kernel != "5.10":
+        assert {ours[cookie]["state"] for cookie in seen} == {"LISTEN", "ESTAB"}
+
+
+def test_mptcp_and_its_subflows_point_at_each_other(core: Core) -> None:
+    everything = {row["sk"]: row for row in core.rows("ss", "-a")}
+    subflows = [row for row in everything.values() if row["mptcp_sk"]]
+    masters = of_netid(core, "mptcp")
+    assert bool(subflows) == bool(masters) == (core.kernel != "5.10")
+    for row in subflows:
+        assert row["netid"] == "tcp" and row["ulp"] == "mptcp"
+        master = everything[row["mptcp_sk"]]
+        assert master["netid"] == "mptcp" and row["sk"] in master["subflows"]
+        # An MPTCP socket has the inode of its first subflow.
+        assert (master["ino"], master["state"]) == (row["ino"], row["state"])
+    assert {sk for row in masters for sk in row["subflows"]} == {row["sk"] for row in subflows}
+
+
+def test_mptcp_is_walked(core: Core) -> None:
+    """All but those that were created and no more are found without the file tables."""
+    found = {f"{sk:#x}" for sk in walked(core, "mptcp")}
+    rows = of_netid(core, "mptcp")
+    assert found == {row["sk"] for row in rows if row["state"] != "UNCONN"}
