@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
-from drgn_sockets.commands.columns import COLUMNS
+from drgn_sockets.commands.columns import COLUMNS, NUMERIC
 from drgn_sockets.commands.tables import Tables, Test, add_table_arguments
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel import sock as k
@@ -28,6 +28,7 @@ from drgn_sockets.records.netns import find_netns
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
 from drgn_sockets.records.socket import SocketRecord
+from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
 from drgn_sockets.views.sockets import is_unbound
 
@@ -42,6 +43,25 @@ _REFUSED = (
     (("-r", "--resolve"), None, "asks DNS, and this only looks at memory"),
     (("-Z", "--context", "-z", "--contexts"), None, "shows SELinux contexts, which are not read"),
 )
+
+
+# Options, each with what it shows.
+_SHOWN = {
+    "-p --processes": "every process and fd that holds it",
+    "-T --threads": "the same; of threads, those with an fd table of their own",
+    "-e --extended": "owner, inode, cookie, cgroup, timer, address, namespace, …",
+    "-o --options": "timers",
+    "-m --memory": "socket memory",
+    "-i --info": "all that TCP knows of a connection",
+    "-b --bpf": "filters of packet sockets",
+    "--cgroup": "cgroup",
+    "-Q --no-queues": "no lengths of queues",
+    "-n --numeric": "protocols and ports in numbers (IP addresses and their ports always are)",
+    "-O --oneline": "a socket is one line (always so here)",
+}
+
+# What ss -e has in words, in JSON and CSV.
+_EXTENDED = ["ino", "uid", "cookie", "sk", "netns", "cgroup", "file_ino", "file_dev"]
 
 
 class _Refuse(argparse.Action):
@@ -104,26 +124,8 @@ class Ss(Command):
             + ", ".join([*STATE_NUMBERS, *STATE_GROUPS]),
         )
         show = parser.add_argument_group("what to show of them")
-        show.add_argument(
-            "-p", "--processes", action="store_true", help="every process and fd that holds it"
-        )
-        show.add_argument(
-            "-e",
-            "--extended",
-            action="store_true",
-            help="inode, owner, kernel address, network namespace, socket file",
-        )
-        show.add_argument("-o", "--options", action="store_true", help="timers")
-        show.add_argument("-m", "--memory", action="store_true", help="socket memory")
-        show.add_argument(
-            "-i", "--info", action="store_true", help="all that TCP knows of a connection"
-        )
-        show.add_argument(
-            "-n", "--numeric", action="store_true", help="numbers, not names (always so here)"
-        )
-        show.add_argument(
-            "-O", "--oneline", action="store_true", help="a socket is one line (always so here)"
-        )
+        for names, help in _SHOWN.items():
+            show.add_argument(*names.split(), action="store_true", help=help)
         refused = parser.add_argument_group("what ss has and this has not")
         for options, metavar, help in _REFUSED:
             nargs = None if metavar else 0
@@ -133,17 +135,31 @@ class Ss(Command):
 
     def usual(self, args: argparse.Namespace) -> list[str]:
         names = super().usual(args)
-        if args.extended:
-            names += ["ino", "uid", "sk", "netns", "file_ino", "file_dev"]
-        if args.options:
+        if args.no_queues:
+            names = [name for name in names if name not in ("recv_q", "send_q")]
+        # In the order of ss; what it has in words, JSON and CSV have in columns.
+        in_columns = args.json or args.csv
+        if args.processes or args.threads:
+            names.append("holders")
+        if args.options or args.extended:
             names.append("timer")
+        if args.extended:
+            names += _EXTENDED if in_columns else ["ext"]
+        if args.cgroup and "cgroup" not in names:
+            names.append("cgroup")
+        if args.bpf:
+            names.append("filter")
         if args.memory:
             names.append("skmem")
         if args.info:
             names.append("info")
-        if args.processes:
-            names.append("holders")
         return names
+
+    def chosen(self, args: argparse.Namespace) -> list[Column]:
+        columns = super().chosen(args)
+        if args.numeric:
+            return [NUMERIC.get(column.name, column) for column in columns]
+        return columns
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
         # Checked before the first row is printed.

@@ -145,6 +145,36 @@ class SocketAlloc(Struct):
     sb = Int("vfs_inode.i_sb", help="struct super_block *")
 
 
+def sock_i_ino(prog: Program, sk: int) -> int:
+    """
+    Inode of a socket.
+
+    :param sk: ``struct sock *`` as an integer
+    :return: 0 if it has none, or that cannot be read
+    """
+    sock = Sock.layout(prog).try_read(sk)
+    if sock is None or not sock.socket:
+        return 0
+    offset = offsetof(prog.type("struct socket_alloc"), "socket")
+    alloc = SocketAlloc.layout(prog).try_read(sock.socket - offset)
+    return alloc.ino if alloc is not None else 0
+
+
+def has_sock_i_uid(prog: Program) -> bool:
+    """Whether the kernel tells of a socket whose its inode is, and not whose it is itself."""
+    # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
+    # has procfs and sock_diag tell sk_uid, which outlives the inode.
+    found = prog.cache.get("drgn_sockets.sock_i_uid")
+    if found is None:
+        try:
+            prog.symbol("sock_i_uid")
+            found = True
+        except LookupError:
+            found = False
+        prog.cache["drgn_sockets.sock_i_uid"] = found
+    return bool(found)
+
+
 def _of_family(prog: Program, *families: int) -> Callable[[SockCommon], bool]:
     """Whether an entry of a hash table is a socket of *families*: by its family and state."""
 

@@ -80,6 +80,7 @@ def unix_name(prog: Program, addr: int) -> bytes | None:
 class _SkBuff(Struct):
     C_TYPE = "struct sk_buff"
     next = Int("next")
+    sk = Int("sk")
     len = Int("len")
 
 
@@ -100,26 +101,34 @@ def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
     """
     if not sk.receive_queue_len:
         return 0
-    queue = sk.address + offsetof(prog.type("struct sock"), "sk_receive_queue")
     cb = offsetof(prog.type("struct sk_buff"), "cb")
-    skbs, parms = _SkBuff.layout(prog), _UnixSkbParms.layout(prog)
-    address, total = sk.receive_queue, 0
-    seen: set[int] = set()
-    for _ in range(min(sk.receive_queue_len, _MAX_SKBS)):
-        if address == queue:
-            break
-        if address in seen:
-            return None
-        seen.add(address)
-        skb = skbs.try_read(address)
-        control = parms.try_read(address + cb)
+    parms = _UnixSkbParms.layout(prog)
+    total = 0
+    for skb in _receive_queue(prog, sk):
+        control = parms.try_read(skb.address + cb) if skb is not None else None
         if skb is None or control is None:
             return None
         if sk.type not in (SOCK_STREAM, SOCK_SEQPACKET):
             return skb.len
         total += skb.len - control.consumed
-        address = skb.next
     return total
+
+
+def _receive_queue(prog: Program, sk: UnixSock) -> Iterator[_SkBuff | None]:
+    """What waits in a receive queue; ``None`` where it cannot be read, and that is the last."""
+    queue = sk.address + offsetof(prog.type("struct sock"), "sk_receive_queue")
+    skbs = _SkBuff.layout(prog)
+    address = sk.receive_queue
+    seen: set[int] = set()
+    for _ in range(min(sk.receive_queue_len, _MAX_SKBS)):
+        if address == queue:
+            return
+        skb = skbs.try_read(address) if address not in seen else None
+        yield skb
+        if skb is None:
+            return
+        seen.add(address)
+        address = skb.next
 
 
 class UnixRecord(SocketRecord):
@@ -153,6 +162,21 @@ class UnixRecord(SocketRecord):
         if sock.state == k.TCP_LISTEN or not sock.receive_queue_len:
             return sock.receive_queue_len  # type: ignore[no-any-return]
         return unix_inq_len(self.prog, sock)
+
+    def pending(self) -> list[int]:
+        """
+        Inodes of the other ends of connections that it has not accepted, as far as they can be
+        read: what sock_diag calls ``ICONS``.
+        """
+        if self.sock.state != k.TCP_LISTEN:
+            return []
+        embryos = UnixSock.layout(self.prog)
+        found = []
+        for skb in _receive_queue(self.prog, self.sock):
+            embryo = embryos.try_read(skb.sk) if skb is not None else None
+            if embryo is not None:
+                found.append(k.sock_i_ino(self.prog, embryo.peer))
+        return found
 
     def socket_file(self) -> tuple[int, int] | None:
         """
