@@ -195,6 +195,21 @@ class UnixRecord(SocketRecord):
             return sock.receive_queue_len  # type: ignore[no-any-return]
         return unix_inq_len(self.prog, sock)
 
+    def pending(self) -> list[int]:
+        """
+        Inodes of the other ends of connections that it has not accepted, as far as they can be
+        read: what sock_diag calls ``ICONS``.
+        """
+        if self.sock.state != k.TCP_LISTEN:
+            return []
+        embryos = UnixSock.layout(self.prog)
+        found = []
+        for skb in _queued(self.prog, self.sock):
+            embryo = embryos.try_read(skb.sk) if skb is not None else None
+            if embryo is not None:
+                found.append(k.sock_i_ino(self.prog, embryo.peer))
+        return found
+
     def socket_file(self) -> tuple[int, int] | None:
         """
         Inode and device (as the kernel's ``dev_t``) of the socket *file*, which ``stat``
