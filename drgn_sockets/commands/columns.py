@@ -226,6 +226,12 @@ COLUMNS: tuple[Column, ...] = (
         _info,
         text=_info_text,
     ),
+    _socket(
+        "extended",
+        "what ss -e says besides of netlink, packet, XDP and SCTP sockets, in its words",
+        lambda r: r.extended_words() or None,
+        text=lambda r: r.extended_words() or None,
+    ),
     _socket("family", "AF_*", lambda r: family_name(r.family)),
     _socket("type", "SOCK_*", lambda r: type_name(r.type)),
     _socket("protocol", "protocol number", attrgetter("protocol"), right=True),

@@ -22,7 +22,6 @@ from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
-from drgn_sockets.views.sockets import is_unbound
 
 # What ss shows without -a and -l: connections, neither listening nor closed nor in the states
 # that are kept in small structures.
@@ -204,7 +203,7 @@ def _tests(prog: Program, args: argparse.Namespace) -> list[Callable[[SocketReco
     if args.listening and not args.filter:
         # A closed or unbound one is not listening in any sense, and ss could not show it: created
         # and not bound, or refused, or reset.
-        found.append(lambda r: not (is_unbound(r) or (r.group == "tcp" and r.state == k.TCP_CLOSE)))
+        found.append(lambda r: not (r.is_unbound or (r.group == "tcp" and r.state == k.TCP_CLOSE)))
     if args.inode is not None:
         found.append(lambda r: r.ino == args.inode)
     if args.netns is not None:

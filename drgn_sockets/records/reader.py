@@ -12,6 +12,7 @@ from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.module import find_module
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Batch as StructBatch
@@ -25,6 +26,7 @@ from drgn_sockets.records.families import (
 )
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock, unix_name
 from drgn_sockets.records.holders import AnyInode, Holders, SocketGroups, SocketInode
+from drgn_sockets.records.notes import note
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.socket import AnySocket, Derived, Family, SocketRecord, UnreadableSocket
 
@@ -434,9 +436,14 @@ def _unknown(
         for sk, entry in family.walk(prog, known):
             if sk not in known:
                 yield sk, entry
-    except LookupError:
-        # Its module is not loaded, or what is known of its types does not lead there.
-        return
+    except LookupError as e:
+        # Mostly its module is not loaded. If it is, what is known of its types does not lead there.
+        if family.module is not None and find_module(prog, family.module) is not None:
+            note(
+                prog,
+                f"{family.group} sockets that are in no file table are not shown: {e} (a module's "
+                "types are in its BTF since Linux 5.11, or in debugging symbols: -s MODULE.ko)",
+            )
 
 
 def for_each_socket(

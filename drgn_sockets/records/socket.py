@@ -151,6 +151,16 @@ class SocketRecord:
         """Name of the other end, ``None`` if it has none."""
         return None
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has another end, on this machine or another."""
+        return self.remote_end() is not None
+
+    @property
+    def is_unbound(self) -> bool:
+        """Whether it was created, and neither bound nor connected, where that can be told."""
+        return False
+
     def extended_words(self) -> str:
         """What ``ss -e`` says of it and not of sockets of all families; escaped."""
         return ""
@@ -184,6 +194,8 @@ class Family:
 
     #: Its name, ``tcp``; that of its records.
     group: ClassVar[str]
+    #: Name of the module that it may be.
+    module: ClassVar[str | None] = None
     #: ``AF_*`` of its sockets, and ``SOCK_*`` and ``IPPROTO_*`` if not all are its.
     address_families: ClassVar[tuple[int, ...]]
     types: ClassVar[tuple[int, ...] | None] = None

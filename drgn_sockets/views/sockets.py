@@ -84,16 +84,6 @@ def remote_text(record: AnySocket) -> str | None:
     return "*" if end is None else _end_text(end)
 
 
-def is_connected(record: SocketRecord) -> bool:
-    """Whether it has another end, on this machine or another."""
-    if isinstance(record, UnixRecord):
-        return bool(record.peer)
-    if isinstance(record, InetRecord):
-        # The port of a raw socket is its protocol.
-        return bool(record.remote_port) and record.group != "raw" and not is_unbound(record)
-    return record.remote_end() is not None
-
-
 def record_netid(record: AnySocket) -> str | None:
     """``tcp``, ``u_str``, …"""
     if isinstance(record, UnreadableSocket):
@@ -126,13 +116,12 @@ def describe(record: AnySocket) -> str:
         nowhere = record.name is None and not record.peer and record.state == k.TCP_CLOSE
         here = "never bound" if nowhere else unix_name_text(record.name)
         return f"{kind} {here} -> {remote_text(record)}" if record.peer else f"{kind} {here}"
-    if isinstance(record, InetRecord):
-        if is_unbound(record):
-            return f"{kind} never bound"
-    elif not _has_names(type(record)):
+    if record.is_unbound:
+        return f"{kind} never bound"
+    if not isinstance(record, InetRecord) and not _has_names(type(record)):
         return kind
     near = local_text(record)
-    return f"{kind} {near} -> {remote_text(record)}" if is_connected(record) else f"{kind} {near}"
+    return f"{kind} {near} -> {remote_text(record)}" if record.is_connected else f"{kind} {near}"
 
 
 def _has_names(cls: type[SocketRecord]) -> bool:
@@ -257,16 +246,14 @@ def descriptions(batch: Batch) -> Iterable[str]:
             for close, name, peer in zip(closed, batch.names, peers)
         ]
         is_connected = peers
-    elif issubclass(batch.cls, InetRecord):
+    elif batch.cls.is_connected is InetRecord.is_connected:
         ports = batch.column("local_port")
         here = [
             "never bound" if close and not port else local
             for close, port, local in zip(closed, ports, columns[2] or ())
         ]
-        raw = issubclass(batch.cls, RawRecord)
         is_connected = [
-            far and not raw and near != "never bound"
-            for far, near in zip(batch.column("remote_port"), here)
+            far and near != "never bound" for far, near in zip(batch.column("remote_port"), here)
         ]
     else:
         return map(describe, batch.records())
@@ -276,12 +263,3 @@ def descriptions(batch: Batch) -> Iterable[str]:
             columns[0] or (), columns[1] or (), here, columns[3] or (), is_connected
         )
     ]
-
-
-def is_unbound(record: SocketRecord) -> bool:
-    """Whether an inet socket was created and neither bound nor connected: procfs lacks it."""
-    return (
-        record.sock.state == k.TCP_CLOSE
-        and isinstance(record, InetRecord)
-        and not record.local_port
-    )

@@ -63,7 +63,7 @@ def ss_lines(text: str) -> list[Line]:
     for row in text.replace("\n\t", " ").splitlines()[1:]:
         found = re.fullmatch(
             r"(?P<state>\S+|`- \S+) +(?P<recv>\d+) +(?P<send>\d+) +(?P<local>\S+) +(?P<peer>\S+) *"
-            r"(?:users:\((?P<users>.*?)\)\) )?(?P<words>.*?)(?:<-> )? *"
+            r"(?:users:\((?P<users>.*?)\)\)(?: |$))?(?P<words>.*?)(?:<-> )? *"
             r"(?:skmem:\((?P<skmem>.*?)\)(?P<info>.*))?",
             row,
         )
@@ -227,3 +227,89 @@ def test_mptcp_is_walked(core: Core) -> None:
     found = {f"{sk:#x}" for sk in walked(core, "mptcp")}
     rows = of_netid(core, "mptcp")
     assert found == {row["sk"] for row in rows if row["state"] != "UNCONN"}
+
+
+def vsock_lines(core: Core) -> Iterator[tuple[int, Line]]:
+    for netns, text in tool(core, "ss-vsock"):
+        heading, _, rows = text.partition("\n")
+        assert heading.startswith("Netid")
+        for line in ss_lines(heading + "\n" + re.sub(r"^v_\w+ +", "", rows, flags=re.MULTILINE)):
+            yield netns, line
+
+
+def test_vsock_is_what_ss_has(core: Core) -> None:
+    ours = {(row["local"], row["peer"]): row for row in of_netid(core, "v_str")}
+    lines = list(vsock_lines(core))
+    assert {line.state for _, line in lines} >= {"LISTEN", "ESTAB"}
+    if core.kernel == "5.10":
+        # Modules have no BTF before 5.11: of these there is what struct sock tells.
+        rows = of_netid(core, "v_str")
+        theirs = sorted((line.state, sorted(line.users)) for _, line in lines)
+        assert sorted((row["state"], sorted(held_by(row))) for row in rows) == theirs
+        assert all(row["local"] == f"* {row['ino']}" for row in rows)
+        return
+    for netns, line in lines:
+        row = ours.pop((line.local, line.peer))
+        assert (row["state"], row["recv_q"], row["send_q"]) == line[:3]
+        assert row["netns"] == netns and held_by(row) == line.users
+        tables.note(SS, "vsock", core.kernel, 1, 1)
+    assert not ours
+
+
+def test_vsock_is_walked(core: Core) -> None:
+    rows = [row for row in core.rows("ss", "-a") if row["family"] == "AF_VSOCK"]
+    found = {f"{sk:#x}" for sk in walked(core, "vsock")}
+    assert found == (set() if core.kernel == "5.10" else {row["sk"] for row in rows})
+
+
+def test_what_cannot_be_walked_is_told_once(core: Core) -> None:
+    for argv in (("ss", "-a"), ("ss",), ("peer", "@nobody")):
+        told = core.run(*argv).err.count("vsock sockets that are in no file table are not shown")
+        assert told == (core.kernel == "5.10" and argv[0] == "ss"), argv
+    assert "not shown" not in core.run("ss", "-txa").err
+
+
+def test_vsock_in_file_tables(core: Core) -> None:
+    """As the process knows its ends."""
+    details = {
+        (row["pid"], row["fd"]): row["detail"]
+        for row in core.rows("fds", "--kind", "sock")
+        if row["detail"] and row["detail"].startswith("v_")
+    }
+    account = core.accounts["other_families"]
+    for process in account["processes"]:
+        for entry in process["fds"]:
+            if entry.get("family") != "AF_VSOCK":
+                continue
+            text = details.pop((process["pid"], entry["fd"]))
+            if core.kernel != "5.10" and entry["local"] is not None:
+                assert f":{entry['local'][1]}" in text, entry
+    assert not details
+
+
+def test_xdp_is_what_ss_has(core: Core) -> None:
+    ours = {row["cookie"]: row for row in of_netid(core, "xdp")}
+    count = 0
+    for netns, text in tool(core, "ss-xdp"):
+        for line in ss_lines(text):
+            row = ours[int(line.words["sk"], 16)]
+            assert (row["state"], row["recv_q"], row["send_q"]) == line[:3]
+            assert (row["local"], row["peer"]) == (line.local, line.peer)
+            assert row["ino"] == int(line.words["ino"]) and row["netns"] == netns
+            assert held_by(row) == line.users
+            # It is the last of the row, and has spaces in it.
+            for words in row["extended"].split(") "):
+                assert words in text
+            assert "stats(" in row["extended"]
+            count += 1
+            tables.note(SS, "xdp", core.kernel, 1, 1)
+    # Debian's kernels before have no CONFIG_XDP_SOCKETS_DIAG.
+    assert bool(count) == (core.kernel in ("6.12", "7.2"))
+    assert {f"{sk:#x}" for sk in walked(core, "xdp")} == {row["sk"] for row in ours.values()}
+    entries = {
+        entry["inode"]
+        for process in core.accounts["other_families"]["processes"]
+        for entry in process["fds"]
+        if entry.get("family") == "AF_XDP"
+    }
+    assert {row["ino"] for row in ours.values()} >= entries

@@ -18,6 +18,8 @@ from drgn_sockets.records.families.raw import Raw
 from drgn_sockets.records.families.tcp import Tcp
 from drgn_sockets.records.families.udp import Udp
 from drgn_sockets.records.families.unix import Unix
+from drgn_sockets.records.families.vsock import Vsock
+from drgn_sockets.records.families.xdp import Xdp
 from drgn_sockets.records.socket import Family, SocketRecord
 
 #: By the names of their groups; sockets are walked and shown in that order, after those of no
@@ -33,6 +35,8 @@ BY_GROUP: dict[str, Family] = {
         Udp(),
         Tcp(),
         Mptcp(),
+        Vsock(),
+        Xdp(),
     )
 }
 

@@ -53,6 +53,15 @@ class InetRecord(SocketRecord):
     local_port = Derived(same, "num", doc="Local port (``skc_num``).")
     remote_port = Derived(same, "dport", doc="Remote port (``skc_dport``).")
 
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.remote_port) and not self.is_unbound
+
+    @property
+    def is_unbound(self) -> bool:
+        # That is what procfs lacks.
+        return self.sock.state == k.TCP_CLOSE and not self.local_port
+
 
 def other_end(finder: Finder, record: InetRecord) -> InetRecord | None:
     """

@@ -124,7 +124,6 @@ class NetlinkRecord(SocketRecord):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it was connected."""
         return bool(self.sock.nl_state == _CONNECTED)
 
     @property

@@ -154,6 +154,10 @@ class UnixRecord(SocketRecord):
             return sock.receive_queue_len  # type: ignore[no-any-return]
         return unix_inq_len(self.prog, sock)
 
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.peer)
+
     def socket_file(self) -> tuple[int, int] | None:
         """
         Inode and device (as the kernel's ``dev_t``) of the socket *file*, which ``stat``
