@@ -93,7 +93,15 @@ def record_netid(record: AnySocket) -> str | None:
 
 def record_state(record: AnySocket) -> str | None:
     """``ESTAB``, ``LISTEN``, …"""
-    return "unreadable" if isinstance(record, UnreadableSocket) else state_name(record.state)
+    if isinstance(record, UnreadableSocket):
+        return "unreadable"
+    return record.state_text or state_name(record.state)
+
+
+def state_text(record: AnySocket) -> str | None:
+    """The same as a table has it: what is a part of the socket above it is marked."""
+    is_part = isinstance(record, SocketRecord) and record.is_part
+    return ("`- " if is_part else "") + (record_state(record) or "")
 
 
 def holders_text(holders: Iterable[Holder]) -> str:

@@ -51,8 +51,6 @@ def test_both_ends_of_every_connection(elf: Core) -> None:
     families = set()
     for client, server, row in connections(elf):
         entry = entry_of(elf, client)
-        if row.get("protocol") == "sctp":
-            continue
         if entry["family"] == "AF_VSOCK" and elf.kernel == "5.10":
             # Its ends are in a structure of a module, and modules have no BTF before 5.11.
             continue

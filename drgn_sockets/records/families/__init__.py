@@ -15,6 +15,7 @@ from drgn_sockets.records.families.netlink import Netlink
 from drgn_sockets.records.families.packet import Packet
 from drgn_sockets.records.families.ping import Ping
 from drgn_sockets.records.families.raw import Raw
+from drgn_sockets.records.families.sctp import Sctp
 from drgn_sockets.records.families.tcp import Tcp
 from drgn_sockets.records.families.udp import Udp
 from drgn_sockets.records.families.unix import Unix
@@ -36,6 +37,7 @@ BY_GROUP: dict[str, Family] = {
         Tcp(),
         Mptcp(),
         Vsock(),
+        Sctp(),
         Xdp(),
     )
 }
@@ -47,7 +49,9 @@ FAMILIES: tuple[str, ...] = (OTHER, *BY_GROUP)
 
 #: The records of all kinds of sockets that are told apart.
 RECORDS: tuple[type[SocketRecord], ...] = tuple(
-    record for family in BY_GROUP.values() for record in (family.record, *family.small)
+    record
+    for family in BY_GROUP.values()
+    for record in (family.record, *family.small, *family.parts)
 )
 
 

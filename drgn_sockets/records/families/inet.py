@@ -29,12 +29,13 @@ class InetSock(Sock):
 
 # A machine talks to many ports of few addresses.
 @functools.lru_cache(4096)
-def _ip_text(address: bytes) -> str:
+def ip_text(address: bytes) -> str:
+    """An IP address of 4 or 16 bytes."""
     return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
 def _address(family: int, v6: bytes | None, v4: bytes) -> str:
-    return _ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
+    return ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
 
 
 class InetRecord(SocketRecord):
