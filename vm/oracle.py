@@ -24,7 +24,8 @@ Save what procfs and the usual tools say of a machine, to be compared with later
   the namespaces other than ours.
 * ``DIR/manifest.json``: when, where, what was left out and why, and each tool's command.
 
-The tools run first: procfs is read last, so that it is closest to the machine's stop. In each
+The tools run first: procfs is read last, so that it is closest to the machine's stop. Before ss,
+whose words tell of moments, keepers of the workloads renew what does not last. In each
 namespace sock_diag is asked just before ``/proc/net`` is read: it gives each socket a cookie,
 and its own sockets are gone by then.
 The program itself, its children and those it is told to exclude are left out of the tree
@@ -49,7 +50,7 @@ from typing import Any
 
 from drgn_sockets.check import sock_diag
 
-from .workloads import syscalls
+from .workloads import control, syscalls
 
 PID_FILES = (
     "comm",
@@ -120,15 +121,11 @@ SS = {
     "ss-aniemop": "-aniemop",
     "ss-aniemopO": "-aniemopO",
     "ss-tcp": "-taniemoO --tos --cgroup",
-    "ss-udp": "-uanemoO",
-    "ss-raw": "-wanemO",
-    "ss-unix": "-xap",
     "ss-unix-extended": "-xanempO",
     "ss-netlink": "-f netlink -anpe",
     "ss-packet": "-0anpemi",
     "ss-vsock": "--vsock -anp",
     "ss-mptcp": "-M -aniemp",
-    "ss-sctp": "-S -anemp",
     "ss-xdp": "--xdp -anpe",
     "ss-summary": "-s",
     **{
@@ -142,8 +139,7 @@ SS = {
 }
 IP = {"ip-link": "-d -j link", "ip-addr": "-d -j addr", "ip-route": "-j route show table all"}
 ELSEWHERE = {
-    "netstat": "netstat -anpe",
-    "netstat-timers": "netstat -anpeo",
+    "netstat": "netstat -anpeo",
     "lsof-fields": "lsof -nP -F0pPgRcuftaDiklnoSsTG",
 }
 QUICK = ("ss-lines", "ss-unix-extended", "ss-netlink", "lsof-fields", "lsfd", "netstat", "ip-addr")
@@ -280,7 +276,7 @@ class Oracle:
         """Ask sock_diag and read ``/proc/net`` in each namespace, from a child that joined it."""
         # Once for all children.
         with contextlib.suppress(ImportError):
-            import pyroute2  # noqa: F401
+            from pyroute2 import DiagSocket  # noqa: F401
         os.makedirs(f"{self.target}/netns", exist_ok=True)
         for inode, entry in list(self.netns.items()):
             path = f"{self.target}/netns/{inode}"
@@ -518,9 +514,11 @@ class Oracle:
             commands["lsfd"] = ["lsfd", "--raw", "-o", columns]
             commands["lsfd-json"] = ["lsfd", "--json", "-o", columns]
         commands.update({name: ["ip", *args.split()] for name, args in IP.items()})
-        # Last, since it tells of moments.
-        commands.update({name: ["ss", *args.split()] for name, args in SS.items()})
         self._run_all(commands, f"{self.target}/tools", None)
+        if self.options.account:
+            control.renew(Path(self.options.account))
+        commands.update({name: ["ss", *args.split()] for name, args in SS.items()})
+        self._run_all({name: commands[name] for name in SS}, f"{self.target}/tools", None)
         for inode, entry in self.netns.items():
             if inode != here:
                 few = {name: commands[name] for name in THERE}
@@ -704,7 +702,7 @@ def main() -> int:
     options = parser().parse_args()
     try:
         manifest = collect(options)
-    except (OSError, CannotWriteError) as error:
+    except (OSError, CannotWriteError, control.WorkloadFailed) as error:
         print(f"vm.oracle: {error}", file=sys.stderr)
         return 2
     counts = manifest["counts"]
