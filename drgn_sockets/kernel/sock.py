@@ -113,6 +113,30 @@ class Sock(SockCommon):
     receive_queue_len = Int("sk_receive_queue.qlen", help="packets in the receive queue")
     receive_queue = Int("sk_receive_queue.next", help="first struct sk_buff *, or the list itself")
     flags = Int("__sk_common.skc_flags", help="SOCK_* flags (enum sock_flags), as bits")
+    # Linux kernel commit 8520e224f547 ("bpf, cgroups: Fix cgroup v2 fallback on v1/v2 mixed mode")
+    # (in v5.15, and in stable kernels): before that all is in one word, of which bit 0 says that
+    # it is no pointer.
+    cgroup = OptInt(
+        "sk_cgrp_data.cgroup", "sk_cgrp_data.val", help="struct cgroup * (of the hierarchy v2)"
+    )
+    bpf_storage = OptInt(
+        "sk_bpf_storage", help="struct bpf_local_storage *, what BPF programs keep with it"
+    )
+    cgroup_classid = OptInt("sk_cgrp_data.classid", help="class ID of net_cls (cgroup v1)")
+
+
+def has_sock_i_uid(prog: Program) -> bool:
+    """Whether procfs and sock_diag tell the owner of the inode, and not ``sk_uid``."""
+    # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
+    found = prog.cache.get("drgn_sockets.sock_i_uid")
+    if found is None:
+        try:
+            prog.symbol("sock_i_uid")
+            found = True
+        except LookupError:
+            found = False
+        prog.cache["drgn_sockets.sock_i_uid"] = found
+    return bool(found)
 
 
 class NumaDropCounters(Struct):

@@ -24,7 +24,8 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord
 
-_TCP_MAX_STATES = 14
+# TCP has 13, DCCP one more, and SMC counts from 20 to 27 (net/smc/smc.h).
+_MAX_STATE = 32
 
 
 class _Socket(Struct):
@@ -43,7 +44,7 @@ def is_sock(prog: Program, address: int) -> bool:
         common is not None
         and 0 < common.family < k.AF_MAX
         # A netlink socket that is no longer connected is in none.
-        and (0 < common.state < _TCP_MAX_STATES or common.family == k.AF_NETLINK)
+        and (0 < common.state < _MAX_STATE or common.family == k.AF_NETLINK)
         and common.net in net_namespaces(prog)
     )
 
