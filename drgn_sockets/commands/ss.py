@@ -32,7 +32,6 @@ from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
 from drgn_sockets.views.procfs.base import Looker
-from drgn_sockets.views.sockets import is_unbound
 from drgn_sockets.views.summary import summary
 
 _ALL = STATE_GROUPS["all"]
@@ -267,7 +266,7 @@ class _Wanted:
         if k.TCP_CLOSE in states and not found.states and not _asks_for_states(args):
             # A closed or unbound one is not listening in any sense, and ss could not show it:
             # created and not bound, or refused, or reset.
-            yield lambda r: not (is_unbound(r) or (r.group == "tcp" and r.state == k.TCP_CLOSE))
+            yield lambda r: not (r.is_unbound or (r.group == "tcp" and r.state == k.TCP_CLOSE))
         if args.inode is not None:
             yield lambda r: r.ino == args.inode
         if args.netns is not None:

@@ -202,13 +202,12 @@ class UnixRecord(SocketRecord):
         """
         if self.sock.state != k.TCP_LISTEN:
             return []
-        embryos = UnixSock.layout(self.prog)
-        found = []
-        for skb in _queued(self.prog, self.sock):
-            embryo = embryos.try_read(skb.sk) if skb is not None else None
-            if embryo is not None:
-                found.append(k.sock_i_ino(self.prog, embryo.peer))
-        return found
+        peers = unix_pending(self.prog, self.sock) or []
+        return [k.sock_i_ino(self.prog, peer) for peer in peers]
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.peer)
 
     def socket_file(self) -> tuple[int, int] | None:
         """
