@@ -57,6 +57,7 @@ class Looker:
         self._real_pointers = real_pointers
         self._pointer: Callable[[int], str] | None = None
         self._walked: dict[HashTable, dict[int, list[Entry]]] = {}
+        self._kept: dict[str, Any] = {}
         self._addresses: dict[bytes, str] = {}
 
     @property
@@ -103,6 +104,12 @@ class Looker:
             entries.sort(key=lambda entry: entry.bucket)
         return found
 
+    def once(self, what: str, read: Callable[[], T]) -> T:
+        """What *read* gives, read when it is first asked for."""
+        if what not in self._kept:
+            self._kept[what] = read()
+        return self._kept[what]  # type: ignore[no-any-return]
+
     def unreadable(self, sk: int) -> None:
         """A socket cannot be read."""
         self.problems.append(f"socket at {sk:#x} cannot be read")
@@ -111,7 +118,7 @@ class Looker:
         """Inodes of full sockets, and owners as ``/proc/net`` has them."""
         inodes = self.reader.inodes_of(socks.addresses, socks.column("socket"), {})
         inos = [inodes[sk].ino if sk in inodes else 0 for sk in socks.addresses]
-        if not _has_sock_i_uid(self.prog):
+        if not k.has_sock_i_uid(self.prog):
             return inos, list(socks.column("uid"))
         # The owner of the inode; a socket without one is root's.
         return inos, [inodes[sk].uid if sk in inodes else 0 for sk in socks.addresses]
@@ -199,17 +206,3 @@ def texts_of(sks: Iterable[int], read: Callable[[Sequence[int]], Mapping[int, T]
     for i in range(0, len(in_order), _PIECE):
         texts.update(read(in_order[i : i + _PIECE]))
     return texts
-
-
-def _has_sock_i_uid(prog: Program) -> bool:
-    # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
-    # has procfs print sk_uid, which outlives the inode.
-    found = prog.cache.get("drgn_sockets.sock_i_uid")
-    if found is None:
-        try:
-            prog.symbol("sock_i_uid")
-            found = True
-        except LookupError:
-            found = False
-        prog.cache["drgn_sockets.sock_i_uid"] = found
-    return bool(found)
