@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from drgn import Object, Program, ProgramFlags
 
-from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.memory import UNREADABLE, remembered
 
 _MAX_NETS = 1 << 20
 # include/linux/netdevice.h: NETDEV_HASHENTRIES.
@@ -119,6 +119,21 @@ def pingpong_thresh(prog: Program, net: int) -> int:
     member = "sysctl_tcp_pingpong_thresh"
     has = prog.type("struct netns_ipv4").has_member(member)
     return getattr(ipv4, member).value_() if has else 1
+
+
+def ip_local_port_range(prog: Program, net: int) -> tuple[int, int]:
+    """The lowest and highest port that the kernel chooses, ``net.ipv4.ip_local_port_range``."""
+    known = remembered(prog, "local_ports")
+    if net not in known:
+        try:
+            found = Object(prog, "struct net *", net).ipv4.ip_local_ports.range.value_()
+            # Linux kernel commit d9f28735af87 ("Use READ/WRITE_ONCE() for IP
+            # local_port_range.") (in v6.8) put both into one word.
+            known[net] = tuple(found) if isinstance(found, list) else (found & 0xFFFF, found >> 16)
+        except UNREADABLE:
+            # net/ipv4/af_inet.c: inet_init_net()
+            known[net] = 32768, 60999
+    return known[net]  # type: ignore[no-any-return]
 
 
 def task_net(prog: Program, nsproxy: int) -> int:

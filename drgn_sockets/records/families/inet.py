@@ -76,12 +76,13 @@ class Ipv6Pinfo(Struct):
 
 # A machine talks to many ports of few addresses.
 @functools.lru_cache(4096)
-def _ip_text(address: bytes) -> str:
+def ip_text(address: bytes) -> str:
+    """An IP address of 4 or 16 bytes."""
     return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
 def _address(family: int, v6: bytes | None, v4: bytes) -> str:
-    return _ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
+    return ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
 
 
 class InetRecord(SocketRecord):
@@ -99,6 +100,15 @@ class InetRecord(SocketRecord):
     )
     local_port = Derived(same, "num", doc="Local port (``skc_num``).")
     remote_port = Derived(same, "dport", doc="Remote port (``skc_dport``).")
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.remote_port) and not self.is_unbound
+
+    @property
+    def is_unbound(self) -> bool:
+        # That is what procfs lacks.
+        return self.sock.state == k.TCP_CLOSE and not self.local_port
 
 
 def other_end(finder: Finder, record: InetRecord) -> InetRecord | None:
