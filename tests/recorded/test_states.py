@@ -165,10 +165,6 @@ def bound(m: Made) -> bool:
     return bool(local and local[1])
 
 
-def _ping_bound(m: Made) -> bool:
-    return bool(m.entry["local"][1] == 4242)
-
-
 connected = has("remote")
 STREAM, DGRAM, SEQPACKET, RAW = "SOCK_STREAM", "SOCK_DGRAM", "SOCK_SEQPACKET", "SOCK_RAW"
 
@@ -197,16 +193,15 @@ def _inet(family: str) -> Iterator[tuple[str, Case]]:
     ping = of(family, DGRAM, 1 if family == V4 else 58)
     netids = ("icmp" if family == V4 else "icmp6",)
     for word, state, pick in (
-        ("bound", "UNCONN", both(noted("^ping$"), _ping_bound)),
-        ("connected", "ESTAB", both(noted("^ping(, unread)?$"), neither(_ping_bound))),
+        ("bound", "UNCONN", noted("^ping, bound$")),
+        ("connected", "ESTAB", noted("^ping, .*connected")),
         ("without an identifier", "UNCONN", noted("^ping, no id")),
     ):
         yield f"ping {word}", Case(netids, state, both(ping, pick), "ping")
     raw = of(family, RAW)
-    yield "raw", Case(("raw",), "UNCONN|ESTAB", raw)
-    alone = noted("^(filtered|bound to lo|ICMP.*)$")
-    yield "raw not connected", Case(("raw",), "UNCONN", both(raw, alone))
-    yield "raw connected", Case(("raw",), "ESTAB", both(raw, noted("connected|shutdown")))
+    linked = noted("connected|shutdown")
+    yield "raw", Case(("raw",), "UNCONN", both(raw, neither(linked)))
+    yield "raw connected", Case(("raw",), "ESTAB", both(raw, linked))
     yield from _transport("MPTCP", "mptcp", of(family, STREAM, 262), noted("fell back|shutdown"))
     # A client's is PARTOPEN, which has no name here, until the other end has sent something.
     yield from _transport("DCCP", "dccp", of(family, "SOCK_DCCP", 33))
@@ -226,7 +221,7 @@ def _transport(
     word: str, netid: str, all_: Pick, but: Pick = lambda _: False, skipped: str = ""
 ) -> Iterator[tuple[str, Case]]:
     """The states that each of ``transports`` has."""
-    up = {"dccp": "ESTAB|14", "mptcp": "ESTAB|CLOSE-WAIT"}.get(netid, "ESTAB")
+    up = "ESTAB|14" if netid == "dccp" else "ESTAB"
     for role, state in (("listener", "LISTEN"), ("client", up), ("server", up), ("waiting", up)):
         case = Case((netid,), state, both(all_, is_(role), neither(but)), skipped or word)
         yield f"{word} {role}", case
