@@ -423,8 +423,11 @@ def _options(me: Process) -> None:
 
     available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
     for algorithm in available:
-        client, _ = pair(options={"TCP_CONGESTION": algorithm})
+        client, _ = pair()
         client.setsockopt(TCP, socket.TCP_CONGESTION, algorithm.encode())
+        # DCTCP falls back where the other end does not do ECN.
+        name = client.getsockopt(TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+        me.note(client, options={"TCP_CONGESTION": name})
     ip, sol = socket.IPPROTO_IP, socket.SOL_SOCKET
     numbers = (
         ("TCP_NODELAY", TCP, socket.TCP_NODELAY, 1),

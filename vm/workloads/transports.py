@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from . import syscalls
-from .process import Process
+from .process import SOCK_DCCP, Process
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 STREAM, SEQPACKET = socket.SOCK_STREAM, socket.SOCK_SEQPACKET
 LO: dict[int, str] = {V4: "127.0.0.1", V6: "::1"}
 MPTCP, SCTP, DCCP = 262, 132, 33
-SOCK_DCCP = 6
 SOL_DCCP, DCCP_SOCKOPT_SERVICE = 269, 2
 SCTP_GET_ASSOC_ID_LIST, SCTP_BINDX_ADD, SCTP_PEELOFF = 29, 100, 102
 AF_VSOCK, AF_SMC, AF_TIPC = 40, 43, 30

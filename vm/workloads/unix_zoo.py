@@ -34,7 +34,6 @@ ODD = {
     "deleted": b"gone (deleted)",
     "star": b"*",
     "only-spaces": b"   ",
-    "columns": b"u_str ESTAB 0 0 * 1 * 2",
     "percent": b"%s%n",
 }
 
