@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
-from drgn import Program
-
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.cgroup import sock_cgroup_path
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.structs import Member
 from drgn_sockets.records.families import RECORDS
@@ -19,25 +18,31 @@ from drgn_sockets.records.families.mptcp import MptcpRecord, mptcp_parent
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord, Ring
 from drgn_sockets.records.families.raw import RawRecord
+from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
 from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
 from drgn_sockets.records.families.unix import UnixRecord
+from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.records.tcp_info import tcp_get_info
 from drgn_sockets.views.columns import Column
+from drgn_sockets.views.extended import cgroup_text, extended_text, timer_text
 from drgn_sockets.views.names import family_name, type_name
 from drgn_sockets.views.sockets import (
-    holders_text,
-    holders_texts,
+    local_numbers,
     local_text,
     locals_,
     netids,
     record_netid,
     record_state,
     recv_qs,
+    remote_numbers,
     remote_text,
     remotes,
     send_qs,
+    state_text,
     states,
+    users_text,
+    users_texts,
 )
 from drgn_sockets.views.tcp_info import tcp_info_text
 
@@ -49,6 +54,7 @@ _unix = functools.partial(Column, of=UnixRecord)
 _netlink = functools.partial(Column, of=NetlinkRecord)
 _packet = functools.partial(Column, of=PacketRecord)
 _mptcp = functools.partial(Column, of=MptcpRecord)
+_sctp = functools.partial(Column, of=SctpRecord)
 
 
 def _address(address: int | None) -> str | None:
@@ -60,9 +66,9 @@ def _holders(record: AnySocket) -> list[dict[str, object]] | None:
     return None if holders is None else [h._asdict() for h in holders]
 
 
-def _holders_text(record: AnySocket) -> str | None:
+def _users_text(record: AnySocket) -> str | None:
     holders = record.holders
-    return None if holders is None else holders_text(holders)
+    return None if holders is None else users_text(holders)
 
 
 def _file_ino(record: UnixRecord) -> int | None:
@@ -83,8 +89,11 @@ def _timer(record: SocketRecord) -> dict[str, object] | None:
 
 
 def _timer_text(record: SocketRecord) -> str | None:
-    timer = record.timer
-    return f"({timer.name},{timer.expires_s:.3f}s,{timer.retrans})" if timer is not None else None
+    return timer_text(record.timer)
+
+
+def _cgroup_text(record: SocketRecord) -> str | None:
+    return cgroup_text(sock_cgroup_path(record.prog, record.sock))
 
 
 def _ring(which: str, record: PacketRecord) -> dict[str, int] | None:
@@ -122,29 +131,13 @@ _SKMEM = "skmem:(" + ",".join(f"{letters}%d" for letters in _SKMEM_LETTERS) + ")
 
 
 def _skmem(record: SocketRecord) -> dict[str, int] | None:
-    sock = record.sock
-    if not isinstance(sock, k.Sock):
-        return None
-    return dict(zip(_SKMEM_LETTERS, _skmem_values(record.prog, sock)))
-
-
-def _skmem_values(prog: Program, sock: k.Sock) -> tuple[int, ...]:
-    return (
-        sock.rmem_alloc,
-        sock.rcvbuf,
-        sock.wmem_alloc - 1,
-        sock.sndbuf,
-        sock.forward_alloc,
-        sock.wmem_queued,
-        sock.omem_alloc,
-        sock.backlog_len,
-        k.sk_drops_read(prog, sock),
-    )
+    values = record.skmem()
+    return None if values is None else dict(zip(_SKMEM_LETTERS, values))
 
 
 def _skmem_text(record: SocketRecord) -> str | None:
-    sock = record.sock
-    return _SKMEM % _skmem_values(record.prog, sock) if isinstance(sock, k.Sock) else None
+    values = record.skmem()
+    return None if values is None else _SKMEM % values
 
 
 def _info(record: SocketRecord) -> Any:
@@ -167,7 +160,15 @@ COLUMNS: tuple[Column, ...] = (
         simple=True,
         texts=netids,
     ),
-    Column("state", "state, as ss writes it", record_state, True, simple=True, texts=states),
+    Column(
+        "state",
+        "state, as ss writes it; `- before that of an association of the socket above",
+        record_state,
+        True,
+        text=state_text,
+        simple=True,
+        texts=states,
+    ),
     _socket(
         "recv_q",
         "bytes to be read; of a listener, connections to be accepted",
@@ -213,18 +214,42 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "holders",
-        "every process and fd that holds it",
+        "every process and fd that holds it, with the words of ss -p",
         _holders,
-        text=_holders_text,
-        texts=holders_texts,
+        text=_users_text,
+        texts=users_texts,
     ),
-    _socket("timer", "the timer that fires next: name, seconds, retries", _timer, text=_timer_text),
+    _socket(
+        "timer",
+        "the timer that fires next: name, seconds, retries, with the words of ss -o",
+        _timer,
+        text=_timer_text,
+    ),
+    _socket(
+        "ext",
+        "owner, inode, cookie, cgroup and what else ss -e has, with its words; and addr:, the "
+        "address of the struct sock, and netns:",
+        extended_text,
+        simple=True,
+    ),
+    _socket(
+        "cgroup",
+        "path of its cgroup (version 2)",
+        lambda r: sock_cgroup_path(r.prog, r.sock),
+        text=_cgroup_text,
+    ),
     _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
     _socket(
         "info",
         "all that TCP, MPTCP or SCTP knows of a connection, with the words of ss -i",
         _info,
         text=_info_text,
+    ),
+    _socket(
+        "extended",
+        "what ss -e says besides of netlink, packet, XDP and SCTP sockets, in its words",
+        lambda r: r.extended_words() or None,
+        text=lambda r: r.extended_words() or None,
     ),
     _socket("family", "AF_*", lambda r: family_name(r.family)),
     _socket("type", "SOCK_*", lambda r: type_name(r.type)),
@@ -306,6 +331,14 @@ COLUMNS: tuple[Column, ...] = (
         "address of the MPTCP socket that it is a subflow of",
         lambda r: _address(mptcp_parent(r)),
     ),
+    Column(
+        "assoc",
+        "address of the struct sctp_association",
+        lambda r: _address(r.assoc.address),
+        of=SctpAssociationRecord,
+    ),
+    _sctp("locals", "IP addresses of this end", lambda r: r.local_addresses()),
+    _sctp("peers", "IP addresses of the other end", lambda r: r.peer_addresses()),
     _mptcp(
         "subflows",
         "addresses of its subflows, TCP sockets",
@@ -325,10 +358,18 @@ def _member_columns() -> Iterator[Column]:
     taken = {column.name for column in COLUMNS}
     members: dict[str, Member[Any]] = {}
     records: dict[str, list[type[SocketRecord]]] = {}
+    places: dict[str, str] = {}
     for cls in RECORDS:
         for name, member in cls.struct.members().items():
             members.setdefault(name, member)
             records.setdefault(name, []).append(cls)
+    for cls in RECORDS:
+        for attribute, struct in cls.more.items():
+            for name, member in struct.members().items():
+                assert name not in members, name
+                members[name] = member
+                records[name] = [cls]
+                places[name] = f"{attribute}.{name}"
     common = k.Sock.members()
     for name, member in members.items():
         if name in taken:
@@ -337,7 +378,9 @@ def _member_columns() -> Iterator[Column]:
             name,
             f"{member.help} ({member.c_type.split()[-1]}.{member.paths[0]})",
             # Any family has these, but for timewait and request sockets.
-            functools.partial(_sock_member, name) if name in common else attrgetter(f"sock.{name}"),
+            functools.partial(_sock_member, name)
+            if name in common
+            else attrgetter(places.get(name, f"sock.{name}")),
             right=not member.as_bytes,
             of=SocketRecord if name in common else tuple(records[name]),
         )
@@ -348,3 +391,20 @@ def _sock_member(name: str, record: SocketRecord) -> Any:
 
 
 COLUMNS += tuple(_member_columns())
+
+_BY_NAME = {column.name: column for column in COLUMNS}
+
+
+def _unless_others(texts: Any, batch: Batch) -> Any:
+    # Of other families there are few.
+    return texts(batch) if issubclass(batch.cls, (InetRecord, UnixRecord)) else None
+
+
+#: Columns that are other ones where numbers are wanted (``ss -n``), by name.
+NUMERIC: dict[str, Column] = {
+    name: _BY_NAME[name]._replace(get=get, texts=functools.partial(_unless_others, texts))
+    for name, get, texts in (
+        ("local", local_numbers, locals_),
+        ("peer", remote_numbers, remotes),
+    )
+}

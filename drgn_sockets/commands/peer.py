@@ -21,7 +21,7 @@ from drgn_sockets.records.find import Finder
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.views.columns import Column
-from drgn_sockets.views.sockets import is_connected, is_unbound, remote_text
+from drgn_sockets.views.sockets import remote_text
 
 
 @dataclass
@@ -117,7 +117,7 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
         yield End(what, "peer", peer, _peer_note(record, peer))
     elif isinstance(record, NetlinkRecord) and record.sock.dst_group:
         yield End(what, "peer", None, f"whoever has joined group {record.sock.dst_group}")
-    elif not isinstance(record, UnixRecord) and is_connected(record):
+    elif not isinstance(record, UnixRecord) and record.is_connected:
         yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
     for end in (record, peer):
         listener = finder.unix_listener(end) if isinstance(end, UnixRecord) else None
@@ -130,7 +130,7 @@ def _note(record: AnySocket) -> str | None:
     if not isinstance(record, SocketRecord):
         return None
     if isinstance(record, InetRecord):
-        if is_unbound(record):
+        if record.is_unbound:
             return "never bound or connected"
         if isinstance(record, TcpRecord) and not record.sock.num:
             return "was connected: refused, reset or timed out"
@@ -143,9 +143,9 @@ def _note(record: AnySocket) -> str | None:
         if not record.peer:
             return "not connected"
         return None
-    if isinstance(record, NetlinkRecord) and is_unbound(record):
+    if record.is_unbound:
         return "never bound"
-    if isinstance(record, PacketRecord) or is_connected(record):
+    if isinstance(record, PacketRecord) or record.is_connected:
         return None
     return "not connected"
 

@@ -68,6 +68,27 @@ def local_text(record: AnySocket) -> str | None:
     return _end_text(record.local_end())
 
 
+def local_numbers(record: AnySocket) -> str | None:
+    """:func:`local_text`, with numbers for names of protocols and processes, as ``ss -n``."""
+    end = record.local_end() if _has_numbers(record) else None
+    return local_text(record) if end is None else _in_numbers(end)
+
+
+def remote_numbers(record: AnySocket) -> str | None:
+    """:func:`remote_text`, likewise."""
+    end = record.remote_end() if _has_numbers(record) else None
+    return remote_text(record) if end is None else _in_numbers(end)
+
+
+def _has_numbers(record: AnySocket) -> TypeGuard[SocketRecord]:
+    return isinstance(record, SocketRecord) and not isinstance(record, (UnixRecord, InetRecord))
+
+
+def _in_numbers(end: Endpoint) -> str:
+    address, service = end.numbers or (end.address, end.service)
+    return f"{escape(address)}{end.separator}{escape(service)}"
+
+
 def _end_text(end: Endpoint) -> str:
     return f"{escape(end.address)}{end.separator}{escape(end.service)}"
 
@@ -85,16 +106,6 @@ def remote_text(record: AnySocket) -> str | None:
     return "*" if end is None else _end_text(end)
 
 
-def is_connected(record: SocketRecord) -> bool:
-    """Whether it has another end, on this machine or another."""
-    if isinstance(record, UnixRecord):
-        return bool(record.peer)
-    if isinstance(record, InetRecord):
-        # The port of a raw socket is its protocol.
-        return bool(record.remote_port) and record.group != "raw" and not is_unbound(record)
-    return record.remote_end() is not None
-
-
 def record_netid(record: AnySocket) -> str | None:
     """``tcp``, ``u_str``, …"""
     if isinstance(record, UnreadableSocket):
@@ -104,12 +115,25 @@ def record_netid(record: AnySocket) -> str | None:
 
 def record_state(record: AnySocket) -> str | None:
     """``ESTAB``, ``LISTEN``, …"""
-    return "unreadable" if isinstance(record, UnreadableSocket) else state_name(record.state)
+    if isinstance(record, UnreadableSocket):
+        return "unreadable"
+    return record.state_text or state_name(record.state)
+
+
+def state_text(record: AnySocket) -> str | None:
+    """The same as a table has it: what is a part of the socket above it is marked."""
+    is_part = isinstance(record, SocketRecord) and record.is_part
+    return ("`- " if is_part else "") + (record_state(record) or "")
 
 
 def holders_text(holders: Iterable[Holder]) -> str:
     """Who holds it: ``("nc",pid=105,fd=3),("nc",pid=106,fd=3)``."""
     return ",".join([f"{_owner(h.comm, h.pid, h.tid)},fd={h.fd})" for h in holders]) or "-"
+
+
+def users_text(holders: Sequence[Holder]) -> str | None:
+    """The same as ss has it: ``users:(("nc",pid=105,fd=3))``; ``None`` for nobody."""
+    return f"users:({holders_text(holders)})" if holders else None
 
 
 @functools.lru_cache(4096)
@@ -127,15 +151,14 @@ def describe(record: AnySocket) -> str:
         nowhere = record.name is None and not record.peer and record.state == k.TCP_CLOSE
         here = "never bound" if nowhere else unix_name_text(record.name)
         return f"{kind} {here} -> {remote_text(record)}" if record.peer else f"{kind} {here}"
-    if isinstance(record, InetRecord):
-        if is_unbound(record):
-            return f"{kind} never bound"
-    elif not _has_names(type(record)):
+    if record.is_unbound:
+        if isinstance(record, NetlinkRecord):
+            return f"{kind} {record.protocol_name} never bound"
+        return f"{kind} never bound"
+    if not isinstance(record, InetRecord) and not _has_names(type(record)):
         return kind
     near = local_text(record)
-    if isinstance(record, NetlinkRecord) and is_unbound(record):
-        return f"{kind} {record.protocol_name} never bound"
-    return f"{kind} {near} -> {remote_text(record)}" if is_connected(record) else f"{kind} {near}"
+    return f"{kind} {near} -> {remote_text(record)}" if record.is_connected else f"{kind} {near}"
 
 
 def _has_names(cls: type[SocketRecord]) -> bool:
@@ -228,8 +251,8 @@ def _address(family: int, v4: bytes, v6: bytes | None, ipv6only: int) -> str:
     return _host(inet_ntop(AF_INET6, v6), ipv6only)
 
 
-def holders_texts(batch: Batch) -> list[str] | None:
-    """:func:`holders_text` of ``record.holders``."""
+def users_texts(batch: Batch) -> list[str] | None:
+    """:func:`users_text` of ``record.holders``."""
     if not _is_full(batch) or batch.reader.holders is None:
         return None
     holders = batch.reader.holders
@@ -239,12 +262,12 @@ def holders_texts(batch: Batch) -> list[str] | None:
         ",".join([f"{owners[holder % n]}{holder // n})" for holder in packed])
         for packed in holders.packed(batch.addresses)
     ]
-    if all(texts):
-        return texts
-    if any(sk in batch.inodes for sk, text in zip(batch.addresses, texts) if not text):
+    if not all(texts) and any(
+        sk in batch.inodes for sk, text in zip(batch.addresses, texts) if not text
+    ):
         # One whose inode leads to it by another: record.holders knows.
         return None
-    return [text or "-" for text in texts]
+    return [f"users:({text})" if text else "-" for text in texts]
 
 
 def descriptions(batch: Batch) -> Iterable[str]:
@@ -260,16 +283,14 @@ def descriptions(batch: Batch) -> Iterable[str]:
             for close, name, peer in zip(closed, batch.names, peers)
         ]
         is_connected = peers
-    elif issubclass(batch.cls, InetRecord):
+    elif batch.cls.is_connected is InetRecord.is_connected:
         ports = batch.column("local_port")
         here = [
             "never bound" if close and not port else local
             for close, port, local in zip(closed, ports, columns[2] or ())
         ]
-        raw = issubclass(batch.cls, RawRecord)
         is_connected = [
-            far and not raw and near != "never bound"
-            for far, near in zip(batch.column("remote_port"), here)
+            far and near != "never bound" for far, near in zip(batch.column("remote_port"), here)
         ]
     else:
         return map(describe, batch.records())
@@ -279,16 +300,3 @@ def descriptions(batch: Batch) -> Iterable[str]:
             columns[0] or (), columns[1] or (), here, columns[3] or (), is_connected
         )
     ]
-
-
-def is_unbound(record: SocketRecord) -> bool:
-    """
-    Whether an inet or netlink socket was created and neither bound nor connected: procfs lacks it.
-    """
-    if isinstance(record, NetlinkRecord):
-        return not record.is_kernel and not record.sock.portid
-    return (
-        record.sock.state == k.TCP_CLOSE
-        and isinstance(record, InetRecord)
-        and not record.local_port
-    )

@@ -135,8 +135,11 @@ class NetlinkRecord(SocketRecord):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it was connected."""
         return bool(self.sock.nl_state == _CONNECTED)
+
+    @property
+    def is_unbound(self) -> bool:
+        return not self.is_kernel and not self.sock.portid
 
     @property
     def flag_names(self) -> list[str]:

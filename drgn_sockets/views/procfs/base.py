@@ -118,7 +118,7 @@ class Looker:
         """Inodes of full sockets, and owners as ``/proc/net`` has them."""
         inodes = self.reader.inodes_of(socks.addresses, socks.column("socket"), {})
         inos = [inodes[sk].ino if sk in inodes else 0 for sk in socks.addresses]
-        if not _has_sock_i_uid(self.prog):
+        if not k.has_sock_i_uid(self.prog):
             return inos, list(socks.column("uid"))
         # The owner of the inode; a socket without one is root's.
         return inos, [inodes[sk].uid if sk in inodes else 0 for sk in socks.addresses]
@@ -197,17 +197,3 @@ def pieces(items: Iterable[T]) -> Iterator[list[T]]:
     iterator = iter(items)
     while piece := list(itertools.islice(iterator, _PIECE)):
         yield piece
-
-
-def _has_sock_i_uid(prog: Program) -> bool:
-    # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
-    # has procfs print sk_uid, which outlives the inode.
-    found = prog.cache.get("drgn_sockets.sock_i_uid")
-    if found is None:
-        try:
-            prog.symbol("sock_i_uid")
-            found = True
-        except LookupError:
-            found = False
-        prog.cache["drgn_sockets.sock_i_uid"] = found
-    return bool(found)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Finding the network namespace that a user means."""
+
+from __future__ import annotations
+
+import os
+
+from drgn import Program, ProgramFlags
+
+from drgn_sockets.errors import UserError, nearest
+from drgn_sockets.kernel.mounts import named_net_namespaces
+from drgn_sockets.kernel.net import net_namespaces, task_net
+from drgn_sockets.kernel.task import Tasks
+
+_DIRECTORY = "/run/netns"
+
+
+def find_netns(prog: Program, what: str) -> int:
+    """
+    The inode of a network namespace.
+
+    :param what: A name that ``ip netns`` has given it; its inode; or the PID of a process in it
+    :raises UserError: if there is none; its text lists those that there are
+    """
+    inos = [ns.ino for ns in net_namespaces(prog).values()]
+    names = _names(prog)
+    if what in names:
+        return names[what]
+    if what.isdecimal() and what.isascii():
+        number = int(what)
+        if number in inos:
+            return number
+        task = Tasks(prog).by_tid.get(number)
+        ino = task_net(prog, task.nsproxy) if task is not None and task.nsproxy else 0
+        if ino:
+            return ino
+    name_of = {ino: name for name, ino in names.items()}
+    there = ", ".join(f"{name_of[ino]} ({ino})" if ino in name_of else str(ino) for ino in inos)
+    raise UserError(
+        f"no network namespace {what}, nor a process: there are {there}{nearest(what, names)}"
+    )
+
+
+def _names(prog: Program) -> dict[str, int]:
+    """Inodes by name."""
+    names = {os.fsdecode(name): ino for name, ino in named_net_namespaces(prog).items()}
+    if prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+        # Those that a shell here would mean, whatever process 1 has mounted.
+        try:
+            with os.scandir(_DIRECTORY) as entries:
+                names.update((entry.name, entry.stat().st_ino) for entry in entries)
+        except OSError:
+            pass
+    return names
