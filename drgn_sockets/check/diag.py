@@ -192,7 +192,8 @@ class Answers:
                 key = (reply.family, reply.protocol)
                 self.others[key] = self.others.get(key, 0) + 1
             else:
-                self._told[netns, told.cookie] = reply
+                # Of a netlink socket that has joined a group a dump tells twice.
+                self._told.setdefault((netns, told.cookie), reply)
 
     def find(self, netns: int, cookie: bytes) -> Told | None:
         """What was said of a socket."""

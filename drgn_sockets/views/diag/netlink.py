@@ -26,12 +26,6 @@ u32 ndiag_dst_group
 u32 ndiag_ino
 bytes[8] ndiag_cookie
 """,
-    "struct netlink_diag_ring": """
-u32 ndr_block_size
-u32 ndr_block_nr
-u32 ndr_frame_size
-u32 ndr_frame_nr
-""",
 }
 # NDIAG_PROTO_ALL
 _ALL = 0xFF
@@ -91,8 +85,8 @@ def flags(diag: Diag, record: NetlinkRecord) -> bytes | None:
 ATTRIBUTES = (
     Attribute(1, "NETLINK_DIAG_GROUPS", groups, "bytes"),
     Attribute(0, "NETLINK_DIAG_MEMINFO", meminfo, "SK_MEMINFO"),
-    Attribute(2, "NETLINK_DIAG_RX_RING", ring, "struct netlink_diag_ring"),
-    Attribute(3, "NETLINK_DIAG_TX_RING", ring, "struct netlink_diag_ring"),
+    Attribute(2, "NETLINK_DIAG_RX_RING", ring, "bytes"),
+    Attribute(3, "NETLINK_DIAG_TX_RING", ring, "bytes"),
     Attribute(4, "NETLINK_DIAG_FLAGS", flags, "u32"),
 )
 

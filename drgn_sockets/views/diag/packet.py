@@ -9,7 +9,7 @@ from drgn import FaultError
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.filter import filter_bytes
-from drgn_sockets.records.families.packet import PacketRecord, Ring
+from drgn_sockets.records.families.packet import DIAG_FLAGS, PacketRecord, Ring
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind
 from drgn_sockets.views.diag.forms import Value
@@ -48,8 +48,6 @@ u32 pdr_sizeof_priv
 u32 pdr_features
 """,
 }
-# PDI_*, in the order of their bits.
-_FLAGS = ("running", "auxdata", "origdev", "vnethdr", "loss")
 
 
 def fill(diag: Diag, record: PacketRecord) -> dict[str, Value]:
@@ -72,7 +70,8 @@ def info(diag: Diag, record: PacketRecord) -> bytes | None:
             "pdi_reserve": sock.tp_reserve,
             "pdi_copy_thresh": sock.copy_thresh,
             "pdi_tstamp": sock.tp_tstamp,
-            "pdi_flags": sum(1 << i for i, name in enumerate(_FLAGS) if name in names),
+            # PDI_*
+            "pdi_flags": sum(1 << i for i, name in enumerate(DIAG_FLAGS) if name in names),
         }
     )
 
