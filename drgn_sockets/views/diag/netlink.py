@@ -104,7 +104,7 @@ def _protocol_of(record: SocketRecord) -> int | None:
 def _dumped(diag: Diag, record: NetlinkRecord) -> bool:
     # Of a table, __netlink_diag_dump() loses a socket each time that a buffer is full: it is
     # taken from the walk and not told. Those that have joined a group it tells of once more.
-    return bool(record.sock.bound and record.sock.subscriptions)
+    return bool(record.sock.subscriptions)
 
 
 def _is_busy(header: Mapping[str, Value]) -> bool:
