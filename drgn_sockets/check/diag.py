@@ -83,6 +83,8 @@ _BY_TIMERS = frozenset(
         *("INET_DIAG_VEGASINFO", "INET_DIAG_DCTCPINFO", "INET_DIAG_BBRINFO"),
     }
 )
+# What an answer changes of the sockets that ask and are asked.
+_BY_ASKING = frozenset({"NETLINK_DIAG_MEMINFO", "NETLINK_DIAG_FLAGS"})
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -190,7 +192,8 @@ class Answers:
                 key = (reply.family, reply.protocol)
                 self.others[key] = self.others.get(key, 0) + 1
             else:
-                self._told[netns, told.cookie] = reply
+                # Of a netlink socket that has joined a group a dump tells twice.
+                self._told.setdefault((netns, told.cookie), reply)
 
     def find(self, netns: int, cookie: bytes) -> Told | None:
         """What was said of a socket."""
@@ -294,7 +297,7 @@ class Comparison:
             assert told is not None
             where = f"{told.name} of netns {netns}"
             row = told.kind.label(told.members)
-            moved = _fires_within(told, self._elapsed_s)
+            moved = _fires_within(told, self._elapsed_s) or told.kind.is_busy(told.members)
             self.tell(Mismatch(where, row, "", "there", "not found"), moved=moved)
         self._judge_waiting()
         return self.result
@@ -322,6 +325,7 @@ class Comparison:
             row,
             ago,
             timer=_NOTHING if live else self._timers_may(told, ours, ago),
+            busy=kind.is_busy(told.members),
             renewed=not live and told.members.get("idiag_timer") == _RENEWED,
         )
         form = diag.structure(kind.header)
@@ -439,6 +443,7 @@ class _Look:
         *,
         timer: Container[str],
         renewed: bool,
+        busy: bool,
     ) -> None:
         self._where = where
         self._row = row
@@ -446,6 +451,8 @@ class _Look:
         #: What a timer may have changed, and whether a timer may have been started anew.
         self._timer = timer
         self._renewed = renewed
+        #: Whether it is the one that asks or is asked.
+        self._busy = busy
         #: Moments that cannot be judged by this message alone: how long ago each was.
         self.waiting: list[tuple[float, Mismatch]] = []
 
@@ -474,7 +481,10 @@ class _Look:
         return list(self._members(name, c_type, form, theirs, mine, then))
 
     def _by_timer(self, name: str) -> bool:
-        return name in self._timer or name.split(".")[0] in self._timer
+        attribute = name.split(".")[0]
+        if self._busy and attribute in _BY_ASKING:
+            return True
+        return name in self._timer or attribute in self._timer
 
     def _mismatch(self, name: str, theirs: Value | None, mine: Value | None) -> Mismatch:
         return Mismatch(self._where, self._row, name, _text(theirs), _text(mine))

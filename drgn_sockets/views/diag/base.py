@@ -90,6 +90,9 @@ class Kind:
     types: Mapping[str, str] = field(default_factory=dict)
     #: Numbers of attributes that say nothing, but align the next.
     padding: frozenset[int] = frozenset()
+    #: Whether a message, by its header, is of the socket that asks or the one that is asked: what
+    #: is queued in these is so for the moment of the answer.
+    is_busy: Callable[[Mapping[str, Value]], bool] = lambda header: False
 
     def name(self, protocol: int) -> str:
         """How sockets asked for with *protocol* are called."""
