@@ -12,6 +12,7 @@ from drgn import Program
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.records.families import BY_GROUP, OTHER
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.tcp import TcpRecord
 from drgn_sockets.records.families.unix import UnixRecord
@@ -113,7 +114,7 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
     peer = finder.peer(record)
     if peer is not None:
         yield End(what, "peer", peer, _peer_note(record, peer))
-    elif not isinstance(record, UnixRecord) and record.is_connected:
+    elif record.group in BY_GROUP and record.group != "unix" and record.is_connected:
         yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
     for end in (record, peer):
         listener = finder.unix_listener(end) if isinstance(end, UnixRecord) else None
@@ -139,7 +140,8 @@ def _note(record: AnySocket) -> str | None:
         if not record.peer:
             return "not connected"
         return None
-    return None if record.is_connected else "not connected"
+    # Of families of which no more is known than that they have sockets, that is not known either.
+    return None if record.is_connected or record.group == OTHER else "not connected"
 
 
 def _peer_note(record: SocketRecord, peer: AnySocket) -> str | None:
