@@ -34,6 +34,7 @@ from drgn_sockets.records.socket import UnreadableSocket
 from drgn_sockets.views.diag import KINDS, Diag, Kind, Message, diag_of
 from drgn_sockets.views.diag.forms import Form, Value, nla_parse
 from drgn_sockets.views.escape import escape
+from drgn_sockets.views.names import family_name
 
 # As in compare.
 _TRIES = 8
@@ -613,7 +614,8 @@ def _ask_all(diag: Diag, proc: str, left_out: list[str]) -> Answers:
 
 def _leave_out_others(answers: Answers, left_out: list[str]) -> None:
     for (family, protocol), count in sorted(answers.others.items()):
-        left_out.append(f"{count} sockets of family {family}, protocol {protocol}: not known here")
+        what = f"{count} sockets that are asked for as {family_name(family)}, protocol {protocol}"
+        left_out.append(f"{what}: what sock_diag tells of these is not known here")
 
 
 def _net_files(prog: Program, proc: str, left_out: list[str]) -> Iterator[tuple[int, str | None]]:
