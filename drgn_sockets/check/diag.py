@@ -232,7 +232,7 @@ def _records(diag: Diag, holders: Holders) -> Iterator[AnySocket]:
             seen.add(record.sk)
         yield record
     # Those that no process holds by themselves: subflows of MPTCP sockets, the kernel's own.
-    bound = [sk for sk, sock in for_each_bound_tcp(diag.prog, seen) if sock is not None]
+    bound = [sk for sk, _ in for_each_bound_tcp(diag.prog, seen)]
     for batch in diag.reader.read_many(bound):
         yield from batch.records()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from typing import Any
 
-from drgn import Object, Program, offsetof, sizeof
+from drgn import FaultError, Object, Program, offsetof, sizeof
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import HashTable, walk_chains
@@ -49,43 +49,55 @@ def for_each_bound_tcp(
     # skc_bind_node.") and b2cb9f9ef240 ("tcp: Unlink sk from bhash.") (in v6.8)
     by_port = prog.type("struct inet_bind_bucket").has_member("owners")
     layout: Layout[Any] = (_PortBucket if by_port else _AddressBucket).layout(prog)
-    owners = _Owner.layout(prog)
     node = layout.cls.places["next"].offset
+    offset = _Owner.layout(prog).cls.places["bind_node"].offset
+    firsts: set[int] = set()
+    try:
+        tables = set(_tables(prog, by_port))
+    except FaultError as e:
+        # Where the tables are cannot be read: a row that tells.
+        yield e.address, None
+        return
+    for table in tables:
+        buckets = walk_chains(prog, table, layout, node, lambda b: b.next, lambda b: True)
+        for address, bucket in buckets:
+            if bucket is None:
+                yield address, None
+            elif bucket.owners:
+                firsts.add(bucket.owners - offset)
+    for address, owner in _owners(prog, firsts, offset):
+        if owner is None or (owner.state == k.TCP_CLOSE and address not in known):
+            yield address, owner
+
+
+def _tables(prog: Program, by_port: bool) -> Iterator[HashTable]:
     head = prog.type("struct inet_bind_hashbucket")
-    seen: set[int] = set()
-    firsts: list[int] = []
     for net in net_namespaces(prog):
         hashinfo = Object(prog, "struct net *", net).ipv4.tcp_death_row.hashinfo.read_()
-        if hashinfo.value_() in seen:
-            continue
-        seen.add(hashinfo.value_())
-        table = HashTable(
+        yield HashTable(
             (hashinfo.bhash if by_port else hashinfo.bhash2).value_(),
             hashinfo.bhash_size.value_(),
             sizeof(head),
             offsetof(head, "chain.first"),
         )
-        buckets = walk_chains(prog, table, layout, node, lambda b: b.next, lambda b: True)
-        for address, bucket in buckets:
-            if bucket is None:
-                yield address, None
-            else:
-                firsts.append(bucket.owners)
-    offset = owners.cls.places["bind_node"].offset
-    visited: set[int] = set()
-    level = {first - offset for first in firsts if first}
+
+
+def _owners(
+    prog: Program, firsts: set[int], offset: int
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """All sockets from the first ones of the chains on."""
+    layout = _Owner.layout(prog)
+    level, visited = firsts, set(firsts)
     for _ in range(_MAX_CHAIN):
-        level -= visited
-        if not level:
-            return
-        visited |= level
         following = set()
-        for address, owner in owners.read_many(level):
+        for address, owner in layout.read_many(level):
             if owner is None or owner.family not in (k.AF_INET, k.AF_INET6):
                 yield address, None
                 continue
             if owner.bind_node:
                 following.add(owner.bind_node - offset)
-            if owner.state == k.TCP_CLOSE and address not in known:
-                yield address, owner
-        level = following
+            yield address, owner
+        level = following - visited
+        visited |= level
+        if not level:
+            return
