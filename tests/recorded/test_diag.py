@@ -8,6 +8,7 @@ What there is to compare is counted here, in the saved replies.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drgn import FaultError, Object
 
 from drgn_sockets.check import diag, sock_diag
 from drgn_sockets.check.sock_diag import Reply
+from drgn_sockets.records.families.tcp import TcpSockRecord
+from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.views.diag import KINDS, diag_of, inet
 from drgn_sockets.views.diag.forms import Structure, declared, of_type
 from tests import tables
 
+from .conftest import opened
 from .machine import Core, Done
 
 TABLE = "sock_diag attributes"
@@ -383,3 +388,25 @@ def test_every_member_of_tcp_info_is_told(elf: Core) -> None:
     never = {"tcpi_fackets", "tcpi_last_ack_sent", "tcpi_options2"}
     names = set(diag_of(elf.prog).structure("struct tcp_info").names)
     assert names - never <= set(inet.TCPI.values())
+
+
+def test_a_distilled_core_has_no_keys() -> None:
+    """Those of TCP_MD5SIG, which sock_diag tells; nor is anything said of them."""
+    whole, small = (opened("6.12", format_) for format_ in ("elf", "distilled"))
+    keys = whole.prog.type("struct tcp_md5sig_key")
+    offset = keys.member("node").offset
+    places = []
+    for record in for_each_socket(whole.prog, ["tcp"]):
+        if isinstance(record, TcpSockRecord) and record.sock.md5sig_info:
+            info = Object(whole.prog, "struct tcp_md5sig_info *", record.sock.md5sig_info)
+            head = info.head.first.value_()
+            places.append(head - offset)
+    assert places, "no socket has a key"
+    for place in places:
+        secret = whole.prog.read(place + keys.member("key").offset, 19)
+        assert secret == b"a key of the test's"
+        with contextlib.suppress(FaultError):
+            assert secret not in small.prog.read(place, keys.size)
+    saved(whole)
+    done = small.run("check", "--diag", str(small.oracle))
+    assert done.status == 0 and "not compared: INET_DIAG_MD5SIG: keys are left alone" in done.out

@@ -7,7 +7,7 @@ import functools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from drgn import Object, Program
 
@@ -30,6 +30,8 @@ from drgn_sockets.views.diag.forms import (
     nla_put,
     of_type,
 )
+
+T = TypeVar("T")
 
 _U32 = 0xFFFFFFFF
 
@@ -146,6 +148,7 @@ class Diag:
             self._declared.update(kind.types)
         self._structures: dict[str, Structure] = {}
         self._cgroup_ids: dict[int, int] = {}
+        self._facts: dict[str, Any] = {}
 
     # Messages.
 
@@ -247,6 +250,12 @@ class Diag:
         return b"".join(nla_put(self.order, number, data) for number, data in attributes.items())
 
     # What several families tell.
+
+    def fact(self, name: str, tell: Callable[[], T]) -> T:
+        """What *tell* tells of this kernel, which is asked once."""
+        if name not in self._facts:
+            self._facts[name] = tell()
+        return self._facts[name]  # type: ignore[no-any-return]
 
     def cookie(self, sock: Any) -> bytes:
         """``sock_diag_save_cookie()``; 0 of a socket that nobody has asked about."""
