@@ -24,9 +24,10 @@ Save what procfs and the usual tools say of a machine, to be compared with later
   the namespaces other than ours.
 * ``DIR/manifest.json``: when, where, what was left out and why, and each tool's command.
 
-The tools run first: procfs is read last, so that it is closest to the machine's stop. In each
-namespace sock_diag is asked just before ``/proc/net`` is read: it gives each socket a cookie,
-and its own sockets are gone by then.
+The tools run first: procfs is read last, so that it is closest to the machine's stop. Before ss,
+whose words tell of moments, keepers of the workloads renew what does not last. sock_diag
+is asked just before ``/proc/net`` is read: it gives each socket a cookie, and its own sockets are
+gone by then.
 The program itself, its children and those it is told to exclude are left out of the tree
 (but the tools see them). A process that goes away while it is read is no error.
 """
@@ -37,19 +38,20 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from drgn_sockets.check import sock_diag
 
-from .workloads import syscalls
+from .workloads import control, syscalls
 
 PID_FILES = (
     "comm",
@@ -120,15 +122,11 @@ SS = {
     "ss-aniemop": "-aniemop",
     "ss-aniemopO": "-aniemopO",
     "ss-tcp": "-taniemoO --tos --cgroup",
-    "ss-udp": "-uanemoO",
-    "ss-raw": "-wanemO",
-    "ss-unix": "-xap",
     "ss-unix-extended": "-xanempO",
     "ss-netlink": "-f netlink -anpe",
     "ss-packet": "-0anpemi",
     "ss-vsock": "--vsock -anp",
     "ss-mptcp": "-M -aniemp",
-    "ss-sctp": "-S -anemp",
     "ss-xdp": "--xdp -anpe",
     "ss-summary": "-s",
     **{
@@ -142,8 +140,7 @@ SS = {
 }
 IP = {"ip-link": "-d -j link", "ip-addr": "-d -j addr", "ip-route": "-j route show table all"}
 ELSEWHERE = {
-    "netstat": "netstat -anpe",
-    "netstat-timers": "netstat -anpeo",
+    "netstat": "netstat -anpeo",
     "lsof-fields": "lsof -nP -F0pPgRcuftaDiklnoSsTG",
 }
 QUICK = ("ss-lines", "ss-unix-extended", "ss-netlink", "lsof-fields", "lsfd", "netstat", "ip-addr")
@@ -276,21 +273,30 @@ class Oracle:
         for pid in self.pids():
             self.add_netns(f"{self.proc}/{pid}/ns/net", f"process {pid}", pid)
 
+    def save_diag(self) -> None:
+        """Ask sock_diag in each network namespace."""
+        try:
+            # Once for all children.
+            from pyroute2 import DiagSocket  # noqa: F401
+        except ImportError as error:
+            self.errors["diag"] = [str(error)]
+            return
+        for inode, entry in self.netns.items():
+            os.makedirs(f"{self.target}/netns/{inode}", exist_ok=True)
+            self._inside(entry, functools.partial(save_diag, f"{self.target}/netns/{inode}/diag"))
+
     def save_net(self) -> None:
-        """Ask sock_diag and read ``/proc/net`` in each namespace, from a child that joined it."""
-        # Once for all children.
-        with contextlib.suppress(ImportError):
-            import pyroute2  # noqa: F401
-        os.makedirs(f"{self.target}/netns", exist_ok=True)
-        for inode, entry in list(self.netns.items()):
-            path = f"{self.target}/netns/{inode}"
-            os.makedirs(path, exist_ok=True)
-            self._save_one_net(path, entry)
+        """Read ``/proc/net`` of each network namespace."""
+        for inode, entry in self.netns.items():
+            os.makedirs(f"{self.target}/netns/{inode}/net", exist_ok=True)
+            self._inside(
+                entry, functools.partial(self._copy_net, f"{self.target}/netns/{inode}/net")
+            )
         home = os.stat(f"{self.proc}/self/ns/net").st_ino
         os.symlink(f"netns/{home}/net", f"{self.target}/net")
 
-    def _save_one_net(self, path: str, entry: dict[str, Any]) -> None:
-        os.makedirs(f"{path}/net", exist_ok=True)
+    def _inside(self, entry: dict[str, Any], action: Callable[[], None]) -> None:
+        """Do something in a child that has joined a network namespace."""
         sys.stdout.flush()
         child = os.fork()
         if child:
@@ -305,17 +311,19 @@ class Oracle:
                 fd = os.open(entry["path"], os.O_RDONLY | os.O_CLOEXEC)
             if os.fstat(fd).st_ino != os.stat("/proc/self/ns/net").st_ino:
                 syscalls.setns(fd, syscalls.CLONE_NEWNET)
-            save_diag(f"{path}/diag")
-            for name in NET_FILES:
-                with contextlib.suppress(FileNotFoundError):
-                    data = read_at(None, f"{self.proc}/self/net/{name}")
-                    os.makedirs(os.path.dirname(f"{path}/net/{name}"), exist_ok=True)
-                    write_at(None, f"{path}/net/{name}", data)
+            action()
             code = 0
         except (OSError, CannotWriteError) as error:
             print(f"oracle: {entry['path']}: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(code)
+
+    def _copy_net(self, path: str) -> None:
+        for name in NET_FILES:
+            with contextlib.suppress(FileNotFoundError):
+                data = read_at(None, f"{self.proc}/self/net/{name}")
+                os.makedirs(os.path.dirname(f"{path}/{name}"), exist_ok=True)
+                write_at(None, f"{path}/{name}", data)
 
     # Processes.
 
@@ -518,9 +526,11 @@ class Oracle:
             commands["lsfd"] = ["lsfd", "--raw", "-o", columns]
             commands["lsfd-json"] = ["lsfd", "--json", "-o", columns]
         commands.update({name: ["ip", *args.split()] for name, args in IP.items()})
-        # Last, since it tells of moments.
-        commands.update({name: ["ss", *args.split()] for name, args in SS.items()})
         self._run_all(commands, f"{self.target}/tools", None)
+        if self.options.account:
+            control.renew(Path(self.options.account))
+        commands.update({name: ["ss", *args.split()] for name, args in SS.items()})
+        self._run_all({name: commands[name] for name in SS}, f"{self.target}/tools", None)
         for inode, entry in self.netns.items():
             if inode != here:
                 few = {name: commands[name] for name in THERE}
@@ -597,10 +607,7 @@ class Oracle:
 def save_diag(path: str) -> None:
     """Save what sock_diag says of the network namespace that the caller is in."""
     unanswered: list[sock_diag.Unanswered] = []
-    try:
-        sock_diag.save(sock_diag.ask(unanswered=unanswered), path, unanswered)
-    except ImportError as error:
-        print(f"oracle: no replies of sock_diag: {error}", file=sys.stderr, flush=True)
+    sock_diag.save(sock_diag.ask(unanswered=unanswered), path, unanswered)
 
 
 def find_tool(name: str) -> str | None:
@@ -693,6 +700,7 @@ def collect(options: argparse.Namespace, proc: str = "/proc") -> dict[str, Any]:
     step("tools", oracle.run_tools)
     step("system", oracle.save_system)
     step("processes", oracle.save_processes)
+    step("diag", oracle.save_diag)
     step("net", oracle.save_net)
     manifest = oracle.manifest(started, seconds)
     Path(target, "uptime").write_bytes(read_at(None, f"{proc}/uptime"))
@@ -704,7 +712,7 @@ def main() -> int:
     options = parser().parse_args()
     try:
         manifest = collect(options)
-    except (OSError, CannotWriteError) as error:
+    except (OSError, CannotWriteError, control.WorkloadFailed) as error:
         print(f"vm.oracle: {error}", file=sys.stderr)
         return 2
     counts = manifest["counts"]

@@ -66,7 +66,7 @@ class Request(NamedTuple):
     protocol: int
     #: Name, format (of :mod:`struct`) and value of each member.
     members: tuple[tuple[str, str, Any], ...]
-    attributes: tuple[tuple[str, int], ...] = ()
+    attributes: tuple[tuple[str, Any], ...] = ()
 
 
 #: Every state, also those that are not a ``struct tcp_sock``'s.
@@ -79,9 +79,11 @@ def _inet(family: int, protocol: int) -> Request:
     # idiag_ext has bits for the first eight attributes; INET_DIAG_CLASS_ID comes with the
     # bit of INET_DIAG_TCLASS, and the rest unasked.
     members = (("ext", "B", 0xFF), ("pad", "B", 0), ("states", "I", _ALL), ("id", "48s", b""))
-    if protocol <= 0xFF:
-        return Request(family, protocol, members)
-    return Request(family, protocol, members, (("INET_DIAG_REQ_PROTOCOL", protocol),))
+    # An empty list of BPF maps stands for all.
+    attributes: tuple[tuple[str, Any], ...] = (("INET_DIAG_REQ_SK_BPF_STORAGES", b""),)
+    if protocol > 0xFF:
+        attributes += (("INET_DIAG_REQ_PROTOCOL", protocol),)
+    return Request(family, protocol, members, attributes)
 
 
 def _shown(family: int, protocol: int, show: int, *between: tuple[str, str, Any]) -> Request:
@@ -212,13 +214,16 @@ class _Asker:
             ("protocol", "B", min(request.protocol, 0xFF)),
             *request.members,
         )
-        names = ("NONE", "BYTECODE", "SK_BPF_STORAGES", "PROTOCOL")
+        attributes = (
+            *(("NONE", "none"), ("BYTECODE", "cdata")),
+            *(("SK_BPF_STORAGES", "cdata"), ("PROTOCOL", "uint32")),
+        )
         kind = type(
             "request",
             (nlmsg,),
             {
                 "fields": tuple((name, form) for name, form, _ in members),
-                "nla_map": tuple((f"INET_DIAG_REQ_{name}", "uint32") for name in names),
+                "nla_map": tuple((f"INET_DIAG_REQ_{name}", form) for name, form in attributes),
             },
         )
         message = kind()

@@ -17,9 +17,16 @@ STANDARD = (
     "udp_raw",
     "unix_zoo",
     "other_families",
+    "netlink_zoo",
+    "packet_zoo",
+    "kernel_sockets",
     "netns",
     "many_holders",
     "payload",
+    # After those that make MPTCP connections: of a number of subflows, by then.
+    "transports",
+    # At the end: before 5.15 there are no more control groups of sockets after it.
+    "tcp_options",
     "tcp_states",
 )
 ALL = (*STANDARD, "bench")

@@ -133,6 +133,8 @@ class Cleanup(TypedDict, total=False):
 
     sysctls: dict[str, str]
     remove: list[str]
+    #: Control groups, the innermost first.
+    cgroups: list[str]
 
 
 class _AccountBase(TypedDict):
@@ -159,6 +161,10 @@ class Account(_AccountBase, total=False):
     #: Sockets that no descriptor holds: request, time-wait and orphaned ones.
     orphans: list[dict[str, Any]]
     namespaces: list[dict[str, Any]]
+    #: Sockets of the kernel's own: {family, protocol, port, netns, made_by}.
+    kernel_sockets: list[dict[str, Any]]
+    #: MPTCP connections of several subflows: {client, server, count}.
+    subflows: list[dict[str, Any]]
     addresses: dict[str, Any]
     #: What no core that is given away may hold: {place, token, queued (in a socket)}.
     secrets: list[dict[str, Any]]
@@ -194,7 +200,7 @@ def problems(account: dict[str, Any]) -> list[str]:
                 found.append(f"{here}: a socket without family")
     if not any(process["pid"] == account.get("pid") for process in account.get("processes", [])):
         found.append("the main process is not listed")
-    for key in ("connections", "pairs", "holders", "in_flight", "never_bound"):
+    for key in ("connections", "pairs", "holders", "in_flight", "never_bound", "subflows"):
         for row in account.get(key, []):
             ends = [row] if "fd" in row else [row[end] for end in _ENDS if row.get(end)]
             for end in ends:

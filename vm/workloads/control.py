@@ -216,6 +216,11 @@ def freeze(directory: Path, settle: float = 1.0) -> int:
     return len(pids) + len(keepers)
 
 
+def renew(directory: Path) -> None:
+    """In a freeze, have keepers make once more what does not last, with the time it then has."""
+    _hush({pid: sign for pid, sign in _keepers(directory).items() if sign.exists()})
+
+
 def thaw(directory: Path) -> int:
     """Undo :func:`freeze`."""
     pids = [pid for account in load(directory) for pid in _pids(account)]
@@ -240,6 +245,9 @@ def stop(directory: Path) -> int:
         for name, value in account["cleanup"].get("sysctls", {}).items():
             with contextlib.suppress(OSError):
                 (Path("/proc/sys") / name).write_text(value)
+        for name in account["cleanup"].get("cgroups", []):
+            with contextlib.suppress(OSError):
+                Path(name).rmdir()
         for name in account["cleanup"].get("remove", []):
             if Path(name).parent == WORK:
                 shutil.rmtree(name, ignore_errors=True)

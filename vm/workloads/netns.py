@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
+from pathlib import Path
 
-from . import syscalls
+from . import kernel_sockets, syscalls
 from .process import Process
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -48,7 +50,84 @@ def _everything(me: Process, name: str) -> socket.socket:
     status = (me.work / name).stat()
     me.note(path, file_dev=status.st_dev, file_inode=status.st_ino, backlog=3)
     me.hold(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)).bind((0, 0))
+    groups = me.hold(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15))
+    groups.bind((0, 0x80000000))
+    _other_states(me)
+    for what, make in (
+        ("packet socket", _packet),
+        ("ping socket", _ping),
+        ("UDP-Lite", _udp_lite),
+        ("MPTCP", lambda me: _connection(me, 262, "mptcp")),
+        ("SCTP", lambda me: _connection(me, 132, "sctp")),
+        ("kernel sockets", _kernel_sockets),
+    ):
+        me.attempt(f"{what} in a namespace", partial(make, me))
     return udp
+
+
+def _other_states(me: Process) -> None:
+    """Not accepted, half open, bound, never used."""
+    for family, lo in ((V4, "127.0.0.1"), (V6, "::1")):
+        listener = me.hold(socket.socket(family, socket.SOCK_STREAM), backlog=4, pending=1)
+        listener.bind((lo, 8082))
+        listener.listen(4)
+        client = me.hold(socket.socket(family, socket.SOCK_STREAM), note="its peer is not accepted")
+        client.connect((lo, 8082))
+        me.add("connections", client=me.end(client), listener=me.end(listener), accepted=False)
+        bound = me.hold(socket.socket(family, socket.SOCK_STREAM), note="bound only")
+        bound.bind((lo, 8083))
+        me.add("never_bound", **me.end(me.hold(socket.socket(family, socket.SOCK_STREAM))))
+        peer = me.hold(socket.socket(family, socket.SOCK_DGRAM), note="connected")
+        peer.connect((lo, 8081))
+    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+        listener = me.hold(socket.socket(socket.AF_UNIX, kind), backlog=3, pending=1)
+        listener.bind(f"\0ds-pending-{int(kind)}")
+        listener.listen(3)
+        client = me.hold(socket.socket(socket.AF_UNIX, kind), note="peer is not accepted yet")
+        client.connect(f"\0ds-pending-{int(kind)}")
+        me.add("connections", client=me.end(client), listener=me.end(listener), accepted=False)
+
+
+def _packet(me: Process) -> None:
+    packet = me.hold(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+    packet.bind(("lo", 0x88B5))
+
+
+def _ping(me: Process) -> None:
+    Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
+    for family, lo, protocol in ((V4, "127.0.0.1", 1), (V6, "::1", 58)):
+        ping = me.hold(socket.socket(family, socket.SOCK_DGRAM, protocol))
+        ping.bind((lo, 77))
+
+
+def _udp_lite(me: Process) -> None:
+    for family, lo in ((V4, "127.0.0.1"), (V6, "::1")):
+        lite = me.hold(socket.socket(family, socket.SOCK_DGRAM, 136))
+        lite.bind((lo, 8084))
+
+
+def _connection(me: Process, number: int, protocol: str) -> None:
+    if protocol == "sctp":
+        # Heartbeats would go on in a freeze.
+        Path("/proc/sys/net/sctp/hb_interval").write_text("3600000")
+    listener = me.hold(socket.socket(V4, socket.SOCK_STREAM, number), backlog=2)
+    listener.bind(("127.0.0.1", 8088))
+    listener.listen(2)
+    client = me.hold(socket.socket(V4, socket.SOCK_STREAM, number))
+    client.connect(listener.getsockname())
+    server = me.hold(listener.accept()[0])
+    me.add(
+        "connections",
+        client=me.end(client),
+        server=me.end(server),
+        listener=me.end(listener),
+        protocol=protocol,
+    )
+
+
+def _kernel_sockets(me: Process) -> None:
+    # Reads and sets what is of the namespace it is in.
+    kernel_sockets.add(me, *kernel_sockets.TUNNELS[0])
 
 
 def _enter_new(me: Process) -> None:
@@ -141,7 +220,7 @@ def _lone_namespaces(me: Process, home: int) -> None:
 
 
 def run(me: Process) -> None:
-    me.modprobe("veth")
+    me.modprobe("veth", "sctp", "vxlan")
     left = me.spawn("netns-left", _left)
     left_inode = left.receive()
     right = me.spawn("netns-right", _right)

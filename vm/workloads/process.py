@@ -32,6 +32,8 @@ from . import syscalls
 from .account import Account, Cleanup, FdAccount, FdEnd, ProcessAccount, Skipped
 
 SO_TYPE, SO_PROTO, SO_DOMAIN, SO_COOKIE = 3, 38, 39, 57
+#: Python has no name for it.
+SOCK_DCCP = 6
 SIOCINQ = 0x541B
 SIOCOUTQ = 0x5411
 
@@ -119,7 +121,7 @@ def describe_socket(fd: int) -> FdAccount:
     facts = cast(FdAccount, {})
     try:
         facts["family"] = _enum_name(socket.AddressFamily, sock.family)
-        facts["type"] = _enum_name(socket.SocketKind, sock.type)
+        facts["type"] = "SOCK_DCCP" if kind == SOCK_DCCP else _enum_name(socket.SocketKind, kind)
         facts["protocol"] = sock.proto
         try:
             cookie = sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)

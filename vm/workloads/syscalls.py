@@ -154,6 +154,14 @@ def socket_option(fd: int, option: int) -> int:
     return value.value
 
 
+def ask_option(fd: int, level: int, option: int, question: bytes) -> bytes:
+    """An option of which getsockopt reads what is asked before it writes the answer."""
+    buffer, length = ctypes.create_string_buffer(question, len(question)), ctypes.c_uint()
+    length.value = len(question)
+    libc("getsockopt", fd, level, option, buffer, ctypes.byref(length))
+    return buffer.raw[: length.value]
+
+
 def kcmp_files(pid1: int, pid2: int) -> bool:
     """Whether two tasks have the same file table."""
     kcmp_files_ = 2

@@ -261,6 +261,51 @@ def _time_wait(stage: Stage) -> list[Peer]:
     return peers
 
 
+def _mapped(me: Process, wire: Wire) -> list[Peer]:
+    """IPv6 sockets with IPv4's addresses: connected, a request, time-wait."""
+    stage = Stage(me, wire, V6)
+    ours, theirs = (f"::ffff:{place[V4]}" for place in (OURS, PEER))
+
+    def connect(**facts: Any) -> tuple[socket.socket, Peer]:
+        sock = stage.new(**facts)
+        peer = Peer.answering(wire, stage.start(sock, (theirs, port := next(_ports)), port))
+        peer.send(SYN | ACK, options=RICH)
+        peer.expect(ACK)
+        stage.reach(sock, "ESTABLISHED")
+        return sock, peer
+
+    sock, peer = connect(note="IPv4's addresses, 700 bytes unread")
+    peer.send(PSH | ACK, b"m" * 700)
+    sock, peer = connect()
+    local = sock.getsockname()
+    me.drop(sock)
+    stage.orphan(
+        "TIME_WAIT",
+        "timewait",
+        renewed=True,
+        local=[ours, local[1]],
+        remote=[theirs, peer.port],
+    )
+    peer.take(FIN)
+    peer.send(FIN | ACK)
+    listener = stage.new(backlog=20, pending=0, note="has a request socket of IPv4's")
+    listener.bind(("::", 0))
+    listener.listen(20)
+    port = listener.getsockname()[1]
+    to, by = (socket.inet_pton(V4, place[V4]) for place in (OURS, PEER))
+    asking = Peer(wire, by, to, next(_ports), port)
+    asking.send(SYN, options=RICH)
+    asking.expect(SYN | ACK)
+    stage.orphan(
+        "SYN_RECV",
+        "request",
+        local=[ours, port],
+        remote=[theirs, asking.port],
+        listener=me.end(listener),
+    )
+    return [peer]
+
+
 def _fin_wait2(stage: Stage, local_port: int, peer_port: int) -> None:
     """One time-wait socket with sub-state FIN_WAIT2, for 60 s."""
     sock = socket.socket(stage.family, STREAM)
@@ -378,8 +423,11 @@ def _options(me: Process) -> None:
 
     available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
     for algorithm in available:
-        client, _ = pair(options={"TCP_CONGESTION": algorithm})
+        client, _ = pair()
         client.setsockopt(TCP, socket.TCP_CONGESTION, algorithm.encode())
+        # DCTCP falls back where the other end does not do ECN.
+        name = client.getsockopt(TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+        me.note(client, options={"TCP_CONGESTION": name})
     ip, sol = socket.IPPROTO_IP, socket.SOL_SOCKET
     numbers = (
         ("TCP_NODELAY", TCP, socket.TCP_NODELAY, 1),
@@ -537,6 +585,7 @@ def run(me: Process) -> None:
         for stage in stages:
             scene(stage)
     peers = [peer for stage in stages for peer in _time_wait(stage)]
+    peers += _mapped(me, wire)
 
     def keeper(child: Process) -> None:
         child.drop_all_but(wire)

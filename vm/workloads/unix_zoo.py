@@ -32,6 +32,9 @@ ODD = {
     "tab": b"tab\there\rand there",
     "at": b"@not-abstract",
     "deleted": b"gone (deleted)",
+    "star": b"*",
+    "only-spaces": b"   ",
+    "percent": b"%s%n",
 }
 
 
@@ -216,6 +219,43 @@ def _half_way(me: Process) -> None:
     options.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
 
+def _more(me: Process) -> None:
+    """A full backlog, clients that are gone, data out of band, an offset for peeking."""
+    full = _socket(me, STREAM, backlog=0, pending=1, note="its backlog is full")
+    full.bind(b"\0ds-full")
+    full.listen(0)
+    client = _socket(me, STREAM, note="peer is not accepted yet")
+    client.connect(b"\0ds-full")
+    me.add("connections", client=me.end(client), listener=me.end(full), accepted=False)
+    left = _socket(me, STREAM, backlog=5, pending=2, note="its clients are gone, or half")
+    left.bind("left-listener")
+    left.listen(5)
+    with socket.socket(UNIX, STREAM) as gone:
+        gone.connect("left-listener")
+    half = _socket(me, STREAM, note="peer is not accepted yet; shutdown(SHUT_WR)")
+    half.connect("left-listener")
+    half.shutdown(socket.SHUT_WR)
+    me.add("connections", client=me.end(half), listener=me.end(left), accepted=False)
+    a, b = (me.hold(sock) for sock in socket.socketpair())
+    me.attempt("out of band", lambda: a.send(b"data!", socket.MSG_OOB))
+    _link(me, a, b, how="data out of band", type="stream")
+    a, b = (me.hold(sock) for sock in socket.socketpair())
+    peek_off = 42
+    b.setsockopt(socket.SOL_SOCKET, peek_off, 7)
+    me.note(b, options={"SO_PEEK_OFF": 7})
+    _link(me, a, b, how="an offset for peeking", type="stream")
+    # AF_UNIX makes a datagram socket of it.
+    raw = _socket(me, socket.SOCK_RAW, note="asked for SOCK_RAW")
+    raw.bind(b"\0ds-raw")
+    small = _socket(me, DGRAM, options={"SO_RCVBUF": 4608, "SO_SNDBUF": 8192})
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    for how, word in ((0, "SHUT_RD"), (1, "SHUT_WR")):
+        closed = _socket(me, DGRAM, note=f"shutdown({word})")
+        closed.bind(f"\0ds-closed-{word}")
+        closed.shutdown(how)
+
+
 def _odd_names(me: Process) -> None:
     for word, name in ODD.items():
         _bind(me, _socket(me, DGRAM, note=word), os.fsencode(me.work) + b"/" + name)
@@ -223,6 +263,7 @@ def _odd_names(me: Process) -> None:
     for name in (
         b"\0ds\0with\0zeros\0",
         b"\0\0\0",
+        b"\0",
         b"\0" + b"n" * 107,
         b"\0ds" + bytes(range(1, 33)) + bytes(range(127, 160)),
     ):
@@ -251,5 +292,5 @@ def _full_path(me: Process) -> None:
 
 def run(me: Process) -> None:
     syscalls.set_comm(b"ds\nzoo\x1b[7m\xff\\")
-    for part in (_plain, _pending, _datagrams, _outlived, _in_flight, _half_way, _odd_names):
+    for part in (_plain, _pending, _datagrams, _outlived, _in_flight, _half_way, _more, _odd_names):
         part(me)

@@ -113,6 +113,19 @@ def _tcp(account: Account) -> list[str]:
     return found
 
 
+def _kernel_sockets(account: Account) -> list[str]:
+    """Sockets of the kernel's own are in the tables like all others."""
+    inside = {process["netns"]: process["pid"] for process in account["processes"]}
+    found = []
+    for row in account.get("kernel_sockets", []):
+        name = row["protocol"] + ("6" if row["family"] == "AF_INET6" else "")
+        text = Path(f"/proc/{inside[row['netns']]}/net/{name}").read_text()
+        ports = {int(line.split()[1].rpartition(":")[2], 16) for line in text.splitlines()[1:]}
+        if row["port"] not in ports:
+            found.append(f"no {name} port {row['port']}, which {row['made_by']} opened")
+    return found
+
+
 def disagreements(account: Account) -> list[str]:
     """Everything in which an account and procfs differ."""
     found = problems(dict(account))
@@ -121,4 +134,4 @@ def disagreements(account: Account) -> list[str]:
             found += _process(process)
         except FileNotFoundError:
             found.append(f"{process['role']} ({process['pid']}): gone")
-    return found + _tcp(account)
+    return found + _tcp(account) + _kernel_sockets(account)
