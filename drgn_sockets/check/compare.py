@@ -211,7 +211,7 @@ def _shows_address(pointer: str) -> bool:
 
 
 def _key(file: str, row: Row, by_address: bool) -> tuple[str, ...]:
-    columns = ("pointer",) if by_address else FILES[file].key
+    columns = (FILES[file].pointer,) if by_address else FILES[file].key
     return tuple(row.get(column, "") for column in columns)
 
 

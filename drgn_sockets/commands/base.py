@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from drgn import Program, ProgramFlags
 
 from drgn_sockets.records.fan_out import fan_out, processors
+from drgn_sockets.records.notes import take_notes
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.views.columns import Column, choose
 from drgn_sockets.views.rows import Csv, Json, Rows, Table
@@ -195,7 +196,10 @@ class Command:
             sys.stdout.write(self.help_columns())
             return OK
         self.chosen(args)
-        return self.run(prog, args)
+        status = self.run(prog, args)
+        for text in take_notes(prog):
+            print(f"drgn-sockets: {text}", file=sys.stderr)
+        return status
 
 
 class Problems:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``check``: kernel memory against procfs."""
+"""``check``: kernel memory against procfs, or against sock_diag."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from pathlib import Path
 
 from drgn import Program, ProgramFlags
 
+from drgn_sockets.check import diag
 from drgn_sockets.check.compare import Result, check_live, check_saved, look_at_memory
 from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.time import clock
-from drgn_sockets.views.columns import Column
+from drgn_sockets.views.columns import Column, choose
+from drgn_sockets.views.procfs import FILES
 
 
 class Check(Command):
     """``check``."""
 
     name = "check"
-    summary = "compare what kernel memory says with what procfs says"
+    summary = "compare what kernel memory says with what procfs or sock_diag says"
     description = (
         "On a live kernel, every fd of every process (name, position, flags, mount, inode) and "
-        "every row of /proc/net/{tcp,tcp6,udp,udp6,udplite,udplite6,raw,raw6,unix} in every "
-        "network namespace; only that is judged on which procfs says the same before and after "
-        "memory was walked. With --procfs, a directory laid out as /proc is, saved shortly "
-        "before a core was taken. Prints a line for each mismatch and a summary; exit status "
-        "1 if there is a mismatch."
+        f"every line of /proc/net/{{{','.join(FILES)}}} in every network namespace; "
+        "only that is judged on which procfs says the same before and after memory was walked. "
+        "With --procfs, a directory laid out as /proc is, saved shortly "
+        "before a core was taken. With --diag, every attribute that sock_diag (what ss asks) sends "
+        "of every socket, in the same way. Prints a line for each mismatch and a summary; exit "
+        "status 1 if there is a mismatch."
     )
     columns = (
         Column("where", "file of procfs", lambda m: m.where, True),
@@ -38,10 +41,25 @@ class Check(Command):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
+        against = parser.add_mutually_exclusive_group()
+        against.add_argument(
             "--procfs",
             metavar="DIR",
             help="a saved /proc, for a core: DIR/net/tcp, DIR/PID/fd/N, …",
+        )
+        against.add_argument(
+            "--diag",
+            nargs="?",
+            const="",
+            metavar="FILE_OR_DIR",
+            help="compare with sock_diag: live, or for a core with saved replies, "
+            "DIR/netns/INODE/diag",
+        )
+        parser.add_argument(
+            "--attributes",
+            action="store_true",
+            help="with --diag: show of each attribute how often it was compared and equal, and not "
+            "what differs",
         )
         parser.add_argument(
             "--moved",
@@ -52,8 +70,19 @@ class Check(Command):
     def read_all(self, prog: Program) -> None:
         look_at_memory(prog)
         clock(prog)
+        diag.read_all(prog)
+
+    def chosen(self, args: argparse.Namespace) -> list[Column]:
+        if args.diag is None:
+            return super().chosen(args)
+        columns = _ATTRIBUTE_COLUMNS if args.attributes else _DIAG_COLUMNS
+        return choose(columns, args.output, [column.name for column in columns])
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
+        if args.attributes and args.diag is None:
+            raise UserError("--attributes goes with --diag")
+        if args.diag is not None:
+            return self._diag(prog, args)
         if args.procfs is not None:
             root = Path(args.procfs)
             if not root.is_dir():
@@ -63,7 +92,7 @@ class Check(Command):
                     f"{args.procfs} is not laid out as /proc is: it has neither net/ nor PID/"
                 )
             result = check_saved(prog, args.procfs)
-        elif prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+        elif _is_here(prog):
             result = check_live(prog)
         else:
             raise UserError(
@@ -74,6 +103,59 @@ class Check(Command):
             self.emit(shown, args)
         summarize(result, to_stderr=args.json or args.csv)
         return TOLD if result.mismatches else OK
+
+    def _diag(self, prog: Program, args: argparse.Namespace) -> int:
+        if args.diag:
+            result = diag.check_saved(prog, args.diag)
+        elif _is_here(prog):
+            result = diag.check_live(prog)
+        else:
+            raise UserError(
+                "a core or a guest has no sock_diag here: give replies that were saved with "
+                "--diag FILE_OR_DIR"
+            )
+        shown = result.mismatches + (result.moved if args.moved else [])
+        if args.attributes:
+            self.emit(result.attributes.values(), args)
+        elif shown:
+            self.emit(shown, args)
+        out = sys.stderr if args.json or args.csv else sys.stdout
+        for name, sockets in sorted(result.rows.items()):
+            out.write(f"{name:16} {sockets:7} sockets compared\n")
+        for line in result.left_out:
+            out.write(f"not compared: {line}\n")
+        out.write(
+            f"{sum(result.rows.values())} sockets, {result.fields} attributes compared, "
+            f"{result.equal} equal; {len(result.moved)} moved between looks; "
+            f"{len(result.mismatches)} mismatches\n"
+        )
+        return TOLD if result.mismatches else OK
+
+
+def _is_here(prog: Program) -> bool:
+    """Whether it is the kernel that runs this."""
+    return bool(prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL)
+
+
+_DIAG_COLUMNS = (
+    Column("where", "kind of socket, and its network namespace", lambda m: m.where, True),
+    Column("row", "which socket", lambda m: m.row, True),
+    Column(
+        "field",
+        "which attribute and member; none for a whole socket",
+        lambda m: m.field or None,
+        True,
+    ),
+    Column("sock_diag", "what sock_diag says", lambda m: m.procfs, True),
+    Column("memory", "what kernel memory says", lambda m: m.memory, True),
+)
+_ATTRIBUTE_COLUMNS = (
+    Column(
+        "attribute", "attribute, or structure that a message begins with", lambda c: c.name, True
+    ),
+    Column("compared", "how often it was compared", lambda c: c.compared, True),
+    Column("equal", "how often it was equal", lambda c: c.equal, True),
+)
 
 
 def summarize(result: Result, *, to_stderr: bool = False) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
-from drgn import Program
-
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.cgroup import sock_cgroup_path
 from drgn_sockets.kernel.file import major, minor
@@ -20,6 +18,7 @@ from drgn_sockets.records.families.mptcp import MptcpRecord, mptcp_parent
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord, Ring
 from drgn_sockets.records.families.raw import RawRecord
+from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
 from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.parts import Batch
@@ -40,6 +39,7 @@ from drgn_sockets.views.sockets import (
     remote_text,
     remotes,
     send_qs,
+    state_text,
     states,
     users_text,
     users_texts,
@@ -54,6 +54,7 @@ _unix = functools.partial(Column, of=UnixRecord)
 _netlink = functools.partial(Column, of=NetlinkRecord)
 _packet = functools.partial(Column, of=PacketRecord)
 _mptcp = functools.partial(Column, of=MptcpRecord)
+_sctp = functools.partial(Column, of=SctpRecord)
 
 
 def _address(address: int | None) -> str | None:
@@ -130,29 +131,13 @@ _SKMEM = "skmem:(" + ",".join(f"{letters}%d" for letters in _SKMEM_LETTERS) + ")
 
 
 def _skmem(record: SocketRecord) -> dict[str, int] | None:
-    sock = record.sock
-    if not isinstance(sock, k.Sock):
-        return None
-    return dict(zip(_SKMEM_LETTERS, _skmem_values(record.prog, sock)))
-
-
-def _skmem_values(prog: Program, sock: k.Sock) -> tuple[int, ...]:
-    return (
-        sock.rmem_alloc,
-        sock.rcvbuf,
-        sock.wmem_alloc - 1,
-        sock.sndbuf,
-        sock.forward_alloc,
-        sock.wmem_queued,
-        sock.omem_alloc,
-        sock.backlog_len,
-        k.sk_drops_read(prog, sock),
-    )
+    values = record.skmem()
+    return None if values is None else dict(zip(_SKMEM_LETTERS, values))
 
 
 def _skmem_text(record: SocketRecord) -> str | None:
-    sock = record.sock
-    return _SKMEM % _skmem_values(record.prog, sock) if isinstance(sock, k.Sock) else None
+    values = record.skmem()
+    return None if values is None else _SKMEM % values
 
 
 def _info(record: SocketRecord) -> Any:
@@ -175,7 +160,15 @@ COLUMNS: tuple[Column, ...] = (
         simple=True,
         texts=netids,
     ),
-    Column("state", "state, as ss writes it", record_state, True, simple=True, texts=states),
+    Column(
+        "state",
+        "state, as ss writes it; `- before that of an association of the socket above",
+        record_state,
+        True,
+        text=state_text,
+        simple=True,
+        texts=states,
+    ),
     _socket(
         "recv_q",
         "bytes to be read; of a listener, connections to be accepted",
@@ -252,6 +245,12 @@ COLUMNS: tuple[Column, ...] = (
         _info,
         text=_info_text,
     ),
+    _socket(
+        "extended",
+        "what ss -e says besides of netlink, packet, XDP and SCTP sockets, in its words",
+        lambda r: r.extended_words() or None,
+        text=lambda r: r.extended_words() or None,
+    ),
     _socket("family", "AF_*", lambda r: family_name(r.family)),
     _socket("type", "SOCK_*", lambda r: type_name(r.type)),
     _socket("protocol", "protocol number", attrgetter("protocol"), right=True),
@@ -301,7 +300,7 @@ COLUMNS: tuple[Column, ...] = (
     _netlink("groups", "netlink groups it has joined, by number from 1", attrgetter("groups")),
     _packet(
         "packet_flags",
-        "running, auxdata, origdev, vnethdr, loss, as ss has them",
+        "running, auxdata, origdev, vnethdr, loss, tx_has_off, pressure, qdisc_bypass",
         attrgetter("flag_names"),
     ),
     _packet(
@@ -332,6 +331,14 @@ COLUMNS: tuple[Column, ...] = (
         "address of the MPTCP socket that it is a subflow of",
         lambda r: _address(mptcp_parent(r)),
     ),
+    Column(
+        "assoc",
+        "address of the struct sctp_association",
+        lambda r: _address(r.assoc.address),
+        of=SctpAssociationRecord,
+    ),
+    _sctp("locals", "IP addresses of this end", lambda r: r.local_addresses()),
+    _sctp("peers", "IP addresses of the other end", lambda r: r.peer_addresses()),
     _mptcp(
         "subflows",
         "addresses of its subflows, TCP sockets",
@@ -351,10 +358,18 @@ def _member_columns() -> Iterator[Column]:
     taken = {column.name for column in COLUMNS}
     members: dict[str, Member[Any]] = {}
     records: dict[str, list[type[SocketRecord]]] = {}
+    places: dict[str, str] = {}
     for cls in RECORDS:
         for name, member in cls.struct.members().items():
             members.setdefault(name, member)
             records.setdefault(name, []).append(cls)
+    for cls in RECORDS:
+        for attribute, struct in cls.more.items():
+            for name, member in struct.members().items():
+                assert name not in members, name
+                members[name] = member
+                records[name] = [cls]
+                places[name] = f"{attribute}.{name}"
     common = k.Sock.members()
     for name, member in members.items():
         if name in taken:
@@ -363,7 +378,9 @@ def _member_columns() -> Iterator[Column]:
             name,
             f"{member.help} ({member.c_type.split()[-1]}.{member.paths[0]})",
             # Any family has these, but for timewait and request sockets.
-            functools.partial(_sock_member, name) if name in common else attrgetter(f"sock.{name}"),
+            functools.partial(_sock_member, name)
+            if name in common
+            else attrgetter(places.get(name, f"sock.{name}")),
             right=not member.as_bytes,
             of=SocketRecord if name in common else tuple(records[name]),
         )

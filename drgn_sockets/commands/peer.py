@@ -13,13 +13,15 @@ from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.netlink import NetlinkRecord
+from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.families.tcp import TcpRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.find import Finder
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.views.columns import Column
-from drgn_sockets.views.sockets import is_connected, is_unbound, remote_text
+from drgn_sockets.views.sockets import remote_text
 
 
 @dataclass
@@ -113,7 +115,9 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
     peer = finder.peer(record)
     if peer is not None:
         yield End(what, "peer", peer, _peer_note(record, peer))
-    elif not isinstance(record, UnixRecord) and is_connected(record):
+    elif isinstance(record, NetlinkRecord) and record.sock.dst_group:
+        yield End(what, "peer", None, f"whoever has joined group {record.sock.dst_group}")
+    elif not isinstance(record, UnixRecord) and record.is_connected:
         yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
     for end in (record, peer):
         listener = finder.unix_listener(end) if isinstance(end, UnixRecord) else None
@@ -126,7 +130,7 @@ def _note(record: AnySocket) -> str | None:
     if not isinstance(record, SocketRecord):
         return None
     if isinstance(record, InetRecord):
-        if is_unbound(record):
+        if record.is_unbound:
             return "never bound or connected"
         if isinstance(record, TcpRecord) and not record.sock.num:
             return "was connected: refused, reset or timed out"
@@ -139,7 +143,11 @@ def _note(record: AnySocket) -> str | None:
         if not record.peer:
             return "not connected"
         return None
-    return None if is_connected(record) else "not connected"
+    if record.is_unbound:
+        return "never bound"
+    if isinstance(record, PacketRecord) or record.is_connected:
+        return None
+    return "not connected"
 
 
 def _peer_note(record: SocketRecord, peer: AnySocket) -> str | None:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS, NUMERIC
@@ -16,13 +17,13 @@ from drgn_sockets.commands.tables import Tables, Test, add_table_arguments
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.mounts import named_net_namespaces
-from drgn_sockets.kernel.net import ip_local_port_range
+from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.filter import FAMILIES as ADDRESS_FAMILIES
 from drgn_sockets.records.filter import Filter, Token, families_of, parse
-from drgn_sockets.records.find import parse_address, sk_at
+from drgn_sockets.records.find import find_net, parse_address, sk_at
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.netns import find_netns
 from drgn_sockets.records.parts import Part
@@ -30,7 +31,8 @@ from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_pa
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
-from drgn_sockets.views.sockets import is_unbound
+from drgn_sockets.views.procfs.base import Looker
+from drgn_sockets.views.summary import summary
 
 _ALL = STATE_GROUPS["all"]
 _BOUND_INACTIVE = STATE_NUMBERS["bound-inactive"]
@@ -124,6 +126,13 @@ class Ss(Command):
             + ", ".join([*STATE_NUMBERS, *STATE_GROUPS]),
         )
         show = parser.add_argument_group("what to show of them")
+        show.add_argument(
+            "-s",
+            "--summary",
+            action="store_true",
+            help="how many sockets a network namespace has (-N; else the initial one of a core, "
+            "our own here); and then a table, if families are chosen",
+        )
         for names, help in _SHOWN.items():
             show.add_argument(*names.split(), action="store_true", help=help)
         refused = parser.add_argument_group("what ss has and this has not")
@@ -162,14 +171,22 @@ class Ss(Command):
         return columns
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
+        problems = Problems()
+        if args.summary:
+            _print_summary(prog, args, problems)
+            if Tables(args, None).names is None:
+                return problems.status()
         # Checked before the first row is printed.
         wanted = _Wanted(prog, args)
-        problems = Problems()
         parts = self._parts(prog, args, wanted, problems)
         self.emit_parts(prog, parts, args, problems, wanted.tests)
         return problems.status()
 
     def read_all(self, prog: Program) -> None:
+        at = Looker(prog)
+        for net in net_namespaces(prog):
+            with contextlib.suppress(FaultError):
+                summary(at, net)
         # Some columns read more of memory, when they are asked.
         for record in for_each_socket(prog, FAMILIES, Holders(prog)):
             for column in self.columns:
@@ -215,6 +232,16 @@ class Ss(Command):
         return holders.sks_of(pid)
 
 
+def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) -> None:
+    if args.json or args.csv or args.output is not None:
+        raise UserError("-s prints text, and has no columns")
+    net = current_net(prog) if args.netns is None else find_net(prog, find_netns(prog, args.netns))
+    try:
+        sys.stdout.write(summary(Looker(prog), net))
+    except FaultError as e:
+        problems.add([f"how many sockets there are: {e}"])
+
+
 class _Wanted:
     """
     Which sockets are to be shown.
@@ -239,7 +266,7 @@ class _Wanted:
         if k.TCP_CLOSE in states and not found.states and not _asks_for_states(args):
             # A closed or unbound one is not listening in any sense, and ss could not show it:
             # created and not bound, or refused, or reset.
-            yield lambda r: not (is_unbound(r) or (r.group == "tcp" and r.state == k.TCP_CLOSE))
+            yield lambda r: not (r.is_unbound or (r.group == "tcp" and r.state == k.TCP_CLOSE))
         if args.inode is not None:
             yield lambda r: r.ino == args.inode
         if args.netns is not None:

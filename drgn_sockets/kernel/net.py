@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from drgn import Object, Program
+from drgn import Object, Program, ProgramFlags
 
 from drgn_sockets.kernel.memory import UNREADABLE, remembered
 
@@ -66,6 +67,16 @@ def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
         # their namespace.
         pass
     return found
+
+
+def current_net(prog: Program) -> int:
+    """The ``struct net *`` that we live in, on a core or a guest the initial one."""
+    nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
+    if prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+        own = nets.get(os.stat("/proc/self/ns/net").st_ino)  # noqa: PTH116
+        if own is not None:
+            return own
+    return prog["init_net"].address_of_().value_()  # type: ignore[no-any-return]
 
 
 def net_ino(prog: Program, net: int) -> int:

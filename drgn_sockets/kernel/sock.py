@@ -42,8 +42,12 @@ IPPROTO_MPTCP = 262
 TCP_ESTABLISHED = 1
 TCP_SYN_SENT = 2
 TCP_SYN_RECV = 3
+TCP_FIN_WAIT1 = 4
+TCP_FIN_WAIT2 = 5
 TCP_TIME_WAIT = 6
 TCP_CLOSE = 7
+TCP_CLOSE_WAIT = 8
+TCP_LAST_ACK = 9
 TCP_LISTEN = 10
 TCP_NEW_SYN_RECV = 12
 
@@ -110,7 +114,30 @@ class Sock(SockCommon):
     receive_queue = Int("sk_receive_queue.next", help="first struct sk_buff *, or the list itself")
     flags = Int("__sk_common.skc_flags", help="SOCK_* flags (enum sock_flags), as bits")
     userlocks = Int("sk_userlocks", help="SOCK_*_LOCK: what a user has set (8: the local port)")
-    cgroup = OptInt("sk_cgrp_data.cgroup", "sk_cgrp_data.val", help="struct cgroup *")
+    # Linux kernel commit 8520e224f547 ("bpf, cgroups: Fix cgroup v2 fallback on v1/v2 mixed mode")
+    # (in v5.15, and in stable kernels): before that all is in one word, of which bit 0 says that
+    # it is no pointer.
+    cgroup = OptInt(
+        "sk_cgrp_data.cgroup", "sk_cgrp_data.val", help="struct cgroup * (of the hierarchy v2)"
+    )
+    bpf_storage = OptInt(
+        "sk_bpf_storage", help="struct bpf_local_storage *, what BPF programs keep with it"
+    )
+    cgroup_classid = OptInt("sk_cgrp_data.classid", help="class ID of net_cls (cgroup v1)")
+
+
+def has_sock_i_uid(prog: Program) -> bool:
+    """Whether procfs and sock_diag tell the owner of the inode, and not ``sk_uid``."""
+    # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
+    found = prog.cache.get("drgn_sockets.sock_i_uid")
+    if found is None:
+        try:
+            prog.symbol("sock_i_uid")
+            found = True
+        except LookupError:
+            found = False
+        prog.cache["drgn_sockets.sock_i_uid"] = found
+    return bool(found)
 
 
 class NumaDropCounters(Struct):
@@ -158,21 +185,6 @@ def sock_i_ino(prog: Program, sk: int) -> int:
     offset = offsetof(prog.type("struct socket_alloc"), "socket")
     alloc = SocketAlloc.layout(prog).try_read(sock.socket - offset)
     return alloc.ino if alloc is not None else 0
-
-
-def has_sock_i_uid(prog: Program) -> bool:
-    """Whether the kernel tells of a socket whose its inode is, and not whose it is itself."""
-    # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
-    # has procfs and sock_diag tell sk_uid, which outlives the inode.
-    found = prog.cache.get("drgn_sockets.sock_i_uid")
-    if found is None:
-        try:
-            prog.symbol("sock_i_uid")
-            found = True
-        except LookupError:
-            found = False
-        prog.cache["drgn_sockets.sock_i_uid"] = found
-    return bool(found)
 
 
 def _of_family(prog: Program, *families: int) -> Callable[[SockCommon], bool]:

@@ -51,7 +51,7 @@ _NULL_PAGE = 4096
 _INT_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a member lies in its structure and how its raw value is unpacked."""
 
     path: str
@@ -164,7 +164,7 @@ def _swap16(value: int) -> int:
     return (value & 0xFF) << 8 | value >> 8
 
 
-def _find(prog: Program, type_: Type, path: str) -> _Place | None:
+def find_place(prog: Program, type_: Type, path: str) -> Place | None:
     """Find *path* in *type_*, or ``None`` if the type does not have it."""
     bit_offset = 0
     bit_field_size: int | None = None
@@ -201,7 +201,7 @@ def _find(prog: Program, type_: Type, path: str) -> _Place | None:
         low = bit_offset - offset * 8
         shift = low if byte_order(prog) == "<" else size * 8 - low - bit_field_size
         signed = type_.kind == TypeKind.INT and type_.is_signed
-        return _Place(
+        return Place(
             path,
             offset,
             size,
@@ -218,13 +218,13 @@ def _find(prog: Program, type_: Type, path: str) -> _Place | None:
     if type_.kind in (TypeKind.INT, TypeKind.BOOL):
         code = _INT_CODES[size]
         signed = type_.kind == TypeKind.INT and type_.is_signed
-        return _Place(path, offset, size, code if signed else code.upper())
+        return Place(path, offset, size, code if signed else code.upper())
     if type_.kind == TypeKind.POINTER:
-        return _Place(path, offset, size, _INT_CODES[size].upper(), pointer=True)
-    return _Place(path, offset, size, f"{size}s")
+        return Place(path, offset, size, _INT_CODES[size].upper(), pointer=True)
+    return Place(path, offset, size, f"{size}s")
 
 
-def _bits(place: _Place) -> Callable[[int], int]:
+def _bits(place: Place) -> Callable[[int], int]:
     shift, mask = place.shift, place.mask
     if place.signed_bits:
         sign = 1 << place.signed_bits - 1
@@ -232,7 +232,7 @@ def _bits(place: _Place) -> Callable[[int], int]:
     return lambda value: value >> shift & mask
 
 
-def _column_bits(place: _Place, column: Sequence[int]) -> Sequence[int]:
+def _column_bits(place: Place, column: Sequence[int]) -> Sequence[int]:
     if place.signed_bits:
         return list(map(_bits(place), column))
     shift, mask = place.shift, place.mask
@@ -261,8 +261,8 @@ class Struct:
     #: structure that begins with that of its base (``tcp_sock`` with ``sock``).
     C_TYPE: ClassVar[str]
 
-    #: ``_Place`` of every member found, by field name (set for each program).
-    places: ClassVar[dict[str, _Place]]
+    #: ``Place`` of every member found, by field name (set for each program).
+    places: ClassVar[dict[str, Place]]
 
     def __init__(self, address: int, values: tuple[Any, ...]) -> None:
         self.address = address
@@ -292,7 +292,7 @@ class Struct:
         return layout  # type: ignore[no-any-return]
 
 
-class _Unpacking(NamedTuple):
+class Unpacking(NamedTuple):
     """How to unpack some members at once."""
 
     unpack: Callable[[bytes, int], tuple[Any, ...]]
@@ -302,7 +302,7 @@ class _Unpacking(NamedTuple):
     size: int
 
 
-def _unpacking(order: str, places: Iterable[_Place]) -> _Unpacking:
+def make_unpacking(order: str, places: Iterable[Place]) -> Unpacking:
     # Members of a union lie over each other: each run of places that do not is one
     # struct.Struct, and most structures need just one.
     unpackers: list[struct.Struct] = []
@@ -323,7 +323,7 @@ def _unpacking(order: str, places: Iterable[_Place]) -> _Unpacking:
     size = max(unpacker.size for unpacker in unpackers)
     unpack, *more = (unpacker.unpack_from for unpacker in unpackers)
     if not more:
-        return _Unpacking(unpack, index, size)
+        return Unpacking(unpack, index, size)
 
     def unpack_all(data: bytes, offset: int) -> tuple[Any, ...]:
         values = unpack(data, offset)
@@ -331,7 +331,7 @@ def _unpacking(order: str, places: Iterable[_Place]) -> _Unpacking:
             values += another(data, offset)
         return values
 
-    return _Unpacking(unpack_all, index, size)
+    return Unpacking(unpack_all, index, size)
 
 
 class Batch(Generic[S]):
@@ -408,13 +408,13 @@ class Layout(Generic[S]):
     def __init__(self, prog: Program, cls: type[S]) -> None:
         self._prog = prog
         members = cls.members()
-        places: dict[str, _Place] = {}
+        places: dict[str, Place] = {}
         types: dict[str, Type] = {}
         for name, member in members.items():
             if member.c_type not in types:
                 types[member.c_type] = prog.type(member.c_type)
             for path in member.paths:
-                place = _find(prog, types[member.c_type], path)
+                place = find_place(prog, types[member.c_type], path)
                 if place is not None:
                     if member.as_bytes:
                         place = place._replace(code=f"{place.size}s", mask=0)
@@ -427,17 +427,17 @@ class Layout(Generic[S]):
                     )
 
         #: How to unpack all members.
-        self.unpacking = _unpacking(byte_order(prog), places.values())
+        self.unpacking = make_unpacking(byte_order(prog), places.values())
         #: Bytes from the start of the structure that hold all declared members.
         self.size = self.unpacking.size
         #: Of each member its place, and the conversion of its raw value.
-        self.sources: dict[str, tuple[_Place, Callable[[Any], Any] | None]] = {}
+        self.sources: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {}
         self.column_converters = {
             name: member.column_converter(prog) for name, member in members.items()
         }
         #: Names of the columns that batches were asked for.
         self.asked: dict[str, None] = {}
-        self._unpackings: dict[tuple[str, ...], _Unpacking] = {}
+        self._unpackings: dict[tuple[str, ...], Unpacking] = {}
         at = self.unpacking.at
         body: dict[str, Any] = {"__slots__": (), "places": places}
         for name, member in members.items():
@@ -510,12 +510,12 @@ class Layout(Generic[S]):
                 batch.add(group, data)
         return batch
 
-    def unpacking_of(self, names: tuple[str, ...]) -> _Unpacking:
+    def unpacking_of(self, names: tuple[str, ...]) -> Unpacking:
         """How to unpack just these members."""
         found = self._unpackings.get(names)
         if found is None:
             places = [self.sources[name][0] for name in names]
-            found = self._unpackings[names] = _unpacking(byte_order(self._prog), places)
+            found = self._unpackings[names] = make_unpacking(byte_order(self._prog), places)
         return found
 
     def fetcher(self, *names: str) -> Callable[[S], tuple[Any, ...]]:

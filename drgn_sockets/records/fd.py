@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Union
 
@@ -310,15 +311,42 @@ class FdReader:
                     else [record.sk for record in batch.records()]
                 )
                 summaries.update(zip(sks, self._summary(batch)))
+        fallen: list[tuple[File, str, SocketAlloc]] = []
         for address, socket, sk in zip(sockets.addresses, sockets, sockets.column("sk")):
             summary = summaries.get(sk)
             for file, access in by_socket[address]:
                 if address + self._inode_offset != file.inode:
-                    self._lost_sockets([(file, access)])
+                    fallen.append((file, access, socket))
                 else:
                     self._files[file.address] = FileRecord(
                         self, file, socket, None, access, None, sk, summary
                     )
+        self._read_fallen(fallen, summaries)
+
+    def _read_fallen(
+        self, fallen: Sequence[tuple[File, str, SocketAlloc]], summaries: Mapping[int, str]
+    ) -> None:
+        """
+        Files that lead to another socket than the one whose inode they have.
+
+        An SMC socket that fell back to TCP gives its file to the TCP socket that it has inside
+        (``smc_switch_to_fallback()``).
+        """
+        if not fallen:
+            return
+        own = dict(
+            SocketAlloc.layout(self._prog).read_many(
+                file.inode - self._inode_offset for file, _, _ in fallen
+            )
+        )
+        for file, access, socket in fallen:
+            inode = own[file.inode - self._inode_offset]
+            if inode is None or not stat.S_ISSOCK(inode.mode) or inode.sb != socket.sb:
+                self._lost_sockets([(file, access)])
+            else:
+                self._files[file.address] = FileRecord(
+                    self, file, inode, None, access, None, socket.sk, summaries.get(socket.sk)
+                )
 
     def _lost_sockets(self, files: Iterable[tuple[File, str]]) -> None:
         error = "struct socket cannot be read"

@@ -24,7 +24,8 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord
 
-_TCP_MAX_STATES = 14
+# TCP has 13, DCCP one more, and SMC counts from 20 to 27 (net/smc/smc.h).
+_MAX_STATE = 32
 
 
 class _Socket(Struct):
@@ -43,7 +44,7 @@ def is_sock(prog: Program, address: int) -> bool:
         common is not None
         and 0 < common.family < k.AF_MAX
         # A netlink socket that is no longer connected is in none.
-        and (0 < common.state < _TCP_MAX_STATES or common.family == k.AF_NETLINK)
+        and (0 < common.state < _MAX_STATE or common.family == k.AF_NETLINK)
         and common.net in net_namespaces(prog)
     )
 
@@ -73,6 +74,19 @@ def sk_at(prog: Program, address: int) -> int:
     if distilled_by(prog) is not None:
         why += " in this distilled core, which has only what the commands read"
     raise UserError(f"{address:#x} is not a socket: {why}")
+
+
+def find_net(prog: Program, ino: int) -> int:
+    """
+    The ``struct net *`` of a network namespace.
+
+    :param ino: Inode of ``/proc/PID/ns/net``
+    :raises UserError: if there is none; its text lists those that there are
+    """
+    nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
+    if ino not in nets:
+        raise UserError(f"no network namespace {ino}; there are {', '.join(map(str, nets))}")
+    return nets[ino]
 
 
 def parse_address(text: str) -> int | None:

@@ -12,6 +12,7 @@ from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.module import find_module
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Batch as StructBatch
@@ -25,6 +26,7 @@ from drgn_sockets.records.families import (
 )
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock, unix_name
 from drgn_sockets.records.holders import AnyInode, Holders, SocketGroups, SocketInode
+from drgn_sockets.records.notes import note
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.socket import AnySocket, Derived, Family, SocketRecord, UnreadableSocket
 
@@ -173,16 +175,16 @@ class SocketReader:
 
     def read(self, sk: int) -> AnySocket:
         """Read the socket at ``struct sock *`` *sk*."""
-        (batch,) = self.read_many([sk])
-        (record,) = batch.records()
-        return record  # type: ignore[no-any-return]
+        batch = next(self.read_many([sk]))
+        record: AnySocket = batch.records()[0]
+        return record
 
     def read_many(self, sks: Iterable[int]) -> Iterator[Batch]:
         """Read the sockets at *sks*, whatever they are, in address order."""
         for some in _pieces(sks, _BATCH):
             commons = SockCommon.layout(self.prog).read_batch(some)
             yield from self._unreadable(commons.unreadable)
-            yield from self._by_state(commons.addresses, commons, None)
+            yield from _with_parts(self._by_state(commons.addresses, commons, None))
 
     def read_held(self, group: str, sks: Sequence[int]) -> Iterator[Batch]:
         """
@@ -193,10 +195,10 @@ class SocketReader:
         """
         family = BY_GROUP.get(group)
         if family is None or not family.is_known(self.prog):
-            return self._read_full(sks, self._known)
+            return _with_parts(self._read_full(sks, self._known))
         # A socket that is in a file table is a full one, and mostly what its struct socket
         # looks like: one read instead of two.
-        return self._read(family.record, sks, self._known, family)
+        return _with_parts(self._read(family.record, sks, self._known, family))
 
     def read_held_briefly(self, sockets: Mapping[int, SocketAlloc]) -> Iterator[Batch]:
         """
@@ -227,7 +229,8 @@ class SocketReader:
         for some in _pieces(entries, _BATCH):
             yield from self._unreadable([sk for sk, common in some if common is None])
             good = [common for _, common in some if common is not None]
-            yield from self._by_state([common.address for common in good], good, full)
+            sks = [common.address for common in good]
+            yield from _with_parts(self._by_state(sks, good, full))
 
     def _by_state(
         self,
@@ -354,6 +357,21 @@ class SocketReader:
         return self._unix_names[addr]
 
 
+def _with_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Behind each socket that has some, its parts."""
+    for batch in batches:
+        if not isinstance(batch, SocketBatch) or batch.cls.parts is SocketRecord.parts:
+            yield batch
+            continue
+        for i in range(len(batch)):
+            one = batch.select([i])
+            yield one
+            for record in one.records():
+                parts = record.parts()
+                if parts:
+                    yield Batch(parts)
+
+
 def _pieces(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while piece := list(itertools.islice(iterator, size)):
@@ -378,12 +396,12 @@ class _HeldPart(Part):
 
     def batches(self) -> Iterator[Batch]:
         for batch in super().batches():
+            cls = batch.cls
             if isinstance(batch, SocketBatch):
                 found = self._found.setdefault(batch.cls.group, {})
                 found.update(zip(batch.addresses, batch.structs.column("node")))
-                if batch.cls.group not in self._wanted:
-                    continue
-            yield batch
+            if not issubclass(cls, SocketRecord) or cls.group in self._wanted:
+                yield batch
         self.take(self._found)
 
     def found(self) -> dict[str, dict[int, int]]:
@@ -434,9 +452,14 @@ def _unknown(
         for sk, entry in family.walk(prog, known):
             if sk not in known:
                 yield sk, entry
-    except LookupError:
-        # Its module is not loaded, or what is known of its types does not lead there.
-        return
+    except LookupError as e:
+        # Mostly its module is not loaded. If it is, what is known of its types does not lead there.
+        if family.module is not None and find_module(prog, family.module) is not None:
+            note(
+                prog,
+                f"{family.group} sockets that are in no file table are not shown: {e} (a module's "
+                "types are in its BTF since Linux 5.11, or in debugging symbols: -s MODULE.ko)",
+            )
 
 
 def for_each_socket(

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Union
 
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.sock import Sock, SockCommon, sk_drops_read
+from drgn_sockets.kernel.structs import Struct
 
 if TYPE_CHECKING:
     from drgn_sockets.records.find import Finder
@@ -94,6 +95,12 @@ class SocketRecord:
     error: str | None = None
     #: Its inode, ``None`` if it has none.
     inode: AnyInode | None = None
+    #: How its family calls its state, where these are not those of TCP.
+    state_text: str | None = None
+    #: Whether it is one of the :meth:`parts` of a socket.
+    is_part: ClassVar[bool] = False
+    #: Further structures that are read of it, by attribute.
+    more: ClassVar[Mapping[str, type[Struct]]] = {}
     #: Name of the interface it is bound to, if it is.
     ifname: bytes | None = None
     #: Who holds what, ``None`` if nobody looked.
@@ -151,6 +158,37 @@ class SocketRecord:
         """Name of the other end, ``None`` if it has none."""
         return None
 
+    def parts(self) -> Sequence[SocketRecord]:
+        """What of it ss shows in lines of their own, below that of the socket."""
+        return ()
+
+    def skmem(self) -> tuple[int, ...] | None:
+        """What ``ss -m`` shows, in its order; ``None`` of what is no full socket."""
+        sock = self.sock
+        if not isinstance(sock, Sock):
+            return None
+        return (
+            sock.rmem_alloc,
+            sock.rcvbuf,
+            sock.wmem_alloc - 1,
+            sock.sndbuf,
+            sock.forward_alloc,
+            sock.wmem_queued,
+            sock.omem_alloc,
+            sock.backlog_len,
+            sk_drops_read(self.prog, sock),
+        )
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has another end, on this machine or another."""
+        return self.remote_end() is not None
+
+    @property
+    def is_unbound(self) -> bool:
+        """Whether it was created, and neither bound nor connected, where that can be told."""
+        return False
+
     def extended_words(self) -> str:
         """What ``ss -e`` says of it and not of sockets of all families; escaped."""
         return ""
@@ -184,6 +222,8 @@ class Family:
 
     #: Its name, ``tcp``; that of its records.
     group: ClassVar[str]
+    #: Name of the module that it may be.
+    module: ClassVar[str | None] = None
     #: ``AF_*`` of its sockets, and ``SOCK_*`` and ``IPPROTO_*`` if not all are its.
     address_families: ClassVar[tuple[int, ...]]
     types: ClassVar[tuple[int, ...] | None] = None
@@ -193,6 +233,8 @@ class Family:
     #: The record of its full sockets, and those of what the kernel has before and after these.
     record: ClassVar[type[SocketRecord]]
     small: ClassVar[tuple[type[SocketRecord], ...]] = ()
+    #: Those of what a socket of it consists of.
+    parts: ClassVar[tuple[type[SocketRecord], ...]] = ()
     #: The record if no more than ``struct sock`` was read.
     plain: ClassVar[type[SocketRecord]]
     #: Whether ``struct sock`` tells its ends.

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, NamedTuple, Optional
+import contextlib
+from typing import Any, Callable, ClassVar, NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel.sock import TCP_LISTEN, TCP_TIME_WAIT
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
@@ -91,6 +92,8 @@ class TlsInfo(NamedTuple):
     txconf: int
     zc_ro_tx: int
     rx_no_pad: int
+    #: ``None`` where there is no such limit.
+    tx_max_payload_len: int | None = None
 
 
 class MptcpSubflowInfo(NamedTuple):
@@ -106,6 +109,7 @@ class MptcpSubflowInfo(NamedTuple):
     map_sfseq: int
     ssn_offset: int
     map_datalen: int
+    relwrite_seq: int = 0
 
 
 class TcpInfo(NamedTuple):
@@ -246,7 +250,7 @@ class _TcpInfoReader:
         self._fetch = layout.fetcher(*_MEMBERS)
         self._congestion: dict[int, bytes | None] = {}
         self._no_rate = (1 << 8 * cls.places["pacing_rate"].size) - 1
-        self._congestion_info = _CongestionInfo(prog)
+        self.congestion_info = _CongestionInfo(prog)
         # All kernels have these two, and newer ones tell.
         # Linux kernel commit 71fc704768f6 ("tcp: add rcv_wnd and plb_rehash to TCP_INFO") (in
         # v6.2)
@@ -362,9 +366,11 @@ class _TcpInfoReader:
         vegas = dctcp = bbr = tls = mptcp = None
         # inet_sk_diag_fill() asks the algorithm in these states only.
         if congestion in _CongestionInfo.ALGORITHMS and state < TCP_TIME_WAIT:
-            vegas, dctcp, bbr = self._congestion_info.read(sock, congestion)
+            vegas, dctcp, bbr = self.congestion_info.read(sock, congestion)
         if ulp is not None:
-            tls, mptcp = _ulp_info(self._prog, sock, ulp)
+            # Types or memory may be missing.
+            with contextlib.suppress(LookupError, FaultError):
+                tls, mptcp = ulp_info(self._prog, sock, ulp)
         # fmt: off
         return _make(TcpInfo, (
             state, ca_state, retransmits, probes, backoff,
@@ -410,13 +416,26 @@ def tcp_get_info(record: SocketRecord) -> TcpInfo | None:
     :return: ``None`` for anything but a full TCP socket
     """
     sock = record.sock
-    if not isinstance(sock, TcpSock):
-        return None
-    cache = record.prog.cache
-    reader = cache.get("drgn_sockets.tcp_info")
+    return _reader(record.prog).read(sock) if isinstance(sock, TcpSock) else None
+
+
+def tcp_congestion_info(record: SocketRecord) -> CongestionInfos:
+    """
+    ``icsk_ca_ops->get_info()`` of a full TCP socket.
+
+    :raises LookupError: if the types are not to be found
+    :raises FaultError: if it cannot be read
+    """
+    sock = record.sock
+    algorithm = congestion_algorithm(record.prog, sock)
+    return _reader(record.prog).congestion_info.get_info(sock, algorithm)
+
+
+def _reader(prog: Program) -> _TcpInfoReader:
+    reader = prog.cache.get("drgn_sockets.tcp_info")
     if reader is None:
-        reader = cache["drgn_sockets.tcp_info"] = _TcpInfoReader(record.prog)
-    return reader.read(sock)  # type: ignore[no-any-return]
+        reader = prog.cache["drgn_sockets.tcp_info"] = _TcpInfoReader(prog)
+    return reader  # type: ignore[no-any-return]
 
 
 # Congestion control algorithms keep their state in icsk_ca_priv; each has a type of its own,
@@ -474,10 +493,16 @@ class _Bbr(Struct):
     cwnd_gain = Int("cwnd_gain")
 
 
-_Infos = tuple[Optional[VegasInfo], Optional[DctcpInfo], Optional[BbrInfo]]
+class CongestionInfos(NamedTuple):
+    """What an algorithm tells, in the form that is its own."""
 
-_NO_INFO: _Infos = (None, None, None)
-_FALLBACK: _Infos = (None, DctcpInfo(0, 0, 0, 0, 0), None)
+    vegas: VegasInfo | None = None
+    dctcp: DctcpInfo | None = None
+    bbr: BbrInfo | None = None
+
+
+_NO_INFO = CongestionInfos()
+_FALLBACK = CongestionInfos(dctcp=DctcpInfo(0, 0, 0, 0, 0))
 
 
 class _CongestionInfo:
@@ -500,38 +525,50 @@ class _CongestionInfo:
     def __init__(self, prog: Program) -> None:
         self._prog = prog
         self._offset = _CaPriv.layout(prog).cls.places["priv"].offset
-        self._algorithms = dict(self.ALGORITHMS)
+        self._unknown: set[bytes | None] = set()
 
-    def read(self, sock: TcpSock, algorithm: bytes | None) -> _Infos:
+    def read(self, sock: TcpSock, algorithm: bytes | None) -> CongestionInfos:
         """What *algorithm* tells; nothing if its types are not to be found, or the memory."""
-        cls = self._algorithms.get(algorithm)
+        if algorithm not in self._unknown:
+            try:
+                return self.get_info(sock, algorithm)
+            except LookupError:
+                self._unknown.add(algorithm)
+            except FaultError:
+                pass
+        return _NO_INFO
+
+    def get_info(self, sock: TcpSock, algorithm: bytes | None) -> CongestionInfos:
+        """
+        What *algorithm* tells.
+
+        :raises LookupError: if its types are not to be found: in a kernel without BTF of modules
+            (before v5.11), or of another algorithm of that name
+        :raises FaultError: if it cannot be read
+        """
+        if algorithm not in self.ALGORITHMS:
+            name = (algorithm or b"").decode("ascii", "backslashreplace")
+            raise LookupError(f"what the congestion control algorithm {name} tells is not known")
+        cls = self.ALGORITHMS[algorithm]
         if cls is None:
-            return _FALLBACK if algorithm == b"dctcp-reno" else _NO_INFO
-        try:
-            layout = cls.layout(self._prog)
-        except LookupError:
-            # A kernel without BTF of modules (before v5.11), or another algorithm of that name.
-            self._algorithms[algorithm] = None
-            return _NO_INFO
-        ca = layout.try_read(sock.address + self._offset)
+            return _FALLBACK
+        ca = cls.layout(self._prog).read(sock.address + self._offset)
         if isinstance(ca, _Dctcp):
             mss = sock.mss
-            return (
-                None,
-                DctcpInfo(
+            return CongestionInfos(
+                dctcp=DctcpInfo(
                     1,
                     ca.ce_state & _U16,
                     ca.alpha,
                     mss * (sock.delivered_ce - ca.old_delivered_ce) & _U32,
                     mss * (sock.delivered - ca.old_delivered) & _U32,
-                ),
-                None,
+                )
             )
         if isinstance(ca, _Bbr):
             bw = ca.lt_bw if ca.lt_use_bw else ca.bw
             bw = (bw * sock.mss * _USEC_PER_SEC & _U64) >> _BBR_BW_SCALE
-            return None, None, BbrInfo(bw, ca.min_rtt_us, ca.pacing_gain, ca.cwnd_gain)
-        return self._vegas(ca), None, None
+            return CongestionInfos(bbr=BbrInfo(bw, ca.min_rtt_us, ca.pacing_gain, ca.cwnd_gain))
+        return CongestionInfos(vegas=self._vegas(ca))
 
     def _vegas(self, ca: Struct | None) -> VegasInfo | None:
         if isinstance(ca, _Vegas):
@@ -561,6 +598,9 @@ class _TlsContext(Struct):
     # Linux kernel commit 88527790c079 ("tls: rx: add sockopt for enabling optimistic decrypt
     # with TLS 1.3") (in v6.0)
     rx_no_pad = OptInt("rx_no_pad")
+    # Linux kernel commit 82cb5be6ad64 ("net/tls: support setting the maximum payload size") (in
+    # v6.19)
+    tx_max_payload_len = OptInt("tx_max_payload_len")
 
 
 # include/net/tls.h: TLS_BASE, TLS_SW, TLS_HW, TLS_HW_RECORD; the uapi has them from 1 on.
@@ -584,6 +624,7 @@ class _MptcpSubflowContext(Struct):
     map_subflow_seq = Int("map_subflow_seq")
     ssn_offset = Int("ssn_offset")
     map_data_len = Int("map_data_len")
+    rel_write_seq = Int("rel_write_seq")
     remote_id = Int("remote_id")
     local_id = Int("local_id")
 
@@ -597,19 +638,19 @@ class _MptcpSubflowContext(Struct):
         return sum(1 << i for i, bit in enumerate(bits) if bit)
 
 
-def _ulp_info(
+def ulp_info(
     prog: Program, sock: TcpSock, ulp: bytes
 ) -> tuple[TlsInfo | None, MptcpSubflowInfo | None]:
-    """``icsk_ulp_ops->get_info()``; nothing where types or memory are missing."""
-    try:
-        if ulp == b"tls":
-            tls = _TlsContext.layout(prog).try_read(sock.ulp_data)
-            return _tls_info(tls) if tls else None, None
-        if ulp == b"mptcp":
-            subflow = _MptcpSubflowContext.layout(prog).try_read(sock.ulp_data)
-            return None, _mptcp_info(subflow) if subflow else None
-    except LookupError:
-        pass
+    """
+    ``icsk_ulp_ops->get_info()``
+
+    :raises LookupError: if its types are not to be found
+    :raises FaultError: if it cannot be read
+    """
+    if sock.ulp_data and ulp == b"tls":
+        return _tls_info(_TlsContext.layout(prog).read(sock.ulp_data)), None
+    if sock.ulp_data and ulp == b"mptcp":
+        return None, _mptcp_info(_MptcpSubflowContext.layout(prog).read(sock.ulp_data))
     return None, None
 
 
@@ -622,6 +663,7 @@ def _tls_info(tls: _TlsContext) -> TlsInfo:
         tls.tx_conf + 1,
         int(tls.tx_conf == _TLS_HW and bool(tls.zerocopy_sendfile)),
         tls.rx_no_pad or 0,
+        tls.tx_max_payload_len,
     )
 
 
@@ -638,4 +680,5 @@ def _mptcp_info(subflow: _MptcpSubflowContext) -> MptcpSubflowInfo:
         subflow.map_subflow_seq,
         subflow.ssn_offset,
         subflow.map_data_len,
+        subflow.rel_write_seq,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.raw import RawRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holder
@@ -105,16 +106,6 @@ def remote_text(record: AnySocket) -> str | None:
     return "*" if end is None else _end_text(end)
 
 
-def is_connected(record: SocketRecord) -> bool:
-    """Whether it has another end, on this machine or another."""
-    if isinstance(record, UnixRecord):
-        return bool(record.peer)
-    if isinstance(record, InetRecord):
-        # The port of a raw socket is its protocol.
-        return bool(record.remote_port) and record.group != "raw" and not is_unbound(record)
-    return record.remote_end() is not None
-
-
 def record_netid(record: AnySocket) -> str | None:
     """``tcp``, ``u_str``, …"""
     if isinstance(record, UnreadableSocket):
@@ -124,7 +115,15 @@ def record_netid(record: AnySocket) -> str | None:
 
 def record_state(record: AnySocket) -> str | None:
     """``ESTAB``, ``LISTEN``, …"""
-    return "unreadable" if isinstance(record, UnreadableSocket) else state_name(record.state)
+    if isinstance(record, UnreadableSocket):
+        return "unreadable"
+    return record.state_text or state_name(record.state)
+
+
+def state_text(record: AnySocket) -> str | None:
+    """The same as a table has it: what is a part of the socket above it is marked."""
+    is_part = isinstance(record, SocketRecord) and record.is_part
+    return ("`- " if is_part else "") + (record_state(record) or "")
 
 
 def holders_text(holders: Iterable[Holder]) -> str:
@@ -152,13 +151,14 @@ def describe(record: AnySocket) -> str:
         nowhere = record.name is None and not record.peer and record.state == k.TCP_CLOSE
         here = "never bound" if nowhere else unix_name_text(record.name)
         return f"{kind} {here} -> {remote_text(record)}" if record.peer else f"{kind} {here}"
-    if isinstance(record, InetRecord):
-        if is_unbound(record):
-            return f"{kind} never bound"
-    elif not _has_names(type(record)):
+    if record.is_unbound:
+        if isinstance(record, NetlinkRecord):
+            return f"{kind} {record.protocol_name} never bound"
+        return f"{kind} never bound"
+    if not isinstance(record, InetRecord) and not _has_names(type(record)):
         return kind
     near = local_text(record)
-    return f"{kind} {near} -> {remote_text(record)}" if is_connected(record) else f"{kind} {near}"
+    return f"{kind} {near} -> {remote_text(record)}" if record.is_connected else f"{kind} {near}"
 
 
 def _has_names(cls: type[SocketRecord]) -> bool:
@@ -283,16 +283,14 @@ def descriptions(batch: Batch) -> Iterable[str]:
             for close, name, peer in zip(closed, batch.names, peers)
         ]
         is_connected = peers
-    elif issubclass(batch.cls, InetRecord):
+    elif batch.cls.is_connected is InetRecord.is_connected:
         ports = batch.column("local_port")
         here = [
             "never bound" if close and not port else local
             for close, port, local in zip(closed, ports, columns[2] or ())
         ]
-        raw = issubclass(batch.cls, RawRecord)
         is_connected = [
-            far and not raw and near != "never bound"
-            for far, near in zip(batch.column("remote_port"), here)
+            far and near != "never bound" for far, near in zip(batch.column("remote_port"), here)
         ]
     else:
         return map(describe, batch.records())
@@ -302,12 +300,3 @@ def descriptions(batch: Batch) -> Iterable[str]:
             columns[0] or (), columns[1] or (), here, columns[3] or (), is_connected
         )
     ]
-
-
-def is_unbound(record: SocketRecord) -> bool:
-    """Whether an inet socket was created and neither bound nor connected: procfs lacks it."""
-    return (
-        record.sock.state == k.TCP_CLOSE
-        and isinstance(record, InetRecord)
-        and not record.local_port
-    )

@@ -13,9 +13,9 @@ _STATE = (
     r"LISTEN|CLOSING)"
 )
 # A name may hold a newline, so a row ends where the next one begins.
-_START = re.compile(rf"^(?={_NETID} +{_STATE} +\d+ +\d+ )", re.MULTILINE)
+_START = re.compile(rf"^(?={_NETID} +{_STATE} +\d+ +-?\d+ )", re.MULTILINE)
 _HEAD = re.compile(
-    rf"(?P<netid>{_NETID}) +(?P<state>{_STATE}) +(?P<recv>\d+) +(?P<send>\d+) +(?P<rest>.*)",
+    rf"(?P<netid>{_NETID}) +(?P<state>{_STATE}) +(?P<recv>\d+) +(?P<send>-?\d+) +(?P<rest>.*)",
     re.DOTALL,
 )
 _UNIX = re.compile(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import re
 import socket
@@ -11,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import SocketRecord
 from tests import tables
@@ -63,7 +63,7 @@ def ss_lines(text: str) -> list[Line]:
     for row in text.replace("\n\t", " ").splitlines()[1:]:
         found = re.fullmatch(
             r"(?P<state>\S+|`- \S+) +(?P<recv>\d+) +(?P<send>\d+) +(?P<local>\S+) +(?P<peer>\S+) *"
-            r"(?:users:\((?P<users>.*?)\)\) )?(?P<words>.*?)(?:<-> )? *"
+            r"(?:users:\((?P<users>.*?)\)\)(?: |$))?(?P<words>.*?)(?:<-> )? *"
             r"(?:skmem:\((?P<skmem>.*?)\)(?P<info>.*))?",
             row,
         )
@@ -87,11 +87,16 @@ def ss_lines(text: str) -> list[Line]:
     return rows
 
 
-def tool(core: Core, name: str) -> Iterator[tuple[int, str]]:
-    """What a tool printed in each network namespace where it was run."""
+def tool(core: Core, family: str) -> Iterator[tuple[int, str]]:
+    """What ss printed of a family in each network namespace where it was run, the most of it."""
     for netns in core.tool_netns:
-        with contextlib.suppress(FileNotFoundError):
-            yield netns, core.tool(name, None if netns == core.home_netns else netns)
+        for name in (f"ss-full-{family}", f"ss-{family}"):
+            try:
+                text = core.tool(name, None if netns == core.home_netns else netns)
+            except FileNotFoundError:
+                continue
+            yield netns, text
+            break
 
 
 def of_netid(core: Core, netid: str) -> list[Row]:
@@ -190,7 +195,7 @@ def test_mptcp_is_what_ss_has(core: Core) -> None:
     ours = {row["cookie"]: row for row in of_netid(core, "mptcp")}
     words = infos(core)
     seen = set()
-    for netns, text in tool(core, "ss-mptcp"):
+    for netns, text in tool(core, "mptcp"):
         for line in ss_lines(text):
             cookie = int(line.words["sk"], 16)
             mine = ours[cookie]
@@ -227,3 +232,194 @@ def test_mptcp_is_walked(core: Core) -> None:
     found = {f"{sk:#x}" for sk in walked(core, "mptcp")}
     rows = of_netid(core, "mptcp")
     assert found == {row["sk"] for row in rows if row["state"] != "UNCONN"}
+
+
+def vsock_lines(core: Core) -> Iterator[tuple[int, Line]]:
+    for netns, text in tool(core, "vsock"):
+        heading, _, rows = text.partition("\n")
+        assert heading.startswith("Netid")
+        for line in ss_lines(heading + "\n" + re.sub(r"^v_\w+ +", "", rows, flags=re.MULTILINE)):
+            yield netns, line
+
+
+def test_vsock_is_what_ss_has(core: Core) -> None:
+    ours = {(row["local"], row["peer"]): row for row in of_netid(core, "v_str")}
+    lines = list(vsock_lines(core))
+    assert {line.state for _, line in lines} >= {"LISTEN", "ESTAB"}
+    if core.kernel == "5.10":
+        # Modules have no BTF before 5.11: of these there is what struct sock tells.
+        rows = of_netid(core, "v_str")
+        theirs = sorted((line.state, sorted(line.users)) for _, line in lines)
+        assert sorted((row["state"], sorted(held_by(row))) for row in rows) == theirs
+        assert all(row["local"] == f"* {row['ino']}" for row in rows)
+        return
+    for netns, line in lines:
+        row = ours.pop((line.local, line.peer))
+        assert (row["state"], row["recv_q"], row["send_q"]) == line[:3]
+        assert row["netns"] == netns and held_by(row) == line.users
+        tables.note(SS, "vsock", core.kernel, 1, 1)
+    assert not ours
+
+
+def test_vsock_is_walked(core: Core) -> None:
+    rows = [row for row in core.rows("ss", "-a") if row["family"] == "AF_VSOCK"]
+    found = {f"{sk:#x}" for sk in walked(core, "vsock")}
+    assert found == (set() if core.kernel == "5.10" else {row["sk"] for row in rows})
+
+
+def test_what_cannot_be_walked_is_told_once(core: Core) -> None:
+    for argv in (("ss", "-a"), ("ss",), ("peer", "@nobody")):
+        told = core.run(*argv).err.count("vsock sockets that are in no file table are not shown")
+        assert told == (core.kernel == "5.10" and argv[0] == "ss"), argv
+    assert "not shown" not in core.run("ss", "-txa").err
+
+
+def test_vsock_in_file_tables(core: Core) -> None:
+    """As the process knows its ends."""
+    details = {
+        (row["pid"], row["fd"]): row["detail"]
+        for row in core.rows("fds", "--kind", "sock")
+        if row["detail"] and row["detail"].startswith("v_")
+    }
+    account = core.accounts["other_families"]
+    for process in account["processes"]:
+        for entry in process["fds"]:
+            if entry.get("family") != "AF_VSOCK":
+                continue
+            text = details.pop((process["pid"], entry["fd"]))
+            if core.kernel != "5.10" and entry["local"] is not None:
+                assert f":{entry['local'][1]}" in text, entry
+    assert not details
+
+
+def test_xdp_is_what_ss_has(core: Core) -> None:
+    ours = {row["cookie"]: row for row in of_netid(core, "xdp")}
+    count = 0
+    for netns, text in tool(core, "xdp"):
+        for line in ss_lines(text):
+            row = ours[int(line.words["sk"], 16)]
+            assert (row["state"], row["recv_q"], row["send_q"]) == line[:3]
+            assert (row["local"], row["peer"]) == (line.local, line.peer)
+            assert row["ino"] == int(line.words["ino"]) and row["netns"] == netns
+            assert held_by(row) == line.users
+            # It is the last of the row, and has spaces in it.
+            for words in row["extended"].split(") "):
+                assert words in text
+            assert "stats(" in row["extended"]
+            count += 1
+            tables.note(SS, "xdp", core.kernel, 1, 1)
+    # Debian's kernels before have no CONFIG_XDP_SOCKETS_DIAG.
+    assert bool(count) == (core.kernel in ("6.12", "7.2"))
+    assert {f"{sk:#x}" for sk in walked(core, "xdp")} == {row["sk"] for row in ours.values()}
+    entries = {
+        entry["inode"]
+        for process in core.accounts["other_families"]["processes"]
+        for entry in process["fds"]
+        if entry.get("family") == "AF_XDP"
+    }
+    assert {row["ino"] for row in ours.values()} >= entries
+
+
+def sctp_rows(core: Core) -> dict[tuple[bool, int, str, str], Row]:
+    """By whether it is an association, cookie, and ends."""
+    rows = of_netid(core, "sctp")
+    found = {
+        (row["assoc"] is not None, row["cookie"], row["local"], row["peer"]): row for row in rows
+    }
+    assert len(found) == len(rows)
+    return found
+
+
+def test_sctp_is_what_ss_has(core: Core) -> None:
+    """Sockets and, below them, their associations: every word."""
+    ours = sctp_rows(core)
+    done = core.run("ss", "-a", "--csv", "--output=netid,state,cookie,local,peer,info")
+    words = {
+        (state.startswith("`- "), int(cookie), local, peer): (state, info.split())
+        for netid, state, cookie, local, peer, info in csv.reader(done.out.splitlines()[1:])
+        if netid == "sctp"
+    }
+    seen = set()
+    for netns, text in tool(core, "sctp"):
+        has_info = "state:" in text
+        for line in ss_lines(text):
+            is_association = line.state.startswith("`- ")
+            key = is_association, int(line.words["sk"], 16), line.local, line.peer
+            seen.add(key)
+            row = ours[key]
+            state, info = words[key]
+            assert state == line.state and row["state"] == line.state.split()[-1]
+            assert (row["recv_q"], row["send_q"]) == line[1:3]
+            assert row["ino"] == int(line.words["ino"]) and row["netns"] == netns
+            assert held_by(row) == line.users
+            assert ",".join(f"{k}{v}" for k, v in row["skmem"].items()) == line.skmem
+            theirs = line.info
+            if not has_info:
+                info = [word for word in info if word.startswith(("locals:", "peers:"))]
+            if core.kernel == "5.10":
+                # The type of these is the module's, and modules have no BTF before 5.11.
+                theirs = [word for word in theirs if not word.startswith("locals:")]
+            assert info == theirs
+            tables.note(SS, "sctp", core.kernel, 1, 1)
+    assert seen == {k for k, row in ours.items() if row["cookie"] and row["state"] != "UNCONN"}
+    assert {(key[0], ours[key]["state"]) for key in seen} >= {
+        *((False, "LISTEN"), (False, "ESTAB"), (True, "ESTAB"))
+    }
+
+
+def test_sctp_is_what_procfs_has(core: Core) -> None:
+    ours = of_netid(core, "sctp")
+    by_assoc = {row["assoc"]: row for row in ours if row["assoc"]}
+    by_sk = {row["sk"]: row for row in ours if not row["assoc"]}
+    listening = set()
+    for netns, words in lines_of(core, "sctp/eps"):
+        _, sk, type_, state, _, port, uid, ino = words[:8]
+        row = by_sk[f"0x{sk}"]
+        listening.add(row["sk"])
+        assert row["netns"] == netns and row["sctp_type"] == int(type_)
+        assert (state, row["state"]) == ("10", "LISTEN")
+        assert (row["lport"], row["uid"], row["ino"]) == (int(port), int(uid), int(ino))
+        if core.kernel != "5.10":
+            assert sorted(row["locals"]) == sorted(words[8:])
+        tables.note(PROCFS, "net/sctp/eps", core.kernel, 1, 1)
+    assert listening == {row["sk"] for row in by_sk.values() if row["state"] == "LISTEN"}
+    associations = set()
+    for netns, words in lines_of(core, "sctp/assocs"):
+        row = by_assoc[f"0x{words[0]}"]
+        associations.add(row["assoc"])
+        assert row["netns"] == netns and row["sk"] == f"0x{words[1]}"
+        ends = words.index("<->")
+        numbers = [int(word) for word in words[2:13]]
+        assert numbers == [
+            *(row["sctp_type"], numbers[1], row["assoc_state"], 0, row["assoc_id"]),
+            *(row["send_q"], row["recv_q"], row["uid"], row["ino"], row["lport"], row["rport"]),
+        ]
+        if core.kernel != "5.10":
+            assert sorted(row["locals"]) == sorted(words[13:ends])
+        remote = [word for word in words[ends + 1 :] if "." in word or ":" in word]
+        assert row["peers"] == [word.lstrip("*") for word in remote]
+        assert row["raddr"] in {word[1:] for word in remote if word.startswith("*")}
+        rest = [int(word) for word in words[ends + 1 + len(remote) :]]
+        assert rest == [
+            *(row["assoc_hbinterval"], row["instrms"], row["outstrms"], row["max_retrans"]),
+            *(row["init_retries"], row["shutdown_retries"], row["rtx_data_chunks"]),
+            *(row["wmem_alloc"], row["wmem_queued"], row["sndbuf"], row["rcvbuf"]),
+        ]
+        tables.note(PROCFS, "net/sctp/assocs", core.kernel, 1, 1)
+    assert associations and associations == by_assoc.keys()
+
+
+def test_sctp_is_walked(core: Core) -> None:
+    """With its associations, also if no file table is looked into."""
+    found: dict[str, set[str]] = {}
+    for record in for_each_socket(core.prog, ["sctp"]):
+        assert isinstance(record, SctpRecord)
+        associations = found.setdefault(f"{record.sk:#x}", set())
+        if isinstance(record, SctpAssociationRecord):
+            associations.add(f"{record.assoc.address:#x}")
+    if core.kernel == "5.10":
+        assert not found
+        return
+    rows = [row for row in of_netid(core, "sctp") if row["state"] != "UNCONN"]
+    assert found.keys() == {row["sk"] for row in rows}
+    assert set().union(*found.values()) == {row["assoc"] for row in rows if row["assoc"]}

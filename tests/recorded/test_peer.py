@@ -51,7 +51,8 @@ def test_both_ends_of_every_connection(elf: Core) -> None:
     families = set()
     for client, server, row in connections(elf):
         entry = entry_of(elf, client)
-        if row.get("protocol") == "sctp" or entry["family"] == "AF_VSOCK":
+        if entry["family"] == "AF_VSOCK" and elf.kernel == "5.10":
+            # Its ends are in a structure of a module, and modules have no BTF before 5.11.
             continue
         one_way = not row.get("points_back", True)
         for mine, other in ((client, server), (server, client))[: 1 if one_way else 2]:
@@ -76,6 +77,7 @@ def test_both_ends_of_every_connection(elf: Core) -> None:
         count += 1
     assert count > 30
     assert families >= {"AF_INET", "AF_INET6", "AF_UNIX", "veth", "one way"}
+    assert ("AF_VSOCK" in families) == (elf.kernel != "5.10")
 
 
 def test_nameless_client_held_by_parent_and_child(elf: Core) -> None:

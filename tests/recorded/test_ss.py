@@ -145,7 +145,9 @@ def test_queues(core: Core) -> None:
             return
         if theirs.recv_q != mine["recv_q"]:
             yield f"recv_q {mine['recv_q']}, not {theirs.recv_q}"
-        if theirs.send_q != mine["send_q"]:
+        # ss takes the kernel's unsigned number for a signed one: a SYN that waits for data
+        # (TCP_FASTOPEN_CONNECT) has sent less than nothing.
+        if theirs.send_q % (1 << 32) != mine["send_q"]:
             yield f"send_q {mine['send_q']}, not {theirs.send_q}"
 
     problems(core, compare)
@@ -200,7 +202,22 @@ def test_unix_names_and_peers(core: Core) -> None:
     assert len(names) > 20
 
 
+def fell_back(core: Core) -> set[tuple[int, int]]:
+    """
+    (pid, fd) of SMC sockets, which fall back to TCP: the file leads to the TCP socket inside,
+    and has the inode of the SMC socket.
+    """
+    return {
+        (row[end]["pid"], row[end]["fd"])
+        for account in core.accounts.values()
+        for row in account.get("connections", [])
+        for end in ("client", "server")
+        if row.get("protocol") == "smc"
+    }
+
+
 def test_owner_inode_and_holders(core: Core) -> None:
+    fallen = fell_back(core)
     threads = {p["pid"] for a in core.accounts.values() for p in a["processes"]}
 
     def compare(theirs: SsRow, mine: Row) -> Iterator[str]:
@@ -215,7 +232,8 @@ def test_owner_inode_and_holders(core: Core) -> None:
         users = sorted(
             (h["comm"].partition(")")[0], h["pid"], h["fd"])
             for h in mine["holders"]
-            if not h["tid"]
+            # ss knows by the inode who has a socket.
+            if not h["tid"] and (h["pid"], h["fd"]) not in fallen
         )
         if users != sorted(theirs.users):
             yield f"holders {users}, not {theirs.users}"
@@ -311,12 +329,16 @@ def accounted_sockets(
 def test_sockets_as_their_processes_see_them(core: Core) -> None:
     wrong = []
     count = 0
+    fallen = fell_back(core)
     for entry, row in accounted_sockets(core):
         count += 1
         family = entry["family"] if not entry["family"].isdecimal() else int(entry["family"])
         expected: Row = {"ino": entry["inode"], "type": entry["type"], "netns": entry["netns"]}
         if isinstance(family, str):
             expected["family"] = family
+        if any((h["pid"], h["fd"]) in fallen for h in row["holders"]):
+            # This is the inode of the TCP socket.
+            del expected["ino"]
         if "protocol" in entry and entry["family"] != "AF_UNIX":
             expected["protocol"] = entry["protocol"]
         if entry.get("cookie"):
@@ -437,9 +459,6 @@ def test_options_that_were_set(core: Core) -> None:
     for entry, row in accounted_sockets(core):
         for option, value in entry.get("options", {}).items():
             if option in simple:
-                if value == "dctcp":
-                    # It falls back where the other end does not do ECN.
-                    value = "dctcp-reno"
                 assert row[simple[option]] == value, (option, entry)
                 seen.add(option)
             elif option in ("TCP_NODELAY", "TCP_CORK"):

@@ -28,7 +28,6 @@ from drgn_sockets.views.names import (
 from drgn_sockets.views.sockets import (
     describe,
     holders_text,
-    is_unbound,
     local_text,
     record_netid,
     record_state,
@@ -207,13 +206,13 @@ def test_descriptions() -> None:
 
 
 def test_unbound() -> None:
-    assert is_unbound(inet("0.0.0.0", 0, state=CLOSE))
-    assert not is_unbound(inet("0.0.0.0", 5, kind=UDP))
+    assert inet("0.0.0.0", 0, state=CLOSE).is_unbound
+    assert not inet("0.0.0.0", 5, kind=UDP).is_unbound
     # Refused: inet_put_port() cleared skc_num, and inet_sport is still known.
     refused = inet("127.0.0.1", 0, "127.0.0.1", 9, state=CLOSE, sport=40000)
-    assert not is_unbound(refused)
+    assert not refused.is_unbound
     assert local_text(refused) == "127.0.0.1:40000"
-    assert not is_unbound(unix(None, state=CLOSE))
+    assert not unix(None, state=CLOSE).is_unbound
 
 
 # sstate_name[] and SS_* of misc/ss.c, which are TCP_* of the kernel.

@@ -15,9 +15,12 @@ from drgn_sockets.records.families.netlink import Netlink
 from drgn_sockets.records.families.packet import Packet
 from drgn_sockets.records.families.ping import Ping
 from drgn_sockets.records.families.raw import Raw
+from drgn_sockets.records.families.sctp import Sctp
 from drgn_sockets.records.families.tcp import Tcp
 from drgn_sockets.records.families.udp import Udp
 from drgn_sockets.records.families.unix import Unix
+from drgn_sockets.records.families.vsock import Vsock
+from drgn_sockets.records.families.xdp import Xdp
 from drgn_sockets.records.socket import Family, SocketRecord
 
 #: By the names of their groups; sockets are walked and shown in that order, after those of no
@@ -33,6 +36,9 @@ BY_GROUP: dict[str, Family] = {
         Udp(),
         Tcp(),
         Mptcp(),
+        Vsock(),
+        Sctp(),
+        Xdp(),
     )
 }
 
@@ -43,7 +49,9 @@ FAMILIES: tuple[str, ...] = (OTHER, *BY_GROUP)
 
 #: The records of all kinds of sockets that are told apart.
 RECORDS: tuple[type[SocketRecord], ...] = tuple(
-    record for family in BY_GROUP.values() for record in (family.record, *family.small)
+    record
+    for family in BY_GROUP.values()
+    for record in (family.record, *family.small, *family.parts)
 )
 
 

@@ -5,15 +5,42 @@ from __future__ import annotations
 
 import functools
 from _socket import AF_INET, AF_INET6, inet_ntop  # "socket" takes as long as all the rest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable, Optional
+
+from drgn import Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.sock import Sock
-from drgn_sockets.kernel.structs import BigEndian, Bytes, Int
+from drgn_sockets.kernel.structs import (
+    BigEndian,
+    Bytes,
+    Int,
+    Member,
+    OptInt,
+    Struct,
+    find_place,
+)
 from drgn_sockets.records.socket import Derived, SocketRecord, same
 
 if TYPE_CHECKING:
     from drgn_sockets.records.find import Finder
+
+_INET_FLAGS = "inet_flags"
+
+
+class InetFlag(Member[Optional[int]]):
+    """An option of an inet socket that is on or off: a bit-field, or a bit of ``inet_flags``."""
+
+    # Linux kernel commit c274af224269 ("inet: introduce inet->inet_flags") and those after it
+    # (in v6.6)
+    def __init__(self, name: str, bit: int, help: str) -> None:
+        super().__init__(name, _INET_FLAGS, help=help, optional=True)
+        self._bit = bit
+
+    def converter(self, prog: Program) -> Callable[[int], int] | None:
+        if find_place(prog, prog.type(self.c_type), self.paths[0]) is not None:
+            return None
+        return lambda flags: flags >> self._bit & 1
 
 
 class InetSock(Sock):
@@ -25,16 +52,37 @@ class InetSock(Sock):
     saddr = Bytes("inet_saddr", help="source address of what is sent, IPv4")
     tos = Int("tos", help="IP_TOS")
     ttl = Int("uc_ttl", help="IP_TTL, -1 for the default")
+    pinet6 = OptInt("pinet6", help="struct ipv6_pinfo *, options of IPv6")
+    recverr = InetFlag("recverr", 9, help="IP_RECVERR")
+    recverr_rfc4884 = InetFlag("recverr_rfc4884", 10, help="IP_RECVERR_RFC4884")
+    freebind = InetFlag("freebind", 11, help="IP_FREEBIND")
+    hdrincl = InetFlag("hdrincl", 12, help="IP_HDRINCL")
+    mc_loop = InetFlag("mc_loop", 13, help="IP_MULTICAST_LOOP")
+    mc_all = InetFlag("mc_all", 14, help="IP_MULTICAST_ALL")
+    transparent = InetFlag("transparent", 15, help="IP_TRANSPARENT")
+    is_icsk = InetFlag("is_icsk", 16, help="it is a struct inet_connection_sock")
+    nodefrag = InetFlag("nodefrag", 17, help="IP_NODEFRAG")
+    bind_address_no_port = InetFlag("bind_address_no_port", 18, help="IP_BIND_ADDRESS_NO_PORT")
+    defer_connect = InetFlag("defer_connect", 19, help="to be connected with the first data")
+
+
+class Ipv6Pinfo(Struct):
+    """``struct ipv6_pinfo``."""
+
+    C_TYPE = "struct ipv6_pinfo"
+
+    tclass = Int("tclass", help="IPV6_TCLASS")
 
 
 # A machine talks to many ports of few addresses.
 @functools.lru_cache(4096)
-def _ip_text(address: bytes) -> str:
+def ip_text(address: bytes) -> str:
+    """An IP address of 4 or 16 bytes."""
     return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
 def _address(family: int, v6: bytes | None, v4: bytes) -> str:
-    return _ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
+    return ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
 
 
 class InetRecord(SocketRecord):
@@ -52,6 +100,15 @@ class InetRecord(SocketRecord):
     )
     local_port = Derived(same, "num", doc="Local port (``skc_num``).")
     remote_port = Derived(same, "dport", doc="Remote port (``skc_dport``).")
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.remote_port) and not self.is_unbound
+
+    @property
+    def is_unbound(self) -> bool:
+        # That is what procfs lacks.
+        return self.sock.state == k.TCP_CLOSE and not self.local_port
 
 
 def other_end(finder: Finder, record: InetRecord) -> InetRecord | None:

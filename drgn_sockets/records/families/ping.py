@@ -21,6 +21,11 @@ class PingRecord(InetRecord):
     group = "ping"
     struct: ClassVar[type[SockCommon]] = InetSock
 
+    @property
+    def is_connected(self) -> bool:
+        # The other end has no port.
+        return bool(self.state == k.TCP_ESTABLISHED)
+
 
 class PingPlainRecord(PingRecord):
     """A ping socket of which ``struct sock`` was read."""

@@ -30,6 +30,11 @@ class RawRecord(InetRecord):
     group = "raw"
     struct: ClassVar[type[SockCommon]] = RawSock
 
+    @property
+    def is_connected(self) -> bool:
+        # The port is the protocol.
+        return False
+
 
 class RawPlainRecord(RawRecord):
     """A raw socket of which ``struct sock`` was read."""

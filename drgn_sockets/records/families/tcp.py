@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from drgn import Program
 
@@ -92,6 +92,9 @@ class InetConnectionSock(InetSock):
     ato_us = Jiffies("icsk_ack.ato", help="delayed ACK timeout, us")
     ato = Int("icsk_ack.ato", help="delayed ACK timeout, jiffies")
     delack_max = OptInt("icsk_delack_max", help="upper bound of that, jiffies")
+    ack_pending = Int("icsk_ack.pending", help="ICSK_ACK_*: 2 delayed ACK timer, as bits")
+    delack_pprev = Int("icsk_delack_timer.entry.pprev", help="not NULL while that timer runs")
+    delack_expires = Int("icsk_delack_timer.expires", help="when it fires, jiffies")
     quick = Int("icsk_ack.quick", help="ACKs still to be sent at once")
     pingpong = Int("icsk_ack.pingpong", help="how interactive the session is")
     rcv_mss = Int("icsk_ack.rcv_mss", help="segment size seen from the other end, bytes")
@@ -205,6 +208,7 @@ class TcpSock(InetConnectionSock):
     keepalive_intvl = Int("keepalive_intvl", help="TCP_KEEPINTVL, jiffies, 0 for the default")
     keepalive_probes = Int("keepalive_probes", help="TCP_KEEPCNT, 0 for the default")
     notsent_lowat = Int("notsent_lowat", help="TCP_NOTSENT_LOWAT, bytes")
+    md5sig_info = OptInt("md5sig_info", help="struct tcp_md5sig_info *, keys of TCP_MD5SIG")
     # Linux kernel commit 614e8316aa4c ("tcp: add support for usec resolution in TCP TS
     # values") (in v6.7)
     usec_ts = OptInt("tcp_usec_ts", help="timestamps in microseconds")
@@ -342,33 +346,52 @@ def tcp_timer(prog: Program, sk: SockCommon) -> Timer | None:
 class _CongestionOps(Struct):
     C_TYPE = "struct tcp_congestion_ops"
     name = Bytes("name")
+    get_info = Int("get_info")
 
 
 class _UlpOps(Struct):
     C_TYPE = "struct tcp_ulp_ops"
     name = Bytes("name")
+    get_info = Int("get_info")
 
 
-def _ops_name(
-    prog: Program, cls: type[_CongestionOps] | type[_UlpOps], address: int
-) -> bytes | None:
+class _Ops(NamedTuple):
+    name: bytes | None
+    #: Whether there is a ``get_info()``.
+    tells: bool
+
+
+_NO_OPS = _Ops(None, False)
+
+
+def _ops(prog: Program, cls: type[_CongestionOps] | type[_UlpOps], address: int) -> _Ops:
     if not address:
-        return None
-    names = prog.cache.setdefault("drgn_sockets.ops_names", {})
-    if address not in names:
+        return _NO_OPS
+    known = prog.cache.setdefault("drgn_sockets.tcp_ops", {})
+    if address not in known:
         ops = cls.layout(prog).try_read(address)
-        names[address] = ops.name.split(b"\0", 1)[0] if ops else None
-    return names[address]  # type: ignore[no-any-return]
+        known[address] = _Ops(ops.name.split(b"\0", 1)[0], bool(ops.get_info)) if ops else _NO_OPS
+    return known[address]  # type: ignore[no-any-return]
 
 
 def congestion_algorithm(prog: Program, sk: InetConnectionSock) -> bytes | None:
     """Name of the congestion control algorithm, as ``TCP_CONGESTION``."""
-    return _ops_name(prog, _CongestionOps, sk.ca_ops)
+    return _ops(prog, _CongestionOps, sk.ca_ops).name
+
+
+def congestion_tells(prog: Program, sk: InetConnectionSock) -> bool:
+    """Whether that algorithm has something to tell, ``icsk_ca_ops->get_info``."""
+    return _ops(prog, _CongestionOps, sk.ca_ops).tells
 
 
 def ulp_name(prog: Program, sk: InetConnectionSock) -> bytes | None:
     """Name of the upper layer protocol (``tls``, ``mptcp``), as ``TCP_ULP``; mostly none."""
-    return _ops_name(prog, _UlpOps, sk.ulp_ops)
+    return _ops(prog, _UlpOps, sk.ulp_ops).name
+
+
+def ulp_tells(prog: Program, sk: InetConnectionSock) -> bool:
+    """Whether that protocol has something to tell, ``icsk_ulp_ops->get_info``."""
+    return _ops(prog, _UlpOps, sk.ulp_ops).tells
 
 
 class TcpRecord(InetRecord):

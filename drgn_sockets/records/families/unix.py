@@ -42,6 +42,9 @@ class UnixSock(Sock):
     path_dentry = Int("path.dentry", help="struct dentry * of the socket file")
     peer = Int("peer", help="struct sock * at the other end")
     listener = OptInt("listener", help="struct sock * whose queue it is in, not accepted yet")
+    # Linux kernel commit f4e1fb04c123 ("af_unix: Use cached value for SOCK_STREAM in
+    # unix_inq_len().") (in v6.17)
+    inq_len = OptInt("inq_len", help="bytes to be read of a stream")
 
 
 class UnixAddress(Struct):
@@ -63,25 +66,34 @@ def unix_name(prog: Program, addr: int) -> bytes | None:
         with; ``None`` if the socket has no name
     :raises FaultError: if it cannot be read
     """
+    path = sun_path(prog, addr)
+    if path is None or path[:1] == b"\0":
+        return path
+    # unix_mkname() has put a NUL behind a path and counts it.
+    return path.split(b"\0", 1)[0]
+
+
+def sun_path(prog: Program, addr: int) -> bytes | None:
+    """
+    What a unix socket is bound to, as the kernel keeps it.
+
+    :param addr: ``struct unix_address *`` as an integer
+    :return: A path with a NUL behind it, or an abstract name; ``None`` if the socket has none
+    :raises FaultError: if it cannot be read
+    """
     if not addr:
         return None
     layout = UnixAddress.layout(prog)
     length = min(max(layout.read(addr).len, 0), _MAX_ADDRESS)
     offset = layout.cls.places["name"].offset + _SUN_PATH
-    name = read_bytes(prog, addr + offset, max(length - _SUN_PATH, 0))
-    if name is None:
-        return None
-    if name[:1] == b"\0":
-        return name
-    # unix_mkname() has put a NUL behind a path and counts it.
-    return name.split(b"\0", 1)[0]
+    return read_bytes(prog, addr + offset, max(length - _SUN_PATH, 0))
 
 
 class _SkBuff(Struct):
     C_TYPE = "struct sk_buff"
     next = Int("next")
-    sk = Int("sk")
     len = Int("len")
+    sk = Int("sk")
 
 
 class _UnixSkbParms(Struct):
@@ -90,6 +102,23 @@ class _UnixSkbParms(Struct):
 
 
 _MAX_SKBS = 1 << 20
+
+
+def _queued(prog: Program, sk: UnixSock) -> Iterator[_SkBuff | None]:
+    """The receive queue; a damaged one ends with ``None``."""
+    queue = sk.address + offsetof(prog.type("struct sock"), "sk_receive_queue")
+    skbs = _SkBuff.layout(prog)
+    address = sk.receive_queue
+    seen = {queue}
+    for _ in range(min(sk.receive_queue_len, _MAX_SKBS)):
+        if address == queue:
+            return
+        skb = None if address in seen else skbs.try_read(address)
+        yield skb
+        if skb is None:
+            return
+        seen.add(address)
+        address = skb.next
 
 
 def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
@@ -101,11 +130,13 @@ def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
     """
     if not sk.receive_queue_len:
         return 0
+    if sk.type == SOCK_STREAM and sk.inq_len is not None:
+        return sk.inq_len
     cb = offsetof(prog.type("struct sk_buff"), "cb")
     parms = _UnixSkbParms.layout(prog)
     total = 0
-    for skb in _receive_queue(prog, sk):
-        control = parms.try_read(skb.address + cb) if skb is not None else None
+    for skb in _queued(prog, sk):
+        control = parms.try_read(skb.address + cb) if skb else None
         if skb is None or control is None:
             return None
         if sk.type not in (SOCK_STREAM, SOCK_SEQPACKET):
@@ -114,21 +145,22 @@ def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
     return total
 
 
-def _receive_queue(prog: Program, sk: UnixSock) -> Iterator[_SkBuff | None]:
-    """What waits in a receive queue; ``None`` where it cannot be read, and that is the last."""
-    queue = sk.address + offsetof(prog.type("struct sock"), "sk_receive_queue")
-    skbs = _SkBuff.layout(prog)
-    address = sk.receive_queue
-    seen: set[int] = set()
-    for _ in range(min(sk.receive_queue_len, _MAX_SKBS)):
-        if address == queue:
-            return
-        skb = skbs.try_read(address) if address not in seen else None
-        yield skb
-        if skb is None:
-            return
-        seen.add(address)
-        address = skb.next
+def unix_pending(prog: Program, sk: UnixSock) -> list[int] | None:
+    """
+    The connections that wait for ``accept()``.
+
+    :param sk: A listener
+    :return: ``struct sock *`` of who connected, 0 where that is gone; ``None`` if the queue
+        cannot be read
+    """
+    layout = UnixSock.layout(prog)
+    peers: list[int] = []
+    for skb in _queued(prog, sk):
+        child = layout.try_read(skb.sk) if skb else None
+        if child is None:
+            return None
+        peers.append(child.peer)
+    return peers
 
 
 class UnixRecord(SocketRecord):
@@ -170,13 +202,12 @@ class UnixRecord(SocketRecord):
         """
         if self.sock.state != k.TCP_LISTEN:
             return []
-        embryos = UnixSock.layout(self.prog)
-        found = []
-        for skb in _receive_queue(self.prog, self.sock):
-            embryo = embryos.try_read(skb.sk) if skb is not None else None
-            if embryo is not None:
-                found.append(k.sock_i_ino(self.prog, embryo.peer))
-        return found
+        peers = unix_pending(self.prog, self.sock) or []
+        return [k.sock_i_ino(self.prog, peer) for peer in peers]
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.peer)
 
     def socket_file(self) -> tuple[int, int] | None:
         """

@@ -57,6 +57,7 @@ class Looker:
         self._real_pointers = real_pointers
         self._pointer: Callable[[int], str] | None = None
         self._walked: dict[HashTable, dict[int, list[Entry]]] = {}
+        self._kept: dict[str, Any] = {}
         self._addresses: dict[bytes, str] = {}
 
     @property
@@ -102,6 +103,12 @@ class Looker:
             # They come level by level, and those of a bucket in the order of its chain.
             entries.sort(key=lambda entry: entry.bucket)
         return found
+
+    def once(self, what: str, read: Callable[[], T]) -> T:
+        """What *read* gives, read when it is first asked for."""
+        if what not in self._kept:
+            self._kept[what] = read()
+        return self._kept[what]  # type: ignore[no-any-return]
 
     def unreadable(self, sk: int) -> None:
         """A socket cannot be read."""

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where the kernel keeps SCTP sockets, and lists that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from drgn import Program, offsetof, sizeof
+
+from drgn_sockets.kernel.chains import NOTHING, HashTable, list_nodes, walk_chains
+from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.module import module_variable
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6, SockCommon
+from drgn_sockets.kernel.structs import Bytes, Int, Struct
+
+# Addresses of an end, and chunks in a queue, are few; a server may have many associations.
+_MAX_NODES = 1 << 20
+
+
+class _BindBucket(Struct):
+    C_TYPE = "struct sctp_bind_bucket"
+    node = Int("node.next")
+    owner = Int("owner.first")
+    net = Int("net")
+
+
+class _BoundSock(SockCommon):
+    C_TYPE = "struct sock_common"
+    bind_node = Int("skc_bind_node.next")
+
+
+def for_each_sctp(
+    prog: Program, known: Mapping[int, int] = NOTHING
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every SCTP socket that has a port: listening, connected or connecting, in all network
+    namespaces. One that was closed has its port until its last association is gone.
+
+    :param known: Sockets that are passed over
+    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    :raises LookupError: if the kernel has none, or their type is not known
+    """
+    # Endpoints are hashed only while they listen, and transports lead to associations; by their
+    # ports all are found.
+    sctp = module_variable(prog, "sctp", "sctp_globals", "struct sctp_globals")
+    buckets = sctp.port_hashtable
+    bucket = buckets.type_.type
+    ports = HashTable(
+        buckets.value_(),
+        sctp.port_hashsize.value_(),
+        sizeof(bucket),
+        offsetof(bucket, "chain.first"),
+    )
+    layout = _BindBucket.layout(prog)
+    places = layout.cls.places
+    sock_layout = _BoundSock.layout(prog)
+    for address, port in walk_chains(
+        prog,
+        ports,
+        layout,
+        places["node"].offset,
+        lambda port: port.node,
+        lambda port: port.net != 0,
+    ):
+        if port is None:
+            yield address, None
+            continue
+        owners = HashTable(address + places["owner"].offset, 1, places["owner"].size)
+        for sk, entry in walk_chains(
+            prog,
+            owners,
+            sock_layout,
+            sock_layout.cls.places["bind_node"].offset,
+            lambda sk: sk.bind_node,
+            _is_one,
+        ):
+            if sk not in known:
+                yield sk, entry
+
+
+def _is_one(sk: _BoundSock) -> bool:
+    return sk.family in (AF_INET, AF_INET6) and 0 < sk.state < 16 and sk.net != 0
+
+
+class _SockaddrEntry(Struct):
+    C_TYPE = "struct sctp_sockaddr_entry"
+    node = Int("list.next")
+    addr = Bytes("a")
+
+
+def sctp_bind_addrs(prog: Program, address_list: int) -> list[bytes]:
+    """
+    Local addresses of an endpoint or an association.
+
+    :param address_list: ``struct list_head *`` in a ``struct sctp_bind_addr``
+    :return: Each ``union sctp_addr`` that can be read
+    :raises LookupError: if the type is not known
+    """
+    layout = _SockaddrEntry.layout(prog)
+    offset = layout.cls.places["node"].offset
+    nodes = sctp_list(prog, address_list)
+    entries = (layout.try_read(node - offset) for node in nodes)
+    return [entry.addr for entry in entries if entry is not None]
+
+
+def sctp_list(prog: Program, head: int) -> list[int]:
+    """
+    Nodes of a list, as far as it can be read.
+
+    :param head: ``struct list_head *``
+    """
+    nodes: list[int] = []
+    try:
+        nodes.extend(list_nodes(prog, head, _MAX_NODES))
+    except UNREADABLE:
+        pass
+    return nodes

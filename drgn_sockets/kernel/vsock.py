@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where the kernel keeps vsock sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import FaultError, Program, sizeof
+
+from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
+from drgn_sockets.kernel.module import module_variable
+from drgn_sockets.kernel.sock import AF_VSOCK, SockCommon
+from drgn_sockets.kernel.structs import Int, Struct
+
+# include/net/af_vsock.h
+_VSOCK_HASH_SIZE = 251
+#: Tables, how many lists they have, and which member of ``struct vsock_sock`` is on these. The
+#: last list of the first is of sockets that are bound to nothing.
+_TABLES = (
+    ("vsock_bind_table", _VSOCK_HASH_SIZE + 1, "bound"),
+    ("vsock_connected_table", _VSOCK_HASH_SIZE, "connected"),
+)
+
+
+class _Links(Struct):
+    C_TYPE = "struct vsock_sock"
+
+    bound = Int("bound_table")
+    connected = Int("connected_table")
+
+
+def for_each_vsock(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every vsock socket: also those that are bound to nothing, and connections that nobody has
+    accepted yet, as ``vsock_diag_dump()``, in all network namespaces.
+
+    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    :raises LookupError: if the kernel has none, or their type is not known
+    """
+    places = _Links.layout(prog).cls.places
+    found: dict[int, None] = {}
+    broken: list[int] = []
+    for name, count, member in _TABLES:
+        table = module_variable(prog, "vsock", name, f"struct list_head [{count}]")
+        address = table.address_of_().value_()
+        for head in _heads(prog, address, count, broken):
+            try:
+                for node in list_nodes(prog, head):
+                    found[node - places[member].offset] = None
+            except FaultError as e:
+                broken.append(e.address)
+    for address in broken:
+        # A row that tells: there may have been more.
+        yield address, None
+    for sk, entry in SockCommon.layout(prog).read_many(found):
+        yield sk, entry if entry is not None and entry.family == AF_VSOCK else None
+
+
+def _heads(prog: Program, address: int, count: int, broken: list[int]) -> Iterator[int]:
+    """The lists of a table that are not empty."""
+    size = sizeof(prog.type("struct list_head"))
+    words = size // pointer_size(prog)
+    pointers, missing = read_sparse_pointers(prog, address, count * words)
+    if missing:
+        broken.append(address)
+    for i, first in enumerate(pointers[::words]):
+        if first and first != address + i * size:
+            yield address + i * size

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+How messages of sock_diag and their attributes are laid out: values to bytes, and back to values
+with names.
+
+The kernel's own types say it where it has them; types of its modules may be missing (before
+v5.11), so what linux/*_diag.h has is declared here and beside the attributes as well.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, Union
+
+from drgn import Program, Type, TypeKind, sizeof
+
+from drgn_sockets.kernel.memory import byte_order
+from drgn_sockets.kernel.structs import Place, find_place, make_unpacking
+
+Value = Union[int, bytes]
+
+_NLA_HDRLEN = 4
+# include/uapi/linux/netlink.h
+NLA_F_NESTED = 1 << 15
+_NLA_TYPE_MASK = 0x3FFF
+
+_SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_DECLARED = re.compile(r"(u8|u16|u32|u64|bytes)(?:\[(\d+)\])? (\w+)(?::(\d+))?")
+
+
+def nla_put(order: str, number: int, payload: bytes) -> bytes:
+    """An attribute of netlink with its header, padded to four bytes."""
+    head = struct.pack(order + "HH", _NLA_HDRLEN + len(payload), number)
+    return head + payload + bytes(-len(payload) % 4)
+
+
+def nla_parse(order: str, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """
+    The attributes in *data*: number and payload of each.
+
+    :raises ValueError: if that is anything but whole attributes
+    """
+    at = 0
+    while at < len(data):
+        if at + _NLA_HDRLEN > len(data):
+            raise ValueError(f"byte {at}: the header of an attribute is cut off")
+        length, kind = struct.unpack_from(order + "HH", data, at)
+        if length < _NLA_HDRLEN or at + length > len(data):
+            raise ValueError(f"byte {at}: an attribute cannot have {length} bytes")
+        yield kind & _NLA_TYPE_MASK, data[at + _NLA_HDRLEN : at + length]
+        at += length + 3 & ~3
+
+
+class Form:
+    """How an attribute is laid out, in general: it is bytes."""
+
+    def values(self, data: bytes) -> dict[str, Value]:
+        """
+        Its values by name; the name is empty for one that is a value by itself.
+
+        :raises ValueError: if it cannot be that
+        """
+        return {"": data}
+
+
+class Number(Form):
+    """An integer of so many bytes."""
+
+    def __init__(self, order: str, size: int) -> None:
+        self.size = size
+        self._struct = struct.Struct(order + _CODES[size])
+        self._mask = (1 << 8 * size) - 1
+
+    def pack(self, value: int) -> bytes:
+        """Its bytes; what does not fit is cut off, as in C."""
+        return self._struct.pack(value & self._mask)
+
+    def values(self, data: bytes) -> dict[str, Value]:
+        if len(data) != self.size:
+            raise ValueError(f"{len(data)} bytes, not {self.size}")
+        return {"": self._struct.unpack(data)[0]}
+
+
+class Flag(Form):
+    """An attribute that says something by being there."""
+
+    def values(self, data: bytes) -> dict[str, Value]:
+        if data:
+            raise ValueError(f"{len(data)} bytes, not 0")
+        return {}
+
+
+class Structure(Form):
+    """A structure."""
+
+    def __init__(self, order: str, size: int, places: Sequence[Place]) -> None:
+        self.size = size
+        #: Names of its members.
+        self.names = tuple(place.path for place in places)
+        #: Where each of them is.
+        self.places = tuple(places)
+        self._order = order
+        unpacking = make_unpacking(order, places)
+        self._unpack = unpacking.unpack
+        self._at = [unpacking.at[place.offset, place.code] for place in places]
+        self._has_bits = any(place.mask for place in places)
+
+    def pack(self, values: Mapping[str, Value]) -> bytes:
+        """Its bytes; a member that is not in *values* is 0, and what does not fit is cut off."""
+        data = bytearray(self.size)
+        endian: Literal["little", "big"] = "little" if self._order == "<" else "big"
+        for place in self.places:
+            value = values.get(place.path, 0)
+            end = place.offset + place.size
+            if place.code.endswith("s"):
+                raw = value if isinstance(value, bytes) else bytes(place.size)
+                data[place.offset : end] = raw.ljust(place.size, b"\0")[: place.size]
+                continue
+            if isinstance(value, bytes):
+                value = int.from_bytes(value, endian)
+            value &= place.mask or (1 << 8 * place.size) - 1
+            if place.mask:
+                value = value << place.shift | int.from_bytes(data[place.offset : end], endian)
+            data[place.offset : end] = value.to_bytes(place.size, endian)
+        return bytes(data)
+
+    def unpack(self, data: bytes, offset: int = 0) -> list[Value]:
+        """
+        The values of :attr:`names`.
+
+        :raises ValueError: if there are fewer bytes than it has
+        """
+        if len(data) < offset + self.size:
+            raise ValueError(f"{len(data) - offset} bytes, not {self.size}")
+        raw = self._unpack(data, offset)
+        if not self._has_bits:
+            return [raw[i] for i in self._at]
+        return [
+            raw[i] >> place.shift & place.mask if place.mask else raw[i]
+            for i, place in zip(self._at, self.places)
+        ]
+
+    def values(self, data: bytes) -> dict[str, Value]:
+        if len(data) != self.size:
+            raise ValueError(f"{len(data)} bytes, not {self.size}")
+        return dict(zip(self.names, self.unpack(data)))
+
+
+class Array(Form):
+    """As many of one form as there are."""
+
+    def __init__(self, element: Form, size: int) -> None:
+        self._element = element
+        self._size = size
+
+    def values(self, data: bytes) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for i, at in enumerate(range(0, len(data), self._size)):
+            for name, value in self._element.values(data[at : at + self._size]).items():
+                found[f"[{i}].{name}".rstrip(".")] = value
+        return found
+
+
+class Nested(Form):
+    """Attributes in an attribute."""
+
+    def __init__(self, order: str, forms: Mapping[int, tuple[str, Form]]) -> None:
+        self._order = order
+        self._forms = forms
+
+    def values(self, data: bytes) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        seen: dict[int, int] = {}
+        for number, payload in nla_parse(self._order, data):
+            name, form = self._forms.get(number, (f"attribute {number}", Form()))
+            # One that comes several times.
+            seen[number] = seen.get(number, 0) + 1
+            if seen[number] > 1:
+                name += f"[{seen[number] - 1}]"
+            inner = form.values(payload)
+            if not inner:
+                found[name] = b""
+            for member, value in inner.items():
+                found[f"{name}.{member}" if member else name] = value
+        return found
+
+
+def declared(order: str, text: str) -> Structure:
+    """
+    A structure as it is declared here.
+
+    :param text: A line for each member, ``u32 name``, ``u8 name:3``, ``bytes[16] name``; they
+        lie as a C compiler lays them.
+    """
+    places: list[Place] = []
+    at = bit = 0
+    unit = 0  # Of the bit-field that is being filled.
+    largest = 1
+    for line in filter(None, map(str.strip, text.splitlines())):
+        match = _DECLARED.fullmatch(line)
+        assert match is not None, line
+        kind, length, name, bits = match.groups()
+        if kind == "bytes":
+            size = int(length or 1)
+            places.append(Place(name, at, size, f"{size}s"))
+            at, unit = at + size, 0
+            continue
+        size = _SIZES[kind]
+        largest = max(largest, size)
+        if bits is None or unit != size or bit + int(bits) > 8 * size:
+            at += -at % size
+            places.append(Place(name, at, size, _CODES[size]))
+            at, unit, bit = at + size, 0 if bits is None else size, 0
+        else:
+            places.append(Place(name, at - size, size, _CODES[size]))
+        if bits is not None:
+            shift = bit if order == "<" else 8 * size - bit - int(bits)
+            places[-1] = places[-1]._replace(shift=shift, mask=(1 << int(bits)) - 1)
+            bit += int(bits)
+    return Structure(order, at + -at % largest, places)
+
+
+def _paths(type_: Type, prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """Designators of all members, those of structures in it as well; and whether it is bytes."""
+    for member in type_.members or ():
+        name = prefix + (member.name or "")
+        kind = inner = member.type
+        while inner.kind == TypeKind.TYPEDEF:
+            inner = inner.type
+        if inner.kind in (TypeKind.STRUCT, TypeKind.UNION):
+            yield from _paths(inner, f"{name}." if member.name else prefix)
+        elif member.name:
+            yield name, kind.kind == TypeKind.TYPEDEF and kind.name.startswith("__be")
+
+
+def of_type(prog: Program, c_type: str) -> Structure | None:
+    """A structure as the kernel declares it, ``None`` if its types have it not."""
+    try:
+        type_ = prog.type(c_type)
+    except LookupError:
+        return None
+    places = []
+    for path, is_bytes in _paths(type_):
+        place = find_place(prog, type_, path)
+        if place is not None and place.size:
+            if is_bytes:
+                place = place._replace(code=f"{place.size}s")
+            # As declared() has it: what it is called in the structure that it is in.
+            places.append(place._replace(path=path.rpartition(".")[2]))
+    return Structure(byte_order(prog), sizeof(type_), places)
