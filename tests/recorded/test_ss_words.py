@@ -132,7 +132,7 @@ EXCEPTED = (
         lambda d: d.kernel == "5.10" and d.ours is None and d.key in ("bbr:", "send "),
     ),
 )
-NEWER_MPTCP = {
+NEWER_MPTCP: set[str] = {
     *("local_addr_used:", "local_addr_max:", "csum_enabled:", "retransmits:", "bytes_retrans:"),
     *("bytes_sent:", "bytes_received:", "bytes_acked:", "subflows_total:", "endp_laminar_max:"),
     *("last_data_sent:", "last_data_recv:", "last_ack_recv:"),
