@@ -17,7 +17,7 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
-from drgn_sockets.records.find import find_net
+from drgn_sockets.records.netns import find_net
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs import FILES, Looker
@@ -54,9 +54,8 @@ class Procfs(Command):
         parser.add_argument("path", nargs="*", metavar="PATH", help="a file; several one by one")
         parser.add_argument(
             "--netns",
-            type=int,
-            metavar="INODE",
-            help="of this network namespace (default: the initial one of a core, our own here)",
+            help="of this network namespace: its name (ip netns), its inode, or the PID of a "
+            "process in it (default: the initial one of a core, our own here)",
         )
         parser.add_argument(
             "--real-pointers",
@@ -113,7 +112,7 @@ def _write(lines: Iterator[bytes]) -> None:
         sys.stdout.writelines(map(os.fsdecode, lines))
 
 
-def _find(at: Looker, path: str, netns: int | None) -> tuple[str, int]:
+def _find(at: Looker, path: str, netns: str | None) -> tuple[str, int]:
     """Which file of which ``struct net *`` is meant."""
     match, shown = _PATH.fullmatch(path), escape(os.fsencode(path))
     if match is None:
@@ -131,7 +130,7 @@ def _there_are(files: list[str]) -> str:
     return ", ".join(f"net/{name}" for name in files)
 
 
-def _net(prog: Program, match: re.Match[str], netns: int | None) -> int:
+def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
     who = match["tid"] or match["who"]
     if netns is not None:
         if who is not None:

@@ -23,9 +23,9 @@ from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.filter import FAMILIES as ADDRESS_FAMILIES
 from drgn_sockets.records.filter import Filter, Token, families_of, parse
-from drgn_sockets.records.find import find_net, parse_address, sk_at
+from drgn_sockets.records.find import parse_address, sk_at
 from drgn_sockets.records.holders import Holders
-from drgn_sockets.records.netns import find_netns
+from drgn_sockets.records.netns import find_net, find_netns
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
 from drgn_sockets.records.socket import SocketRecord
@@ -235,7 +235,7 @@ class Ss(Command):
 def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) -> None:
     if args.json or args.csv or args.output is not None:
         raise UserError("-s prints text, and has no columns")
-    net = current_net(prog) if args.netns is None else find_net(prog, find_netns(prog, args.netns))
+    net = current_net(prog) if args.netns is None else find_net(prog, args.netns)
     try:
         sys.stdout.write(summary(Looker(prog), net))
     except FaultError as e:

@@ -76,19 +76,6 @@ def sk_at(prog: Program, address: int) -> int:
     raise UserError(f"{address:#x} is not a socket: {why}")
 
 
-def find_net(prog: Program, ino: int) -> int:
-    """
-    The ``struct net *`` of a network namespace.
-
-    :param ino: Inode of ``/proc/PID/ns/net``
-    :raises UserError: if there is none; its text lists those that there are
-    """
-    nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
-    if ino not in nets:
-        raise UserError(f"no network namespace {ino}; there are {', '.join(map(str, nets))}")
-    return nets[ino]
-
-
 def parse_address(text: str) -> int | None:
     """A kernel address: ``0x…``, or 16 hexadecimal digits as ``%p`` prints them."""
     if re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}", text):

@@ -40,6 +40,20 @@ def find_netns(prog: Program, what: str) -> int:
     )
 
 
+def find_net(prog: Program, what: str) -> int:
+    """
+    The ``struct net *`` of a network namespace.
+
+    :param what: As :func:`find_netns` has it
+    :raises UserError: likewise
+    """
+    ino = find_netns(prog, what)
+    for net, namespace in net_namespaces(prog).items():
+        if namespace.ino == ino:
+            return net
+    raise UserError(f"network namespace {ino} is in no list of the kernel's")
+
+
 def _names(prog: Program) -> dict[str, int]:
     """Inodes by name."""
     names = {os.fsdecode(name): ino for name, ino in named_net_namespaces(prog).items()}

@@ -42,23 +42,27 @@ def namespaces() -> dict[int, int]:
     return found
 
 
-def without_countdowns(name: str, text: bytes) -> bytes:
+def without_countdowns(path: str, text: bytes) -> bytes:
     """The file, of TCP without the time that timers have left."""
+    name = path.rpartition("/")[2]
     if not name.startswith("tcp"):
         return text
     assert ("when",) in [m.columns for m in MOMENTS if name in m.files and m.how is How.DOWN]
     return re.sub(rb"( 0[0-4]:)[0-9A-F]{8,} ", rb"\1........ ", text)
 
 
-def agreement(prog: Program, pid: int, name: str) -> tuple[bytes, bytes]:
-    """The file by procfs and from memory, at a moment when procfs did not move."""
-    path = Path(f"/proc/{pid}/net/{name}")
+def agreement(prog: Program, *paths: str) -> tuple[bytes, bytes]:
+    """Files by procfs and from memory, one after the other, at a moment when none moved."""
+
+    def told() -> bytes:
+        return b"".join(without_countdowns(p, Path(f"/proc/{p}").read_bytes()) for p in paths)
+
     theirs = ours = b""
     for _ in range(_TRIES):
-        before = without_countdowns(name, path.read_bytes())
-        done = truth.cli(prog, "procfs", f"{pid}/net/{name}")
-        ours = without_countdowns(name, os.fsencode(done.stdout))
-        theirs = without_countdowns(name, path.read_bytes())
+        before = told()
+        done = truth.cli(prog, "procfs", *paths)
+        ours = without_countdowns(paths[0], os.fsencode(done.stdout))
+        theirs = told()
         if before == theirs == ours:
             break
     return theirs, ours
@@ -66,26 +70,24 @@ def agreement(prog: Program, pid: int, name: str) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_same_bytes(prog: Program, name: str) -> None:
-    compared = 0
-    for pid in namespaces().values():
-        if not Path(f"/proc/{pid}/net/{name}").exists():
-            done = truth.cli(prog, "procfs", f"{pid}/net/{name}", status=2)
-            assert "this kernel has none" in done.stderr
-            continue
-        theirs, ours = agreement(prog, pid, name)
-        assert ours == theirs, (pid, name)
-        compared += theirs.count(b"\n")
-    there = Path(f"/proc/net/{name}").exists()
-    assert (compared > 0) == there
+    paths = [f"{pid}/net/{name}" for pid in namespaces().values()]
+    if not Path(f"/proc/net/{name}").exists():
+        done = truth.cli(prog, "procfs", paths[0], status=2)
+        assert "this kernel has none" in done.stderr
+        return
+    theirs, ours = agreement(prog, *paths)
+    assert ours == theirs
+    assert len(paths) > 2 and theirs.count(b"\n") > len(paths)
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_pointers(level: int, prog: Program, kptr_restrict: Path) -> None:
     """Hashed, real or zeroed: as the kernel shows them to root, to the digit."""
     kptr_restrict.write_text(f"{level}\n")
-    for name in ("tcp", "tcp6", "udp", "raw", "icmp6", "unix"):
-        theirs, ours = agreement(prog, os.getpid(), name)
-        assert ours == theirs, (level, name)
+    pid = os.getpid()
+    for names in (("tcp", "tcp6"), ("udp", "raw", "icmp6", "unix", "netlink", "packet")):
+        theirs, ours = agreement(prog, *(f"{pid}/net/{name}" for name in names))
+        assert ours == theirs
     first = Path("/proc/net/unix").read_bytes().split(b"\n")[1].split(b":")[0]
     real = truth.cli(prog, "procfs", "net/unix", "--real-pointers").stdout.split("\n")[1]
     assert real.split(":")[0].startswith("ff")
@@ -94,10 +96,9 @@ def test_pointers(level: int, prog: Program, kptr_restrict: Path) -> None:
     assert first.startswith(b"0" * 8) == (level in (0, 2))
 
 
+@pytest.mark.ours
 def test_as_a_shell_sees_it() -> None:
     """Of whoever asks; names of sockets are bytes."""
-    for path in ("net/unix", "/proc/self/net/unix", "self/net/unix"):
-        done = subprocess.run(
-            ["drgn-sockets", "procfs", path], stdout=subprocess.PIPE, check=True, timeout=120
-        )
-        assert done.stdout == Path("/proc/net/unix").read_bytes()
+    argv = ["drgn-sockets", "procfs", "net/unix", "/proc/self/net/unix", "self/net/unix"]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=120)
+    assert done.stdout == Path("/proc/net/unix").read_bytes() * 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
 
 from drgn import Object, Program
@@ -21,8 +21,8 @@ from drgn_sockets.records.reader import SocketReader
 
 T = TypeVar("T")
 
-# Sockets that are read together, in address order, and put back into the order of the file.
-_PIECE = 4096
+# Sockets that are read together.
+_PIECE = 2048
 
 
 class Entry(NamedTuple):
@@ -192,8 +192,17 @@ class NetFile:
         raise NotImplementedError
 
 
-def pieces(items: Iterable[T]) -> Iterator[list[T]]:
-    """As much of *items* as is read together, time after time."""
-    iterator = iter(items)
-    while piece := list(itertools.islice(iterator, _PIECE)):
-        yield piece
+def texts_of(sks: Iterable[int], read: Callable[[Sequence[int]], Mapping[int, T]]) -> dict[int, T]:
+    """
+    What is written of each socket, by its address.
+
+    They are read in the order of addresses, and not in that of the file: that would inflate each
+    page of a compressed core time after time.
+
+    :param read: Reads some of them; those that cannot be read are not in what it returns.
+    """
+    texts: dict[int, T] = {}
+    in_order = sorted(sks)
+    for i in range(0, len(in_order), _PIECE):
+        texts.update(read(in_order[i : i + _PIECE]))
+    return texts

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 
 from drgn import Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.memory import pointer_size
 from drgn_sockets.records.families.packet import PacketSock, packet_flags
-from drgn_sockets.views.procfs.base import Looker, NetFile, pieces
+from drgn_sockets.views.procfs.base import Looker, NetFile, texts_of
 
 
 class PacketFile(NetFile):
@@ -24,21 +25,26 @@ class PacketFile(NetFile):
         width = 2 * pointer_size(at.prog) if _is_aligned(at.prog) else 8
         yield f"{'sk':{width}} RefCnt Type Proto  Iface R Rmem   User   Inode\n".encode("ascii")
         table = k.packet_list(at.net_object(net))
-        for piece in pieces(at.entries(table, net, k.AF_PACKET)):
-            socks = PacketSock.layout(at.prog).read_batch(entry.sk for entry in piece)
-            rows = {}
-            for sock, ino, uid in zip(socks, *at.inodes(socks)):
-                running = "running" in packet_flags(at.prog, sock)
-                rows[sock.address] = (
-                    f"{at.pointer(sock.address)} {sock.refcnt:<6} {sock.type:<4} "
-                    f"{sock.ethertype:04x}   {sock.ifindex:<5} {running:1} "
-                    f"{sock.rmem_alloc & 0xFFFFFFFF:<6} {uid:<6} {ino:<6}\n"
-                )
-            for entry in piece:
-                if entry.sk in rows:
-                    yield rows[entry.sk].encode("ascii")
-                else:
-                    at.unreadable(entry.sk)
+        sks = [entry.sk for entry in at.entries(table, net, k.AF_PACKET)]
+        rows = texts_of(sks, functools.partial(_rows, at))
+        for sk in sks:
+            if sk in rows:
+                yield rows[sk].encode("ascii")
+            else:
+                at.unreadable(sk)
+
+
+def _rows(at: Looker, sks: Sequence[int]) -> dict[int, str]:
+    socks = PacketSock.layout(at.prog).read_batch(sks)
+    rows = {}
+    for sock, ino, uid in zip(socks, *at.inodes(socks)):
+        running = "running" in packet_flags(at.prog, sock)
+        rows[sock.address] = (
+            f"{at.pointer(sock.address)} {sock.refcnt:<6} {sock.type:<4} "
+            f"{sock.ethertype:04x}   {sock.ifindex:<5} {running:1} "
+            f"{sock.rmem_alloc & 0xFFFFFFFF:<6} {uid:<6} {ino:<6}\n"
+        )
+    return rows
 
 
 def _is_aligned(prog: Program) -> bool:
