@@ -66,6 +66,9 @@ class MptcpSock(InetConnectionSock):
     server_side = Int("pm.server_side", help="it was accepted")
     # Since v5.19 ("mptcp: bypass in-kernel PM restrictions for non-kernel PMs")
     pm_type = OptInt("pm.pm_type", help="path manager: 0 the kernel's, 1 of user space")
+    # Linux kernel commit 6511882cdd82 ("mptcp: allocate fwd memory separately on the rx and tx
+    # path") (in v5.16); gone by v7.2.
+    rmem_fwd_alloc = OptInt("rmem_fwd_alloc", help="bytes allocated ahead for receiving")
     # Since v5.14
     csum_enabled = OptInt("csum_enabled", help="checksums of data (DSS)")
     # Linux kernel commit 38967f424b5b ("mptcp: track some aggregate data counters") (in v6.5)
