@@ -137,7 +137,8 @@ def _skmem(record: SocketRecord) -> dict[str, int] | None:
 
 def _skmem_text(record: SocketRecord) -> str | None:
     values = record.skmem()
-    return None if values is None else _SKMEM % values
+    # What is allocated ahead may be below 0, and ss does not know that.
+    return None if values is None else _SKMEM % tuple([value & 0xFFFFFFFF for value in values])
 
 
 def _info(record: SocketRecord) -> Any:

@@ -12,6 +12,7 @@ from drgn import Program
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.columns import COLUMNS
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.records.families import BY_GROUP, OTHER
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord
@@ -117,7 +118,7 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
         yield End(what, "peer", peer, _peer_note(record, peer))
     elif isinstance(record, NetlinkRecord) and record.sock.dst_group:
         yield End(what, "peer", None, f"whoever has joined group {record.sock.dst_group}")
-    elif not isinstance(record, UnixRecord) and record.is_connected:
+    elif record.group in BY_GROUP and record.group != "unix" and record.is_connected:
         yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
     for end in (record, peer):
         listener = finder.unix_listener(end) if isinstance(end, UnixRecord) else None
@@ -145,7 +146,8 @@ def _note(record: AnySocket) -> str | None:
         return None
     if record.is_unbound:
         return "never bound"
-    if isinstance(record, PacketRecord) or record.is_connected:
+    # Of families of which no more is known than that they have sockets, that is not known either.
+    if isinstance(record, PacketRecord) or record.group == OTHER or record.is_connected:
         return None
     return "not connected"
 

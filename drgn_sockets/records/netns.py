@@ -10,7 +10,7 @@ from drgn import Program, ProgramFlags
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.mounts import named_net_namespaces
 from drgn_sockets.kernel.net import net_namespaces, task_net
-from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.kernel.task import task_by_tid
 
 _DIRECTORY = "/run/netns"
 
@@ -23,17 +23,16 @@ def find_netns(prog: Program, what: str) -> int:
     :raises UserError: if there is none; its text lists those that there are
     """
     inos = [ns.ino for ns in net_namespaces(prog).values()]
+    number = int(what) if what.isdecimal() and what.isascii() else 0
+    if number in inos:
+        return number
     names = _names(prog)
     if what in names:
         return names[what]
-    if what.isdecimal() and what.isascii():
-        number = int(what)
-        if number in inos:
-            return number
-        task = Tasks(prog).by_tid.get(number)
-        ino = task_net(prog, task.nsproxy) if task is not None and task.nsproxy else 0
-        if ino:
-            return ino
+    task = task_by_tid(prog, number) if number else None
+    ino = task_net(prog, task.nsproxy) if task is not None and task.nsproxy else 0
+    if ino:
+        return ino
     name_of = {ino: name for name, ino in names.items()}
     there = ", ".join(f"{name_of[ino]} ({ino})" if ino in name_of else str(ino) for ino in inos)
     raise UserError(

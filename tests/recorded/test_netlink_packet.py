@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,10 @@ def test_what_procfs_has_and_nothing_else(core: Core, known: Known, file: str) -
     for netns, expected in theirs.items():
         mine = {r.sk: r for r in known[netns] if r.group == file}
         unbound = {sk for sk, r in mine.items() if file == "netlink" and not is_hashed(r)}
-        assert walked.get(netns, set()) == mine.keys() - unbound == expected.keys()
+        # One that has joined a group is in a list of these.
+        members = {sk for sk in unbound if mine[sk].sock.subscriptions}
+        assert mine.keys() - unbound == expected.keys()
+        assert walked.get(netns, set()) == expected.keys() | members
         for sk, row in expected.items():
             said = {n: int(v, 16 if n in HEXADECIMAL else 10) for n, v in row.items()}
             compared += len(said)
@@ -161,7 +165,7 @@ def test_accounts(core: Core, known: Known) -> None:
                         never_bound += 1
                         assert not sock.bound
                         assert record.local_end().service == b"*"
-                    assert record.is_connected == bool(entry["remote"] and entry["remote"][0])
+                    assert record.is_connected == any(entry["remote"])
                 else:
                     device, protocol = entry["local"][:2]
                     assert (record.ifname or b"").decode() == device
@@ -169,6 +173,145 @@ def test_accounts(core: Core, known: Known) -> None:
     assert seen["AF_NETLINK"] >= 10
     assert seen["AF_PACKET"] >= 5
     assert never_bound
+
+
+def special(core: Core, known: Known, workload: str) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Entries of a workload's account that say what is special about them, and ours."""
+    if workload not in core.accounts:
+        pytest.skip(f"NOTHING IS TESTED on {core.kernel}: recorded without {workload}")
+    by_holder = {
+        (h.pid, h.fd): record
+        for records in known.values()
+        for record in records
+        for h in record.holders or ()
+    }
+    for process in core.accounts[workload]["processes"]:
+        for entry in process["fds"]:
+            record = by_holder.get((process["pid"], entry["fd"]))
+            if record is not None:
+                yield entry, record
+
+
+NETLINK_FLAGS = {
+    "NETLINK_PKTINFO": "recv_pktinfo",
+    "NETLINK_BROADCAST_ERROR": "broadcast_send_error",
+    "NETLINK_NO_ENOBUFS": "recv_no_enobufs",
+    "NETLINK_LISTEN_ALL_NSID": "listen_all_nsid",
+    "NETLINK_CAP_ACK": "cap_ack",
+    "NETLINK_EXT_ACK": "ext_ack",
+    "NETLINK_GET_STRICT_CHK": "strict_chk",
+}
+
+
+def test_what_netlink_sockets_were_told(core: Core, known: Known) -> None:
+    """Groups beyond 32, flags, a dump under way, messages that were lost."""
+    seen = Counter[str]()
+    for entry, record in special(core, known, "netlink_zoo"):
+        options, note = entry.get("options", {}), entry.get("note", "")
+        if "groups" in options:
+            assert record.groups == options["groups"]
+            assert max(record.groups) > 32
+            seen["groups"] += 1
+        for name, flag in NETLINK_FLAGS.items():
+            if name in options:
+                assert record.flag_names == [flag]
+                seen[name] += 1
+        if note == "all flags":
+            assert record.flag_names == list(NETLINK_FLAGS.values())
+        if note.startswith("asked for a dump"):
+            assert record.sock.cb_running
+            seen["dump"] += 1
+        if note.startswith("lost messages"):
+            assert record.sock.drops
+            assert record.sock.congested
+            seen["lost"] += 1
+        if "datagrams" in entry:
+            assert record.sock.receive_queue_len == len(entry["datagrams"])
+    assert {"groups", "dump", "lost", *NETLINK_FLAGS} <= seen.keys()
+
+
+PACKET_FLAGS = {
+    "PACKET_AUXDATA": "auxdata",
+    "PACKET_ORIGDEV": "origdev",
+    "PACKET_LOSS": "loss",
+    "PACKET_VNET_HDR": "vnethdr",
+    "PACKET_VNET_HDR_SZ": "vnethdr",
+    "PACKET_TX_HAS_OFF": "tx_has_off",
+    "PACKET_QDISC_BYPASS": "qdisc_bypass",
+}
+PACKET_MEMBERS = {
+    "PACKET_COPY_THRESH": "copy_thresh",
+    "PACKET_RESERVE": "tp_reserve",
+    "PACKET_TIMESTAMP": "tp_tstamp",
+    "PACKET_IGNORE_OUTGOING": "ignore_outgoing",
+}
+FANOUT_FLAGS = {"rollover": 0x1000, "ignore_outgoing": 0x4000, "defrag": 0x8000}
+FANOUTS = ("hash", "lb", "cpu", "rollover", "rnd", "qm", "cbpf")
+
+
+def test_what_packet_sockets_were_told(core: Core, known: Known) -> None:
+    """Options, rings, fanout, memberships, filters."""
+    seen = Counter[str]()
+    for entry, record in special(core, known, "packet_zoo"):
+        if not isinstance(record, PacketRecord):
+            continue
+        options, note = entry.get("options", {}), entry.get("note", "")
+        for name, value in options.items():
+            if name in PACKET_FLAGS:
+                assert set(record.flag_names) - {"running", "pressure"} == {PACKET_FLAGS[name]}
+            elif name in PACKET_MEMBERS:
+                assert getattr(record.sock, PACKET_MEMBERS[name]) == value
+            else:
+                assert name == "filter"
+                assert [list(i) for i in record.filter or ()] == value
+            if name == "PACKET_VNET_HDR_SZ":
+                assert record.sock.vnet_hdr_sz == value
+            seen[name] += 1
+        ring = re.fullmatch(r"TPACKET_V(\d), (\w+)", note)
+        if ring:
+            assert record.sock.tp_version == int(ring[1]) - 1
+            both = {"rx": record.rx_ring, "tx": record.tx_ring}
+            assert {name for name, r in both.items() if r} >= ({ring[2]} & set(both))
+            for name, found in both.items():
+                if ring[2] in (name, "both"):
+                    number = int(ring[2] == "both" and name == "tx")
+                    assert found is not None
+                    assert found[:4] == (4096 << number, 4, 2048, 8 << number)
+                    times = (1000, 32, 1) if (ring[1], name) == ("3", "rx") else (0, 0, 0)
+                    assert found[4:] == times
+                else:
+                    assert found is None
+            seen[note] += 1
+        fanout = re.fullmatch(r"fanout (\w+)", note)
+        if fanout:
+            assert record.fanout is not None
+            number = FANOUTS.index(fanout[1])
+            assert (record.fanout.id, record.fanout.type) == (100 + number, number)
+            assert len(record.fanout.members) == 2
+            assert record.sk in record.fanout.members
+            seen[note] += 1
+        elif note.startswith("fanout"):
+            # "uniqueid" is done with when there is a number.
+            word = note.rpartition(" ")[2]
+            assert record.fanout is not None
+            assert record.fanout.flags == FANOUT_FLAGS.get(word, 0) >> 8
+        else:
+            assert record.fanout is None
+        if note == "memberships":
+            lo = {(m.type_name, m.address[: m.alen].hex(), m.times) for m in record.memberships}
+            assert lo == {
+                ("multicast", "333300d50001", 1),
+                ("multicast", "01005e00d501", 1),
+                ("promisc", "", 2),
+                ("allmulti", "", 1),
+                ("unicast", "02d500000001", 1),
+            }
+            seen[note] += 1
+        if "datagrams" in entry:
+            assert record.sock.receive_queue_len == len(entry["datagrams"])
+    assert seen.keys() >= {"memberships", "filter", *PACKET_MEMBERS}
+    assert sum(note.startswith("fanout ") for note in seen) >= 6
+    assert sum(note.startswith("TPACKET") for note in seen) >= 8
 
 
 def text(end: Endpoint | None) -> str:
@@ -192,17 +335,21 @@ def test_netlink_as_ss_writes_it(core: Core, known: Known) -> None:
         theirs[match[3], match[4], groups[1]] += 1
     mine = Counter[tuple[str, ...]]()
     for record in known[core.home_netns]:
-        if is_hashed(record):
+        # sock_diag has what is in the table, and once more what is in the list of groups.
+        is_member = isinstance(record, NetlinkRecord) and bool(record.sock.subscriptions)
+        if is_hashed(record) or is_member:
             words = record.extended_words()
-            assert words.startswith(f"sk={record.sk:x} cb=0 groups=0x")
+            assert words.startswith(f"sk={record.sk:x} cb={record.sock.cb_running} groups=0x")
             ends = (text(record.local_end()), text(record.remote_end()))
-            # What has joined a group is in two lists, of which sock_diag has both.
-            mine[(*ends, words.rpartition("=")[2])] += 1 + bool(record.sock.subscriptions)
+            mine[(*ends, words.rpartition("=")[2])] += is_hashed(record) + is_member
     # ss itself had one, to sock_diag, with a port ID that nobody has any more.
     extra = theirs - mine
     assert sum(extra.values()) == 1
     assert next(iter(extra))[0].startswith("4:")
-    assert mine - theirs == Counter()
+    # Each time that a buffer is full, sock_diag loses a socket; not one that is in two lists.
+    lost = mine - theirs
+    assert sum(lost.values()) <= sum(mine.values()) // 20
+    assert {groups for *_, groups in lost} <= {"0x00000000"}
 
 
 def test_packet_as_ss_writes_it(core: Core, known: Known) -> None:

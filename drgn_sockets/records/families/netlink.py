@@ -176,8 +176,11 @@ class NetlinkRecord(SocketRecord):
         sock = self.sock
         if self.is_kernel:
             service, number = b"kernel", b"0"
-        elif not sock.portid or sock.portid == _EVERYBODY:
-            # Never bound: nobody can send to it.
+        elif not sock.portid:
+            # Never bound: nobody can send to it. (ss takes one that has joined a group for the
+            # kernel.)
+            service, number = b"*", b"0"
+        elif sock.portid == _EVERYBODY:
             service = number = b"*"
         else:
             service = number = _signed(sock.portid)

@@ -16,7 +16,7 @@ from drgn_sockets.kernel.sctp import for_each_sctp, sctp_bind_addrs, sctp_list
 from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.time import clock
-from drgn_sockets.records.families.inet import InetRecord, InetSock, ip_text, other_end
+from drgn_sockets.records.families.inet import InetRecord, InetSock, ip_text
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
 
 if TYPE_CHECKING:
@@ -572,4 +572,39 @@ class Sctp(Family):
         return for_each_sctp(prog, known)
 
     def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
-        return other_end(finder, record) if isinstance(record, InetRecord) else None
+        """
+        The other end of an association, or of the first one of a socket: a socket that has just
+        that, or the association of another.
+        """
+        if not isinstance(record, SctpRecord):
+            return None
+        mine = (
+            record
+            if isinstance(record, SctpAssociationRecord)
+            else next(iter(record.parts()), None)
+        )
+        if not isinstance(mine, SctpAssociationRecord):
+            return None
+        found: SctpRecord | None = None
+        socket: SctpRecord | None = None
+        for other in finder.sockets(self.group):
+            if not isinstance(other, SctpAssociationRecord):
+                socket = other if isinstance(other, SctpRecord) else None
+            elif other.assoc.address != mine.assoc.address and _are_ends(mine, other):
+                one_to_one = socket is not None and not socket.is_one_to_many
+                found = socket if one_to_one else other
+                if other.netns == mine.netns:
+                    break
+        return found
+
+
+def _are_ends(one: SctpAssociationRecord, other: SctpAssociationRecord) -> bool:
+    """Whether two associations have each other's ports and addresses: each may have several."""
+    if (one.local_port, one.remote_port) != (other.remote_port, other.local_port):
+        return False
+    for a, b in ((one, other), (other, one)):
+        near = a.local_addresses()
+        # Where these are not known, tags tell.
+        if near is not None and not set(near) & set(b.peer_addresses()):
+            return False
+    return one.assoc.my_vtag == other.assoc.peer_vtag

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from drgn import Program
 
-from drgn_sockets.views.diag import inet, unix
+from drgn_sockets.views.diag import inet, netlink, packet, unix
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind, Message
 
 __all__ = ["KINDS", "Attribute", "Diag", "Kind", "Message", "diag_of"]
 
 #: What is known; a socket is of the first kind that takes it.
-KINDS: tuple[Kind, ...] = (inet.KIND, unix.KIND)
+KINDS: tuple[Kind, ...] = (inet.KIND, unix.KIND, netlink.KIND, packet.KIND)
 
 
 def diag_of(prog: Program, *, secrets: bool = True) -> Diag:

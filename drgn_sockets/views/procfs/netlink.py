@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
-from drgn_sockets.kernel.netlink import for_each_netlink
+from drgn_sockets.kernel.netlink import for_each_netlink_of, netlink_tables
 from drgn_sockets.records.families.netlink import NetlinkSock, first_groups
 from drgn_sockets.views.procfs.base import Looker, NetFile, texts_of
 
@@ -54,9 +54,10 @@ def _rows(at: Looker, sks: Sequence[int]) -> dict[int, str]:
 def _by_net(at: Looker) -> dict[int, list[int]]:
     """Sockets that have a port ID, by ``struct net *``, in the order of the file."""
     found: dict[int, list[int]] = {}
-    for sk, entry in for_each_netlink(at.prog):
-        if entry is None:
-            at.unreadable(sk)
-        else:
-            found.setdefault(entry.net, []).append(sk)
+    for table in netlink_tables(at.prog):
+        for sk, entry in for_each_netlink_of(at.prog, table):
+            if entry is None:
+                at.unreadable(sk)
+            else:
+                found.setdefault(entry.net, []).append(sk)
     return found
