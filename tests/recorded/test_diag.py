@@ -298,6 +298,18 @@ def test_what_is_missing_or_too_much_is_seen(one: Core, tree: Path) -> None:
     assert told[3:] == [(name, "not sent", told[3][2]), ("attribute 60", "07000000", "not known")]
 
 
+def test_what_is_not_answered_is_told(one: Core, tree: Path) -> None:
+    """As on a machine without ``unix_diag``: its sockets are in memory, and no mismatch."""
+    path = home(one, tree)
+    replies, unanswered = sock_diag.load_all(path)
+    unanswered.append(sock_diag.Unanswered(AF_UNIX, 0, 2))
+    sock_diag.save([r for r in replies if r.family != AF_UNIX], path, unanswered)
+    done = one.run("check", "--diag", str(tree))
+    assert done.status == 0, done.out
+    line = f"not compared: unix of netns {path.parent.name}: sock_diag does not answer: "
+    assert done.out.count(line) == 1
+
+
 @pytest.mark.parametrize(
     ("how", "says"),
     [
