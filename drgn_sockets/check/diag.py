@@ -62,14 +62,25 @@ MOMENTS: dict[tuple[str, str], Moment] = {
     ("struct tcp_info", "tcpi_busy_time"): Moment(1, 1_000_000),
     ("struct tcp_info", "tcpi_rwnd_limited"): Moment(1, 1_000_000),
     ("struct tcp_info", "tcpi_sndbuf_limited"): Moment(1, 1_000_000),
+    ("struct mptcp_info", "mptcpi_last_data_sent"): Moment(1, 1000),
+    ("struct mptcp_info", "mptcpi_last_data_recv"): Moment(1, 1000),
+    ("struct mptcp_info", "mptcpi_last_ack_recv"): Moment(1, 1000),
     # While it recovers from a timeout. It is counted by a clock that starts a little before
     # jiffies do.
     ("struct tcp_info", "tcpi_total_rto_time"): Moment(1, 1000, 1.0),
 }
 
 # What grows while nobody does anything: a raw socket whose queue is full drops its copies of what
-# TCP sends once more.
-_COUNTS = frozenset({("SK_MEMINFO", "DROPS")})
+# TCP sends once more; and SCTP sends heartbeats.
+_COUNTS = frozenset(
+    {
+        ("SK_MEMINFO", "DROPS"),
+        *(("struct sctp_info", f"sctpi_{name}") for name in ("opackets", "ipackets")),
+        *(("struct sctp_info", f"sctpi_{name}") for name in ("octrlchunks", "ictrlchunks")),
+    }
+)
+# What these measure.
+_MEASURED = frozenset({("struct sctp_info", "sctpi_p_srtt"), ("struct sctp_info", "sctpi_p_rto")})
 
 # A timer that may be started anew while nobody does anything: time-wait, by a segment that comes
 # once more (IDIAG_TIMER_TIMEWAIT).
@@ -140,10 +151,10 @@ class Told(NamedTuple):
 
     @property
     def cookie(self) -> bytes:
-        """That of the socket."""
+        """That of the socket, and what tells this message from others of it."""
         (cookie,) = (v for n, v in self.members.items() if n.endswith("_cookie"))
         assert isinstance(cookie, bytes)
-        return cookie
+        return cookie + self.kind.part(self.members, self.attributes)
 
 
 def take_apart(diag: Diag, family: int, protocol: int, message: bytes) -> Told | None:
@@ -171,16 +182,21 @@ class Answers:
         self._told: dict[tuple[int, bytes], Reply] = {}
         #: Namespaces that were asked (inodes; 0 if nobody knows which one it was).
         self.netns: set[int] = set()
+        #: What was not answered, by namespace, family and protocol.
+        self.refused: set[tuple[int, int, int]] = set()
         #: How many replies there are of kinds that are not known, by family and protocol.
         self.others: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self._told)
 
-    def add(self, netns: int, replies: Iterable[Reply]) -> None:
+    def add(
+        self, netns: int, replies: Iterable[Reply], unanswered: Iterable[Unanswered] = ()
+    ) -> None:
         """
         Add the answers of a network namespace.
 
+        :param unanswered: Looked at once all *replies* are there.
         :raises ValueError: if one is damaged
         """
         self.netns.add(netns)
@@ -191,6 +207,11 @@ class Answers:
                 self.others[key] = self.others.get(key, 0) + 1
             else:
                 self._told[netns, told.cookie] = reply
+        self.refused.update((netns, family, protocol) for family, protocol, _ in unanswered)
+
+    def asked(self, netns: int, family: int, protocol: int) -> bool:
+        """Whether there was an answer to what was asked of a namespace, even if it is empty."""
+        return netns in self.netns and (netns, family, protocol) not in self.refused
 
     def find(self, netns: int, cookie: bytes) -> Told | None:
         """What was said of a socket."""
@@ -234,8 +255,10 @@ def _sockets(diag: Diag, problems: list[str]) -> Iterator[Socket]:
         found = diag.kind_of(record)
         message = diag.message(record) if found is not None else None
         if found is not None and message is not None:
-            dumped = found[0].dumped(diag, record)
-            yield Socket(record.netns, diag.cookie(record.sock), message, dumped)
+            kind = found[0]
+            members = diag.structure(kind.header).values(message.header)
+            cookie = diag.cookie(record.sock) + kind.part(members, message.attributes)
+            yield Socket(record.netns, cookie, message, kind.dumped(diag, record))
 
 
 class Comparison:
@@ -279,7 +302,9 @@ class Comparison:
             then = after.find(socket.netns, socket.cookie) if after is not None else None
             missed -= {(socket.netns, socket.cookie), (0, socket.cookie)}
             if told is None:
-                if then is None and socket.dumped and socket.netns in before.netns:
+                message = socket.message
+                asked = before.asked(socket.netns, message.family, message.protocol)
+                if then is None and socket.dumped and asked:
                     self._alone(socket)
                 continue
             where = f"{told.name} of netns {socket.netns}"
@@ -506,8 +531,9 @@ class _Look:
             elif later is not None and after != said:
                 yield self._mismatch(where, said, after), True
             else:
-                grew = later is None and (c_type, member) in _COUNTS and _less(said, value)
-                yield self._mismatch(where, said, value), grew or self._by_timer(where)
+                grew = (c_type, member) in _COUNTS and _less(said, value)
+                moves = later is None and (grew or (c_type, member) in _MEASURED)
+                yield self._mismatch(where, said, value), moves or self._by_timer(where)
         if not differs and theirs != mine:
             # The same values, and not the same bytes: in another order, say.
             yield Mismatch(self._where, self._row, name, theirs.hex(), mine.hex()), False
@@ -590,7 +616,7 @@ def _ask_all(diag: Diag, proc: str, left_out: list[str]) -> Answers:
     for netns, path in _net_files(diag.prog, proc, left_out):
         unanswered: list[Unanswered] = []
         try:
-            answers.add(netns, sock_diag.ask(path, unanswered))
+            answers.add(netns, sock_diag.ask(path, unanswered), unanswered)
         except ImportError:
             raise UserError("check --diag asks through pyroute2, which is not installed") from None
         except PermissionError as e:
@@ -659,7 +685,8 @@ def check_saved(prog: Program, path: str) -> DiagResult:
     for file in files:
         netns = file.parent.name if file.name == "diag" else ""
         try:
-            answers.add(int(netns) if netns.isdecimal() else 0, sock_diag.load(file))
+            replies, unanswered = sock_diag.load_all(file)
+            answers.add(int(netns) if netns.isdecimal() else 0, replies, unanswered)
         except OSError as e:
             raise UserError(f"{file}: {e.strerror}") from None
         except ValueError as e:
