@@ -67,7 +67,11 @@ class _CommandParser:
     def parse_known_args(self, args: Any, namespace: Any) -> Any:
         parser = _Parser(**self._kwargs)
         self._configure(parser)
-        return parser.parse_known_args(args, namespace)
+        found, rest = parser.parse_known_args(args, namespace)
+        if rest:
+            # Words may stand on both sides of an option, which takes a while to parse.
+            found, rest = parser.parse_known_intermixed_args(args)
+        return found, rest
 
 
 def _configure_command(parser: argparse.ArgumentParser, *, name: str) -> None:
@@ -169,8 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as e:
         _flush()
-        # Libraries' messages, which some of these quote, may end with a newline.
-        print("drgn-sockets:", " ".join(str(e).splitlines()), file=sys.stderr)
+        print(f"drgn-sockets: {e}", file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
         # Nobody reads on (| head).

@@ -25,9 +25,9 @@ Save what procfs and the usual tools say of a machine, to be compared with later
 * ``DIR/manifest.json``: when, where, what was left out and why, and each tool's command.
 
 The tools run first: procfs is read last, so that it is closest to the machine's stop. Before ss,
-whose words tell of moments, keepers of the workloads renew what does not last. sock_diag
-is asked just before ``/proc/net`` is read: it gives each socket a cookie, and its own sockets are
-gone by then.
+whose words tell of moments, and again before sock_diag, keepers of the workloads renew what lasts
+but a minute. sock_diag is asked just before ``/proc/net`` is read: it gives each socket a cookie,
+and its own sockets are gone by then.
 The program itself, its children and those it is told to exclude are left out of the tree
 (but the tools see them). A process that goes away while it is read is no error.
 """
@@ -272,6 +272,11 @@ class Oracle:
         self.add_netns(f"{self.proc}/self/ns/net", "the oracle")
         for pid in self.pids():
             self.add_netns(f"{self.proc}/{pid}/ns/net", f"process {pid}", pid)
+
+    def renew(self) -> None:
+        """Have the keepers of workloads make anew what lasts a minute."""
+        if self.options.account:
+            control.renew(Path(self.options.account))
 
     def save_diag(self) -> None:
         """Ask sock_diag in each network namespace."""
@@ -527,8 +532,7 @@ class Oracle:
             commands["lsfd-json"] = ["lsfd", "--json", "-o", columns]
         commands.update({name: ["ip", *args.split()] for name, args in IP.items()})
         self._run_all(commands, f"{self.target}/tools", None)
-        if self.options.account:
-            control.renew(Path(self.options.account))
+        self.renew()
         commands.update({name: ["ss", *args.split()] for name, args in SS.items()})
         self._run_all({name: commands[name] for name in SS}, f"{self.target}/tools", None)
         for inode, entry in self.netns.items():
@@ -700,6 +704,7 @@ def collect(options: argparse.Namespace, proc: str = "/proc") -> dict[str, Any]:
     step("tools", oracle.run_tools)
     step("system", oracle.save_system)
     step("processes", oracle.save_processes)
+    step("renew", oracle.renew)
     step("diag", oracle.save_diag)
     step("net", oracle.save_net)
     manifest = oracle.manifest(started, seconds)

@@ -10,8 +10,8 @@ timer of the kernel may have changed since then is counted as moved, not as a mi
 
 from __future__ import annotations
 
-import itertools
 import os
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -40,6 +40,8 @@ from drgn_sockets.views.procfs.moments import TOLERANCE_S, How, how
 # Columns of numbers of sockets.
 _COUNTS = frozenset({"used", "inuse", "orphan", "tw", "alloc", "sockets"})
 _TR_TIMEWAIT = "03"
+# Saving all of procfs took no longer, on the slowest of machines.
+_SAVING_S = 300
 # Kinds of files whose position stays where it is.
 _FIXED_POS_KINDS = frozenset({"sock", "pipe", "fifo", "eventfd", "eventpoll", "timerfd", "pidfd"})
 
@@ -188,6 +190,8 @@ def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
             look.missing.append(f"{pid}/fd: not there, or no permission")
             continue
         look.fds[pid, None] = table
+        if pid not in memory.pids and tree.is_kthread(pid):
+            look.kthreads.add(pid)
         for tid in tree.own_tables(pid):
             if (pid, tid) in memory.fds:
                 own = tree.fds(f"{pid}/task/{tid}")
@@ -211,7 +215,7 @@ def _shows_address(pointer: str) -> bool:
 
 
 def _key(file: str, row: Row, by_address: bool) -> tuple[str, ...]:
-    columns = ("pointer",) if by_address else FILES[file].key
+    columns = (FILES[file].pointer,) if by_address else FILES[file].key
     return tuple(row.get(column, "") for column in columns)
 
 
@@ -233,6 +237,8 @@ class Comparison:
         #: How long before memory procfs was looked at; ``None`` if nobody knows.
         self._elapsed_s = elapsed_s
         self._live = live
+        #: The same of the file that is compared.
+        self._passed_s = elapsed_s
         #: How many timers of TCP may have fired since then.
         self._due = 0
         #: What the file has of each row, by the row's id().
@@ -250,8 +256,10 @@ class Comparison:
         for look in looks:
             for where, text in look.text.items():
                 self._lines.update(zip(map(id, look.net[where]), text.lines))
-        tcp = (rows for (_, file), rows in before.net.items() if file.startswith("tcp"))
-        self._due = sum(map(self._may_have_ended, itertools.chain.from_iterable(tcp)))
+        for (ino, file), rows in before.net.items():
+            if file.startswith("tcp"):
+                self._passed_s = self._passed(rows, memory.net.get((ino, file), []))
+                self._due += sum(map(self._may_have_ended, rows))
         for (ino, file), text in memory.text.items():
             theirs = before.text.get((ino, file))
             if theirs is not None and theirs.heading != text.heading:
@@ -266,7 +274,11 @@ class Comparison:
             if after is not None and later_fds is None:
                 continue
             if table[0] not in memory.pids and table[1] is None:
-                self._tell(Mismatch(f"{table[0]}", "process", "", "there", "not found"))
+                # The kernel's workers come and go.
+                self._tell(
+                    Mismatch(f"{table[0]}", "process", "", "there", "not found"),
+                    moved=not self._live and table[0] in before.kthreads,
+                )
                 continue
             self._fds(table, before.fds[table], memory.fds.get(table, {}), later_fds)
         if not self._live:
@@ -288,6 +300,7 @@ class Comparison:
     ) -> None:
         ino, file = where
         name = f"net/{file} of netns {ino}"
+        self._passed_s = self._passed(before, memory) if file.startswith("tcp") else None
         pointer = FILES[file].pointer
         by_address = bool(pointer) and all(
             _shows_address(row[pointer]) for row in (*before, *(after or ()))
@@ -399,12 +412,12 @@ class Comparison:
     def _saved_countdown(
         self, name: str, label: str, column: str, row: Row, mine: str | None
     ) -> None:
-        if mine is None or self._elapsed_s is None:
+        if mine is None or self._passed_s is None:
             return
         self.result.fields += 1
         left, expected = int(mine, 16) / 100, int(row[column], 16) / 100
         if row["tr"] != "00":
-            expected -= self._elapsed_s
+            expected -= self._passed_s
         if abs(left - max(expected, 0)) > TOLERANCE_S:
             restarted = row["tr"] == _TR_TIMEWAIT and left > expected
             self._tell(Mismatch(name, label, column, row[column], mine), moved=restarted)
@@ -413,9 +426,28 @@ class Comparison:
         """Whether a socket may have been removed by its timer since procfs was saved."""
         if self._live or row.get("tr", "00") == "00":
             return False
-        if self._elapsed_s is None:
+        if self._passed_s is None:
             return True
-        return int(row["when"], 16) / 100 <= self._elapsed_s + TOLERANCE_S
+        return int(row["when"], 16) / 100 <= self._passed_s + TOLERANCE_S
+
+    def _passed(self, saved: Iterable[Row], memory: Iterable[Row]) -> float | None:
+        """
+        How long before memory a file of TCP was read: on a busy machine some time before the file
+        that tells the time, but most of its timers have gone on by as much.
+        """
+        if self._live or self._elapsed_s is None:
+            return self._elapsed_s
+        ours = {_key("tcp", row, by_address=False): row for row in memory}
+        gone_by = []
+        for row in saved:
+            mine = ours.get(_key("tcp", row, by_address=False), {})
+            if row["tr"] not in ("00", _TR_TIMEWAIT) and all(
+                row[column] == mine.get(column) for column in ("tr", "retrnsmt", "timeout")
+            ):
+                gone_by.append(int(row["when"], 16) - int(mine["when"], 16))
+        most = statistics.median_high(gone_by) / 100 if gone_by else self._elapsed_s
+        earliest = self._elapsed_s - TOLERANCE_S
+        return most if earliest <= most <= self._elapsed_s + _SAVING_S else self._elapsed_s
 
     def _fds(
         self,

@@ -25,15 +25,18 @@ from drgn_sockets.check.compare import Mismatch, Result
 from drgn_sockets.check.sock_diag import Reply, Unanswered
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.bound import for_each_bound_tcp
 from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.kernel.time import clock
+from drgn_sockets.records.families.tcp import TcpSockRecord
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import for_each_socket
-from drgn_sockets.records.socket import UnreadableSocket
+from drgn_sockets.records.socket import AnySocket, UnreadableSocket
 from drgn_sockets.views.diag import KINDS, Diag, Kind, Message, diag_of
 from drgn_sockets.views.diag.forms import Form, Value, nla_parse
 from drgn_sockets.views.escape import escape
+from drgn_sockets.views.names import family_name
 
 # As in compare.
 _TRIES = 8
@@ -94,6 +97,8 @@ _BY_TIMERS = frozenset(
         *("INET_DIAG_VEGASINFO", "INET_DIAG_DCTCPINFO", "INET_DIAG_BBRINFO"),
     }
 )
+# What an answer changes of the sockets that ask and are asked.
+_BY_ASKING = frozenset({"NETLINK_DIAG_MEMINFO", "NETLINK_DIAG_FLAGS"})
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -206,7 +211,8 @@ class Answers:
                 key = (reply.family, reply.protocol)
                 self.others[key] = self.others.get(key, 0) + 1
             else:
-                self._told[netns, told.cookie] = reply
+                # Of a netlink socket that has joined a group a dump tells twice.
+                self._told.setdefault((netns, told.cookie), reply)
         self.refused.update((netns, family, protocol) for family, protocol, _ in unanswered)
 
     def asked(self, netns: int, family: int, protocol: int) -> bool:
@@ -243,12 +249,24 @@ class Socket(NamedTuple):
     dumped: bool
 
 
+def _records(diag: Diag, holders: Holders) -> Iterator[AnySocket]:
+    seen: set[int] = set()
+    for record in for_each_socket(diag.prog, holders=holders):
+        if isinstance(record, TcpSockRecord):
+            seen.add(record.sk)
+        yield record
+    # Those that no process holds by themselves: subflows of MPTCP sockets, the kernel's own.
+    bound = [sk for sk, _ in for_each_bound_tcp(diag.prog, seen)]
+    for batch in diag.reader.read_many(bound):
+        yield from batch.records()
+
+
 def _sockets(diag: Diag, problems: list[str]) -> Iterator[Socket]:
     """All sockets in memory that sock_diag could tell of."""
     prog = diag.prog
     holders = Holders(prog)
     problems += holders.problems
-    for record in for_each_socket(prog, holders=holders):
+    for record in _records(diag, holders):
         if isinstance(record, UnreadableSocket):
             problems.append(f"socket at {record.sk:#x} {record.error}")
             continue
@@ -280,7 +298,7 @@ class Comparison:
         self._due: set[tuple[bytes, bytes]] = set()
         # How long ago messages were told, by their ages; and what else names a moment.
         self._agos: list[float] = []
-        self._waiting: list[tuple[float, Mismatch]] = []
+        self._waiting: list[_Waiting] = []
         for kind in KINDS:
             self._counts(kind.header)
             for attribute in kind.attributes:
@@ -319,7 +337,7 @@ class Comparison:
             assert told is not None
             where = f"{told.name} of netns {netns}"
             row = told.kind.label(told.members)
-            moved = _fires_within(told, self._elapsed_s)
+            moved = _fires_within(told, self._elapsed_s) or told.kind.is_busy(told.members)
             self.tell(Mismatch(where, row, "", "there", "not found"), moved=moved)
         self._judge_waiting()
         return self.result
@@ -347,6 +365,7 @@ class Comparison:
             row,
             ago,
             timer=_NOTHING if live else self._timers_may(told, ours, ago),
+            busy=kind.is_busy(told.members),
             renewed=not live and told.members.get("idiag_timer") == _RENEWED,
         )
         form = diag.structure(kind.header)
@@ -408,8 +427,9 @@ class Comparison:
         earliest, latest = 0.0, self._elapsed_s or 0.0
         if self._agos:
             earliest, latest = min(self._agos) - _DUMP_S, max(self._agos) + _DUMP_S
-        for ago, mismatch in self._waiting:
-            if not earliest <= ago <= latest:
+        for ago, anew, mismatch in self._waiting:
+            # What began anew since seems to be of later.
+            if ago > latest or (ago < earliest and not anew):
                 self.tell(mismatch)
 
 
@@ -453,6 +473,16 @@ def _fires_within(told: Told, seconds: float | None) -> bool:
     return expires / 1000 <= seconds + _SLACK_S
 
 
+class _Waiting(NamedTuple):
+    """A moment that is judged when all messages have been seen."""
+
+    #: How long before memory it was, in seconds, by the difference of the two.
+    ago: float
+    #: Whether it may have begun anew since.
+    anew: bool
+    mismatch: Mismatch
+
+
 class _Look:
     """A socket that is being compared."""
 
@@ -464,6 +494,7 @@ class _Look:
         *,
         timer: Container[str],
         renewed: bool,
+        busy: bool,
     ) -> None:
         self._where = where
         self._row = row
@@ -471,8 +502,10 @@ class _Look:
         #: What a timer may have changed, and whether a timer may have been started anew.
         self._timer = timer
         self._renewed = renewed
-        #: Moments that cannot be judged by this message alone: how long ago each was.
-        self.waiting: list[tuple[float, Mismatch]] = []
+        #: Whether it is the one that asks or is asked.
+        self._busy = busy
+        #: Moments that cannot be judged by this message alone.
+        self.waiting: list[_Waiting] = []
 
     def compare(
         self,
@@ -499,7 +532,10 @@ class _Look:
         return list(self._members(name, c_type, form, theirs, mine, then))
 
     def _by_timer(self, name: str) -> bool:
-        return name in self._timer or name.split(".")[0] in self._timer
+        attribute = name.split(".")[0]
+        if self._busy and attribute in _BY_ASKING:
+            return True
+        return name in self._timer or attribute in self._timer
 
     def _mismatch(self, name: str, theirs: Value | None, mine: Value | None) -> Mismatch:
         return Mismatch(self._where, self._row, name, _text(theirs), _text(mine))
@@ -549,13 +585,14 @@ class _Look:
             return first - slack <= value <= last + slack
         ago = (value - said) * moment.direction / moment.per_s
         anew = self._renewed or self._by_timer(where)
-        if moment.direction < 0 and (value == 0 or (ago < 0 and anew)):
-            # A countdown that is over, or began anew.
+        if moment.direction < 0 and value == 0:
+            # A countdown that is over.
             return True
         if self._ago is None:
-            self.waiting.append((ago, self._mismatch(where, said, value)))
+            self.waiting.append(_Waiting(ago, anew, self._mismatch(where, said, value)))
             return True
-        return abs(ago - self._ago) <= moment.slack_s
+        # What began anew since seems to be of later.
+        return ago <= self._ago + moment.slack_s and (anew or ago >= self._ago - moment.slack_s)
 
 
 def _less(one: Value | None, other: Value | None) -> bool:
@@ -639,7 +676,8 @@ def _ask_all(diag: Diag, proc: str, left_out: list[str]) -> Answers:
 
 def _leave_out_others(answers: Answers, left_out: list[str]) -> None:
     for (family, protocol), count in sorted(answers.others.items()):
-        left_out.append(f"{count} sockets of family {family}, protocol {protocol}: not known here")
+        what = f"{count} sockets that are asked for as {family_name(family)}, protocol {protocol}"
+        left_out.append(f"{what}: what sock_diag tells of these is not known here")
 
 
 def _net_files(prog: Program, proc: str, left_out: list[str]) -> Iterator[tuple[int, str | None]]:

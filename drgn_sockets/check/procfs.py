@@ -16,6 +16,9 @@ from drgn_sockets.views.procfs import FILES, Row
 #: The files that are compared, with the columns of each.
 NET_FILES: dict[str, tuple[str, ...]] = {name: file.columns for name, file in FILES.items()}
 
+# include/linux/sched.h
+_PF_KTHREAD = 0x00200000
+
 _UNIX_ROW = re.compile(
     rb"([0-9a-f]{8,16}|\(null\)): ([0-9A-F]{8}) ([0-9A-F]{8}) ([0-9A-F]{8}) ([0-9A-F]{4}) "
     rb"([0-9A-F]{2}) +([0-9]+)"
@@ -48,6 +51,8 @@ class Look:
     fds: dict[tuple[int, int | None], dict[int, FdLook]] = field(default_factory=dict)
     #: What is not there, or cannot be read: a line each.
     missing: list[str] = field(default_factory=list)
+    #: Processes that are threads of the kernel's, as far as somebody asked.
+    kthreads: set[int] = field(default_factory=set)
     #: Of each file in ``net``, its heading, if it has one, and the rows as they stand there.
     text: dict[tuple[int, str], NetText] = field(default_factory=dict)
 
@@ -195,6 +200,13 @@ class ProcTree:
             return _read(f"{self.root}/{path}")
         except OSError:
             return None
+
+    def is_kthread(self, pid: int) -> bool:
+        """Whether a process is a thread of the kernel's."""
+        text = self.read(f"{pid}/stat") or b""
+        # After the name, which may be any.
+        words = text.rpartition(b")")[2].split()
+        return len(words) > 6 and words[6].isdigit() and bool(int(words[6]) & _PF_KTHREAD)
 
     def uptime_s(self) -> float | None:
         """When the look was taken, seconds since boot."""

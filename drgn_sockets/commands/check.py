@@ -15,6 +15,7 @@ from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.views.columns import Column, choose
+from drgn_sockets.views.procfs import FILES
 
 
 class Check(Command):
@@ -24,9 +25,9 @@ class Check(Command):
     summary = "compare what kernel memory says with what procfs or sock_diag says"
     description = (
         "On a live kernel, every fd of every process (name, position, flags, mount, inode) and "
-        "every row of /proc/net/{tcp,tcp6,udp,udp6,udplite,udplite6,raw,raw6,unix} in every "
-        "network namespace; only that is judged on which procfs says the same before and after "
-        "memory was walked. With --procfs, a directory laid out as /proc is, saved shortly "
+        f"every line of /proc/net/{{{','.join(FILES)}}} in every network namespace; "
+        "only that is judged on which procfs says the same before and after memory was walked. "
+        "With --procfs, a directory laid out as /proc is, saved shortly "
         "before a core was taken. With --diag, every attribute that sock_diag (what ss asks) sends "
         "of every socket, in the same way. Prints a line for each mismatch and a summary; exit "
         "status 1 if there is a mismatch."

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.cgroup import sock_cgroup_path
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.structs import Member
 from drgn_sockets.records.families import RECORDS
@@ -20,24 +21,28 @@ from drgn_sockets.records.families.raw import RawRecord
 from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
 from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
 from drgn_sockets.records.families.unix import UnixRecord
+from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.records.tcp_info import tcp_get_info
 from drgn_sockets.views.columns import Column
+from drgn_sockets.views.extended import cgroup_text, extended_text, timer_text
 from drgn_sockets.views.names import family_name, type_name
 from drgn_sockets.views.sockets import (
-    holders_text,
-    holders_texts,
+    local_numbers,
     local_text,
     locals_,
     netids,
     record_netid,
     record_state,
     recv_qs,
+    remote_numbers,
     remote_text,
     remotes,
     send_qs,
     state_text,
     states,
+    users_text,
+    users_texts,
 )
 from drgn_sockets.views.tcp_info import tcp_info_text
 
@@ -61,9 +66,9 @@ def _holders(record: AnySocket) -> list[dict[str, object]] | None:
     return None if holders is None else [h._asdict() for h in holders]
 
 
-def _holders_text(record: AnySocket) -> str | None:
+def _users_text(record: AnySocket) -> str | None:
     holders = record.holders
-    return None if holders is None else holders_text(holders)
+    return None if holders is None else users_text(holders)
 
 
 def _file_ino(record: UnixRecord) -> int | None:
@@ -84,8 +89,11 @@ def _timer(record: SocketRecord) -> dict[str, object] | None:
 
 
 def _timer_text(record: SocketRecord) -> str | None:
-    timer = record.timer
-    return f"({timer.name},{timer.expires_s:.3f}s,{timer.retrans})" if timer is not None else None
+    return timer_text(record.timer)
+
+
+def _cgroup_text(record: SocketRecord) -> str | None:
+    return cgroup_text(sock_cgroup_path(record.prog, record.sock))
 
 
 def _ring(which: str, record: PacketRecord) -> dict[str, int] | None:
@@ -207,12 +215,30 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "holders",
-        "every process and fd that holds it",
+        "every process and fd that holds it, with the words of ss -p",
         _holders,
-        text=_holders_text,
-        texts=holders_texts,
+        text=_users_text,
+        texts=users_texts,
     ),
-    _socket("timer", "the timer that fires next: name, seconds, retries", _timer, text=_timer_text),
+    _socket(
+        "timer",
+        "the timer that fires next: name, seconds, retries, with the words of ss -o",
+        _timer,
+        text=_timer_text,
+    ),
+    _socket(
+        "ext",
+        "owner, inode, cookie, cgroup and what else ss -e has, with its words; and addr:, the "
+        "address of the struct sock, and netns:",
+        extended_text,
+        simple=True,
+    ),
+    _socket(
+        "cgroup",
+        "path of its cgroup (version 2)",
+        lambda r: sock_cgroup_path(r.prog, r.sock),
+        text=_cgroup_text,
+    ),
     _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
     _socket(
         "info",
@@ -275,7 +301,7 @@ COLUMNS: tuple[Column, ...] = (
     _netlink("groups", "netlink groups it has joined, by number from 1", attrgetter("groups")),
     _packet(
         "packet_flags",
-        "running, auxdata, origdev, vnethdr, loss, as ss has them",
+        "running, auxdata, origdev, vnethdr, loss, tx_has_off, pressure, qdisc_bypass",
         attrgetter("flag_names"),
     ),
     _packet(
@@ -366,3 +392,20 @@ def _sock_member(name: str, record: SocketRecord) -> Any:
 
 
 COLUMNS += tuple(_member_columns())
+
+_BY_NAME = {column.name: column for column in COLUMNS}
+
+
+def _unless_others(texts: Any, batch: Batch) -> Any:
+    # Of other families there are few.
+    return texts(batch) if issubclass(batch.cls, (InetRecord, UnixRecord)) else None
+
+
+#: Columns that are other ones where numbers are wanted (``ss -n``), by name.
+NUMERIC: dict[str, Column] = {
+    name: _BY_NAME[name]._replace(get=get, texts=functools.partial(_unless_others, texts))
+    for name, get, texts in (
+        ("local", local_numbers, locals_),
+        ("peer", remote_numbers, remotes),
+    )
+}

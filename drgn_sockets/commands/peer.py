@@ -14,6 +14,8 @@ from drgn_sockets.commands.columns import COLUMNS
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families import BY_GROUP, OTHER
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.netlink import NetlinkRecord
+from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.families.tcp import TcpRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.find import Finder
@@ -114,6 +116,8 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
     peer = finder.peer(record)
     if peer is not None:
         yield End(what, "peer", peer, _peer_note(record, peer))
+    elif isinstance(record, NetlinkRecord) and record.sock.dst_group:
+        yield End(what, "peer", None, f"whoever has joined group {record.sock.dst_group}")
     elif record.group in BY_GROUP and record.group != "unix" and record.is_connected:
         yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
     for end in (record, peer):
@@ -140,8 +144,12 @@ def _note(record: AnySocket) -> str | None:
         if not record.peer:
             return "not connected"
         return None
+    if record.is_unbound:
+        return "never bound"
     # Of families of which no more is known than that they have sockets, that is not known either.
-    return None if record.is_connected or record.group == OTHER else "not connected"
+    if isinstance(record, PacketRecord) or record.group == OTHER or record.is_connected:
+        return None
+    return "not connected"
 
 
 def _peer_note(record: SocketRecord, peer: AnySocket) -> str | None:

@@ -14,10 +14,12 @@ from drgn import FaultError, Program, ProgramFlags
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
-from drgn_sockets.kernel.net import net_namespaces, task_net
+from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.records.netns import find_net
 from drgn_sockets.views.columns import Column
+from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs import FILES, Looker
 
 # PID/task/TID/net/FILE is there as well.
@@ -52,9 +54,8 @@ class Procfs(Command):
         parser.add_argument("path", nargs="*", metavar="PATH", help="a file; several one by one")
         parser.add_argument(
             "--netns",
-            type=int,
-            metavar="INODE",
-            help="of this network namespace (default: the initial one of a core, our own here)",
+            help="of this network namespace: its name (ip netns), its inode, or the PID of a "
+            "process in it (default: the initial one of a core, our own here)",
         )
         parser.add_argument(
             "--real-pointers",
@@ -111,17 +112,17 @@ def _write(lines: Iterator[bytes]) -> None:
         sys.stdout.writelines(map(os.fsdecode, lines))
 
 
-def _find(at: Looker, path: str, netns: int | None) -> tuple[str, int]:
+def _find(at: Looker, path: str, netns: str | None) -> tuple[str, int]:
     """Which file of which ``struct net *`` is meant."""
-    match = _PATH.fullmatch(path)
+    match, shown = _PATH.fullmatch(path), escape(os.fsencode(path))
     if match is None:
-        raise UserError(f"{path}: not provided; there are {_there_are(list(FILES))}")
+        raise UserError(f"{shown}: not provided; there are {_there_are(list(FILES))}")
     net, file = _net(at.prog, match, netns), match["file"]
     names = proc_net_names(at.net_object(net))
     there = [name for name in FILES if not names or name.encode() in names]
     if file not in there:
         why = "this kernel has none" if file in FILES else "not provided"
-        raise UserError(f"{path}: {why}; there are {_there_are(there)}")
+        raise UserError(f"{shown}: {why}; there are {_there_are(there)}")
     return file, net
 
 
@@ -129,24 +130,21 @@ def _there_are(files: list[str]) -> str:
     return ", ".join(f"net/{name}" for name in files)
 
 
-def _net(prog: Program, match: re.Match[str], netns: int | None) -> int:
-    nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
-    live = bool(prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL)
+def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
     who = match["tid"] or match["who"]
     if netns is not None:
         if who is not None:
             raise UserError(f"{match[0]} is of one network namespace; leave out --netns, or {who}/")
-        if netns not in nets:
-            raise UserError(f"no network namespace {netns}; there are {', '.join(map(str, nets))}")
-        return nets[netns]
+        return find_net(prog, netns)
+    live = prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL
     if who == "self" and not live:
         raise UserError(f"{match[0]}: nobody is 'self' here; give a PID")
     if who in (None, "self"):
-        ino = os.stat("/proc/self/ns/net").st_ino if live else 0  # noqa: PTH116
-        return nets.get(ino) or next(iter(nets.values()))
+        return current_net(prog)
     task = Tasks(prog).by_tid.get(int(who))
     if task is None:
         raise UserError(f"no process {who}; fds lists all")
+    nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
     net = nets.get(task_net(prog, task.nsproxy))
     if net is None:
         raise UserError(f"process {who} has no network namespace: it has ended, or is damaged")

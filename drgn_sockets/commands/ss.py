@@ -4,28 +4,77 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+import contextlib
+import functools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import Command, Problems
-from drgn_sockets.commands.columns import COLUMNS
-from drgn_sockets.errors import UserError
+from drgn_sockets.commands.columns import COLUMNS, NUMERIC
+from drgn_sockets.commands.tables import Tables, Test, add_table_arguments
+from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.kernel.net import net_namespaces
+from drgn_sockets.kernel.mounts import named_net_namespaces
+from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.filter import FAMILIES as ADDRESS_FAMILIES
+from drgn_sockets.records.filter import Filter, Token, families_of, parse
 from drgn_sockets.records.find import parse_address, sk_at
 from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.netns import find_net, find_netns
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
 from drgn_sockets.records.socket import SocketRecord
+from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
+from drgn_sockets.views.procfs.base import Looker
+from drgn_sockets.views.summary import summary
 
-# What ss shows without -a and -l: connections, neither listening nor closed nor in the states
-# that are kept in small structures.
-_DEFAULT_STATES = STATE_GROUPS["connected"] - STATE_GROUPS["bucket"]
+_ALL = STATE_GROUPS["all"]
+_BOUND_INACTIVE = STATE_NUMBERS["bound-inactive"]
+
+# What ss has and this has not, and why.
+_REFUSED = (
+    (("-K", "--kill"), None, "closes sockets, and this only looks at them"),
+    (("-E", "--events"), None, "waits for sockets to go, and this looks once"),
+    (("-D", "--diag"), "FILE", "saves what the kernel answers, and this asks it nothing"),
+    (("-r", "--resolve"), None, "asks DNS, and this only looks at memory"),
+    (("-Z", "--context", "-z", "--contexts"), None, "shows SELinux contexts, which are not read"),
+)
+
+
+# Options, each with what it shows.
+_SHOWN = {
+    "-p --processes": "every process and fd that holds it",
+    "-T --threads": "the same; of threads, those with an fd table of their own",
+    "-e --extended": "owner, inode, cookie, cgroup, timer, address, namespace, …",
+    "-o --options": "timers",
+    "-m --memory": "socket memory",
+    "-i --info": "all that TCP knows of a connection",
+    "-b --bpf": "filters of packet sockets",
+    "--cgroup": "cgroup",
+    "-Q --no-queues": "no lengths of queues",
+    "-n --numeric": "protocols and ports in numbers (IP addresses and their ports always are)",
+    "-O --oneline": "a socket is one line (always so here)",
+}
+
+# What ss -e has in words, in JSON and CSV.
+_EXTENDED = ["ino", "uid", "cookie", "sk", "netns", "cgroup", "file_ino", "file_dev"]
+
+
+class _Refuse(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option: str | None = None,
+    ) -> None:
+        parser.error(f"{option} {self.help}")
 
 
 class Ss(Command):
@@ -35,81 +84,122 @@ class Ss(Command):
     summary = "sockets of all families, in all network namespaces, and who holds them"
     description = (
         "The options are those of iproute2's ss. Without -a and -l, connections only. Without "
-        "a family, all families."
+        "a family, all families. FILTER is what ss takes: 'state STATE' and 'exclude STATE', and "
+        "then an expression: src and dst [FAMILY:]HOST[:PORT], sport and dport OP :PORT, dev, "
+        "fwmark, cgroup, autobound; not, and, or, ( ). 'and' and 'or' apply from left to right, as "
+        "in ss. HOST is an address, a network as 10.0.0.0/8, or a name in /etc/hosts: DNS is not "
+        "asked."
     )
     columns = COLUMNS
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        family = parser.add_argument_group("which families")
-        family.add_argument("-t", "--tcp", action="store_true", help="TCP")
-        family.add_argument("-u", "--udp", action="store_true", help="UDP and UDP-Lite")
-        family.add_argument("-w", "--raw", action="store_true", help="raw")
-        family.add_argument("-x", "--unix", action="store_true", help="unix")
-        family.add_argument("-4", "--ipv4", action="store_true", help="only IPv4")
-        family.add_argument("-6", "--ipv6", action="store_true", help="only IPv6")
+        add_table_arguments(parser)
         which = parser.add_argument_group("which sockets")
         which.add_argument("-a", "--all", action="store_true", help="in all states")
         which.add_argument(
             "-l", "--listening", action="store_true", help="only listening (UDP: not connected)"
         )
+        which.add_argument(
+            "-B", "--bound-inactive", action="store_true", help="TCP that is bound and no more"
+        )
         which.add_argument("--pid", type=int, help="held by this process")
         which.add_argument("--inode", type=int, help="with this inode (socket:[INODE])")
         which.add_argument("--addr", metavar="ADDRESS", help="at this kernel address")
-        which.add_argument("--netns", type=int, metavar="INODE", help="of this network namespace")
+        which.add_argument(
+            "-N",
+            "--net",
+            "--netns",
+            dest="netns",
+            metavar="NETNS",
+            help="of this network namespace: its name (ip netns), its inode, or the PID of a "
+            "process in it",
+        )
         which.add_argument("--port", type=int, help="with this port at either end")
+        which.add_argument(
+            "-F", "--filter", dest="filter_file", metavar="FILE", help="read FILTER from a file"
+        )
         which.add_argument(
             "filter",
             nargs="*",
-            metavar="state STATE | exclude STATE",
-            help="only, or all but, these states: " + ", ".join([*STATE_NUMBERS, *STATE_GROUPS]),
+            metavar="FILTER",
+            help="state STATE, exclude STATE, and an expression; states are "
+            + ", ".join([*STATE_NUMBERS, *STATE_GROUPS]),
         )
         show = parser.add_argument_group("what to show of them")
         show.add_argument(
-            "-p", "--processes", action="store_true", help="every process and fd that holds it"
-        )
-        show.add_argument(
-            "-e",
-            "--extended",
+            "-s",
+            "--summary",
             action="store_true",
-            help="inode, owner, kernel address, network namespace, socket file",
+            help="how many sockets a network namespace has (-N; else the initial one of a core, "
+            "our own here); and then a table, if families are chosen",
         )
-        show.add_argument("-o", "--options", action="store_true", help="timers")
-        show.add_argument("-m", "--memory", action="store_true", help="socket memory")
-        show.add_argument(
-            "-i", "--info", action="store_true", help="all that TCP knows of a connection"
-        )
-        show.add_argument(
-            "-n", "--numeric", action="store_true", help="numbers, not names (always so here)"
-        )
+        for names, help in _SHOWN.items():
+            show.add_argument(*names.split(), action="store_true", help=help)
+        refused = parser.add_argument_group("what ss has and this has not")
+        for options, metavar, help in _REFUSED:
+            nargs = None if metavar else 0
+            refused.add_argument(
+                *options, action=_Refuse, nargs=nargs, metavar=metavar, dest="refused", help=help
+            )
 
     def usual(self, args: argparse.Namespace) -> list[str]:
         names = super().usual(args)
-        if args.extended:
-            names += ["ino", "uid", "sk", "netns", "file_ino", "file_dev"]
-        if args.options:
+        if args.no_queues:
+            names = [name for name in names if name not in ("recv_q", "send_q")]
+        # In the order of ss; what it has in words, JSON and CSV have in columns.
+        in_columns = args.json or args.csv
+        if args.processes or args.threads:
+            names.append("holders")
+        if args.options or args.extended:
             names.append("timer")
+        if args.extended:
+            names += _EXTENDED if in_columns else ["ext"]
+        if args.cgroup and "cgroup" not in names:
+            names.append("cgroup")
+        if args.bpf:
+            names.append("filter")
         if args.memory:
             names.append("skmem")
         if args.info:
             names.append("info")
-        if args.processes:
-            names.append("holders")
         return names
 
+    def chosen(self, args: argparse.Namespace) -> list[Column]:
+        columns = super().chosen(args)
+        if args.numeric:
+            return [NUMERIC.get(column.name, column) for column in columns]
+        return columns
+
     def run(self, prog: Program, args: argparse.Namespace) -> int:
-        # Checked before the first row is printed.
-        tests = _tests(prog, args)
         problems = Problems()
-        self.emit_parts(prog, self._parts(prog, args, problems), args, problems, tests)
+        if args.summary:
+            _print_summary(prog, args, problems)
+            if Tables(args, None).names is None:
+                return problems.status()
+        # Checked before the first row is printed.
+        wanted = _Wanted(prog, args)
+        parts = self._parts(prog, args, wanted, problems)
+        self.emit_parts(prog, parts, args, problems, wanted.tests)
         return problems.status()
 
     def read_all(self, prog: Program) -> None:
+        at = Looker(prog)
+        for net in net_namespaces(prog):
+            with contextlib.suppress(FaultError):
+                summary(at, net)
         # Some columns read more of memory, when they are asked.
         for record in for_each_socket(prog, FAMILIES, Holders(prog)):
             for column in self.columns:
                 column.value(record)
+            # And so do some filters.
+            if isinstance(record, SocketRecord):
+                ip_local_port_range(prog, record.sock.net)
+        # So that namespaces go by their names.
+        named_net_namespaces(prog)
 
-    def _parts(self, prog: Program, args: argparse.Namespace, problems: Problems) -> Iterable[Part]:
+    def _parts(
+        self, prog: Program, args: argparse.Namespace, wanted: _Wanted, problems: Problems
+    ) -> Iterable[Part]:
         address = None
         if args.addr is not None:
             address = parse_address(args.addr)
@@ -119,7 +209,8 @@ class Ss(Command):
         # Sockets in no hash table are all closed, and only their holders lead to them.
         if (
             self.shows(args, "holders")
-            or k.TCP_CLOSE in _states(args)
+            or k.TCP_CLOSE in wanted.states
+            or wanted.tables.wants_others
             or args.pid is not None
             or args.inode is not None
         ):
@@ -131,7 +222,7 @@ class Ss(Command):
             return [Part(lambda: SocketReader(prog, holders).read_many([sk]))]
         if held is not None:
             return [Part(lambda: SocketReader(prog, holders).read_many(sorted(held)))]
-        return socket_parts(prog, _families(args), holders)
+        return socket_parts(prog, wanted.tables.groups(), holders)
 
     def _held(self, prog: Program, pid: int | None, holders: Holders | None) -> set[int] | None:
         if pid is None or holders is None:
@@ -141,78 +232,118 @@ class Ss(Command):
         return holders.sks_of(pid)
 
 
-def _states(args: argparse.Namespace) -> frozenset[int]:
-    all_states = STATE_GROUPS["all"]
-    states = _DEFAULT_STATES
+def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) -> None:
+    if args.json or args.csv or args.output is not None:
+        raise UserError("-s prints text, and has no columns")
+    net = current_net(prog) if args.netns is None else find_net(prog, args.netns)
+    try:
+        sys.stdout.write(summary(Looker(prog), net))
+    except FaultError as e:
+        problems.add([f"how many sockets there are: {e}"])
+
+
+class _Wanted:
+    """
+    Which sockets are to be shown.
+
+    :raises UserError: if that makes no sense
+    """
+
+    def __init__(self, prog: Program, args: argparse.Namespace) -> None:
+        found = parse(_source(args), _family(args.families), _services(args))
+        named = families_of(found.expression) if found.expression is not None else None
+        self.tables = Tables(args, named)
+        self.states = _states(args, found, self.tables)
+        self.tests = list(self._tests(prog, args, found))
+
+    def _tests(self, prog: Program, args: argparse.Namespace, found: Filter) -> Iterator[Test]:
+        """Just the tests that a socket may fail."""
+        states = self.states
+        if states != _ALL:
+            yield functools.partial(_is_in_state, states)
+        # Others are looked for by their families.
+        yield from self.tables.tests(any_group=args.pid is not None or args.addr is not None)
+        if k.TCP_CLOSE in states and not found.states and not _asks_for_states(args):
+            # A closed or unbound one is not listening in any sense, and ss could not show it:
+            # created and not bound, or refused, or reset.
+            yield lambda r: not (r.is_unbound or (r.group == "tcp" and r.state == k.TCP_CLOSE))
+        if args.inode is not None:
+            yield lambda r: r.ino == args.inode
+        if args.netns is not None:
+            netns = find_netns(prog, args.netns)
+            yield lambda r: r.netns == netns
+        if args.port is not None:
+            yield lambda r: isinstance(r, InetRecord) and args.port in (r.local_port, r.remote_port)
+        if found.expression is not None:
+            yield found.expression.test()
+
+
+def _source(args: argparse.Namespace) -> str:
+    words = list(args.filter)
+    if args.filter_file is not None:
+        lines = _lines(args.filter_file)
+        words += [line for line in lines if not line.startswith("#")]
+    return " ".join(words)
+
+
+def _lines(name: str) -> list[str]:
+    if name == "-":
+        return sys.stdin.read().splitlines()
+    try:
+        with open(name, encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
+            return file.read().splitlines()
+    except OSError as e:
+        raise UserError(f"cannot read the filter: {name}: {e.strerror}") from None
+
+
+def _family(families: Sequence[str] | None) -> str:
+    """The family that an address is of, if just one was chosen."""
+    chosen = set(families or ())
+    return chosen.pop() if len(chosen) == 1 and chosen <= ADDRESS_FAMILIES.keys() else ""
+
+
+def _services(args: argparse.Namespace) -> list[str]:
+    """Protocols that the name of a port may be of."""
+    return [name for name in ("udp", "tcp") if getattr(args, name)] or ["udp", "tcp"]
+
+
+def _asks_for_states(args: argparse.Namespace) -> bool:
+    return bool(args.all or args.bound_inactive or args.addr or args.inode is not None)
+
+
+def _states(args: argparse.Namespace, found: Filter, tables: Tables) -> frozenset[int]:
+    states = tables.states
     if args.all or args.addr or args.inode is not None:
-        states = all_states
+        states = _ALL
     elif args.listening:
         states = frozenset({k.TCP_LISTEN, k.TCP_CLOSE})
-    words = list(args.filter)
+    elif args.bound_inactive:
+        states = frozenset({_BOUND_INACTIVE})
     # Each word changes what those before it left, as in ss.
     named: frozenset[int] | None = None
-    while words:
-        keyword = words.pop(0)
-        if keyword not in ("state", "exclude"):
-            raise UserError(f"expected 'state STATE' or 'exclude STATE', not {keyword!r}")
-        if not words:
-            raise UserError(f"{keyword!r} wants a state after it")
-        these = _state(words.pop(0))
+    for keyword, token in found.states:
+        these = _state(found, token)
         if keyword == "state":
             named = (frozenset() if named is None else named) | these
         else:
-            named = (all_states if named is None else named) - these
+            named = (_ALL if named is None else named) - these
     return states if named is None else named
 
 
-def _state(word: str) -> frozenset[int]:
-    name = word.lower().replace("_", "-")
+def _state(found: Filter, token: Token) -> frozenset[int]:
+    name = token.text.lower().replace("_", "-")
     if name in STATE_GROUPS:
         return STATE_GROUPS[name]
     if name not in STATE_NUMBERS:
-        raise UserError(
-            f"no such state: {word!r}; there are {', '.join([*STATE_NUMBERS, *STATE_GROUPS])}"
-        )
+        known = [*STATE_NUMBERS, *STATE_GROUPS]
+        there = ", ".join(known) + nearest(name, known)
+        raise found.wrong(f"no such state: {token.text!r}; there are {there}", token.places[0])
     return frozenset({STATE_NUMBERS[name]})
 
 
-def _families(args: argparse.Namespace) -> list[str]:
-    named = [f for f in FAMILIES if getattr(args, f, False)]
-    if not named and (args.ipv4 or args.ipv6):
-        return ["raw", "udp", "tcp"]
-    return named or list(FAMILIES)
-
-
-def _tests(prog: Program, args: argparse.Namespace) -> list[Callable[[SocketRecord], bool]]:
-    """What a socket must be to be shown: just the tests that it may fail."""
-    states, families = _states(args), _families(args)
-    if args.netns is not None:
-        known = [ns.ino for ns in net_namespaces(prog).values()]
-        if args.netns not in known:
-            raise UserError(
-                f"no network namespace {args.netns}; there are {', '.join(map(str, known))}"
-            )
-    found: list[Callable[[SocketRecord], bool]] = []
-    if states != STATE_GROUPS["all"]:
-        found.append(lambda r: r.state in states or r.state >= k.TCP_NEW_SYN_RECV)
-    if args.ipv4 or args.ipv6:
-        unwanted = {k.AF_INET, k.AF_INET6}
-        unwanted -= {k.AF_INET} if args.ipv4 else set()
-        unwanted -= {k.AF_INET6} if args.ipv6 else set()
-        found.append(lambda r: r.family not in unwanted)
-    if args.listening and not args.filter:
-        # A closed or unbound one is not listening in any sense, and ss could not show it: created
-        # and not bound, or refused, or reset.
-        found.append(lambda r: not (r.is_unbound or (r.group == "tcp" and r.state == k.TCP_CLOSE)))
-    if args.inode is not None:
-        found.append(lambda r: r.ino == args.inode)
-    if args.netns is not None:
-        found.append(lambda r: r.netns == args.netns)
-    if args.port is not None:
-        found.append(
-            lambda r: isinstance(r, InetRecord) and args.port in (r.local_port, r.remote_port)
-        )
-    if args.pid is not None or args.addr is not None:
-        # Others are looked for by their families.
-        found.append(lambda r: r.group in families)
-    return found
+def _is_in_state(states: frozenset[int], record: SocketRecord) -> bool:
+    state = record.state
+    if state == k.TCP_CLOSE and _BOUND_INACTIVE in states and record.group == "tcp":
+        # Not of its own in memory: closed, but with a port.
+        return state in states or bool(record.sock.num)
+    return state in states or state >= k.TCP_NEW_SYN_RECV

@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel.memory import byte_order, read_bytes
 from drgn_sockets.kernel.structs import Int, Struct
@@ -51,15 +51,20 @@ def filter_bytes(prog: Program, sk_filter: int) -> bytes | None:
     gives it.
 
     :param sk_filter: ``struct sk_filter *``
-    :return: ``struct sock_filter[]``; ``None`` for no filter, one that was eBPF from the start,
-        or one that cannot be read
+    :return: ``struct sock_filter[]``; ``None`` for no filter, or one that was eBPF from the start
+    :raises FaultError: if it cannot be read
     """
-    found = _SkFilter.layout(prog).try_read(sk_filter)
-    program = found and _BpfProg.layout(prog).try_read(found.prog)
-    original = program and _SockFprog.layout(prog).try_read(program.orig_prog)
-    if not original or original.len > _BPF_MAXINSNS:
+    if not sk_filter:
         return None
-    return read_bytes(prog, original.filter, original.len * _INSTRUCTION_SIZE)
+    program = _BpfProg.layout(prog).read(_SkFilter.layout(prog).read(sk_filter).prog)
+    if not program.orig_prog:
+        return None
+    original = _SockFprog.layout(prog).read(program.orig_prog)
+    size = min(original.len, _BPF_MAXINSNS) * _INSTRUCTION_SIZE
+    found = read_bytes(prog, original.filter, size)
+    if found is None:
+        raise FaultError("the filter cannot be read", original.filter)
+    return found
 
 
 def instructions(prog: Program, raw: bytes) -> list[Instruction]:

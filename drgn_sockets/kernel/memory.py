@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from drgn import FaultError, PlatformFlags, Program
+from drgn import FaultError, PlatformFlags, Program, ProgramFlags
 
 # One read takes in neighbours up to here. Slab pages hold their objects side by side, so
 # the bytes between two objects of a kind are few.
@@ -30,6 +31,13 @@ DISTILLED = "DRGN_SOCKETS_DISTILLED="
 # that are none (beyond 64 bits, wrapping around), and OSError when a core's file ends early
 # or disappears.
 UNREADABLE = (FaultError, OverflowError, ValueError)
+
+
+def remembered(prog: Program, name: str) -> dict[Any, Any]:
+    """What was read of a core for some purpose; nothing for a live kernel, which changes."""
+    if prog.flags & ProgramFlags.IS_LIVE:
+        return {}
+    return prog.cache.setdefault(f"drgn_sockets.{name}", {})  # type: ignore[no-any-return]
 
 
 def pointer_size(prog: Program) -> int:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from drgn import Object, Program
+from drgn import Object, Program, ProgramFlags
 
-from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.memory import UNREADABLE, remembered
 
 _MAX_NETS = 1 << 20
 # include/linux/netdevice.h: NETDEV_HASHENTRIES.
@@ -68,6 +69,16 @@ def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
     return found
 
 
+def current_net(prog: Program) -> int:
+    """The ``struct net *`` that we live in, on a core or a guest the initial one."""
+    nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
+    if prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+        own = nets.get(os.stat("/proc/self/ns/net").st_ino)  # noqa: PTH116
+        if own is not None:
+            return own
+    return prog["init_net"].address_of_().value_()  # type: ignore[no-any-return]
+
+
 def net_ino(prog: Program, net: int) -> int:
     """Inode of ``/proc/PID/ns/net`` for a ``struct net *``, 0 if it cannot be read."""
     try:
@@ -108,6 +119,21 @@ def pingpong_thresh(prog: Program, net: int) -> int:
     member = "sysctl_tcp_pingpong_thresh"
     has = prog.type("struct netns_ipv4").has_member(member)
     return getattr(ipv4, member).value_() if has else 1
+
+
+def ip_local_port_range(prog: Program, net: int) -> tuple[int, int]:
+    """The lowest and highest port that the kernel chooses, ``net.ipv4.ip_local_port_range``."""
+    known = remembered(prog, "local_ports")
+    if net not in known:
+        try:
+            found = Object(prog, "struct net *", net).ipv4.ip_local_ports.range.value_()
+            # Linux kernel commit d9f28735af87 ("Use READ/WRITE_ONCE() for IP
+            # local_port_range.") (in v6.8) put both into one word.
+            known[net] = tuple(found) if isinstance(found, list) else (found & 0xFFFF, found >> 16)
+        except UNREADABLE:
+            # net/ipv4/af_inet.c: inet_init_net()
+            known[net] = 32768, 60999
+    return known[net]  # type: ignore[no-any-return]
 
 
 def task_net(prog: Program, nsproxy: int) -> int:

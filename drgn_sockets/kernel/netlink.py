@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from drgn import FaultError, Program, offsetof, sizeof
 
-from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
 from drgn_sockets.kernel.rhashtable import Rhashtable, walk_rhashtable
 from drgn_sockets.kernel.sock import AF_NETLINK, SockCommon
 from drgn_sockets.kernel.structs import Int, Struct
@@ -22,13 +22,16 @@ class NetlinkTable(Struct):
     C_TYPE = "struct netlink_table"
 
     registered = Int("registered", help="number of the kernel's sockets")
-    mc_list = Int("mc_list.first", help="struct hlist_node of the first that has joined a group")
 
 
 class _HashedSock(SockCommon):
     C_TYPE = "struct netlink_sock"
 
     node = Int("node.next", help="next in its hash chain")
+
+
+class _Member(SockCommon):
+    node = Int("skc_bind_node.next", help="next of those that have joined a group")
 
 
 def netlink_tables(prog: Program) -> list[NetlinkTable]:
@@ -62,12 +65,31 @@ def for_each_netlink_of(
         yield address, None
         return
     yield from walk_rhashtable(
+        prog, hash_, _HashedSock.layout(prog), lambda sock: sock.node, _is_one, known
+    )
+
+
+def _is_one(sock: SockCommon) -> bool:
+    return sock.family == AF_NETLINK and sock.net != 0
+
+
+def netlink_members(prog: Program, table: NetlinkTable) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every netlink socket of a protocol that has joined a group, in the order of sock_diag: one that
+    was never bound is in this list only.
+
+    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    """
+    offset = offsetof(prog.type("struct netlink_table"), "mc_list")
+    size = sizeof(prog.type("struct hlist_head"))
+    layout = _Member.layout(prog)
+    return walk_chains(
         prog,
-        hash_,
-        _HashedSock.layout(prog),
+        HashTable(table.address + offset, 1, size),
+        layout,
+        layout.cls.places["node"].offset,
         lambda sock: sock.node,
-        lambda sock: sock.family == AF_NETLINK and sock.net != 0,
-        known,
+        _is_one,
     )
 
 
@@ -75,8 +97,8 @@ def for_each_netlink(
     prog: Program, known: Mapping[int, int] = NOTHING
 ) -> Iterator[tuple[int, SockCommon | None]]:
     """
-    Every netlink socket that has a port ID, the kernel's own included, in all network
-    namespaces: :func:`for_each_netlink_of` of one protocol after the other.
+    Every netlink socket that has a port ID or has joined a group, the kernel's own included, in
+    all network namespaces.
     """
     try:
         tables = netlink_tables(prog)
@@ -85,4 +107,10 @@ def for_each_netlink(
         yield e.address, None
         return
     for table in tables:
-        yield from for_each_netlink_of(prog, table, known)
+        seen: set[int] = set()
+        for sk, sock in for_each_netlink_of(prog, table, known):
+            seen.add(sk)
+            yield sk, sock
+        for sk, sock in netlink_members(prog, table):
+            if sk not in seen and sk not in known:
+                yield sk, sock

@@ -113,6 +113,7 @@ class Sock(SockCommon):
     receive_queue_len = Int("sk_receive_queue.qlen", help="packets in the receive queue")
     receive_queue = Int("sk_receive_queue.next", help="first struct sk_buff *, or the list itself")
     flags = Int("__sk_common.skc_flags", help="SOCK_* flags (enum sock_flags), as bits")
+    userlocks = Int("sk_userlocks", help="SOCK_*_LOCK: what a user has set (8: the local port)")
     # Linux kernel commit 8520e224f547 ("bpf, cgroups: Fix cgroup v2 fallback on v1/v2 mixed mode")
     # (in v5.15, and in stable kernels): before that all is in one word, of which bit 0 says that
     # it is no pointer.
@@ -169,6 +170,21 @@ class SocketAlloc(Struct):
     uid = Int("vfs_inode.i_uid.val", help="owner of the inode")
     mode = Int("vfs_inode.i_mode", help="S_IFSOCK and permissions")
     sb = Int("vfs_inode.i_sb", help="struct super_block *")
+
+
+def sock_i_ino(prog: Program, sk: int) -> int:
+    """
+    Inode of a socket.
+
+    :param sk: ``struct sock *`` as an integer
+    :return: 0 if it has none, or that cannot be read
+    """
+    sock = Sock.layout(prog).try_read(sk)
+    if sock is None or not sock.socket:
+        return 0
+    offset = offsetof(prog.type("struct socket_alloc"), "socket")
+    alloc = SocketAlloc.layout(prog).try_read(sock.socket - offset)
+    return alloc.ino if alloc is not None else 0
 
 
 def _of_family(prog: Program, *families: int) -> Callable[[SockCommon], bool]:

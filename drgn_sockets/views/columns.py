@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable, NamedTuple
 
-from drgn_sockets.errors import UserError
+from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.escape import escape
 
@@ -135,14 +135,8 @@ def choose(columns: Sequence[Column], output: str | None, shown: Iterable[str]) 
     for name in output.lstrip("+").split(","):
         key = name.strip().lower().replace("-", "_")
         if key not in by_name:
-            import difflib
-
-            near = difflib.get_close_matches(key, by_name, 1)
-            raise UserError(
-                f"no such column: {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + " (--output help lists them)"
-            )
+            near = nearest(key, by_name)
+            raise UserError(f"no such column: {name!r}{near} (--output help lists them)")
         if by_name[key] not in chosen:
             chosen.append(by_name[key])
     return chosen

@@ -77,14 +77,15 @@ STATE_NUMBERS = {
     "listening": 10,
     "listen": 10,
     "closing": 11,
+    "bound-inactive": 13,
 }
 
-_ALL = frozenset(range(1, 12))
+_ALL = frozenset({*range(1, 12), 13})
 #: Names for several states at once, as ss has them.
 STATE_GROUPS = {
     "all": _ALL,
-    "connected": _ALL - {7, 10},
-    "synchronized": _ALL - {7, 10, 2},
+    "connected": _ALL - {7, 10, 13},
+    "synchronized": _ALL - {7, 10, 13, 2},
     "bucket": frozenset({3, 6}),
     "big": _ALL - {3, 6},
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.raw import RawRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holder
@@ -67,6 +68,27 @@ def local_text(record: AnySocket) -> str | None:
     return _end_text(record.local_end())
 
 
+def local_numbers(record: AnySocket) -> str | None:
+    """:func:`local_text`, with numbers for names of protocols and processes, as ``ss -n``."""
+    end = record.local_end() if _has_numbers(record) else None
+    return local_text(record) if end is None else _in_numbers(end)
+
+
+def remote_numbers(record: AnySocket) -> str | None:
+    """:func:`remote_text`, likewise."""
+    end = record.remote_end() if _has_numbers(record) else None
+    return remote_text(record) if end is None else _in_numbers(end)
+
+
+def _has_numbers(record: AnySocket) -> TypeGuard[SocketRecord]:
+    return isinstance(record, SocketRecord) and not isinstance(record, (UnixRecord, InetRecord))
+
+
+def _in_numbers(end: Endpoint) -> str:
+    address, service = end.numbers or (end.address, end.service)
+    return f"{escape(address)}{end.separator}{escape(service)}"
+
+
 def _end_text(end: Endpoint) -> str:
     return f"{escape(end.address)}{end.separator}{escape(end.service)}"
 
@@ -109,6 +131,11 @@ def holders_text(holders: Iterable[Holder]) -> str:
     return ",".join([f"{_owner(h.comm, h.pid, h.tid)},fd={h.fd})" for h in holders]) or "-"
 
 
+def users_text(holders: Sequence[Holder]) -> str | None:
+    """The same as ss has it: ``users:(("nc",pid=105,fd=3))``; ``None`` for nobody."""
+    return f"users:({holders_text(holders)})" if holders else None
+
+
 @functools.lru_cache(4096)
 def _owner(comm: bytes, pid: int, tid: int | None) -> str:
     name = escape(comm).replace('"', '\\"')
@@ -125,6 +152,8 @@ def describe(record: AnySocket) -> str:
         here = "never bound" if nowhere else unix_name_text(record.name)
         return f"{kind} {here} -> {remote_text(record)}" if record.peer else f"{kind} {here}"
     if record.is_unbound:
+        if isinstance(record, NetlinkRecord):
+            return f"{kind} {record.protocol_name} never bound"
         return f"{kind} never bound"
     if not isinstance(record, InetRecord) and not _has_names(type(record)):
         return kind
@@ -222,8 +251,8 @@ def _address(family: int, v4: bytes, v6: bytes | None, ipv6only: int) -> str:
     return _host(inet_ntop(AF_INET6, v6), ipv6only)
 
 
-def holders_texts(batch: Batch) -> list[str] | None:
-    """:func:`holders_text` of ``record.holders``."""
+def users_texts(batch: Batch) -> list[str] | None:
+    """:func:`users_text` of ``record.holders``."""
     if not _is_full(batch) or batch.reader.holders is None:
         return None
     holders = batch.reader.holders
@@ -233,12 +262,12 @@ def holders_texts(batch: Batch) -> list[str] | None:
         ",".join([f"{owners[holder % n]}{holder // n})" for holder in packed])
         for packed in holders.packed(batch.addresses)
     ]
-    if all(texts):
-        return texts
-    if any(sk in batch.inodes for sk, text in zip(batch.addresses, texts) if not text):
+    if not all(texts) and any(
+        sk in batch.inodes for sk, text in zip(batch.addresses, texts) if not text
+    ):
         # One whose inode leads to it by another: record.holders knows.
         return None
-    return [text or "-" for text in texts]
+    return [f"users:({text})" if text else "-" for text in texts]
 
 
 def descriptions(batch: Batch) -> Iterable[str]:

@@ -114,7 +114,6 @@ def test_pipe_and_redirect(repl: Repl, tmp_path: Path, scene: Scene) -> None:
         ("%fds 4194305", "no process 4194305"),
         ("%fds no-such", "no process is called 'no-such'"),
         ("%ss --no-such", "unrecognized arguments: --no-such"),
-        ("%ss state no-such", "no such state: 'no-such'"),
         ("%peer", "the following arguments are required: WHAT"),
         ("%peer 0xdead", "0xdead is not a socket"),
         ("%tcp 1:0", "fd 0 of process 1 is not a socket"),

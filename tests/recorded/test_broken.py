@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from drgn.helpers.linux.pid import find_task
 
 from drgn_sockets.cli import make_parser
 from drgn_sockets.target import open_target
+from drgn_sockets.views.procfs import FILES
 
 from .machine import Core, Done, Row, run_on, spawn
 
@@ -516,9 +518,93 @@ def test_truncated_kdump(sample: Core, tmp_path: Path, part: float) -> None:
             json.loads(line)
 
 
+def procfs(name: str) -> tuple[str, ...]:
+    return ("procfs", f"net/{name}", "--output", "line")
+
+
+def unix_chain(patient: Patient) -> int:
+    """Where a unix socket's link to the next of its bucket is: of one that is not the last."""
+    lines = [row["line"] for row in whole(patient, procfs("unix"))][1:]
+    for line in lines:
+        if re.match(r"f[0-9a-f]{15}: ", line):
+            sk = Object(patient.prog, "struct sock *", int(line[:16], 16))
+            if sk.__sk_common.skc_node.next:
+                return member(sk, "__sk_common.skc_node.next")
+    raise AssertionError("no bucket has two")
+
+
+@pytest.mark.parametrize("value", [None, UNMAPPED, 2, (1 << 64) - 2], ids=str)
+def test_procfs_of_a_chain_that_is_broken(patient: Patient, value: int | None) -> None:
+    link = unix_chain(patient)
+    count = len(whole(patient, procfs("unix")))
+    # None: it leads back to itself.
+    with patient.damaged((link, word(link if value is None else value))):
+        done, rows = others_stay(patient, procfs("unix"), count // 3)
+        # In the order of the whole file, and none twice.
+        before = [row["line"] for row in whole(patient, procfs("unix"))]
+        after = [row["line"] for row in rows]
+        assert len(before) > len(after) > count * 2 // 3
+        rest = iter(before)
+        assert all(line in rest for line in after)
+        if value is not None:
+            assert done.status == 1 and "cannot be read" in done.err
+
+
+def test_procfs_of_tables_that_are_not_there(patient: Patient) -> None:
+    prog = patient.prog
+    net = prog["init_net"].address_of_()
+    with patient.damaged((member(net, "unx.table.buckets"), word(UNMAPPED))):
+        done = patient.run("procfs", "net/unix", "net/udp")
+        assert done.status == 1 and "cannot be read" in done.err
+        assert done.out.startswith("Num       RefCount ")
+        assert done.out.endswith(patient.core.run("procfs", "net/udp").out)
+    for name, place, others in (
+        ("sockstat", member(net, "core.prot_inuse"), "raw"),
+        ("protocols", prog["proto_list"].next.address_of_().value_(), "icmp"),
+    ):
+        with patient.damaged((place, word(UNMAPPED))):
+            done = patient.run("procfs", f"net/{name}", f"net/{others}")
+            assert done.status == 1 and f"net/{name} of network namespace " in done.err
+            assert done.out.endswith(patient.core.run("procfs", f"net/{others}").out)
+    assert patient.run("ss", "-s").status == 0
+    with patient.damaged((member(net, "core.prot_inuse"), word(UNMAPPED))):
+        done = patient.run("ss", "-s")
+        assert (done.status, done.out) == (1, "") and "how many sockets" in done.err
+
+
+def test_procfs_of_a_list_of_protocols_that_loops(patient: Patient) -> None:
+    prog = patient.prog
+    first = prog["proto_list"].next
+    second = first.next.value_()
+    with patient.damaged((second, word(first.value_()))):
+        done = patient.run("procfs", "net/protocols")
+        assert done.status == 0
+        assert done.out.count("\n") == 3
+
+
+def test_procfs_of_numbers_that_cannot_be(patient: Patient) -> None:
+    prog = patient.prog
+    cpus = prog["nr_cpu_ids"].address_of_().value_()
+    before = patient.core.run("procfs", "net/sockstat").out
+    with patient.damaged((cpus, b"\xff\xff\xff\xff")):
+        done = patient.run("procfs", "net/sockstat")
+        assert "Traceback" not in done.err
+        assert done.status == 1 or done.out == before
+    # Files of which nobody can tell whether they are there.
+    directory = prog["init_net"].proc_net.subdir.rb_node.address_of_().value_()
+    for value in (UNMAPPED, 0, 8, directory):
+        with patient.damaged((directory, word(value))):
+            assert patient.run("procfs", "net/sockstat").out == before
+    tcp = prog["tcp_prot"].inuse_idx.address_of_().value_()
+    with patient.damaged((tcp, b"\xff\xff\xff\x7f")):
+        assert "TCP: inuse 0 orphan" in patient.run("procfs", "net/sockstat").out
+
+
 def test_the_sound_core_is_sound(patient: Patient) -> None:
     """Or what is compared with it proves nothing; and the damage was mended."""
-    for argv in (FDS, SS):
+    for argv in (FDS, SS, *map(procfs, FILES)):
+        if argv[0] == "procfs" and "udplite" in argv[1]:
+            continue
         done, rows = patient.rows(*argv)
         assert done.status == 0
         assert rows == whole(patient, argv)

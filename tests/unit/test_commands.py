@@ -18,8 +18,10 @@ from drgn.commands import DEFAULT_COMMAND_NAMESPACE, CommandError
 from drgn_sockets import cli, package_version, plugin
 from drgn_sockets.commands import COMMANDS, SUMMARIES
 from drgn_sockets.commands.base import Command
-from drgn_sockets.commands.ss import Ss, _states
+from drgn_sockets.commands.ss import Ss, _source, _states
+from drgn_sockets.commands.tables import QUERIES, Tables
 from drgn_sockets.errors import UserError
+from drgn_sockets.records.filter import parse
 from drgn_sockets.records.find import parse_address
 
 from .fake_kernel import FakeKernel
@@ -61,11 +63,13 @@ def test_addresses(text: str, address: int | None) -> None:
 def ss(*argv: str) -> frozenset[int]:
     parser = argparse.ArgumentParser()
     Ss().configure(parser)
-    return _states(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    return _states(args, parse(_source(args)), Tables(args))
 
 
 CONNECTED = frozenset({1, 2, 4, 5, 8, 9, 11})
-ALL = frozenset(range(1, 12))
+# Bound and no more is a state of its own.
+ALL = frozenset({*range(1, 12), 13})
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,23 @@ ALL = frozenset(range(1, 12))
         ("", CONNECTED),
         ("-a", ALL),
         ("-l", {7, 10}),
+        ("-B", {13}),
+        # Of UDP and raw, ss shows by itself what is connected; of those below, all there is.
+        ("-u", {1}),
+        ("-w", {1}),
+        ("-t", CONNECTED),
+        ("-x", CONNECTED),
+        ("-4", CONNECTED),
+        ("-0", {7}),
+        ("-f netlink", {7}),
+        ("--xdp", {7}),
+        ("--tipc", {1, 7, 10}),
+        ("-u -0", {1, 7}),
+        ("-t -f netlink", CONNECTED | {7}),
+        ("-A netlink", CONNECTED),
+        ("-A all", CONNECTED),
+        ("-0 -a", ALL),
+        ("-0 -l", {7, 10}),
         ("state established", {1}),
         ("state Established", {1}),
         ("state ESTAB", {1}),
@@ -83,9 +104,9 @@ ALL = frozenset(range(1, 12))
         # As in ss.c: each word changes what those before it left.
         ("exclude established exclude listening", ALL - {1, 10}),
         ("exclude all exclude established", frozenset()),
-        ("state connected exclude time-wait", ALL - {7, 10, 6}),
+        ("state connected exclude time-wait", ALL - {7, 10, 13, 6}),
         ("state all exclude listening state listening", ALL),
-        ("exclude connected state established", {7, 10, 1}),
+        ("exclude connected state established", {7, 10, 13, 1}),
         ("state established exclude all state closed", {7}),
         ("state synchronized exclude bucket", {1, 4, 5, 8, 9, 11}),
         # Without regard to -a and -l.
@@ -105,7 +126,80 @@ def test_states(argv: str, states: set[int]) -> None:
 def test_bad_states(argv: str) -> None:
     with pytest.raises(UserError) as raised:
         ss(*argv.split())
-    assert len(str(raised.value).splitlines()) == 1
+    # And two that show the place.
+    assert len(str(raised.value).splitlines()) == 3
+
+
+NAMES_OF_ALL = frozenset(QUERIES["all"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "tables"),
+    [
+        ("", NAMES_OF_ALL),
+        ("-t", {"tcp"}),
+        ("-tu", {"tcp", "udp"}),
+        # As of ss.c: filter_merge_defaults().
+        ("-4", set(QUERIES["inet"])),
+        ("-t -4", {"tcp"}),
+        ("-x -4", {*QUERIES["unix"], *QUERIES["inet"]}),
+        ("-x -t -6", {*QUERIES["unix"], "tcp"}),
+        ("-A unix_stream -x", {"unix_stream"}),
+        ("-A tcp,u_str -A netlink", {"tcp", "unix_stream", "netlink"}),
+        ("-A all,!tcp", NAMES_OF_ALL - {"tcp"}),
+        ("-A !tcp", NAMES_OF_ALL - {"tcp"}),
+        ("-A inet,!raw,!ping", set(QUERIES["inet"]) - {"raw", "ping"}),
+        ("-f vsock --packet", {*QUERIES["vsock"], *QUERIES["packet"]}),
+        ("-MSd", {"mptcp", "sctp", "dccp"}),
+    ],
+)
+def test_tables(argv: str, tables: set[str]) -> None:
+    parser = argparse.ArgumentParser()
+    Ss().configure(parser)
+    names = Tables(parser.parse_args(argv.split())).names
+    assert (NAMES_OF_ALL if names is None else set(names)) == tables
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("-A tcpp", ["no sockets 'tcpp'", "unix_stream", "did you mean 'tcp'?"]),
+        ("-A tcp,", ["no sockets ''"]),
+        ("-A tcp,!tcp", ["nothing is left"]),
+        ("-f inett", ["no family 'inett'", "netlink", "did you mean 'inet'?"]),
+        ("-K", ["-K closes sockets, and this only looks at them"]),
+        ("--kill dst 10.0.0.1", ["--kill closes sockets"]),
+        ("-tE", ["-E waits"]),
+        ("-D file", ["-D saves"]),
+        ("-r", ["-r asks DNS"]),
+        ("-Z", ["SELinux"]),
+        ("-z", ["SELinux"]),
+    ],
+)
+def test_what_ss_has_and_this_has_not(argv: str, words: list[str], shell: Any) -> None:
+    status, out, err = shell("ss", *argv.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("drgn-sockets ss: ") and err.count("\n") == 1
+    assert [word for word in words if word not in err] == []
+
+
+def test_words_on_both_sides_of_options() -> None:
+    line = "-c core ss state listening -t sport = :22 -p or dport = :22 -A raw"
+    args = cli.make_parser().parse_args(line.split())
+    assert args.filter == ["state", "listening", "sport", "=", ":22", "or", "dport", "=", ":22"]
+    assert (args.tcp, args.processes, args.query) == (True, True, ["raw"])
+    assert args.core == "core"
+
+
+def test_filter_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "filter"
+    path.write_text("# those of us\nsport = :22\nor dport = :22\n")
+    parser = argparse.ArgumentParser()
+    Ss().configure(parser)
+    args = parser.parse_args(["-F", str(path), "state", "all"])
+    assert _source(args) == "state all sport = :22 or dport = :22"
+    with pytest.raises(UserError, match="No such file"):
+        _source(parser.parse_args(["-F", str(tmp_path / "none")]))
 
 
 @pytest.fixture

@@ -273,7 +273,13 @@ def test_a_tree(tmp_path: Path) -> None:
     (tmp_path / "7/fdinfo/4").write_bytes(b"pos:\t1\n\xff\nflags 7\n")
     (tmp_path / "7/task/7").mkdir(parents=True)
     (tmp_path / "7/task/8").mkdir()
+    for pid, words in (
+        ("7", "(a) I 1) S 1 0 0 0 -1 69238880 0"),
+        ("10", "(sh) S 1 0 0 0 -1 4194304 0"),
+    ):
+        (tmp_path / pid / "stat").write_text(f"{pid} {words} 0 0\n")
     tree = ProcTree(str(tmp_path))
+    assert [tree.is_kthread(pid) for pid in (7, 10, 11)] == [True, False, False]
     assert tree.pids() == [7, 10]
     assert tree.own_tables(7) == [8]
     assert tree.own_tables(10) == []

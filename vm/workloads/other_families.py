@@ -145,6 +145,8 @@ def _mptcp(me: Process) -> None:
 
 
 def _sctp(me: Process) -> None:
+    # Heartbeats would go on in a freeze.
+    me.sysctl("net/sctp/hb_interval", 3600000)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
     me.hold(listener, backlog=4)
     listener.bind(("127.0.0.1", 0))

@@ -157,8 +157,10 @@ def _values(me: Process) -> None:
     tclass = _listener(me, V6, options={"IPV6_TCLASS": 0x88, "IP_TOS": 0x20})
     tclass.setsockopt(IPV6, 67, 0x88)
     tclass.setsockopt(IP, socket.IP_TOS, 0x20)
-    only = _listener(me, V6, "::", options={"IPV6_V6ONLY": 1})
-    del only
+    only = _new(me, V6, backlog=5, options={"IPV6_V6ONLY": 1})
+    only.setsockopt(IPV6, socket.IPV6_V6ONLY, 1)
+    only.bind(("::", 0))
+    only.listen(5)
 
 
 def _places(me: Process) -> None:

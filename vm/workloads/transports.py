@@ -122,7 +122,8 @@ def _mptcp(me: Process) -> None:
         client.sendall(b"m" * 3000)
         server.recv(1000)
         server.sendall(b"n" * 77)
-        client, _ = _another(me, make, listener, "mptcp", note="shutdown(SHUT_WR)")
+        client, server = _another(me, make, listener, "mptcp", note="shutdown(SHUT_WR)")
+        me.note(server, note="the other end: shutdown(SHUT_WR)")
         client.shutdown(socket.SHUT_WR)
         # Either end may know no MPTCP.
         plain = me.hold(socket.socket(family, STREAM), note="a TCP client of an MPTCP listener")
@@ -246,7 +247,8 @@ def _vsock(me: Process) -> None:
             listener, client, server = _states(me, make, anywhere, "vsock")
             client.send(b"v" * 321)
             server.send(b"k" * 12)
-            client, _ = _another(me, make, listener, "vsock", note="shutdown(SHUT_WR)")
+            client, server = _another(me, make, listener, "vsock", note="shutdown(SHUT_WR)")
+            me.note(server, note="the other end: shutdown(SHUT_WR)")
             client.shutdown(socket.SHUT_WR)
 
         me.attempt(f"vsock {word}", part)

@@ -233,7 +233,7 @@ def _raw(me: Process) -> None:
     # One that is connected, with a packet of its own protocol waiting.
     receiver = me.hold(socket.socket(V4, socket.SOCK_RAW, 254))
     receiver.bind(("127.0.0.9", 0))
-    sender = me.hold(socket.socket(V4, socket.SOCK_RAW, 254))
+    sender = me.hold(socket.socket(V4, socket.SOCK_RAW, 254), note="connected")
     sender.connect(("127.0.0.9", 0))
     sender.send(b"r" * 100)
     # A raw socket is given the IP header, too.
@@ -243,12 +243,14 @@ def _raw(me: Process) -> None:
 def _ping(me: Process) -> None:
     me.sysctl("net/ipv4/ping_group_range", "0 2147483647")
     for family, protocol in ((V4, socket.IPPROTO_ICMP), (V6, socket.IPPROTO_ICMPV6)):
-        sock = me.hold(socket.socket(family, socket.SOCK_DGRAM, protocol), note="ping")
+        sock = me.hold(socket.socket(family, socket.SOCK_DGRAM, protocol), note="ping, bound")
         sock.bind((LO[family], 4242))
-        other = me.hold(socket.socket(family, socket.SOCK_DGRAM, protocol), note="ping")
+        other = me.hold(socket.socket(family, socket.SOCK_DGRAM, protocol), note="ping, connected")
         other.connect((LO[family], 0))
         me.hold(socket.socket(family, socket.SOCK_DGRAM, protocol), note="ping, no id")
-        both = me.hold(socket.socket(family, socket.SOCK_DGRAM, protocol), note="ping, unread")
+        both = me.hold(
+            socket.socket(family, socket.SOCK_DGRAM, protocol), note="ping, bound and connected"
+        )
         both.bind((LO[family], 4243))
         both.connect((LO[family], 0))
         # Of the request itself, only the answer is ours.

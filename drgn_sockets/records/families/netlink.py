@@ -104,6 +104,17 @@ def netlink_groups(prog: Program, sock: NetlinkSock) -> bytes | None:
     return read_bytes(prog, sock.group_bits, -(-bits // (8 * word)) * word)
 
 
+def first_groups(prog: Program, sock: NetlinkSock) -> int | None:
+    """The first 32 groups as bits, as procfs and ss have them; ``None`` if not to be read."""
+    if not sock.group_bits:
+        return 0
+    # Whatever the number of groups is: there is at least a word.
+    raw = read_bytes(prog, sock.group_bits, pointer_size(prog))
+    if raw is None:
+        return None
+    return int.from_bytes(raw, "little" if byte_order(prog) == "<" else "big") & 0xFFFFFFFF
+
+
 def _signed(number: int) -> bytes:
     # As ss has it, which takes it for a pid.
     return b"%d" % (number - (1 << 32) if number >> 31 else number)
@@ -125,6 +136,10 @@ class NetlinkRecord(SocketRecord):
     @property
     def is_connected(self) -> bool:
         return bool(self.sock.nl_state == _CONNECTED)
+
+    @property
+    def is_unbound(self) -> bool:
+        return not self.is_kernel and not self.sock.portid
 
     @property
     def flag_names(self) -> list[str]:
@@ -161,8 +176,11 @@ class NetlinkRecord(SocketRecord):
         sock = self.sock
         if self.is_kernel:
             service, number = b"kernel", b"0"
-        elif not sock.portid or sock.portid == _EVERYBODY:
-            # Never bound: nobody can send to it.
+        elif not sock.portid:
+            # Never bound: nobody can send to it. (ss takes one that has joined a group for the
+            # kernel.)
+            service, number = b"*", b"0"
+        elif sock.portid == _EVERYBODY:
             service = number = b"*"
         else:
             service = number = _signed(sock.portid)
@@ -183,9 +201,7 @@ class NetlinkRecord(SocketRecord):
 
     def extended_words(self) -> str:
         """As ss has them where it reads them from procfs; sock_diag does not tell the first two."""
-        raw = netlink_groups(self.prog, self.sock) or b""
-        # The first 32 groups.
-        groups = sum(bit << i for i, bit in enumerate(_bits(self.prog, raw)[:32]))
+        groups = first_groups(self.prog, self.sock) or 0
         return f"sk={self.sk:x} cb={self.sock.cb_running:x} groups=0x{groups:08x}"
 
 

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
@@ -75,14 +75,20 @@ PROTOCOLS = {
     0x88CC: "LLDP",
 }
 
-# What ss calls the flags that it knows, in its order: each with its bit in enum packet_sock_flags.
-_FLAGS = {
+#: Flags, each with its bit in enum packet_sock_flags: first those that sock_diag tells, in its
+#: order, by the names that ss has for them.
+FLAGS = {
     "running": "PACKET_SOCK_RUNNING",
     "auxdata": "PACKET_SOCK_AUXDATA",
     "origdev": "PACKET_SOCK_ORIGDEV",
     "vnethdr": "PACKET_SOCK_HAS_VNET_HDR",
     "loss": "PACKET_SOCK_TP_LOSS",
+    "tx_has_off": "PACKET_SOCK_TX_HAS_OFF",
+    "pressure": "PACKET_SOCK_PRESSURE",
+    "qdisc_bypass": "PACKET_SOCK_QDISC_BYPASS",
 }
+#: The flags that sock_diag tells.
+DIAG_FLAGS = tuple(FLAGS)[:5]
 # PACKET_FANOUT_*, as ss calls those that it knows.
 _FANOUT = ("hash", "lb", "cpu", "roll", "random", "qm")
 # PACKET_MR_*
@@ -105,6 +111,9 @@ class PacketSock(Sock):
     # Linux kernel commit dfc39d4026fb ("net/packet: support mergeable feature of virtio") (in
     # v6.5) made this of the flag has_vnet_hdr.
     vnet_hdr_sz = OptInt("vnet_hdr_sz", help="packet: size of a virtio_net_hdr in front, bytes")
+    ignore_outgoing = OptInt(
+        "prot_hook.ignore_outgoing", help="packet: whether it hears nothing that is sent"
+    )
     copy_thresh = Int("copy_thresh", help="packet: how much of what the ring truncates is queued")
     tp_version = Int("tp_version", help="packet: TPACKET_V1 (0), _V2 (1), _V3 (2)")
     tp_reserve = Int("tp_reserve", help="packet: room before the data of a frame, bytes")
@@ -155,13 +164,18 @@ class _OldFlags(Struct):
     C_TYPE = "struct packet_sock"
 
     # Linux kernel commits ee5675ecdf7a ("net/packet: convert po->origdev to an atomic flag"),
-    # fd53c297aa7b (auxdata), 164bddace2e0 (tp_loss), 50d935eafee2 (has_vnet_hdr), and
-    # 61edf479818e (running) (in v6.4, and some of them in stable kernels)
+    # fd53c297aa7b (auxdata), 164bddace2e0 (tp_loss), 50d935eafee2 (has_vnet_hdr), 61edf479818e
+    # (running), 7438344660fa (tp_tx_has_off), 791a3e9f1a86 (pressure), and 105a201ebf33
+    # ("net/packet: remove po->xmit") (in v6.4, and some of them in stable kernels)
     running = OptInt("running")
     auxdata = OptInt("auxdata")
     origdev = OptInt("origdev")
     vnethdr = OptInt("has_vnet_hdr")
     loss = OptInt("tp_loss")
+    tx_has_off = OptInt("tp_tx_has_off")
+    pressure = OptInt("pressure")
+    # What of it is a flag is another matter.
+    xmit = OptInt("xmit")
 
 
 class _Fanout(Struct):
@@ -252,17 +266,8 @@ class PacketRecord(SocketRecord):
 
     @property
     def flag_names(self) -> list[str]:
-        """The flags that sock_diag knows, by the names that ss has for them."""
-        sock = self.sock
-        bits = _flag_bits(self.prog)
-        found = {name for name, bit in bits.items() if (sock.flag_bits or 0) >> bit & 1}
-        old = _OldFlags.layout(self.prog)
-        if old.sources:
-            flags = old.try_read(sock.address)
-            found.update(name for name in old.sources if getattr(flags, name, 0))
-        if sock.vnet_hdr_sz:
-            found.add("vnethdr")
-        return [name for name in _FLAGS if name in found]
+        """Names of its flags, as in :data:`FLAGS`."""
+        return packet_flags(self.prog, self.sock)
 
     @property
     def fanout(self) -> Fanout | None:
@@ -337,7 +342,10 @@ class PacketRecord(SocketRecord):
     @property
     def filter(self) -> list[Instruction] | None:
         """Its filter; ``None`` for none, for eBPF, or one that cannot be read."""
-        raw = filter_bytes(self.prog, self.sock.sk_filter)
+        try:
+            raw = filter_bytes(self.prog, self.sock.sk_filter)
+        except FaultError:
+            return None
         return None if raw is None else instructions(self.prog, raw)
 
     def local_end(self) -> Endpoint:
@@ -355,7 +363,7 @@ class PacketRecord(SocketRecord):
 
     def extended_words(self) -> str:
         sock = self.sock
-        flags = self.flag_names
+        flags = [name for name in self.flag_names if name in DIAG_FLAGS]
         # As ss: a space before each but "running".
         text = "".join(name if name == "running" else f" {name}" for name in flags) or "0"
         words = [f"ver:{sock.tp_version} cpy_thresh:{sock.copy_thresh} flags( {text} )"]
@@ -393,8 +401,34 @@ def _flag_bits(prog: Program) -> dict[str, int]:
             values = dict(prog.type("enum packet_sock_flags").enumerators or ())
         except LookupError:
             values = {}
-        found = {name: values[constant] for name, constant in _FLAGS.items() if constant in values}
+        found = {name: values[constant] for name, constant in FLAGS.items() if constant in values}
         prog.cache["drgn_sockets.packet_flags"] = found
+    return found
+
+
+def packet_flags(prog: Program, sock: PacketSock) -> list[str]:
+    """Names of the flags of a socket, as in :data:`FLAGS`."""
+    bits = _flag_bits(prog)
+    found = {name for name, bit in bits.items() if (sock.flag_bits or 0) >> bit & 1}
+    old = _OldFlags.layout(prog)
+    flags = old.try_read(sock.address) if old.sources else None
+    if flags is not None:
+        found.update(name for name in FLAGS if getattr(flags, name, 0))
+        if flags.xmit and flags.xmit == _packet_direct_xmit(prog):
+            found.add("qdisc_bypass")
+    if sock.vnet_hdr_sz:
+        found.add("vnethdr")
+    return [name for name in FLAGS if name in found]
+
+
+def _packet_direct_xmit(prog: Program) -> int:
+    found: int | None = prog.cache.get("drgn_sockets.packet_direct_xmit")
+    if found is None:
+        try:
+            found = prog.symbol("packet_direct_xmit").address
+        except LookupError:
+            found = 0
+        prog.cache["drgn_sockets.packet_direct_xmit"] = found
     return found
 
 

@@ -195,6 +195,16 @@ class UnixRecord(SocketRecord):
             return sock.receive_queue_len  # type: ignore[no-any-return]
         return unix_inq_len(self.prog, sock)
 
+    def pending(self) -> list[int]:
+        """
+        Inodes of the other ends of connections that it has not accepted, as far as they can be
+        read: what sock_diag calls ``ICONS``.
+        """
+        if self.sock.state != k.TCP_LISTEN:
+            return []
+        peers = unix_pending(self.prog, self.sock) or []
+        return [k.sock_i_ino(self.prog, peer) for peer in peers]
+
     @property
     def is_connected(self) -> bool:
         return bool(self.peer)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from drgn import Program
 
-from drgn_sockets.views.diag import inet, mptcp, sctp, unix, vsock, xdp
+from drgn_sockets.views.diag import inet, mptcp, netlink, packet, sctp, unix, vsock, xdp
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind, Message
 
 __all__ = ["KINDS", "Attribute", "Diag", "Kind", "Message", "diag_of"]
@@ -22,6 +22,8 @@ KINDS: tuple[Kind, ...] = (
     mptcp.KIND,
     sctp.KIND,
     unix.KIND,
+    netlink.KIND,
+    packet.KIND,
     vsock.KIND,
     xdp.KIND,
 )

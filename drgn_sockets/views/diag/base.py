@@ -7,7 +7,7 @@ import functools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from drgn import Object, Program
 
@@ -30,6 +30,8 @@ from drgn_sockets.views.diag.forms import (
     nla_put,
     of_type,
 )
+
+T = TypeVar("T")
 
 _U32 = 0xFFFFFFFF
 
@@ -95,6 +97,9 @@ class Kind:
     is_known: Callable[[Program], bool] = lambda prog: True
     #: Numbers of attributes that say nothing, but align the next.
     padding: frozenset[int] = frozenset()
+    #: Whether a message, by its header, is of the socket that asks or the one that is asked: what
+    #: is queued in these is so for the moment of the answer.
+    is_busy: Callable[[Mapping[str, Value]], bool] = lambda header: False
 
     def name(self, protocol: int) -> str:
         """How sockets asked for with *protocol* are called."""
@@ -148,6 +153,7 @@ class Diag:
             self._declared.update(kind.types)
         self._structures: dict[str, Structure] = {}
         self._cgroup_ids: dict[int, int] = {}
+        self._facts: dict[str, Any] = {}
 
     # Messages.
 
@@ -249,6 +255,12 @@ class Diag:
         return b"".join(nla_put(self.order, number, data) for number, data in attributes.items())
 
     # What several families tell.
+
+    def fact(self, name: str, tell: Callable[[], T]) -> T:
+        """What *tell* tells of this kernel, which is asked once."""
+        if name not in self._facts:
+            self._facts[name] = tell()
+        return self._facts[name]  # type: ignore[no-any-return]
 
     def cookie(self, sock: Any) -> bytes:
         """``sock_diag_save_cookie()``; 0 of a socket that nobody has asked about."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, Union
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Callable, Union
 
 from drgn import Program, Type, TypeKind, sizeof
 
@@ -107,25 +107,21 @@ class Structure(Form):
         self._unpack = unpacking.unpack
         self._at = [unpacking.at[place.offset, place.code] for place in places]
         self._has_bits = any(place.mask for place in places)
+        self._pack, self._zeros, self._units = _packing(order, size, places)
 
     def pack(self, values: Mapping[str, Value]) -> bytes:
         """Its bytes; a member that is not in *values* is 0, and what does not fit is cut off."""
-        data = bytearray(self.size)
-        endian: Literal["little", "big"] = "little" if self._order == "<" else "big"
-        for place in self.places:
-            value = values.get(place.path, 0)
-            end = place.offset + place.size
-            if place.code.endswith("s"):
-                raw = value if isinstance(value, bytes) else bytes(place.size)
-                data[place.offset : end] = raw.ljust(place.size, b"\0")[: place.size]
-                continue
-            if isinstance(value, bytes):
-                value = int.from_bytes(value, endian)
-            value &= place.mask or (1 << 8 * place.size) - 1
-            if place.mask:
-                value = value << place.shift | int.from_bytes(data[place.offset : end], endian)
-            data[place.offset : end] = value.to_bytes(place.size, endian)
-        return bytes(data)
+        return self.pack_all([values.get(name, 0) for name in self.names])
+
+    def pack_all(self, values: Iterable[Value]) -> bytes:
+        """Its bytes, of the values of :attr:`names`."""
+        parts = self._zeros[:]
+        for value, (unit, shift, mask) in zip(values, self._units):
+            if mask:
+                parts[unit] |= (value & mask) << shift  # type: ignore[operator]
+            elif value:
+                parts[unit] = value
+        return self._pack(*parts)
 
     def unpack(self, data: bytes, offset: int = 0) -> list[Value]:
         """
@@ -186,6 +182,37 @@ class Nested(Form):
             for member, value in inner.items():
                 found[f"{name}.{member}" if member else name] = value
         return found
+
+
+_Packing = tuple[Callable[..., bytes], list[Value], list[tuple[int, int, int]]]
+
+
+def _packing(order: str, size: int, places: Sequence[Place]) -> _Packing:
+    """
+    What puts values together: of parts that follow each other, what they are if nothing is said,
+    and of each place its part, with shift and mask; no mask for bytes.
+    """
+    parts: dict[tuple[int, str], int] = {}
+    zeros: list[Value] = []
+    form, end = order, 0
+    for offset, width, code in sorted({(p.offset, p.size, p.code) for p in places}):
+        # Of what lies over each other, as in a union, the first is as good as any.
+        if offset >= end:
+            parts[offset, code] = len(zeros)
+            is_bytes = code.endswith("s")
+            form += f"{offset - end}x{code if is_bytes else code.upper()}"
+            zeros.append(b"" if is_bytes else 0)
+            end = offset + width
+    units = []
+    for place in places:
+        part = parts.get((place.offset, place.code), -1)
+        is_bytes = place.code.endswith("s") or part < 0
+        units.append(
+            (part, place.shift, 0 if is_bytes else place.mask or (1 << 8 * place.size) - 1)
+        )
+    packer = struct.Struct(form + f"{size - end}x")
+    # The last is for the others of a union.
+    return (lambda *given: packer.pack(*given[:-1])), [*zeros, 0], units
 
 
 def declared(order: str, text: str) -> Structure:

@@ -164,7 +164,11 @@ def _timer(diag: Diag, sock: InetConnectionSock) -> dict[str, Value]:
             "idiag_retrans": sock.retransmits if active == 1 else sock.probes_out,
             "idiag_expires": diag.expires_ms(fires),
         }
-    if sock.ack_pending & _ICSK_ACK_TIMER and sock.delack_pprev and _tells_delack(diag.prog):
+    if (
+        sock.ack_pending & _ICSK_ACK_TIMER
+        and sock.delack_pprev
+        and diag.fact("delack", lambda: _tells_delack(diag.prog))
+    ):
         return {
             "idiag_timer": _TIMER_DELACK,
             "idiag_expires": diag.expires_ms(sock.delack_expires),
@@ -176,14 +180,10 @@ def _tells_delack(prog: Program) -> bool:
     # Linux kernel commit c698f5cc940d ("inet_diag: report delayed ack timer information") (in
     # v7.1) added no member; 5c2738588621 ("udp: Remove struct proto.h.udp_table.") is of that
     # version.
-    found = prog.cache.get("drgn_sockets.idiag_timer_delack")
-    if found is None:
-        try:
-            found = bool(prog.constant("IDIAG_TIMER_DELACK"))
-        except LookupError:
-            found = find_place(prog, prog.type("struct proto"), "h.udp_table") is None
-        prog.cache["drgn_sockets.idiag_timer_delack"] = found
-    return bool(found)
+    try:
+        return bool(prog.constant("IDIAG_TIMER_DELACK"))
+    except LookupError:
+        return find_place(prog, prog.type("struct proto"), "h.udp_table") is None
 
 
 # The attributes, each with the function that puts it.
@@ -230,15 +230,16 @@ def skv6only(diag: Diag, record: InetRecord) -> bytes | None:
 
 
 def mark(diag: Diag, record: InetRecord) -> bytes | None:
-    if isinstance(record.sock, InetTimewaitSock) and not _tells_tw_mark(diag.prog):
+    if isinstance(record.sock, InetTimewaitSock) and not _tells_tw_mark(diag):
         return None
     return diag.u32(record.sock.mark)
 
 
-def _tells_tw_mark(prog: Program) -> bool:
+def _tells_tw_mark(diag: Diag) -> bool:
     # Linux kernel commit 1b3fc771769c ("inet_diag: add support for tw_mark") (in v5.14) added no
     # member; d463126e23f1 ("net: sock: extend SO_TIMESTAMPING for PHC binding") is of that version.
-    return bool(prog.type("struct sock").has_member("sk_bind_phc"))
+    type_ = "struct sock"
+    return diag.fact("tw_mark", lambda: bool(diag.prog.type(type_).has_member("sk_bind_phc")))
 
 
 def class_id(diag: Diag, record: InetRecord) -> bytes | None:
@@ -246,7 +247,7 @@ def class_id(diag: Diag, record: InetRecord) -> bytes | None:
     if sock is None:
         return None
     classid = sock.cgroup_classid or 0
-    if _cgroup_is_a_word(diag.prog) and not (sock.cgroup or 0) & 1:
+    if classid and _cgroup_is_a_word(diag) and not (sock.cgroup or 0) & 1:
         classid = 0
     return diag.u32(classid or sock.priority)
 
@@ -256,14 +257,15 @@ def cgroup_id(diag: Diag, record: InetRecord) -> bytes | None:
     if sock is None or sock.cgroup is None:
         return None
     cgroup = sock.cgroup
-    if _cgroup_is_a_word(diag.prog) and (not cgroup or cgroup & 3):
+    if (not cgroup or cgroup & 3) and _cgroup_is_a_word(diag):
         cgroup = diag.default_cgroup()
     return diag.u64(diag.cgroup_id(cgroup))
 
 
-def _cgroup_is_a_word(prog: Program) -> bool:
+def _cgroup_is_a_word(diag: Diag) -> bool:
     # See Sock.cgroup.
-    return bool(prog.type("struct sock_cgroup_data").has_member("val"))
+    type_ = "struct sock_cgroup_data"
+    return diag.fact(type_, lambda: bool(diag.prog.type(type_).has_member("val")))
 
 
 def sockopt(diag: Diag, record: InetRecord) -> bytes | None:
@@ -310,13 +312,11 @@ def info(diag: Diag, record: InetRecord) -> bytes | None:
     if connection(record) is None:
         return None
     told = _tcp_info(diag, record)
-    # What a kernel does not tell of a listener, say, is 0.
-    values: dict[str, Value] = {
-        TCPI[name]: value
-        for name, value in told._asdict().items()
-        if name in TCPI and isinstance(value, int)
-    }
-    return diag.structure("struct tcp_info").pack(values)
+    form = diag.structure("struct tcp_info")
+    # What a kernel does not tell, or not of a listener, is 0.
+    fields = diag.fact("tcp_info", lambda: [_FIELDS.get(name) for name in form.names])
+    values: list[Any] = [0 if i is None else told[i] or 0 for i in fields]
+    return form.pack_all(values)
 
 
 _NOT_IN_TCP_INFO = frozenset({"congestion", "vegas", "dctcp", "bbr", "ulp", "tls", "mptcp"})
@@ -326,6 +326,7 @@ TCPI = {
     for name in TcpInfo._fields
     if name not in _NOT_IN_TCP_INFO
 }
+_FIELDS = {TCPI[name]: i for i, name in enumerate(TcpInfo._fields) if name in TCPI}
 
 
 def _tcp_info(diag: Diag, record: InetRecord) -> TcpInfo:
@@ -476,7 +477,7 @@ def _subflow(diag: Diag, told: MptcpSubflowInfo) -> bytes:
         7: diag.u16(told.map_datalen),
     }
     rest = {8: diag.u32(told.flags), 9: diag.u8(told.id_rem), 10: diag.u8(told.id_loc)}
-    if _ulp_asks_for_capability(diag.prog):
+    if diag.fact("ulp", lambda: _ulp_asks_for_capability(diag.prog)):
         return diag.nest({**tokens, **rest, **sequences})
     return diag.nest({**tokens, **sequences, **rest})
 
@@ -610,20 +611,16 @@ def _protocol_of(record: SocketRecord) -> int | None:
 def _dumped(diag: Diag, record: InetRecord) -> bool:
     """Whether it is in a hash table that is dumped."""
     if isinstance(record, TcpRecord) and record.state == k.TCP_CLOSE:
-        return bool(record.sock.num) and _tells_bound(diag.prog)
+        return bool(record.sock.num) and diag.fact("bound", lambda: _tells_bound(diag.prog))
     return isinstance(record, RawRecord) or bool(record.sock.num)
 
 
 def _tells_bound(prog: Program) -> bool:
     # See connection().
-    found = prog.cache.get("drgn_sockets.tcp_bound_inactive")
-    if found is None:
-        try:
-            found = bool(prog.constant("TCP_BOUND_INACTIVE"))
-        except LookupError:
-            found = False
-        prog.cache["drgn_sockets.tcp_bound_inactive"] = found
-    return bool(found)
+    try:
+        return bool(prog.constant("TCP_BOUND_INACTIVE"))
+    except LookupError:
+        return False
 
 
 KIND = Kind(

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from drgn_sockets.views.procfs.base import Looker, NetFile
 from drgn_sockets.views.procfs.inet import IcmpFile, RawFile, UdpFile, UdpliteFile
+from drgn_sockets.views.procfs.netlink import NetlinkFile
+from drgn_sockets.views.procfs.packet import PacketFile
 from drgn_sockets.views.procfs.protocols import ProtocolsFile
 from drgn_sockets.views.procfs.sockstat import SockstatFile
 from drgn_sockets.views.procfs.tcp import TcpFile
@@ -27,7 +29,7 @@ FILES: dict[str, NetFile] = {
         *(TcpFile("tcp"), TcpFile("tcp6")),
         *(UdpFile("udp"), UdpFile("udp6"), UdpliteFile("udplite"), UdpliteFile("udplite6")),
         *(RawFile("raw"), RawFile("raw6"), IcmpFile("icmp"), IcmpFile("icmp6")),
-        UnixFile("unix"),
+        *(UnixFile("unix"), NetlinkFile("netlink"), PacketFile("packet")),
         *(SockstatFile("sockstat"), SockstatFile("sockstat6"), ProtocolsFile("protocols")),
     )
 }

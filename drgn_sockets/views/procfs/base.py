@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
 
 from drgn import Object, Program
@@ -21,8 +21,8 @@ from drgn_sockets.records.reader import SocketReader
 
 T = TypeVar("T")
 
-# Sockets that are read together, in address order, and put back into the order of the file.
-_PIECE = 4096
+# Sockets that are read together.
+_PIECE = 2048
 
 
 class Entry(NamedTuple):
@@ -57,6 +57,7 @@ class Looker:
         self._real_pointers = real_pointers
         self._pointer: Callable[[int], str] | None = None
         self._walked: dict[HashTable, dict[int, list[Entry]]] = {}
+        self._kept: dict[str, Any] = {}
         self._addresses: dict[bytes, str] = {}
 
     @property
@@ -103,6 +104,12 @@ class Looker:
             entries.sort(key=lambda entry: entry.bucket)
         return found
 
+    def once(self, what: str, read: Callable[[], T]) -> T:
+        """What *read* gives, read when it is first asked for."""
+        if what not in self._kept:
+            self._kept[what] = read()
+        return self._kept[what]  # type: ignore[no-any-return]
+
     def unreadable(self, sk: int) -> None:
         """A socket cannot be read."""
         self.problems.append(f"socket at {sk:#x} cannot be read")
@@ -111,7 +118,7 @@ class Looker:
         """Inodes of full sockets, and owners as ``/proc/net`` has them."""
         inodes = self.reader.inodes_of(socks.addresses, socks.column("socket"), {})
         inos = [inodes[sk].ino if sk in inodes else 0 for sk in socks.addresses]
-        if not _has_sock_i_uid(self.prog):
+        if not k.has_sock_i_uid(self.prog):
             return inos, list(socks.column("uid"))
         # The owner of the inode; a socket without one is root's.
         return inos, [inodes[sk].uid if sk in inodes else 0 for sk in socks.addresses]
@@ -185,22 +192,17 @@ class NetFile:
         raise NotImplementedError
 
 
-def pieces(items: Iterable[T]) -> Iterator[list[T]]:
-    """As much of *items* as is read together, time after time."""
-    iterator = iter(items)
-    while piece := list(itertools.islice(iterator, _PIECE)):
-        yield piece
+def texts_of(sks: Iterable[int], read: Callable[[Sequence[int]], Mapping[int, T]]) -> dict[int, T]:
+    """
+    What is written of each socket, by its address.
 
+    They are read in the order of addresses, and not in that of the file: that would inflate each
+    page of a compressed core time after time.
 
-def _has_sock_i_uid(prog: Program) -> bool:
-    # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
-    # has procfs print sk_uid, which outlives the inode.
-    found = prog.cache.get("drgn_sockets.sock_i_uid")
-    if found is None:
-        try:
-            prog.symbol("sock_i_uid")
-            found = True
-        except LookupError:
-            found = False
-        prog.cache["drgn_sockets.sock_i_uid"] = found
-    return bool(found)
+    :param read: Reads some of them; those that cannot be read are not in what it returns.
+    """
+    texts: dict[int, T] = {}
+    in_order = sorted(sks)
+    for i in range(0, len(in_order), _PIECE):
+        texts.update(read(in_order[i : i + _PIECE]))
+    return texts

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from drgn_sockets.kernel.chains import HashTable
 from drgn_sockets.kernel.structs import Batch
 from drgn_sockets.records.families.inet import InetSock
 from drgn_sockets.records.families.udp import UdpSock
-from drgn_sockets.views.procfs.base import Entry, Looker, NetFile, pieces
+from drgn_sockets.views.procfs.base import Entry, Looker, NetFile, texts_of
 
 HEADING = (
     "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout "
@@ -82,15 +83,15 @@ class InetFile(NetFile):
             table = self.table(at, net)
         except LookupError:
             return
-        for piece in pieces(self.chosen(at.entries(table, net, *INET))):
-            texts = self._texts(at, [entry.sk for entry in piece])
-            for entry in piece:
-                text = texts.get(entry.sk)
-                if text is None:
-                    at.unreadable(entry.sk)
-                else:
-                    row = f"{entry.bucket:{digits}}: {text}"
-                    yield f"{row:{width}}\n".encode("ascii")
+        entries = list(self.chosen(at.entries(table, net, *INET)))
+        texts = texts_of((entry.sk for entry in entries), functools.partial(self._texts, at))
+        for entry in entries:
+            text = texts.get(entry.sk)
+            if text is None:
+                at.unreadable(entry.sk)
+            else:
+                row = f"{entry.bucket:{digits}}: {text}"
+                yield f"{row:{width}}\n".encode("ascii")
 
     def _texts(self, at: Looker, sks: Sequence[int]) -> dict[int, str]:
         socks = self.struct.layout(at.prog).read_batch(sks)

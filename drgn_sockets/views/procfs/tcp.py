@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.net import pingpong_thresh
@@ -15,7 +16,7 @@ from drgn_sockets.records.families.tcp import (
     recv_queue,
     timer_active,
 )
-from drgn_sockets.views.procfs.base import Looker, NetFile, pieces
+from drgn_sockets.views.procfs.base import Looker, NetFile, texts_of
 from drgn_sockets.views.procfs.inet import HEADING, HEADING6, INET, InetFile, ends
 
 _INFINITE_SSTHRESH = 0x7FFFFFFF
@@ -43,31 +44,30 @@ class TcpFile(NetFile):
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
         width = 0 if self.six else _WIDTH
         yield f"{HEADING6 if self.six else HEADING:{width}}\n".encode("ascii")
-        entries = (
+        entries = [
             entry
             for table in k.tcp_tables(at.net_object(net))
             for entry in at.entries(table, net, *INET)
             if entry.family == self.family
-        )
-        number = 0
-        for piece in pieces(entries):
-            timewait = [e.sk for e in piece if e.state == k.TCP_TIME_WAIT]
-            requests = [e.sk for e in piece if e.state == k.TCP_NEW_SYN_RECV]
-            small = {*timewait, *requests}
-            texts = self._full(at, net, [e.sk for e in piece if e.sk not in small])
-            texts.update(self._timewait(at, timewait))
-            texts.update(self._requests(at, requests))
-            for entry in piece:
-                text = texts.get(entry.sk)
-                if text is None:
-                    at.unreadable(entry.sk)
-                else:
-                    row = f"{number:4}: {text}"
-                    yield f"{row:{width}}\n".encode("ascii")
-                # The kernel would have shown it.
-                number += 1
+        ]
+        threshold = pingpong_thresh(at.prog, net)
+        small = {k.TCP_TIME_WAIT: self._timewait, k.TCP_NEW_SYN_RECV: self._requests}
+        sks: dict[Callable[..., dict[int, str]], list[int]] = {}
+        for entry in entries:
+            sks.setdefault(small.get(entry.state, self._full), []).append(entry.sk)
+        texts: dict[int, str] = {}
+        for read, some in sks.items():
+            texts.update(texts_of(some, functools.partial(read, at, threshold)))
+        # One that cannot be read the kernel would have counted as well.
+        for number, entry in enumerate(entries):
+            text = texts.get(entry.sk)
+            if text is None:
+                at.unreadable(entry.sk)
+            else:
+                row = f"{number:4}: {text}"
+                yield f"{row:{width}}\n".encode("ascii")
 
-    def _full(self, at: Looker, net: int, sks: Sequence[int]) -> dict[int, str]:
+    def _full(self, at: Looker, threshold: int, sks: Sequence[int]) -> dict[int, str]:
         """``get_tcp4_sock()``"""
         socks = TcpSock.layout(at.prog).read_batch(sks)
         source, to = ends(at, socks, six=self.six)
@@ -80,7 +80,6 @@ class TcpFile(NetFile):
         now = at.clock.jiffies
         timers = [_timer(now, *timer) for timer in zip(*map(socks.column, names))]
         inos, uids = at.inodes(socks)
-        threshold = pingpong_thresh(at.prog, net) if sks else 0
         quick = zip(socks.column("quick"), socks.column("pingpong"))
         ssthresh = zip(state, *map(socks.column, ("fastopen_max_qlen", "snd_ssthresh")))
         columns = zip(
@@ -97,7 +96,7 @@ class TcpFile(NetFile):
         )
         return dict(zip(socks.addresses, map(_FULL.__mod__, columns)))
 
-    def _timewait(self, at: Looker, sks: Sequence[int]) -> dict[int, str]:
+    def _timewait(self, at: Looker, _: int, sks: Sequence[int]) -> dict[int, str]:
         """``get_timewait4_sock()``"""
         socks = InetTimewaitSock.layout(at.prog).read_batch(sks)
         columns = zip(
@@ -114,7 +113,7 @@ class TcpFile(NetFile):
         )
         return dict(zip(socks.addresses, texts))
 
-    def _requests(self, at: Looker, sks: Sequence[int]) -> dict[int, str]:
+    def _requests(self, at: Looker, _: int, sks: Sequence[int]) -> dict[int, str]:
         """``get_openreq4()``"""
         socks = InetRequestSock.layout(at.prog).read_batch(sks)
         uids = at.uids(filter(None, socks.column("listener")))

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.unix import UnixSock
-from drgn_sockets.views.procfs.base import Looker, NetFile, pieces
+from drgn_sockets.views.procfs.base import Looker, NetFile, texts_of
 
 _SO_ACCEPTCON = 1 << 16
 # include/uapi/linux/net.h: socket_state
@@ -24,28 +25,34 @@ class UnixFile(NetFile):
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
         yield b"Num       RefCount Protocol Flags    Type St Inode Path\n"
         table = k.unix_table(at.net_object(net))
-        for piece in pieces(at.entries(table, net, k.AF_UNIX)):
-            socks = UnixSock.layout(at.prog).read_batch(entry.sk for entry in piece)
-            inos, _ = at.inodes(socks)
-            names = ("state", "socket", "type", "refcnt", "addr")
-            columns = zip(socks.addresses, inos, *map(socks.column, names))
-            texts = {}
-            for sk, ino, state, socket, type_, refcnt, addr in columns:
-                name = at.reader.unix_name(addr)
-                if addr and name is None:
-                    at.problems.append(f"name of the unix socket at {sk:#x} cannot be read")
-                text = (
-                    f"{at.pointer(sk)}: {refcnt:08X} 00000000 "
-                    f"{_SO_ACCEPTCON if state == k.TCP_LISTEN else 0:08X} {type_:04X} "
-                    f"{_socket_state(state, socket):02X} {ino:5}"
-                )
-                texts[sk] = text.encode("ascii") + unix_path(name)
-            for entry in piece:
-                row = texts.get(entry.sk)
-                if row is None:
-                    at.unreadable(entry.sk)
-                else:
-                    yield row + b"\n"
+        entries = at.entries(table, net, k.AF_UNIX)
+        texts = texts_of((entry.sk for entry in entries), functools.partial(_texts, at))
+        for entry in entries:
+            row = texts.get(entry.sk)
+            if row is None:
+                at.unreadable(entry.sk)
+            else:
+                yield row
+
+
+def _texts(at: Looker, sks: Sequence[int]) -> dict[int, bytes]:
+    socks = UnixSock.layout(at.prog).read_batch(sks)
+    inos, _ = at.inodes(socks)
+    names = ("state", "socket", "type", "refcnt", "addr")
+    texts = {}
+    for sk, ino, state, socket, type_, refcnt, addr in zip(
+        socks.addresses, inos, *map(socks.column, names)
+    ):
+        name = at.reader.unix_name(addr)
+        if addr and name is None:
+            at.problems.append(f"name of the unix socket at {sk:#x} cannot be read")
+        text = (
+            f"{at.pointer(sk)}: {refcnt:08X} 00000000 "
+            f"{_SO_ACCEPTCON if state == k.TCP_LISTEN else 0:08X} {type_:04X} "
+            f"{_socket_state(state, socket):02X} {ino:5}"
+        )
+        texts[sk] = text.encode("ascii") + unix_path(name) + b"\n"
+    return texts
 
 
 def _socket_state(state: int, socket: int) -> int:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""TCP sockets that have a port and are neither listening nor connected."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from typing import Any
+
+from drgn import FaultError, Object, Program, offsetof, sizeof
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import HashTable, walk_chains
+from drgn_sockets.kernel.net import net_namespaces
+from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.structs import Int, Layout, Struct
+
+# A socket that listens may have that many at its port.
+_MAX_CHAIN = 1 << 20
+
+
+class _PortBucket(Struct):
+    C_TYPE = "struct inet_bind_bucket"
+    next = Int("node.next")
+    owners = Int("owners.first")
+
+
+class _AddressBucket(Struct):
+    C_TYPE = "struct inet_bind2_bucket"
+    next = Int("node.next")
+    owners = Int("owners.first")
+
+
+class _Owner(SockCommon):
+    C_TYPE = "struct sock_common"
+    bind_node = Int("skc_bind_node.next")
+
+
+def for_each_bound_tcp(
+    prog: Program, known: Container[int] = ()
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every TCP socket that is bound and no more, in all network namespaces: those are in the table
+    of ports only, with all others that have one.
+
+    :param known: Sockets that are passed over
+    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    """
+    # Linux kernel commits 8191792c18c5 ("tcp: Link sk and twsk to tb2->owners using
+    # skc_bind_node.") and b2cb9f9ef240 ("tcp: Unlink sk from bhash.") (in v6.8)
+    by_port = prog.type("struct inet_bind_bucket").has_member("owners")
+    layout: Layout[Any] = (_PortBucket if by_port else _AddressBucket).layout(prog)
+    node = layout.cls.places["next"].offset
+    offset = _Owner.layout(prog).cls.places["bind_node"].offset
+    firsts: set[int] = set()
+    try:
+        tables = set(_tables(prog, by_port))
+    except FaultError as e:
+        # Where the tables are cannot be read: a row that tells.
+        yield e.address, None
+        return
+    for table in tables:
+        buckets = walk_chains(prog, table, layout, node, lambda b: b.next, lambda b: True)
+        for address, bucket in buckets:
+            if bucket is None:
+                yield address, None
+            elif bucket.owners:
+                firsts.add(bucket.owners - offset)
+    for address, owner in _owners(prog, firsts, offset):
+        if owner is None or (owner.state == k.TCP_CLOSE and address not in known):
+            yield address, owner
+
+
+def _tables(prog: Program, by_port: bool) -> Iterator[HashTable]:
+    head = prog.type("struct inet_bind_hashbucket")
+    for net in net_namespaces(prog):
+        hashinfo = Object(prog, "struct net *", net).ipv4.tcp_death_row.hashinfo.read_()
+        yield HashTable(
+            (hashinfo.bhash if by_port else hashinfo.bhash2).value_(),
+            hashinfo.bhash_size.value_(),
+            sizeof(head),
+            offsetof(head, "chain.first"),
+        )
+
+
+def _owners(
+    prog: Program, firsts: set[int], offset: int
+) -> Iterator[tuple[int, SockCommon | None]]:
+    """All sockets from the first ones of the chains on."""
+    layout = _Owner.layout(prog)
+    level, visited = firsts, set(firsts)
+    for _ in range(_MAX_CHAIN):
+        following = set()
+        for address, owner in layout.read_many(level):
+            if owner is None or owner.family not in (k.AF_INET, k.AF_INET6):
+                yield address, None
+                continue
+            if owner.bind_node:
+                following.add(owner.bind_node - offset)
+            yield address, owner
+        level = following - visited
+        visited |= level
+        if not level:
+            return

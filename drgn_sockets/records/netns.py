@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Finding the network namespace that a user means."""
+
+from __future__ import annotations
+
+import os
+
+from drgn import Program, ProgramFlags
+
+from drgn_sockets.errors import UserError, nearest
+from drgn_sockets.kernel.mounts import named_net_namespaces
+from drgn_sockets.kernel.net import net_namespaces, task_net
+from drgn_sockets.kernel.task import task_by_tid
+
+_DIRECTORY = "/run/netns"
+
+
+def find_netns(prog: Program, what: str) -> int:
+    """
+    The inode of a network namespace.
+
+    :param what: A name that ``ip netns`` has given it; its inode; or the PID of a process in it
+    :raises UserError: if there is none; its text lists those that there are
+    """
+    inos = [ns.ino for ns in net_namespaces(prog).values()]
+    number = int(what) if what.isdecimal() and what.isascii() else 0
+    if number in inos:
+        return number
+    names = _names(prog)
+    if what in names:
+        return names[what]
+    task = task_by_tid(prog, number) if number else None
+    ino = task_net(prog, task.nsproxy) if task is not None and task.nsproxy else 0
+    if ino:
+        return ino
+    name_of = {ino: name for name, ino in names.items()}
+    there = ", ".join(f"{name_of[ino]} ({ino})" if ino in name_of else str(ino) for ino in inos)
+    raise UserError(
+        f"no network namespace {what}, nor a process: there are {there}{nearest(what, names)}"
+    )
+
+
+def find_net(prog: Program, what: str) -> int:
+    """
+    The ``struct net *`` of a network namespace.
+
+    :param what: As :func:`find_netns` has it
+    :raises UserError: likewise
+    """
+    ino = find_netns(prog, what)
+    for net, namespace in net_namespaces(prog).items():
+        if namespace.ino == ino:
+            return net
+    raise UserError(f"network namespace {ino} is in no list of the kernel's")
+
+
+def _names(prog: Program) -> dict[str, int]:
+    """Inodes by name."""
+    names = {os.fsdecode(name): ino for name, ino in named_net_namespaces(prog).items()}
+    if prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+        # Those that a shell here would mean, whatever process 1 has mounted.
+        try:
+            with os.scandir(_DIRECTORY) as entries:
+                names.update((entry.name, entry.stat().st_ino) for entry in entries)
+        except OSError:
+            pass
+    return names

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What options of ``ss`` show of a socket, in its words and their order."""
+
+from __future__ import annotations
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.cgroup import CgroupPath, sock_cgroup_path
+from drgn_sockets.kernel.file import major, minor
+from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.netlink import NetlinkRecord
+from drgn_sockets.records.families.unix import UnixRecord
+from drgn_sockets.records.socket import SocketRecord, Timer
+from drgn_sockets.views.escape import escape
+
+# include/net/sock.h: RCV_SHUTDOWN, SEND_SHUTDOWN
+_RCV_SHUTDOWN, _SEND_SHUTDOWN = 1, 2
+# In these states sock_diag tells of IPV6_V6ONLY.
+_UNCONNECTED = frozenset({k.TCP_LISTEN, k.TCP_CLOSE})
+
+# What it takes for a timer that runs and is no other.
+_TIMERS = {"synack": "on"}
+_LONG_MINUTES = 9
+_LONG_S = 9
+
+
+def timer_text(timer: Timer | None) -> str | None:
+    """``timer:(keepalive,44sec,0)``, as ``ss -o`` writes it."""
+    if timer is None:
+        return None
+    name = _TIMERS.get(timer.name, timer.name)
+    return f"timer:({name},{_duration(timer.expires_s)},{timer.retrans})"
+
+
+def _duration(seconds: float) -> str:
+    """A time as ``print_ms_timer()`` of ss has it; nothing if it is over."""
+    ms = max(round(seconds * 1000), 0)
+    whole, ms = divmod(ms, 1000)
+    minutes, whole = divmod(whole, 60)
+    if minutes > _LONG_MINUTES:
+        return f"{minutes}min"
+    text = f"{minutes}min" if minutes else ""
+    if whole > _LONG_S or minutes:
+        ms = 0
+    if whole and ms:
+        # Before iproute2 6.11 "4.276ms", of what is seconds.
+        return f"{text}{whole}.{ms:03}sec"
+    return text + (f"{whole}sec" if whole else "") + (f"{ms:03}ms" if ms else "")
+
+
+def extended_text(record: SocketRecord) -> str:
+    """
+    What ``ss -e`` writes of a socket, but for its timer; after that ``addr:``, the address of the
+    ``struct sock``, and ``netns:``, the inode of its network namespace.
+    """
+    if isinstance(record, UnixRecord):
+        words = _unix(record)
+    elif isinstance(record, NetlinkRecord):
+        words = [record.extended_words()]
+    else:
+        words = _details(record)
+        if isinstance(record, InetRecord):
+            words += _inet(record)
+        words.append(record.extended_words())
+    words += [f"addr:{record.sk:#x}", f"netns:{record.netns}"]
+    return " ".join(filter(None, words))
+
+
+def diag_uid(record: SocketRecord) -> int:
+    """Owner of a socket as sock_diag tells it."""
+    if not isinstance(record.sock, k.Sock):
+        # Of timewait and request sockets it tells none.
+        return 0
+    # A socket without an inode is root's.
+    uid = record.i_uid if k.has_sock_i_uid(record.prog) else record.uid
+    return uid or 0
+
+
+def _details(record: SocketRecord) -> list[str]:
+    """``sock_details_print()``"""
+    words = []
+    uid = diag_uid(record)
+    if uid:
+        words.append(f"uid:{uid}")
+    words += [f"ino:{record.ino}", f"sk:{record.sock.cookie:x}"]
+    if not isinstance(record, InetRecord):
+        # Of other families sock_diag does not tell the rest.
+        return words
+    mark = getattr(record.sock, "mark", 0)
+    if mark:
+        words.append(f"fwmark:{mark:#x}")
+    cgroup = cgroup_text(sock_cgroup_path(record.prog, record.sock))
+    if cgroup is not None:
+        words.append(cgroup)
+    return words
+
+
+def cgroup_text(path: CgroupPath | None) -> str | None:
+    """``cgroup:/system.slice``, or as ss writes it of one that has been removed."""
+    if path is None:
+        return None
+    return f"cgroup:unreachable:{path.id:x}" if path.removed else f"cgroup:{escape(path)}"
+
+
+def _inet(record: InetRecord) -> list[str]:
+    sock = record.sock
+    if not isinstance(sock, k.Sock):
+        return []
+    words = []
+    if record.family == k.AF_INET6 and record.state in _UNCONNECTED:
+        words.append(f"v6only:{sock.ipv6only}")
+    words.append(_directions(sock.shutdown))
+    return words
+
+
+def _directions(shutdown: int) -> str:
+    """``<->``, with a ``-`` in the place of what has been shut down."""
+    receives = "-" if shutdown & _RCV_SHUTDOWN else "<"
+    sends = "-" if shutdown & _SEND_SHUTDOWN else ">"
+    return f"{receives}-{sends}"
+
+
+def _unix(record: UnixRecord) -> list[str]:
+    words = [_directions(record.sock.shutdown)]
+    file = record.socket_file()
+    if file is not None:
+        words.append(f"ino:{file[0]} dev:{major(file[1])}/{minor(file[1])}")
+    if record.state == k.TCP_LISTEN:
+        words.append("peers:")
+        words += map(str, record.pending())
+    return words

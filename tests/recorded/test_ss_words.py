@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``ss -aniemop`` against iproute2's, of every family, word by word and line by line."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from drgn_sockets.views.escape import unescape
+
+from .. import tables
+from .info_words import HEX, NEWER
+from .machine import Core
+from .ss_text import SsRow, parse_ss
+from .test_ss import ALL_OF_TCP, still
+from .test_ss_info import AGES, CHRONO, GROWS
+
+TABLE = "ss -aniemop"
+
+#: Whose families are to come.
+LATER = ("sctp", "xdp", "v_str", "v_dgr", "v_seq", "dccp")
+
+COLUMNS = (
+    *("netns", "netid", "state", "recv_q", "send_q", "local", "peer", "holders", "timer", "ext"),
+    *("skmem", "info", "cookie", "ino"),
+)
+_USER = re.compile(r'\("(.*?)",pid=(\d+),fd=(\d+)\)(?=[,)])', re.DOTALL)
+_WORD = re.compile(r"(?:send|pacing_rate|delivery_rate|\w+:) \S+|\S+")
+_KEY = re.compile(r"\w+(?:[:=] ?| )")
+#: What ours has besides.
+_OURS = re.compile(r" ?addr:0x[0-9a-f]+ netns:\d+$")
+
+
+class Difference(NamedTuple):
+    """A word that is not the same in both, or in one of them only."""
+
+    key: str
+    theirs: str | None
+    ours: str | None
+    row: SsRow
+    #: Whether no timer of the connection can have fired between ss and the machine's stop.
+    still: bool
+    kernel: str
+
+
+class Excepted(NamedTuple):
+    """Words that may differ, and why."""
+
+    what: str
+    why: str
+    #: Whether it is this that makes the difference.
+    holds: Callable[[Difference], bool]
+
+
+def _of_netlink(d: Difference) -> bool:
+    return d.row.netid == "nl"
+
+
+#: All that may differ.
+EXCEPTED = (
+    Excepted(
+        "lastsnd: lastrcv: lastack:",
+        "milliseconds since, which went on; of 0 ss says nothing",
+        lambda d: d.key in AGES,
+    ),
+    Excepted(
+        "busy: rwnd_limited: sndbuf_limited:",
+        "milliseconds so far, which went on",
+        lambda d: d.key in CHRONO,
+    ),
+    Excepted(
+        "timer:",
+        "its time, which went on; all of it, if it fired",
+        lambda d: d.key == "timer:" and (not d.still or _alike(d)),
+    ),
+    Excepted(
+        "backoff: rto: retrans: …",
+        "what grows when a timer fires and something is sent again",
+        lambda d: d.key in GROWS and not d.still,
+    ),
+    Excepted(
+        "state recv_q skmem:",
+        "of the raw socket that gets a copy of what is sent again",
+        lambda d: d.row.local in ALL_OF_TCP and d.key in ("recv_q", "skmem:"),
+    ),
+    Excepted(
+        "rcv_wnd: rehash: usec_ts, last_data_sent: …",
+        "newer than the guests' ss (6.1)",
+        lambda d: d.theirs is None and (d.key in NEWER or d.key in NEWER_MPTCP),
+    ),
+    Excepted(
+        "seq: sfseq: ssnoff: maplen: of a subflow",
+        "hexadecimal in the guests' ss, decimal since iproute2 6.8",
+        lambda d: d.key in HEX and int(d.theirs or "x", 16) == int(d.ours or "x"),
+    ),
+    Excepted(
+        "sk= cb= of netlink",
+        "sock_diag does not tell them, and ss prints 0",
+        lambda d: _of_netlink(d) and d.key in ("sk=", "cb=") and d.theirs == "0",
+    ),
+    Excepted(
+        "users: of netlink",
+        "ss does not look for them",
+        lambda d: _of_netlink(d) and d.key == "users:" and d.theirs is None,
+    ),
+    Excepted(
+        "recv_q, skmem: of the kernel's netlink socket 4:0",
+        "the question of ss itself is in its queue",
+        lambda d: _of_netlink(d) and d.row.local == "4:0" and d.key in ("recv_q", "skmem:"),
+    ),
+    Excepted(
+        "netid of raw sockets",
+        "ss prints the name of the protocol, ??? if it knows none",
+        lambda d: d.key == "netid" and d.ours == "raw",
+    ),
+    Excepted(
+        "peer of unix sockets",
+        "ss prints * and the inode; sock_diag does not tell the name",
+        lambda d: (
+            d.key == "peer"
+            and d.row.netid.startswith("u_")
+            and d.theirs == f"* {(d.ours or '').rpartition(' ')[2]}"
+        ),
+    ),
+    Excepted(
+        "bbr:( and, with vegas, send",
+        "of 5.10, whose modules have no BTF, and so no types",
+        lambda d: d.kernel == "5.10" and d.ours is None and d.key in ("bbr:", "send "),
+    ),
+)
+NEWER_MPTCP: set[str] = {
+    *("local_addr_used:", "local_addr_max:", "csum_enabled:", "retransmits:", "bytes_retrans:"),
+    *("bytes_sent:", "bytes_received:", "bytes_acked:", "subflows_total:", "endp_laminar_max:"),
+    *("last_data_sent:", "last_data_recv:", "last_ack_recv:"),
+}
+#: What differs in no word.
+_OTHERWISE = "users: are in no order in ss; skmem: of unix sockets comes before the words of -e"
+
+
+def _alike(d: Difference) -> bool:
+    """The same timer, as often retried."""
+    theirs, ours = (re.sub(",.*,", ",", value or "") for value in (d.theirs, d.ours))
+    return theirs == ours
+
+
+class Line(NamedTuple):
+    """A line: its words, each in what names it and its value."""
+
+    words: list[tuple[str, str]]
+
+    @property
+    def by_key(self) -> dict[str, str]:
+        found = dict(self.words)
+        assert len(found) == len(self.words), self
+        return found
+
+
+def split(text: str) -> Iterator[tuple[str, str]]:
+    """Words of a line after its ends."""
+    seen: Counter[str] = Counter()
+    for word in _WORD.findall(text):
+        match = _KEY.match(word)
+        key = match[0] if match else word
+        if key != "send ":
+            key = key.rstrip()
+        seen[key] += 1
+        # Some stand alone, and more than once.
+        yield key if seen[key] == 1 else f"{key} #{seen[key]}", word[match.end() if match else 0 :]
+
+
+def users(found: list[tuple[str, str, str]]) -> Iterator[tuple[str, str]]:
+    # ss takes a comm out of /proc/PID/stat, where it ends with the first ")".
+    each = sorted(f"({comm.partition(')')[0]},{pid},{fd})" for comm, pid, fd in found)
+    if each:
+        yield "users:", " ".join(each)
+
+
+def theirs(row: SsRow) -> Line:
+    is_unix = row.netid.startswith("u_")
+    held = [(comm, str(pid), str(fd)) for comm, pid, fd in row.users]
+    more = re.sub(r"users:\(,*\)", "", row.more)
+    return Line(
+        [
+            ("netid", row.netid),
+            ("state", row.state),
+            ("recv_q", str(row.recv_q)),
+            ("send_q", str(row.send_q)),
+            ("local", f"{row.local} {row.ino}" if is_unix else row.local),
+            ("peer", f"{row.peer} {row.peer_ino}" if is_unix else row.peer),
+            *users(held),
+            *split(more),
+        ]
+    )
+
+
+def raw(cell: str) -> str:
+    # ss prints names as they are, and "@" for each NUL.
+    return os.fsdecode(unescape(cell).replace(b"\0", b"@"))
+
+
+def ours(row: dict[str, str]) -> Line:
+    ext = _OURS.sub("", row["ext"])
+    assert ext != row["ext"], row
+    order = [row["timer"], ext, row["skmem"], row["info"]]
+    if row["netid"].startswith("u_"):
+        order[1], order[2] = order[2], order[1]
+    heads = ("netid", "state", "recv_q", "send_q", "local", "peer")
+    return Line(
+        [
+            *((name, raw(row[name])) for name in heads),
+            *users(_USER.findall(raw(row["holders"]))),
+            *split(" ".join(cell for cell in order if cell != "-")),
+        ]
+    )
+
+
+Key = tuple[object, ...]
+
+
+def key_of_ours(row: dict[str, str]) -> Key:
+    if row["netid"].startswith("u_"):
+        return "unix", int(row["ino"])
+    if row["netid"] == "nl":
+        return "netlink", int(row["netns"]), row["local"]
+    return "cookie", int(row["cookie"])
+
+
+def key_of_theirs(row: SsRow) -> Key:
+    if row.netid.startswith("u_"):
+        return "unix", row.ino
+    if row.netid == "nl":
+        return "netlink", row.netns, row.local
+    return "cookie", row.cookie
+
+
+def pairs(core: Core) -> Iterator[tuple[SsRow, dict[str, str]]]:
+    """Lines of the same socket, of all namespaces that ss was run in."""
+    done = core.run("ss", "-aniemop", "--csv", f"--output={','.join(COLUMNS)}")
+    assert done.status == 0, done.err
+    by_key = {key_of_ours(row): row for row in csv.DictReader(done.out.splitlines())}
+    for netns in core.tool_netns:
+        text = core.tool("ss-aniemopO", None if netns == core.home_netns else netns)
+        own = 0
+        for line in parse_ss(text):
+            if line.netid in LATER:
+                continue
+            line = line._replace(netns=netns)
+            mine = by_key.get(key_of_theirs(line))
+            if mine is not None:
+                yield line, mine
+            elif line.netid == "nl":
+                # The one that ss asked through.
+                assert line.local.startswith("4:")
+                own += 1
+            else:
+                # Only a timer can have ended one.
+                assert line.state in ("TIME-WAIT", "FIN-WAIT-2", "SYN-RECV"), line
+                assert not still(core, line), line
+        assert own == 1, netns
+
+
+def differences(core: Core, row: SsRow, mine: dict[str, str]) -> tuple[int, list[Difference]]:
+    """How many words there are, and those that differ."""
+    there, here = theirs(row), ours(mine)
+    a, b = there.by_key, here.by_key
+    # Those that both have are in the same order.
+    assert [key for key in a if key in b] == [key for key in b if key in a], (row, mine)
+    is_still = still(core, row)
+    keys = list(dict.fromkeys([*a, *b]))
+    return len(keys), [
+        Difference(key, a.get(key), b.get(key), row, is_still, core.kernel)
+        for key in keys
+        if a.get(key) != b.get(key)
+    ]
+
+
+def test_words(elf: Core) -> None:
+    lines: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    wrong = []
+    for row, mine in pairs(elf):
+        family = mine["netid"]
+        words, found = differences(elf, row, mine)
+        excepted = 0
+        for difference in found:
+            reason = next((e for e in EXCEPTED if e.holds(difference)), None)
+            if reason is None:
+                wrong.append(difference)
+            else:
+                excepted += 1
+                used[reason.what] += 1
+        compared = words - excepted
+        tables.note(TABLE, family, elf.kernel, compared, compared - (len(found) - excepted))
+        lines[family] += 1
+    assert not wrong, "\n".join(map(str, wrong[:20]))
+    assert lines.keys() >= {"tcp", "udp", "raw", "u_str", "u_dgr", "u_seq", "nl", "p_raw", "p_dgr"}
+    assert elf.kernel == "5.10" or "mptcp" in lines
+    assert lines["tcp"] > 150 and sum(lines.values()) > 350
+    # An exception that nothing needs is none.
+    unused = {e.what for e in EXCEPTED} - used.keys()
+    kinds = {"5.10": "rcv_wnd: seq: of a", "6.1": "rcv_wnd: bbr", "6.12": "bbr", "7.2": "bbr"}
+    assert all(what.split()[0] in kinds[elf.kernel].split() for what in unused), unused
+
+
+def test_there_is_no_word_of_our_own(one: Core) -> None:
+    """But for addr: and netns:, which come last of what -e has."""
+    done = one.run("ss", "-ae", "-H", "--output=ext")
+    assert done.status == 0
+    for line in done.out.splitlines():
+        assert re.search(r"(?:^| )addr:0x[0-9a-f]{16} netns:\d+$", line), line
+
+
+def test_options_show_these_words(one: Core) -> None:
+    """What a script that knows ss looks for."""
+    line = "-aniemop"
+    for option, words in (
+        ("p", ["users:(("]),
+        ("o", ["timer:(keepalive,", "timer:(on,", "timer:(timewait,", "timer:(persist,"]),
+        ("e", ["ino:", "sk:", "uid:", "cgroup:/", "v6only:0", "<->", "timer:(", "groups=0x"]),
+        ("m", ["skmem:(r0,rb"]),
+        ("i", ["cubic", "wscale:7,7", "rto:", "cwnd:10"]),
+    ):
+        with_it = one.run("ss", line, "-H").out
+        alone = one.run("ss", f"-a{option}", "-H").out
+        without = one.run("ss", line.replace(option, "").replace("e", ""), "-H").out
+        for word in words:
+            assert word in with_it and word in alone, (option, word)
+            if word != "timer:(" and option != "o":
+                assert word not in without, (option, word)
+
+
+def test_json_has_columns(one: Core) -> None:
+    rows = one.rows("ss", "-aepo", "--output=+error")
+    assert {"ino", "uid", "cookie", "sk", "netns", "cgroup", "holders", "timer"} <= rows[0].keys()
+    assert "ext" not in rows[0]
+    assert {row["cgroup"] for row in rows if row["state"] == "LISTEN"} == {"/"}
