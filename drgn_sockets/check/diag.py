@@ -64,14 +64,25 @@ MOMENTS: dict[tuple[str, str], Moment] = {
     ("struct tcp_info", "tcpi_busy_time"): Moment(1, 1_000_000),
     ("struct tcp_info", "tcpi_rwnd_limited"): Moment(1, 1_000_000),
     ("struct tcp_info", "tcpi_sndbuf_limited"): Moment(1, 1_000_000),
+    ("struct mptcp_info", "mptcpi_last_data_sent"): Moment(1, 1000),
+    ("struct mptcp_info", "mptcpi_last_data_recv"): Moment(1, 1000),
+    ("struct mptcp_info", "mptcpi_last_ack_recv"): Moment(1, 1000),
     # While it recovers from a timeout. It is counted by a clock that starts a little before
     # jiffies do.
     ("struct tcp_info", "tcpi_total_rto_time"): Moment(1, 1000, 1.0),
 }
 
 # What grows while nobody does anything: a raw socket whose queue is full drops its copies of what
-# TCP sends once more.
-_COUNTS = frozenset({("SK_MEMINFO", "DROPS")})
+# TCP sends once more; and SCTP sends heartbeats.
+_COUNTS = frozenset(
+    {
+        ("SK_MEMINFO", "DROPS"),
+        *(("struct sctp_info", f"sctpi_{name}") for name in ("opackets", "ipackets")),
+        *(("struct sctp_info", f"sctpi_{name}") for name in ("octrlchunks", "ictrlchunks")),
+    }
+)
+# What these measure.
+_MEASURED = frozenset({("struct sctp_info", "sctpi_p_srtt"), ("struct sctp_info", "sctpi_p_rto")})
 
 # A timer that may be started anew while nobody does anything: time-wait, by a segment that comes
 # once more (IDIAG_TIMER_TIMEWAIT).
@@ -144,10 +155,10 @@ class Told(NamedTuple):
 
     @property
     def cookie(self) -> bytes:
-        """That of the socket."""
+        """That of the socket, and what tells this message from others of it."""
         (cookie,) = (v for n, v in self.members.items() if n.endswith("_cookie"))
         assert isinstance(cookie, bytes)
-        return cookie
+        return cookie + self.kind.part(self.members, self.attributes)
 
 
 def take_apart(diag: Diag, family: int, protocol: int, message: bytes) -> Told | None:
@@ -201,7 +212,6 @@ class Answers:
             else:
                 # Of a netlink socket that has joined a group a dump tells twice.
                 self._told.setdefault((netns, told.cookie), reply)
-
         for family, protocol, error in unanswered:
             self.unanswered[netns, family, protocol] = error
 
@@ -259,8 +269,10 @@ def _sockets(diag: Diag, problems: list[str]) -> Iterator[Socket]:
         found = diag.kind_of(record)
         message = diag.message(record) if found is not None else None
         if found is not None and message is not None:
-            dumped = found[0].dumped(diag, record)
-            yield Socket(record.netns, diag.cookie(record.sock), message, dumped)
+            kind = found[0]
+            members = diag.structure(kind.header).values(message.header)
+            cookie = diag.cookie(record.sock) + kind.part(members, message.attributes)
+            yield Socket(record.netns, cookie, message, kind.dumped(diag, record))
 
 
 class Comparison:
@@ -556,8 +568,9 @@ class _Look:
             elif later is not None and after != said:
                 yield self._mismatch(where, said, after), True
             else:
-                grew = later is None and (c_type, member) in _COUNTS and _less(said, value)
-                yield self._mismatch(where, said, value), grew or self._by_timer(where)
+                grew = (c_type, member) in _COUNTS and _less(said, value)
+                moves = later is None and (grew or (c_type, member) in _MEASURED)
+                yield self._mismatch(where, said, value), moves or self._by_timer(where)
         if not differs and theirs != mine:
             # The same values, and not the same bytes: in another order, say.
             yield Mismatch(self._where, self._row, name, theirs.hex(), mine.hex()), False

@@ -64,8 +64,10 @@ def test_both_ends_of_every_connection(elf: Core) -> None:
             by_end = {r["end"]: r for r in found}
             assert mine in holders(by_end["self"])
             assert other in holders(by_end["peer"]), (row, found)
-            assert by_end["self"]["ino"] == entry_of(elf, mine)["inode"]
-            assert by_end["peer"]["ino"] == entry_of(elf, other)["inode"]
+            if row.get("protocol") != "smc":
+                # What SMC has fallen back to has an inode of its own, which no fd has.
+                assert by_end["self"]["ino"] == entry_of(elf, mine)["inode"]
+                assert by_end["peer"]["ino"] == entry_of(elf, other)["inode"]
             if by_end["self"]["netns"] != by_end["peer"]["netns"]:
                 assert str(by_end["peer"]["netns"]) in by_end["peer"]["note"]
                 families.add("veth")

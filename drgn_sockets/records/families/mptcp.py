@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from drgn import Program, offsetof
@@ -18,10 +18,17 @@ from drgn_sockets.kernel.mptcp import (
     mptcp_subflows,
     pm_nl_get_pernet,
 )
-from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Int, OptInt
 from drgn_sockets.records.families.inet import InetRecord, other_end
-from drgn_sockets.records.families.tcp import Age, InetConnectionSock, tcp_timer, ulp_name
+from drgn_sockets.records.families.tcp import (
+    Age,
+    InetConnectionSock,
+    TcpSock,
+    TcpSockRecord,
+    tcp_timer,
+    ulp_name,
+)
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer
 
 if TYPE_CHECKING:
@@ -259,6 +266,23 @@ class MptcpRecord(InetRecord):
         if self.sock.first:
             found[self.sock.first] = None
         return list(found)
+
+    def parts(self) -> Sequence[SocketRecord]:
+        """
+        Subflows that are in no table: a socket that is not connected yet has one for later, and
+        that may be bound.
+        """
+        commons = SockCommon.layout(self.prog).read_many(self.subflows())
+        idle = [sk for sk, common in commons if common and common.state == k.TCP_CLOSE]
+        records = []
+        for sock in TcpSock.layout(self.prog).read_batch(idle):
+            record = TcpSockRecord(self.prog, sock, self.netns)
+            record.inode = SocketAlloc.layout(self.prog).try_read(
+                sock.socket - offsetof(self.prog.type("struct socket_alloc"), "socket")
+            )
+            record.all_holders = self.all_holders
+            records.append(record)
+        return records
 
     def info(self) -> MptcpInfo:
         return mptcp_get_info(self.prog, self.sock)

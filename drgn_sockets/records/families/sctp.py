@@ -323,17 +323,23 @@ class SctpRecord(InetRecord):
         """Whether it may have many associations."""
         return bool(self.sock.sctp_type != _SCTP_SOCKET_TCP)
 
-    def local_addresses(self) -> list[str] | None:
-        """Addresses that it is bound to; ``None`` if the type of these is not known."""
-        return self._addresses(self._list(self.sock.ep, SctpEndpoint, "address_list"))
+    def local_addrs(self) -> list[bytes] | None:
+        """
+        Each ``union sctp_addr`` that it is bound to; ``None`` if the type of these is not known.
+        """
+        return self._addrs(self._list(self.sock.ep, SctpEndpoint, "address_list"))
 
-    def _addresses(self, head: int) -> list[str] | None:
+    def _addrs(self, head: int) -> list[bytes] | None:
         try:
-            found = sctp_bind_addrs(self.prog, head)
+            return sctp_bind_addrs(self.prog, head)
         except LookupError:
             # A kernel without BTF of modules (before v5.11).
             return None
-        return [sctp_addr_text(self.prog, addr) for addr in found]
+
+    def local_addresses(self) -> list[str] | None:
+        """The same, as text."""
+        found = self.local_addrs()
+        return None if found is None else [sctp_addr_text(self.prog, addr) for addr in found]
 
     def peer_addresses(self) -> list[str]:
         """Addresses of the other end: an association has these."""
@@ -465,8 +471,8 @@ class SctpAssociationRecord(SctpRecord):
             rmem = self.assoc.assoc_rmem_alloc
         return (rmem, rcvbuf, wmem, *rest)
 
-    def local_addresses(self) -> list[str] | None:
-        return self._addresses(self._list(self.assoc.address, SctpAssociation, "address_list"))
+    def local_addrs(self) -> list[bytes] | None:
+        return self._addrs(self._list(self.assoc.address, SctpAssociation, "address_list"))
 
     def _transports(self) -> list[SctpTransport]:
         layout = SctpTransport.layout(self.prog)
@@ -475,8 +481,16 @@ class SctpAssociationRecord(SctpRecord):
         found = (layout.try_read(node - offset) for node in nodes)
         return [transport for transport in found if transport is not None]
 
+    def primary_addr(self) -> bytes:
+        """``union sctp_addr`` of the path in use, empty if it cannot be read."""
+        return self._primary.ipaddr if self._primary is not None else b""
+
+    def peer_addrs(self) -> list[bytes]:
+        """Each ``union sctp_addr`` of the other end."""
+        return [path.ipaddr for path in self._transports()]
+
     def peer_addresses(self) -> list[str]:
-        return [sctp_addr_text(self.prog, path.ipaddr) for path in self._transports()]
+        return [sctp_addr_text(self.prog, addr) for addr in self.peer_addrs()]
 
     def parts(self) -> Sequence[SocketRecord]:
         return []

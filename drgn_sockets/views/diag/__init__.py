@@ -11,13 +11,22 @@ from __future__ import annotations
 
 from drgn import Program
 
-from drgn_sockets.views.diag import inet, netlink, packet, unix
+from drgn_sockets.views.diag import inet, mptcp, netlink, packet, sctp, unix, vsock, xdp
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind, Message
 
 __all__ = ["KINDS", "Attribute", "Diag", "Kind", "Message", "diag_of"]
 
 #: What is known; a socket is of the first kind that takes it.
-KINDS: tuple[Kind, ...] = (inet.KIND, unix.KIND, netlink.KIND, packet.KIND)
+KINDS: tuple[Kind, ...] = (
+    inet.KIND,
+    mptcp.KIND,
+    sctp.KIND,
+    unix.KIND,
+    netlink.KIND,
+    packet.KIND,
+    vsock.KIND,
+    xdp.KIND,
+)
 
 
 def diag_of(prog: Program, *, secrets: bool = True) -> Diag:

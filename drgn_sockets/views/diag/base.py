@@ -90,6 +90,11 @@ class Kind:
     dumped: Callable[[Diag, Any], bool]
     #: Structures as declared by linux/*_diag.h, by C type.
     types: Mapping[str, str] = field(default_factory=dict)
+    #: What tells messages of one socket apart, if there are several: of the header's members and
+    #: the attributes.
+    part: Callable[[Mapping[str, Value], Mapping[int, bytes]], bytes] = lambda members, found: b""
+    #: Whether this kernel's types tell of its sockets: they may be a module's.
+    is_known: Callable[[Program], bool] = lambda prog: True
     #: Numbers of attributes that say nothing, but align the next.
     padding: frozenset[int] = frozenset()
     #: Whether a message, by its header, is of the socket that asks or the one that is asked: what
@@ -142,7 +147,7 @@ class Diag:
         self.clock = clock(prog)
         self.reader = SocketReader(prog)
         #: All kinds of sockets that it knows.
-        self.kinds = kinds
+        self.kinds = tuple(kind for kind in kinds if kind.is_known(prog))
         self._declared = {"SK_MEMINFO": _MEMINFO}
         for kind in kinds:
             self._declared.update(kind.types)

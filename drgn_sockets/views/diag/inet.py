@@ -14,6 +14,7 @@ from drgn_sockets.kernel.structs import Bytes, Int, Struct, find_place
 from drgn_sockets.records.families.inet import InetRecord, InetSock, Ipv6Pinfo
 from drgn_sockets.records.families.raw import RawRecord
 from drgn_sockets.records.families.tcp import (
+    InetConnectionSock,
     InetRequestSock,
     InetTimewaitSock,
     TcpRecord,
@@ -35,7 +36,7 @@ from drgn_sockets.records.tcp_info import (
     ulp_info,
 )
 from drgn_sockets.views.diag import bpf
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind
+from drgn_sockets.views.diag.base import Attribute, Build, Diag, Kind
 from drgn_sockets.views.diag.forms import Value
 
 IPPROTO_RAW = 255
@@ -149,12 +150,12 @@ def fill(diag: Diag, record: InetRecord) -> dict[str, Value]:
         values["idiag_inode"] = record.ino
         values["idiag_rqueue"] = record.recv_q or 0
         values["idiag_wqueue"] = record.send_q or 0
-        if isinstance(sock, TcpSock) and sock.state != k.TCP_CLOSE:
+        if isinstance(sock, InetConnectionSock) and sock.state != k.TCP_CLOSE:
             values.update(_timer(diag, sock))
     return values
 
 
-def _timer(diag: Diag, sock: TcpSock) -> dict[str, Value]:
+def _timer(diag: Diag, sock: InetConnectionSock) -> dict[str, Value]:
     active = sock.timer_active()
     if active:
         fires = sock.keepalive_expires if active == 2 else sock.timeout
@@ -292,6 +293,13 @@ def meminfo(diag: Diag, record: InetRecord) -> bytes | None:
 def skmeminfo(diag: Diag, record: InetRecord) -> bytes | None:
     sock = full(record)
     return diag.meminfo(sock) if sock else None
+
+
+def skmem(diag: Diag, record: SocketRecord) -> bytes | None:
+    """The same, of a family that reckons otherwise."""
+    values = record.skmem()
+    form = diag.structure("SK_MEMINFO")
+    return None if values is None else form.pack(dict(zip(form.names, values)))
 
 
 def protocol(diag: Diag, record: InetRecord) -> bytes | None:
@@ -560,6 +568,21 @@ ATTRIBUTES = (
     Attribute(13, "INET_DIAG_PEERS", elsewhere, "bytes"),
     Attribute(20, "INET_DIAG_SK_BPF_STORAGES", bpf_storages, bpf.FORM),
 )
+
+
+def attributes_with(own: Mapping[str, tuple[Build, str | None]]) -> tuple[Attribute, ...]:
+    """
+    The attributes for a protocol that builds on these.
+
+    :param own: By name, what makes those that it fills otherwise, and their form if that differs
+    """
+    changed = []
+    for attribute in ATTRIBUTES:
+        build, form = own.get(attribute.name, (attribute.build, None))
+        changed.append(attribute._replace(build=build, form=form or attribute.form))
+    return tuple(changed)
+
+
 PADDING = frozenset({14})  # INET_DIAG_PAD
 
 

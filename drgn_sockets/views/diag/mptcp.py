@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``mptcp_diag``: MPTCP sockets. Their subflows are TCP sockets, and told of as such."""
+
+from __future__ import annotations
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.records.families.mptcp import MptcpRecord
+from drgn_sockets.records.families.tcp import congestion_algorithm
+from drgn_sockets.records.socket import SocketRecord
+from drgn_sockets.views.diag import bpf, inet
+from drgn_sockets.views.diag.base import Diag, Kind
+from drgn_sockets.views.diag.forms import Value
+
+#: include/uapi/linux/mptcp.h is in the types of every kernel that has it.
+_INFO = "struct mptcp_info"
+
+
+def info(diag: Diag, record: MptcpRecord) -> bytes | None:
+    """``mptcp_diag_fill_info()``"""
+    told = record.info()._asdict()
+    values: dict[str, Value] = {f"mptcpi_{n}": v for n, v in told.items() if v is not None}
+    return diag.structure(_INFO).pack(values)
+
+
+def cong(diag: Diag, record: MptcpRecord) -> bytes | None:
+    # Mostly it keeps just the name, for subflows to come.
+    name = congestion_algorithm(diag.prog, record.sock) if record.sock.ca_ops else None
+    return None if name is None else name + b"\0"
+
+
+def meminfo(diag: Diag, record: MptcpRecord) -> bytes | None:
+    rmem, _, wmem, _, forward, queued, *_ = record.skmem() or (0,) * 9
+    return diag.structure("struct inet_diag_meminfo").pack(
+        {"idiag_rmem": rmem, "idiag_wmem": queued, "idiag_fmem": forward, "idiag_tmem": wmem}
+    )
+
+
+def bpf_storages(diag: Diag, record: MptcpRecord) -> bytes | None:
+    return bpf.storages(diag, record.sock)
+
+
+ATTRIBUTES = inet.attributes_with(
+    {
+        "INET_DIAG_MEMINFO": (meminfo, None),
+        "INET_DIAG_SKMEMINFO": (inet.skmem, None),
+        "INET_DIAG_INFO": (info, _INFO),
+        "INET_DIAG_CONG": (cong, None),
+        "INET_DIAG_SK_BPF_STORAGES": (bpf_storages, None),
+    }
+)
+
+
+def _protocol_of(record: SocketRecord) -> int | None:
+    return k.IPPROTO_MPTCP if isinstance(record, MptcpRecord) else None
+
+
+def _dumped(diag: Diag, record: MptcpRecord) -> bool:
+    # One that is closed has no token.
+    return bool(record.state != k.TCP_CLOSE)
+
+
+KIND = Kind(
+    families=frozenset({k.AF_INET, k.AF_INET6}),
+    protocols={k.IPPROTO_MPTCP: "mptcp"},
+    header="struct inet_diag_msg",
+    attributes=ATTRIBUTES,
+    protocol_of=_protocol_of,
+    fill=inet.fill,
+    label=inet.label,
+    dumped=_dumped,
+    types=inet.TYPES,
+    padding=inet.PADDING,
+)
