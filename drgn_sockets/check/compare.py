@@ -35,10 +35,8 @@ from drgn_sockets.kernel.time import clock
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs import FILES, Looker, Row
-from drgn_sockets.views.procfs.moments import TOLERANCE_S, How, how
+from drgn_sockets.views.procfs.moments import COUNTS, PAGES, TOLERANCE_S, How, how
 
-# Columns of numbers of sockets.
-_COUNTS = frozenset({"used", "inuse", "orphan", "tw", "alloc", "sockets"})
 _TR_TIMEWAIT = "03"
 # Saving all of procfs took no longer, on the slowest of machines.
 _SAVING_S = 300
@@ -392,9 +390,9 @@ class Comparison:
             return False
         if moment is How.GROWS:
             return int(mine) > int(value)
-        if column in ("mem", "memory"):
+        if column in PAGES:
             return self._due > 0
-        if column in _COUNTS:
+        if column in COUNTS:
             return abs(int(mine) - int(value)) <= self._due
         return fired
 

@@ -9,7 +9,6 @@ tells of. A live kernel is asked before memory is read and after it, as procfs i
 
 from __future__ import annotations
 
-import errno
 import os
 import statistics
 import time
@@ -187,8 +186,8 @@ class Answers:
         self._told: dict[tuple[int, bytes], Reply] = {}
         #: Namespaces that were asked (inodes; 0 if nobody knows which one it was).
         self.netns: set[int] = set()
-        #: What was not answered, by namespace, family and protocol.
-        self.refused: set[tuple[int, int, int]] = set()
+        #: Error numbers, by namespace, family and protocol, of what was asked in vain.
+        self.unanswered: dict[tuple[int, int, int], int] = {}
         #: How many replies there are of kinds that are not known, by family and protocol.
         self.others: dict[tuple[int, int], int] = {}
 
@@ -201,7 +200,7 @@ class Answers:
         """
         Add the answers of a network namespace.
 
-        :param unanswered: Looked at once all *replies* are there.
+        :param unanswered: What was asked in vain; looked at once all *replies* are there.
         :raises ValueError: if one is damaged
         """
         self.netns.add(netns)
@@ -213,11 +212,8 @@ class Answers:
             else:
                 # Of a netlink socket that has joined a group a dump tells twice.
                 self._told.setdefault((netns, told.cookie), reply)
-        self.refused.update((netns, family, protocol) for family, protocol, _ in unanswered)
-
-    def asked(self, netns: int, family: int, protocol: int) -> bool:
-        """Whether there was an answer to what was asked of a namespace, even if it is empty."""
-        return netns in self.netns and (netns, family, protocol) not in self.refused
+        for family, protocol, error in unanswered:
+            self.unanswered[netns, family, protocol] = error
 
     def find(self, netns: int, cookie: bytes) -> Told | None:
         """What was said of a socket."""
@@ -320,10 +316,8 @@ class Comparison:
             then = after.find(socket.netns, socket.cookie) if after is not None else None
             missed -= {(socket.netns, socket.cookie), (0, socket.cookie)}
             if told is None:
-                message = socket.message
-                asked = before.asked(socket.netns, message.family, message.protocol)
-                if then is None and socket.dumped and asked:
-                    self._alone(socket)
+                if then is None and socket.dumped and socket.netns in before.netns:
+                    self._alone(socket, before)
                 continue
             where = f"{told.name} of netns {socket.netns}"
             row = told.kind.label(told.members)
@@ -342,13 +336,22 @@ class Comparison:
         self._judge_waiting()
         return self.result
 
-    def _alone(self, socket: Socket) -> None:
+    def _alone(self, socket: Socket, answers: Answers) -> None:
         message = socket.message
         kind = self._diag.kind_of_reply(message.family, message.protocol)
         assert kind is not None
         where = f"{kind.name(message.protocol)} of netns {socket.netns}"
+        error = answers.unanswered.get((socket.netns, message.family, message.protocol))
+        if error is not None:
+            # Its module (tcp_diag, unix_diag, …) is not there, mostly.
+            self._leave_out(f"{where}: sock_diag does not answer: {os.strerror(error)}")
+            return
         row = kind.label(self._diag.structure(kind.header).values(message.header))
         self.tell(Mismatch(where, row, "", "not there", "there"))
+
+    def _leave_out(self, line: str) -> None:
+        if line not in self.result.left_out:
+            self.result.left_out.append(line)
 
     def tell(self, mismatch: Mismatch, *, moved: bool = False) -> None:
         """Add a mismatch."""
@@ -382,9 +385,7 @@ class Comparison:
                 name = f"attribute {number}"
                 self.tell(Mismatch(where, row, name, _text(theirs), "not known"))
             elif number in ours.unknown:
-                line = f"{attribute.name}: {ours.unknown[number]}"
-                if line not in self.result.left_out:
-                    self.result.left_out.append(line)
+                self._leave_out(f"{attribute.name}: {ours.unknown[number]}")
             elif then is not None and (theirs is None) != (later is None):
                 self.tell(Mismatch(where, row, attribute.name, "", ""), moved=True)
             else:
@@ -664,12 +665,6 @@ def _ask_all(diag: Diag, proc: str, left_out: list[str]) -> Answers:
             left_out.append(f"network namespace {netns}: {e.strerror or e}")
         except ValueError as e:
             raise UserError(f"sock_diag of network namespace {netns}: {e}") from None
-        for family, protocol, error in unanswered:
-            kind = diag.kind_of_reply(family, protocol)
-            # A kernel may be without UDP-Lite, say.
-            if kind is not None and error not in (errno.ENOENT, errno.EINVAL):
-                why = os.strerror(error)
-                left_out.append(f"{kind.name(protocol)} of network namespace {netns}: {why}")
     _leave_out_others(answers, left_out)
     return answers
 
@@ -723,8 +718,7 @@ def check_saved(prog: Program, path: str) -> DiagResult:
     for file in files:
         netns = file.parent.name if file.name == "diag" else ""
         try:
-            replies, unanswered = sock_diag.load_all(file)
-            answers.add(int(netns) if netns.isdecimal() else 0, replies, unanswered)
+            answers.add(int(netns) if netns.isdecimal() else 0, *sock_diag.load_all(file))
         except OSError as e:
             raise UserError(f"{file}: {e.strerror}") from None
         except ValueError as e:

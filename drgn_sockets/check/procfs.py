@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from drgn_sockets.views.procfs import FILES, Row
+from drgn_sockets.views.procfs.moments import COUNTS, How, how
 
 #: The files that are compared, with the columns of each.
 NET_FILES: dict[str, tuple[str, ...]] = {name: file.columns for name, file in FILES.items()}
@@ -93,6 +94,24 @@ def row_parser(file: str, heading: bytes) -> Callable[[bytes], Row]:
     :raises ValueError: if the heading is not that of such a file; as is what is returned, if a
         line is not one of it
     """
+    parse = _row_parser(file, heading)
+    # What is reckoned with has to be a number.
+    bases = {
+        column: 16 if how(file, column) is How.DOWN else 10
+        for column in NET_FILES[file]
+        if how(file, column) in (How.DOWN, How.GROWS) or column in COUNTS
+    }
+
+    def checked(line: bytes) -> Row:
+        row = parse(line)
+        for column, base in bases.items():
+            int(row.get(column, "0"), base)
+        return row
+
+    return checked
+
+
+def _row_parser(file: str, heading: bytes) -> Callable[[bytes], Row]:
     if file.startswith("sockstat"):
         return _sockstat_row
     columns = NET_FILES[file]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from drgn import FaultError, Program, ProgramFlags
 
 from drgn_sockets.commands.base import Command, Problems
-from drgn_sockets.errors import UserError
+from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
@@ -78,7 +78,7 @@ class Procfs(Command):
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
         if not args.path:
-            raise UserError(f"which file? There are {_there_are(list(FILES))}")
+            raise UserError(f"which file? There are {_there_are('', list(FILES))}")
         at = Looker(prog, real_pointers=args.real_pointers)
         wanted = [_find(at, path, args.netns) for path in args.path]
         problems = Problems()
@@ -116,18 +116,19 @@ def _find(at: Looker, path: str, netns: str | None) -> tuple[str, int]:
     """Which file of which ``struct net *`` is meant."""
     match, shown = _PATH.fullmatch(path), escape(os.fsencode(path))
     if match is None:
-        raise UserError(f"{shown}: not provided; there are {_there_are(list(FILES))}")
+        raise UserError(f"{shown}: not provided; there are {_there_are(path, list(FILES))}")
     net, file = _net(at.prog, match, netns), match["file"]
     names = proc_net_names(at.net_object(net))
     there = [name for name in FILES if not names or name.encode() in names]
     if file not in there:
         why = "this kernel has none" if file in FILES else "not provided"
-        raise UserError(f"{shown}: {why}; there are {_there_are(there)}")
+        raise UserError(f"{shown}: {why}; there are {_there_are(path, there)}")
     return file, net
 
 
-def _there_are(files: list[str]) -> str:
-    return ", ".join(f"net/{name}" for name in files)
+def _there_are(path: str, files: list[str]) -> str:
+    paths = [f"net/{name}" for name in files]
+    return ", ".join(paths) + nearest(path, paths)
 
 
 def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:

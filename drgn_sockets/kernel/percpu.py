@@ -6,18 +6,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from drgn import Object, Program
+from drgn import Object, Program, sizeof
 
 from drgn_sockets.kernel.memory import byte_order
-
-# No kernel is built for more (NR_CPUS): the number may be overwritten.
-_MAX_CPUS = 1 << 13
 
 
 def possible_cpus(prog: Program) -> Iterator[int]:
     """The processors that there may be, as ``for_each_possible_cpu()``."""
-    count = min(prog["nr_cpu_ids"].value_(), _MAX_CPUS)
     mask = prog["__cpu_possible_mask"].bits
+    count = 8 * sizeof(mask)
+    try:
+        count = min(prog["nr_cpu_ids"].value_(), count)
+    except LookupError:
+        # CONFIG_FORCE_NR_CPUS=y: as many as the kernel was built for.
+        pass
     word = 8 * mask.type_.type.size
     for first in range(0, count, word):
         bits = mask[first // word].value_()

@@ -175,6 +175,11 @@ class SocketAlloc(Struct):
     sb = Int("vfs_inode.i_sb", help="struct super_block *")
 
 
+def sk_forward_alloc_get(sk: Sock) -> int:
+    """Bytes allocated ahead, as ``sk_forward_alloc_get()``: MPTCP has some for receiving alone."""
+    return sk.forward_alloc + (getattr(sk, "rmem_fwd_alloc", None) or 0)
+
+
 def sock_i_ino(prog: Program, sk: int) -> int:
     """
     Inode of a socket.

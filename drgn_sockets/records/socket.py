@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Union
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.sock import Sock, SockCommon, sk_drops_read
+from drgn_sockets.kernel.sock import Sock, SockCommon, sk_drops_read, sk_forward_alloc_get
 from drgn_sockets.kernel.structs import Struct
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class SocketRecord:
             sock.rcvbuf,
             sock.wmem_alloc - 1,
             sock.sndbuf,
-            sock.forward_alloc,
+            sk_forward_alloc_get(sock),
             sock.wmem_queued,
             sock.omem_alloc,
             sock.backlog_len,

@@ -106,7 +106,7 @@ def _inet(record: InetRecord) -> list[str]:
     if not isinstance(sock, k.Sock):
         return []
     words = []
-    if record.family == k.AF_INET6 and record.state in _UNCONNECTED:
+    if record.family == k.AF_INET6 and sock.state in _UNCONNECTED:
         words.append(f"v6only:{sock.ipv6only}")
     words.append(_directions(sock.shutdown))
     return words

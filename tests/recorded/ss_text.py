@@ -19,7 +19,8 @@ _HEAD = re.compile(
     re.DOTALL,
 )
 _UNIX = re.compile(
-    r"(?P<local>\S.*?) (?P<ino>\d+) +(?P<peer>\S.*?) (?P<peer_ino>\d+) +"
+    # A name may look like all the rest; that of the peer sock_diag does not tell.
+    r"(?P<local>\S.*) (?P<ino>\d+) +(?P<peer>\*) (?P<peer_ino>\d+) +"
     r"(?P<more>(?:users:\(|skmem:\(|<->|-->|<--|---).*)",
     re.DOTALL,
 )

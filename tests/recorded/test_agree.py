@@ -38,6 +38,7 @@ from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.reader import SocketBatch, socket_parts
 from drgn_sockets.records.socket import Derived, SocketRecord
 from drgn_sockets.views.columns import Column
+from drgn_sockets.views.procfs import FILES
 from drgn_sockets.views.sockets import describe, descriptions
 
 from .agree import compare
@@ -52,7 +53,10 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
+PROCFS = ("procfs", *(f"net/{name}" for name in FILES if "udplite" not in name))
+
+
+@pytest.mark.parametrize("argv", (*COMMANDS, PROCFS), ids=" ".join)
 def test_both_formats_give_the_same(both: tuple[Core, Core], argv: tuple[str, ...]) -> None:
     elf, kdump = (core.run(*argv) for core in both)
     assert elf == kdump

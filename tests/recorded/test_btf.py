@@ -16,6 +16,7 @@ from drgn_sockets.kernel import task
 from drgn_sockets.target import own_types
 from drgn_sockets.target.btf import Btf
 from drgn_sockets.target.symbols import load_symbols
+from drgn_sockets.views.procfs import FILES
 
 from .machine import ROOT, Core, spawn
 
@@ -28,6 +29,7 @@ COMMANDS = (
     ("ss", "-a", "--output", "all", "--json"),
     ("ss", "-tuxwapemo"),
     ("ss", "-tlnp"),
+    ("procfs", *(f"net/{name}" for name in FILES if "udplite" not in name)),
 )
 
 

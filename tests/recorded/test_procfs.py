@@ -312,6 +312,7 @@ def test_other_forms(one: Core) -> None:
         ([], ["which file", "net/tcp, ", "net/protocols"]),
         (["net/snmp"], ["net/snmp: not provided", "net/tcp, ", "net/sockstat6"]),
         (["net/tcp7"], ["not provided", "net/tcp6"]),
+        (["net/sockstat5"], ["not provided", "did you mean 'net/sockstat"]),
         (["tcp"], ["tcp: not provided", "net/tcp"]),
         (["/etc/passwd"], ["not provided"]),
         (["net/"], ["not provided"]),

@@ -236,11 +236,13 @@ def _transport(
 def _unix() -> Iterator[tuple[str, Case]]:
     for type_, netid in ((STREAM, "u_str"), (DGRAM, "u_dgr"), (SEQPACKET, "u_seq")):
         all_ = of("AF_UNIX", type_)
-        # A datagram socket that others are connected to is connected to the kernel, too.
-        idle = "UNCONN|ESTAB" if type_ == DGRAM else "UNCONN"
+        # A datagram socket that others are connected to is connected to the kernel, too; since
+        # 83301b5367a9 ("af_unix: Set TCP_ESTABLISHED for datagram sockets too", in v5.15), before
+        # which none was.
+        idle, up = ("UNCONN|ESTAB",) * 2 if type_ == DGRAM else ("UNCONN", "ESTAB")
         for word, state, pick in (
             ("listening", "LISTEN", says("LISTEN")),
-            ("connected", "ESTAB", says("CONNECTED")),
+            ("connected", up, says("CONNECTED")),
             ("not connected", idle, says("UNCONNECTED")),
             ("created, never used", "UNCONN", is_("never_bound")),
             ("not accepted", "ESTAB", is_("waiting")),
@@ -429,6 +431,7 @@ def test_not_accepted_yet(elf: Core, word: str) -> None:
     if not pairs:
         assert skipped(elf, NOT_ACCEPTED[word]), "no workload made it, and none said why"
         pytest.skip(f"{elf.kernel} does not have it")
+    without_types(elf, word)
     rows = elf.rows("ss", "-a")
     held = rows_by_holder(elf)
     for client, listener in pairs:
@@ -457,6 +460,12 @@ def test_not_accepted_yet(elf: Core, word: str) -> None:
         if word.startswith("tcp") or word.startswith("unix"):
             assert other["ino"] == 0
             assert its["recv_q"] == listener.entry["pending"], listener
+
+
+def without_types(core: Core, word: str) -> None:
+    """BTF of modules is there since 36e68442d1af ("bpf: Load and verify ...", in v5.11)."""
+    if core.kernel == "5.10" and core.types == "btf" and word.startswith("vsock"):
+        pytest.skip("the types of this family are a module's, and 5.10 has no BTF of modules")
 
 
 def port(row: Row) -> str:
@@ -528,7 +537,7 @@ def test_each_connection_has_two_ends_that_name_each_other(elf: Core) -> None:
             transport = row.get("protocol", "tcp")
             seen.add(transport)
             if transport in ("vsock", "tipc"):
-                if transport == "vsock":
+                if transport == "vsock" and (elf.kernel, elf.types) != ("5.10", "btf"):
                     assert port(client) == server["peer"].rpartition(":")[2], row
                     assert port(server) == client["peer"].rpartition(":")[2], row
                 continue

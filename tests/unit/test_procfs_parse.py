@@ -139,6 +139,19 @@ def test_protocols() -> None:
                 parse_net("protocols", bad.encode())
 
 
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        ("sockstat", b"TCP: inuse x\n"),
+        ("tcp", text(TCP_HEADING, full(0, "0", "0").replace("00001B5C", "0000zzzz"))),
+        ("raw", text(UDP_HEADING, udp(7)[:-2] + "many")),
+    ],
+)
+def test_what_is_reckoned_with_is_a_number(file: str, data: bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_net(file, data)
+
+
 def test_lines_as_they_stand() -> None:
     first, second = unix(1, b"a\nb"), unix(2, b"\0x")
     text_, rows = split_net("unix", unix_file(first, second))

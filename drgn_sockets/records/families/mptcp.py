@@ -73,6 +73,9 @@ class MptcpSock(InetConnectionSock):
     server_side = Int("pm.server_side", help="it was accepted")
     # Since v5.19 ("mptcp: bypass in-kernel PM restrictions for non-kernel PMs")
     pm_type = OptInt("pm.pm_type", help="path manager: 0 the kernel's, 1 of user space")
+    # Linux kernel commit 6511882cdd82 ("mptcp: allocate fwd memory separately on the rx and tx
+    # path") (in v5.16); gone by v7.2.
+    rmem_fwd_alloc = OptInt("rmem_fwd_alloc", help="bytes allocated ahead for receiving")
     # Since v5.14
     csum_enabled = OptInt("csum_enabled", help="checksums of data (DSS)")
     # Linux kernel commit 38967f424b5b ("mptcp: track some aggregate data counters") (in v6.5)
@@ -89,8 +92,6 @@ class MptcpSock(InetConnectionSock):
     last_ack_recv_ms = OptAge("last_ack_recv", help="since an ACK was received, ms")
     # Since v6.9 ("mptcp: implement TCP_NOTSENT_LOWAT support")
     notsent_lowat = OptInt("notsent_lowat", help="TCP_NOTSENT_LOWAT, bytes")
-    # Since v5.16 ("mptcp: allocate fwd memory separately on the rx and tx path"); gone in v7.2.
-    rmem_fwd_alloc = OptInt("rmem_fwd_alloc", help="bytes allocated ahead for receiving")
     # There in v7.2, and not in v6.12.
     msk_backlog_len = OptInt("backlog_len", help="bytes that wait on subflows for its queue")
 
@@ -247,13 +248,6 @@ class MptcpRecord(InetRecord):
     @property
     def timer(self) -> Timer | None:
         return tcp_timer(self.prog, self.sock)
-
-    def skmem(self) -> tuple[int, ...] | None:
-        values = super().skmem()
-        if values is None or not self.sock.rmem_fwd_alloc:
-            return values
-        # mptcp_forward_alloc_get()
-        return (*values[:4], values[4] + self.sock.rmem_fwd_alloc, *values[5:])
 
     def subflows(self) -> list[int]:
         """Its subflows, ``struct sock *`` as integers: TCP sockets."""

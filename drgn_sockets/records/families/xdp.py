@@ -166,7 +166,7 @@ class XdpRecord(SocketRecord):
         if device is None or not device[0]:
             return Endpoint(b"", b"", "*")
         service = b"q%d" % self.sock.queue_id
-        return Endpoint(device[1], service, numbers=(b"%d" % device[0], service))
+        return Endpoint(device[1], service)
 
     @property
     def is_unbound(self) -> bool:

@@ -282,7 +282,7 @@ class Diag:
                 "RCVBUF": sock.rcvbuf,
                 "WMEM_ALLOC": sock.wmem_alloc - 1,
                 "SNDBUF": sock.sndbuf,
-                "FWD_ALLOC": sock.forward_alloc,
+                "FWD_ALLOC": k.sk_forward_alloc_get(sock),
                 "WMEM_QUEUED": sock.wmem_queued,
                 "OPTMEM": sock.omem_alloc,
                 "BACKLOG": sock.backlog_len,

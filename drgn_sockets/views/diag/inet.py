@@ -284,7 +284,7 @@ def meminfo(diag: Diag, record: InetRecord) -> bytes | None:
         {
             "idiag_rmem": sock.rmem_alloc,
             "idiag_wmem": sock.wmem_queued,
-            "idiag_fmem": sock.forward_alloc,
+            "idiag_fmem": k.sk_forward_alloc_get(sock),
             "idiag_tmem": sock.wmem_alloc - 1,
         }
     )

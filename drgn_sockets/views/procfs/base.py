@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
@@ -75,18 +74,16 @@ class Looker:
         """Read what pointers are hashed with, for whoever sets ``kptr_restrict`` otherwise."""
         default_pointer(self.prog)
 
-    def entries(self, table: HashTable, net: int | None, *families: int) -> list[Entry]:
+    def entries(self, table: HashTable, net: int, *families: int) -> list[Entry]:
         """
-        The sockets of a hash table, in the order of the table.
+        The sockets of a network namespace in a hash table, in the order of the table.
 
-        :param net: Of this ``struct net *``; ``None`` for all.
+        :param net: ``struct net *``
         :param families: Those that the table may have.
         """
         walked = self._walked.get(table)
         if walked is None:
             walked = self._walked[table] = self._walk(table, families)
-        if net is None:
-            return sorted(itertools.chain(*walked.values()), key=lambda entry: entry.bucket)
         return walked.get(net, [])
 
     def _walk(self, table: HashTable, families: Sequence[int]) -> dict[int, list[Entry]]:

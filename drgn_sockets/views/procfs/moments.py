@@ -7,7 +7,7 @@ Two looks at a machine that stands still differ in these columns, and in no othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 from enum import Enum
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ from typing import NamedTuple
 class How(Enum):
     """How a column changes where nothing is sent, received, opened or closed."""
 
-    #: It counts down with the clock, in 1/100 s, to within :data:`TOLERANCE_S`; a timer of
-    #: TIME-WAIT may have been started anew, by a segment that came once more.
+    #: It counts down with the clock, in 1/100 s: to within :data:`TOLERANCE_S` as all others of
+    #: the file; a timer of TIME-WAIT may have been started anew, by a segment that came once more.
     DOWN = "counts down"
     #: It is changed by a timer that fires. Rows of such a timer are the only ones, or, in files
     #: that count sockets, one for each such timer and any amount of memory.
@@ -34,29 +34,31 @@ class Moment(NamedTuple):
     why: str
 
 
-#: How exactly a countdown is what it was, less what has passed: procfs was not read in no time.
+#: How exactly a countdown is what it was, less what has passed: a file is not read in no time.
 TOLERANCE_S = 2.0
 
 _TCP = ("tcp", "tcp6")
 
 _BY_TIMERS = ("tr", "retrnsmt", "timeout", "rto", "cwnd", "ssthresh", "ref", "tx_queue", "st")
-_COUNTS = ("used", "inuse", "orphan", "tw", "alloc", "mem")
+#: Columns of numbers of sockets, and of pages that these have.
+COUNTS = frozenset({"used", "inuse", "orphan", "tw", "alloc", "sockets"})
+PAGES = frozenset({"mem", "memory"})
+
+_SOCKSTAT = ("used", "inuse", "orphan", "tw", "alloc", "mem")
 _ENDS = "sockets that a timer ends, and their memory"
 _AGAIN = "a raw socket whose queue is full gets a copy of each segment that TCP sends once more"
 
 MOMENTS = (
     Moment(_TCP, ("when",), How.DOWN, "time until the timer fires"),
     Moment(_TCP, _BY_TIMERS, How.TIMER, "a retransmission or a probe, or the end of a socket"),
-    Moment(("sockstat", "sockstat6"), _COUNTS, How.TIMER, _ENDS),
+    Moment(("sockstat", "sockstat6"), _SOCKSTAT, How.TIMER, _ENDS),
     Moment(("protocols",), ("sockets", "memory"), How.TIMER, _ENDS),
     Moment(("raw", "raw6"), ("drops",), How.GROWS, _AGAIN),
 )
 
 
+@functools.lru_cache(None)
 def how(file: str, column: str) -> How | None:
     """How a column changes by itself, ``None`` for one that does not."""
-    return next(_how(file, column), None)
-
-
-def _how(file: str, column: str) -> Iterator[How]:
-    return (m.how for m in MOMENTS if file in m.files and column in m.columns)
+    found = [m.how for m in MOMENTS if file in m.files and column in m.columns]
+    return found[0] if found else None
