@@ -67,6 +67,9 @@ class SockCommon(Struct):
     state = Int("skc_state", help="TCP_* state")
     net = Int("skc_net.net", help="struct net *")
     node = Int("skc_node.next", "skc_nulls_node.next", help="next in its hash chain")
+    pprev = Int(
+        "skc_node.pprev", "skc_nulls_node.pprev", help="NULL if it is in no hash table or list"
+    )
     refcnt = Int("skc_refcnt.refs.counter", help="references")
     bound_dev_if = Int("skc_bound_dev_if", help="interface index it is bound to, 0 for none")
     reuse = Int("skc_reuse", help="SO_REUSEADDR")
