@@ -139,11 +139,6 @@ EXCEPTED = (
         lambda d: _of_netlink(d) and d.row.local == "4:0" and d.key in ("recv_q", "skmem:"),
     ),
     Excepted(
-        "local of a netlink socket that was never bound",
-        "ss prints 0, which is the kernel's port",
-        lambda d: _of_netlink(d) and d.key == "local" and d.ours == f"{(d.theirs or '')[:-1]}*",
-    ),
-    Excepted(
         "netid of raw sockets, v_seq",
         "ss prints the name of a raw socket's protocol; ??? if it knows none",
         lambda d: d.key == "netid" and (d.ours == "raw" or (d.ours, d.theirs) == ("v_seq", "???")),
@@ -287,7 +282,7 @@ def key_of_ours(row: dict[str, str]) -> Key:
     if row["netid"].startswith("u_"):
         return "unix", int(row["ino"])
     if row["netid"] == "nl":
-        return "netlink", netns, row["local"].replace(":*", ":0")
+        return "netlink", netns, row["local"]
     if row["netid"].startswith("v_"):
         return "vsock", netns, row["local"], row["peer"]
     if row["state"].startswith("`-"):
