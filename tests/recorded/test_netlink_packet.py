@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from drgn_sockets.kernel.task import task_by_tid
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.find import Finder
@@ -156,6 +158,11 @@ def test_accounts(core: Core, known: Known) -> None:
                     assert sock.portid == portid
                     joined = sum(1 << (n - 1) for n in record.groups or () if n <= 32)
                     assert joined == groups & 0xFFFFFFFF
+                    # Its own name, if the port ID is that of its process.
+                    if portid == process["pid"] and entry["netns"] == process["netns"]:
+                        name = os.fsencode(process["comm"])
+                        assert record.local_end().service == b"%b/%d" % (name, portid)
+                        seen["named"] += 1
                     if portid:
                         assert record.local_end().service.endswith(
                             b"%d" % (portid - (1 << 32) if portid >> 31 else portid)
@@ -171,8 +178,27 @@ def test_accounts(core: Core, known: Known) -> None:
                     assert (record.ifname or b"").decode() == device
                     assert sock.ethertype == protocol
     assert seen["AF_NETLINK"] >= 10
+    assert seen["named"] >= 5
     assert seen["AF_PACKET"] >= 5
     assert never_bound
+
+
+def test_tasks_by_id(core: Core) -> None:
+    """Each process that procfs had, and no other."""
+    there = {int(p.name): p for p in core.oracle.iterdir() if p.name.isdecimal()}
+    assert len(there) > 50
+    highest = max(there)
+    for tid in (*range(highest + 1), highest + 64, 1 << 12, 1 << 22, (1 << 32) - 1):
+        task = task_by_tid(core.prog, tid)
+        if tid in there:
+            assert task is not None
+            status = (there[tid] / "status").read_bytes()
+            assert f"\nPid:\t{task.pid}\n".encode() in status
+            assert task.pid == tid
+        elif task is not None:
+            # A thread, or who looked.
+            assert task.pid == tid
+            assert task.tgid != tid or tid in core.manifest["excluded"]
 
 
 def special(core: Core, known: Known, workload: str) -> Iterator[tuple[dict[str, Any], Any]]:
