@@ -67,6 +67,9 @@ class SockCommon(Struct):
     state = Int("skc_state", help="TCP_* state")
     net = Int("skc_net.net", help="struct net *")
     node = Int("skc_node.next", "skc_nulls_node.next", help="next in its hash chain")
+    pprev = Int(
+        "skc_node.pprev", "skc_nulls_node.pprev", help="NULL if it is in no hash table or list"
+    )
     refcnt = Int("skc_refcnt.refs.counter", help="references")
     bound_dev_if = Int("skc_bound_dev_if", help="interface index it is bound to, 0 for none")
     reuse = Int("skc_reuse", help="SO_REUSEADDR")
@@ -170,6 +173,16 @@ class SocketAlloc(Struct):
     uid = Int("vfs_inode.i_uid.val", help="owner of the inode")
     mode = Int("vfs_inode.i_mode", help="S_IFSOCK and permissions")
     sb = Int("vfs_inode.i_sb", help="struct super_block *")
+
+
+def sock_cgroup_classid(prog: Program, sk: Sock) -> int:
+    """Class ID that net_cls (cgroup v1) gives a socket, 0 for none."""
+    classid = sk.cgroup_classid or 0
+    if classid and not (sk.cgroup or 0) & 1:
+        # See Sock.cgroup: that of v2 may be in its place.
+        data = prog.type("struct sock_cgroup_data")
+        return 0 if data.has_member("val") else classid
+    return classid
 
 
 def sk_forward_alloc_get(sk: Sock) -> int:

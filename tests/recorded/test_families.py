@@ -8,6 +8,7 @@ import ipaddress
 import re
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -443,6 +444,9 @@ def test_sctp_is_walked(core: Core) -> None:
     found: dict[str, set[str]] = {}
     for record in for_each_socket(core.prog, ["sctp"]):
         assert isinstance(record, SctpRecord)
+        if not record.local_port:
+            # One that the kernel answers by.
+            continue
         associations = found.setdefault(f"{record.sk:#x}", set())
         if isinstance(record, SctpAssociationRecord):
             associations.add(f"{record.assoc.address:#x}")
@@ -452,3 +456,34 @@ def test_sctp_is_walked(core: Core) -> None:
     rows = [row for row in of_netid(core, "sctp") if row["lport"]]
     assert found.keys() == {row["sk"] for row in rows}
     assert set().union(*found.values()) == {row["assoc"] for row in rows if row["assoc"]}
+
+
+def test_sockets_that_the_kernel_answers_by(core: Core) -> None:
+    """
+    In no table and no file table: per namespace one each for IGMP joins, MLD, neighbours, resets
+    over IPv6, and SCTP; per processor for ICMP, ICMPv6 and resets over IPv4.
+    """
+    rows = [
+        row
+        for row in core.rows("ss", "-a")
+        if row["pprev"] == 0 and not row["holders"] and row["family"] in ("AF_INET", "AF_INET6")
+    ]
+    controls = [row for row in rows if row["netid"] in ("raw", "udp", "sctp") and row["ino"]]
+    stat = (core.oracle / "stat").read_text()
+    cpus = len(re.findall(r"^cpu\d+ ", stat, re.MULTILINE))
+    # Before v5.18 those for ICMP were of a namespace.
+    each = 2 * cpus if core.kernel == "5.10" else 0
+    by_netns = Counter(row["netns"] for row in controls)
+    kinds = Counter((row["netid"], row["family"], row["protocol"]) for row in controls)
+    manifest_netns = {int(place.name) for place in (core.oracle / "netns").iterdir()}
+    assert manifest_netns <= by_netns.keys()
+    home = max(by_netns, key=lambda netns: by_netns[netns])
+    has_sctp = int("sctp" in (core.oracle / "modules").read_text())
+    # Two for multicast, one for MLD, one for neighbours, one for resets.
+    common = 5 + has_sctp + each
+    assert {n for netns, n in by_netns.items() if netns != home} == {common}
+    assert by_netns[home] == common + (cpus if core.kernel == "5.10" else 3 * cpus)
+    assert kinds[("raw", "AF_INET", 6)] == cpus
+    assert kinds[("raw", "AF_INET6", 6)] == len(by_netns)
+    # Each has an inode of its own.
+    assert len({row["ino"] for row in controls}) == len(controls)

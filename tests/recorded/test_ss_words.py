@@ -386,6 +386,30 @@ def test_words(elf: Core) -> None:
     _used[elf.kernel] = set(used)
 
 
+def test_tos_and_cgroup(elf: Core) -> None:
+    done = elf.run("ss", "-a", "--tos", "--cgroup", "--csv", "--output=netid,cookie,qos,cgroup")
+    ours = {
+        (row["netid"], int(row["cookie"])): [row["qos"], row["cgroup"]]
+        for row in csv.DictReader(done.out.splitlines())
+    }
+    seen: Counter[str] = Counter()
+    for family in ("tcp", "udp", "raw", "mptcp", "sctp"):
+        if family == "sctp" and elf.kernel == "5.10":
+            continue
+        for line in elf.tool(f"ss-full-{family}").splitlines():
+            cookie = re.search(r" sk:([0-9a-f]+) ", line)
+            key = (family, int(cookie[1], 16)) if cookie else None
+            if key not in ours:
+                continue
+            words = re.search(r" tos:.*?(?= skmem:)", line)
+            mine = [cell for cell in ours[key] if cell != "-"]
+            assert " ".join(mine) == (words[0].strip() if words else ""), line
+            tables.note("ss --tos --cgroup", family, elf.kernel, len(mine), len(mine))
+            seen.update(re.findall(r"\w+:(?!0 )", words[0] if words else "-"))
+    assert seen["tos:"] > 5 and seen["class_id:"] > 4 and seen["cgroup:"] > 200
+    assert seen["tclass:"]
+
+
 #: Exceptions that were needed, by kernel.
 _used: dict[str, set[str]] = {}
 

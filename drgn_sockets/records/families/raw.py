@@ -10,6 +10,7 @@ from drgn import Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.control import for_each_control_sock
 from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.kernel.structs import OptInt
 from drgn_sockets.records.families.inet import InetRecord, InetSock
@@ -55,4 +56,5 @@ class Raw(Family):
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        return k.for_each_raw(prog, known)
+        yield from k.for_each_raw(prog, known)
+        yield from for_each_control_sock(prog, k.SOCK_RAW)

@@ -11,6 +11,7 @@ from drgn import Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.control import for_each_control_sock
 from drgn_sockets.kernel.memory import byte_order, read_bytes
 from drgn_sockets.kernel.sctp import for_each_sctp, sctp_bind_addrs, sctp_list
 from drgn_sockets.kernel.sock import SockCommon
@@ -583,7 +584,8 @@ class Sctp(Family):
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        return for_each_sctp(prog, known)
+        yield from for_each_control_sock(prog, k.SOCK_SEQPACKET)
+        yield from for_each_sctp(prog, known)
 
     def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
         """

@@ -612,7 +612,8 @@ def _dumped(diag: Diag, record: InetRecord) -> bool:
     """Whether it is in a hash table that is dumped."""
     if isinstance(record, TcpRecord) and record.state == k.TCP_CLOSE:
         return bool(record.sock.num) and diag.fact("bound", lambda: _tells_bound(diag.prog))
-    return isinstance(record, RawRecord) or bool(record.sock.num)
+    # The kernel has raw sockets in no table, to answer by.
+    return bool(record.sock.pprev if isinstance(record, RawRecord) else record.sock.num)
 
 
 def _tells_bound(prog: Program) -> bool:

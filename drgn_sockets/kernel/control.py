@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Sockets that the kernel has for its own use and that are in no table: ``inet_ctl_sock_create()``
+takes them out of these.
+
+By them it answers for others: resets and ACKs of TCP, errors of ICMP, neighbours, multicast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import Object, Program
+
+from drgn_sockets.kernel.memory import UNREADABLE, read_pointers
+from drgn_sockets.kernel.net import net_namespaces
+from drgn_sockets.kernel.percpu import per_cpu_addresses
+from drgn_sockets.kernel.sock import Sock, SockCommon
+
+#: Members of ``struct net`` that point to one.
+_OF_A_NAMESPACE = (
+    *(("ipv4", "mc_autojoin_sk"), ("ipv6", "mc_autojoin_sk"), ("ipv6", "igmp_sk")),
+    *(("ipv6", "ndisc_sk"), ("ipv6", "tcp_sk"), ("sctp", "ctl_sock")),
+)
+#: Those that point to one of each processor; in v6.1 they are variables.
+_OF_PROCESSORS = (("ipv4", "icmp_sk"), ("ipv6", "icmp_sk"))
+#: Variables of each processor. In v6.12 one is a structure, which begins with the pointer
+#: ("struct sock_bh_locked").
+_VARIABLES = ("ipv4_tcp_sk", "ipv4_icmp_sk", "ipv6_icmp_sk")
+
+
+def _places(prog: Program) -> Iterator[int]:
+    """Where pointers to such sockets are."""
+    for address in net_namespaces(prog):
+        net = Object(prog, "struct net *", address)
+        for part, name in (*_OF_A_NAMESPACE, *_OF_PROCESSORS):
+            try:
+                member = net.member_(part).member_(name)
+            except LookupError:
+                # Not in this kernel.
+                continue
+            if (part, name) in _OF_A_NAMESPACE:
+                yield member.address_of_().value_()
+            else:
+                yield from per_cpu_addresses(prog, member.value_())
+    for name in _VARIABLES:
+        try:
+            variable = prog.symbol(name).address
+        except LookupError:
+            continue
+        yield from per_cpu_addresses(prog, variable)
+
+
+def for_each_control_sock(prog: Program, *types: int) -> Iterator[tuple[int, SockCommon | None]]:
+    """
+    Every socket that the kernel answers by, in all network namespaces.
+
+    :param types: Which ``SOCK_*`` types
+    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    """
+    found: dict[int, None] = {}
+    try:
+        for place in _places(prog):
+            pointer = read_pointers(prog, place, 1)
+            if pointer is not None and pointer[0]:
+                found[pointer[0]] = None
+    except UNREADABLE:
+        # What was found is shown all the same.
+        pass
+    for sk, entry in Sock.layout(prog).read_many(found):
+        if entry is None or entry.type in types:
+            yield sk, entry
