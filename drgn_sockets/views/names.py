@@ -39,7 +39,8 @@ _PROTOCOLS = {
     262: "mptcp",
 }
 
-#: TCP_* states (include/net/tcp_states.h) by number, as ss writes them.
+#: TCP_* states (include/net/tcp_states.h) by number, as ss writes them. TCP_BOUND_INACTIVE is in
+#: no sock, and 13 or 14 in one of DCCP is DCCP_PARTOPEN.
 STATES = {
     1: "ESTAB",
     2: "SYN-SENT",
@@ -53,7 +54,6 @@ STATES = {
     10: "LISTEN",
     11: "CLOSING",
     12: "SYN-RECV",
-    13: "BOUND",
 }
 
 #: States by every name that ss and the kernel have for them.

@@ -222,7 +222,7 @@ def _transport(
     word: str, netid: str, all_: Pick, but: Pick = lambda _: False, skipped: str = ""
 ) -> Iterator[tuple[str, Case]]:
     """The states that each of ``transports`` has."""
-    up = "ESTAB|14" if netid == "dccp" else "ESTAB"
+    up = "ESTAB|13|14" if netid == "dccp" else "ESTAB"
     for role, state in (("listener", "LISTEN"), ("client", up), ("server", up), ("waiting", up)):
         case = Case((netid,), state, both(all_, is_(role), neither(but)), skipped or word)
         yield f"{word} {role}", case
