@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import codecs
 import functools
 import gc
@@ -69,8 +70,10 @@ class _CommandParser:
         self._configure(parser)
         found, rest = parser.parse_known_args(args, namespace)
         if rest:
-            # Words may stand on both sides of an option, which takes a while to parse.
-            found, rest = parser.parse_known_intermixed_args(args)
+            # Words may stand on both sides of an option, which takes a while to parse; not of a
+            # command that takes all the rest as it is.
+            with contextlib.suppress(TypeError):
+                found, rest = parser.parse_known_intermixed_args(args)
         return found, rest
 
 

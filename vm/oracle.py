@@ -108,6 +108,8 @@ NET_FILES = (
     "sctp/assocs",
     "softnet_stat",
 )
+#: Of these, those with times in them, which go with ``DIR/uptime``.
+MOMENTS = ("tcp", "tcp6")
 SYSTEM_FILES = (
     "version", "cmdline", "stat", "meminfo", "modules", "filesystems", "mounts", "devices",
     "sys/kernel/osrelease", "sys/kernel/hostname", "sys/kernel/random/boot_id",
@@ -292,11 +294,13 @@ class Oracle:
 
     def save_net(self) -> None:
         """Read ``/proc/net`` of each network namespace."""
-        for inode, entry in self.netns.items():
-            os.makedirs(f"{self.target}/netns/{inode}/net", exist_ok=True)
-            self._inside(
-                entry, functools.partial(self._copy_net, f"{self.target}/netns/{inode}/net")
-            )
+        for files in (tuple(name for name in NET_FILES if name not in MOMENTS), MOMENTS):
+            # Our own, with most of the sockets, at the end.
+            for inode, entry in reversed(list(self.netns.items())):
+                path = f"{self.target}/netns/{inode}/net"
+                os.makedirs(path, exist_ok=True)
+                self._inside(entry, functools.partial(self._copy_net, path, files))
+        write_at(None, f"{self.target}/uptime", read_at(None, f"{self.proc}/uptime"))
         home = os.stat(f"{self.proc}/self/ns/net").st_ino
         os.symlink(f"netns/{home}/net", f"{self.target}/net")
 
@@ -323,8 +327,8 @@ class Oracle:
         finally:
             os._exit(code)
 
-    def _copy_net(self, path: str) -> None:
-        for name in NET_FILES:
+    def _copy_net(self, path: str, files: Iterable[str]) -> None:
+        for name in files:
             with contextlib.suppress(FileNotFoundError):
                 data = read_at(None, f"{self.proc}/self/net/{name}")
                 os.makedirs(os.path.dirname(f"{path}/{name}"), exist_ok=True)
@@ -708,7 +712,6 @@ def collect(options: argparse.Namespace, proc: str = "/proc") -> dict[str, Any]:
     step("diag", oracle.save_diag)
     step("net", oracle.save_net)
     manifest = oracle.manifest(started, seconds)
-    Path(target, "uptime").write_bytes(read_at(None, f"{proc}/uptime"))
     Path(target, "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 

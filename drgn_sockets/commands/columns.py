@@ -25,7 +25,15 @@ from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.records.tcp_info import tcp_get_info
 from drgn_sockets.views.columns import Column
-from drgn_sockets.views.extended import cgroup_text, extended_text, timer_text
+from drgn_sockets.views.extended import (
+    cgroup_text,
+    extended_text,
+    inet_options,
+    inet_options_text,
+    timer_text,
+    tos_text,
+    tos_values,
+)
 from drgn_sockets.views.names import family_name, type_name
 from drgn_sockets.views.sockets import (
     local_numbers,
@@ -233,11 +241,18 @@ COLUMNS: tuple[Column, ...] = (
         extended_text,
         simple=True,
     ),
+    _inet("qos", "tos, tclass and class_id, as ss --tos has them", tos_values, text=tos_text),
     _socket(
         "cgroup",
         "path of its cgroup (version 2)",
         lambda r: sock_cgroup_path(r.prog, r.sock),
         text=_cgroup_text,
+    ),
+    _inet(
+        "sockopt",
+        "options that are set, as ss --inet-sockopt has them",
+        inet_options,
+        text=inet_options_text,
     ),
     _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
     _socket(

@@ -56,7 +56,9 @@ _SHOWN = {
     "-m --memory": "socket memory",
     "-i --info": "all that TCP knows of a connection",
     "-b --bpf": "filters of packet sockets",
+    "--tos": "TOS, traffic class and class ID",
     "--cgroup": "cgroup",
+    "--inet-sockopt": "options of inet sockets",
     "-Q --no-queues": "no lengths of queues",
     "-n --numeric": "protocols and ports in numbers (IP addresses and their ports always are)",
     "-O --oneline": "a socket is one line (always so here)",
@@ -154,8 +156,12 @@ class Ss(Command):
             names.append("timer")
         if args.extended:
             names += _EXTENDED if in_columns else ["ext"]
+        if args.tos:
+            names.append("qos")
         if args.cgroup and "cgroup" not in names:
             names.append("cgroup")
+        if args.inet_sockopt:
+            names.append("sockopt")
         if args.bpf:
             names.append("filter")
         if args.memory:

@@ -175,6 +175,16 @@ class SocketAlloc(Struct):
     sb = Int("vfs_inode.i_sb", help="struct super_block *")
 
 
+def sock_cgroup_classid(prog: Program, sk: Sock) -> int:
+    """Class ID that net_cls (cgroup v1) gives a socket, 0 for none."""
+    classid = sk.cgroup_classid or 0
+    if classid and not (sk.cgroup or 0) & 1:
+        # See Sock.cgroup: that of v2 may be in its place.
+        data = prog.type("struct sock_cgroup_data")
+        return 0 if data.has_member("val") else classid
+    return classid
+
+
 def sk_forward_alloc_get(sk: Sock) -> int:
     """Bytes allocated ahead, as ``sk_forward_alloc_get()``: MPTCP has some for receiving alone."""
     return sk.forward_alloc + (getattr(sk, "rmem_fwd_alloc", None) or 0)

@@ -337,7 +337,6 @@ def _end(record: SocketRecord, local: bool) -> tuple[int | None, set[str]]:
     end = record.local_end() if local else record.remote_end()
     if end is None:
         return None, set()
-    # "*" is none, but a port 0 is the kernel.
     address, port = (text.decode("utf-8", "surrogateescape") for text in end.numbers or end[:2])
     if isinstance(record, NetlinkRecord):
         return record.protocol, {port}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.cgroup import CgroupPath, sock_cgroup_path
 from drgn_sockets.kernel.file import major, minor
-from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.families.inet import InetRecord, InetSock, Ipv6Pinfo
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.socket import SocketRecord, Timer
@@ -117,6 +117,56 @@ def _directions(shutdown: int) -> str:
     receives = "-" if shutdown & _RCV_SHUTDOWN else "<"
     sends = "-" if shutdown & _SEND_SHUTDOWN else ">"
     return f"{receives}-{sends}"
+
+
+def tos_values(record: InetRecord) -> dict[str, int] | None:
+    """What ``ss --tos`` shows; ``None`` of what is no full socket."""
+    sock = record.sock
+    if not isinstance(sock, InetSock):
+        return None
+    values = {"tos": sock.tos}
+    if sock.family == k.AF_INET6:
+        pinet6 = Ipv6Pinfo.layout(record.prog).try_read(sock.pinet6 or 0)
+        if pinet6 is not None:
+            values["tclass"] = pinet6.tclass
+    # As inet_diag_msg_attrs_fill() has it.
+    values["class_id"] = k.sock_cgroup_classid(record.prog, sock) or sock.priority
+    return values
+
+
+def tos_text(record: InetRecord) -> str | None:
+    """``tos:0x10 tclass:0 class_id:0``"""
+    values = tos_values(record)
+    if values is None:
+        return None
+    # As "%#x": a 0 is just that.
+    return " ".join(
+        f"{name}:{value:#x}" if value else f"{name}:0" for name, value in values.items()
+    )
+
+
+# In the order of ss, which has a name of its own for one.
+_OPTIONS = {
+    name: {"bind_address_no_port": "bind_addr_no_port"}.get(name, name)
+    for name in (
+        *("recverr", "is_icsk", "freebind", "hdrincl", "mc_loop", "transparent", "mc_all"),
+        *("nodefrag", "bind_address_no_port", "recverr_rfc4884", "defer_connect"),
+    )
+}
+
+
+def inet_options(record: InetRecord) -> list[str] | None:
+    """What ``ss --inet-sockopt`` shows; ``None`` of what is no full socket."""
+    sock = record.sock
+    if not isinstance(sock, InetSock):
+        return None
+    return [name for member, name in _OPTIONS.items() if getattr(sock, member)]
+
+
+def inet_options_text(record: InetRecord) -> str | None:
+    """``inet-sockopt: ( is_icsk mc_loop)``, with the spaces of ss."""
+    options = inet_options(record)
+    return None if options is None else f"inet-sockopt: ({''.join(f' {o}' for o in options)})"
 
 
 def _unix(record: UnixRecord) -> list[str]:

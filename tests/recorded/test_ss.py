@@ -593,8 +593,10 @@ def test_narrowed_by_port_pid_inode_address_and_netns(elf: Core) -> None:
 def test_usual_columns_are_those_of_ss(elf: Core) -> None:
     head = elf.run("ss", "-tan").out.splitlines()[0].split()
     assert head == ["NETID", "STATE", "RECV-Q", "SEND-Q", "LOCAL", "PEER"]
-    head = elf.run("ss", "-tanepom").out.splitlines()[0].split()
-    assert {"INO", "UID", "SK", "NETNS", "TIMER", "SKMEM", "HOLDERS"} <= set(head)
+    # What comes after these is in the order of ss.
+    details = elf.run("ss", "-tanepomi").out.splitlines()[0].split()
+    assert details == [*head, "HOLDERS", "TIMER", "EXT", "SKMEM", "INFO"]
+    assert elf.run("ss", "-tanQ").out.splitlines()[0].split() == [*head[:2], *head[4:]]
 
 
 def test_listening_is_not_never_bound(elf: Core) -> None:

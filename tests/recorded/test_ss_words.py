@@ -139,11 +139,6 @@ EXCEPTED = (
         lambda d: _of_netlink(d) and d.row.local == "4:0" and d.key in ("recv_q", "skmem:"),
     ),
     Excepted(
-        "local of a netlink socket that was never bound",
-        "ss prints 0, which is the kernel's port",
-        lambda d: _of_netlink(d) and d.key == "local" and d.ours == f"{(d.theirs or '')[:-1]}*",
-    ),
-    Excepted(
         "netid of raw sockets, v_seq",
         "ss prints the name of a raw socket's protocol; ??? if it knows none",
         lambda d: d.key == "netid" and (d.ours == "raw" or (d.ours, d.theirs) == ("v_seq", "???")),
@@ -287,7 +282,7 @@ def key_of_ours(row: dict[str, str]) -> Key:
     if row["netid"].startswith("u_"):
         return "unix", int(row["ino"])
     if row["netid"] == "nl":
-        return "netlink", netns, row["local"].replace(":*", ":0")
+        return "netlink", netns, row["local"]
     if row["netid"].startswith("v_"):
         return "vsock", netns, row["local"], row["peer"]
     if row["state"].startswith("`-"):
@@ -384,6 +379,30 @@ def test_words(elf: Core) -> None:
     assert elf.kernel == "5.10" or "mptcp" in lines
     assert lines["tcp"] > 150 and sum(lines.values()) > 350
     _used[elf.kernel] = set(used)
+
+
+def test_tos_and_cgroup(elf: Core) -> None:
+    done = elf.run("ss", "-a", "--tos", "--cgroup", "--csv", "--output=netid,cookie,qos,cgroup")
+    ours = {
+        (row["netid"], int(row["cookie"])): [row["qos"], row["cgroup"]]
+        for row in csv.DictReader(done.out.splitlines())
+    }
+    seen: Counter[str] = Counter()
+    for family in ("tcp", "udp", "raw", "mptcp", "sctp"):
+        if family == "sctp" and elf.kernel == "5.10":
+            continue
+        for line in elf.tool(f"ss-full-{family}").splitlines():
+            cookie = re.search(r" sk:([0-9a-f]+) ", line)
+            key = (family, int(cookie[1], 16)) if cookie else None
+            if key not in ours:
+                continue
+            words = re.search(r" tos:.*?(?= skmem:)", line)
+            mine = [cell for cell in ours[key] if cell != "-"]
+            assert " ".join(mine) == (words[0].strip() if words else ""), line
+            tables.note("ss --tos --cgroup", family, elf.kernel, len(mine), len(mine))
+            seen.update(re.findall(r"\w+:(?!0 )", words[0] if words else "-"))
+    assert seen["tos:"] > 5 and seen["class_id:"] > 4 and seen["cgroup:"] > 200
+    assert seen["tclass:"]
 
 
 #: Exceptions that were needed, by kernel.
