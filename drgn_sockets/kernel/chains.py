@@ -30,6 +30,7 @@ _MAX_BUCKETS = 1 << 24
 _MAX_UNREADABLE_CHUNKS = 4
 # How often a chain of a live kernel is walked again when it changed underfoot.
 _MAX_TRIES = 3
+_NULL_PAGE = 1 << 12
 
 NOTHING: Mapping[int, int] = MappingProxyType({})
 
@@ -46,7 +47,8 @@ def list_nodes(prog: Program, head: int, limit: int = _MAX_CHAIN) -> Iterator[in
     seen = {head}
     node = head
     for _ in range(limit):
-        following = read_pointers(prog, node, 1)
+        # QEMU's cores have something at address 0.
+        following = read_pointers(prog, node, 1) if node >= _NULL_PAGE else None
         if following is None:
             raise FaultError("list leaves readable memory", node)
         (node,) = following

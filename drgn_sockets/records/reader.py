@@ -455,11 +455,10 @@ def _unknown(
     except LookupError as e:
         # Mostly its module is not loaded. If it is, what is known of its types does not lead there.
         if family.module is not None and find_module(prog, family.module) is not None:
-            note(
-                prog,
-                f"{family.group} sockets that are in no file table are not shown: {e} (a module's "
-                "types are in its BTF since Linux 5.11, or in debugging symbols: -s MODULE.ko)",
-            )
+            text = f"{family.group} sockets that are in no file table are not shown: {e}"
+            if "struct " in str(e):
+                text += " (types of modules: in BTF since Linux 5.11; or give debugging symbols)"
+            note(prog, text)
 
 
 def for_each_socket(

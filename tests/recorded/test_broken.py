@@ -24,6 +24,7 @@ from drgn.helpers.linux.mm import follow_phys
 from drgn.helpers.linux.pid import find_task
 
 from drgn_sockets.cli import make_parser
+from drgn_sockets.kernel.module import find_module
 from drgn_sockets.target import open_target
 from drgn_sockets.views.procfs import FILES
 
@@ -641,3 +642,55 @@ def test_distilled_is_as_broken(patient: Patient, tmp_path: Path) -> None:
     assert done.returncode in (1, 2), done.stderr
     assert b"Traceback" not in done.stderr
     short.unlink()
+
+
+FAMILIES = ("ss", "-a", "--output", "netid,state,local,peer,ino,sk,recv_q,send_q,assoc,ext,info")
+#: Members that lead on from a socket of a family, or from what belongs to it: what it is, C type,
+#: the member, and how many rows may depend on it.
+LEADING = (
+    ("v_str", "struct vsock_sock", "bound_table.next", 0),
+    ("v_str", "struct vsock_sock", "connected_table.next", 0),
+    ("xdp", "struct xdp_sock", "sk.__sk_common.skc_node.next", 0),
+    ("xdp", "struct xdp_sock", "dev", 1),
+    ("xdp", "struct xdp_sock", "umem", 1),
+    ("mptcp", "struct mptcp_sock", "conn_list.next", 1),
+    ("mptcp", "struct mptcp_sock", "first", 1),
+    ("sctp", "struct sctp_sock", "ep", 2),
+    ("sctp", "struct sctp_sock", "inet.sk.__sk_common.skc_bind_node.next", 0),
+    ("sctp association", "struct sctp_association", "asocs.next", 0),
+    ("sctp association", "struct sctp_association", "peer.primary_path", 1),
+    ("sctp association", "struct sctp_association", "peer.transport_addr_list.next", 1),
+    ("sctp association", "struct sctp_association", "base.bind_addr.address_list.next", 1),
+)
+
+
+@pytest.mark.parametrize(("netid", "type_", "path", "loses"), LEADING, ids=lambda v: str(v))
+def test_what_leads_on_from_a_socket(
+    patient: Patient, netid: str, type_: str, path: str, loses: int
+) -> None:
+    """Held sockets stay, whatever the list or the structure behind them is like."""
+    kind, _, association = netid.partition(" ")
+    row = next(
+        row
+        for row in whole(patient, FAMILIES)
+        if row["netid"] == kind and bool(row["assoc"]) == bool(association) and row["ino"]
+    )
+    address = int(row["assoc"] if association else row["sk"], 16)
+    place = member(Object(patient.prog, f"{type_} *", address), path)
+    # Nowhere, to itself, and into the middle of something.
+    for value in (UNMAPPED, place, address + 64):
+        with patient.damaged((place, word(value))):
+            done, _ = others_stay(patient, (*FAMILIES, "-A", "sctp,mptcp,vsock,xdp"), loses)
+            assert done.status in (0, 1)
+
+
+def test_a_table_of_a_module_that_cannot_be_found(patient: Patient) -> None:
+    """Its symbols are gone: what somebody holds is there, and a line says what is not."""
+    module = find_module(patient.prog, "vsock")
+    assert module is not None
+    rows = [row for row in whole(patient, FAMILIES) if row["netid"].startswith("v_")]
+    not_held = sum(not row["ino"] for row in rows)
+    with patient.damaged((module.kallsyms, word(UNMAPPED))):
+        done, _ = others_stay(patient, FAMILIES, not_held)
+        assert done.status == 0
+    assert "vsock sockets that are in no file table are not shown" in done.err
