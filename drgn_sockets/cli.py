@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import codecs
+import contextlib
 import functools
 import gc
 import io

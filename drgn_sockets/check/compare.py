@@ -390,6 +390,8 @@ class Comparison:
             return False
         if moment is How.GROWS:
             return int(mine) > int(value)
+        if moment is How.SHRINKS:
+            return int(mine) - int(value) <= self._due
         if column in PAGES:
             return self._due > 0
         if column in COUNTS:

@@ -146,6 +146,8 @@ def judge(
             good = good or (kind == b"03" and left - least < now <= TIMEWAIT_S)
         elif how.get(column) is How.GROWS:
             good = int(is_) > int(was)
+        elif how.get(column) is How.SHRINKS:
+            good = int(is_) - int(was) <= due_in_all
         elif how.get(column) is How.TIMER:
             if tcp:
                 good = fired

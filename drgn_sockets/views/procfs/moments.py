@@ -23,6 +23,8 @@ class How(Enum):
     TIMER = "changed by a timer that fires"
     #: It only grows.
     GROWS = "only grows"
+    #: It only shrinks, but for what a timer that fires adds.
+    SHRINKS = "only shrinks"
 
 
 class Moment(NamedTuple):
@@ -44,14 +46,16 @@ _BY_TIMERS = ("tr", "retrnsmt", "timeout", "rto", "cwnd", "ssthresh", "ref", "tx
 COUNTS = frozenset({"used", "inuse", "orphan", "tw", "alloc", "sockets"})
 PAGES = frozenset({"mem", "memory"})
 
-_SOCKSTAT = ("used", "inuse", "orphan", "tw", "alloc", "mem")
+_SOCKSTAT = ("used", "inuse", "orphan", "alloc", "mem")
 _ENDS = "sockets that a timer ends, and their memory"
+_MINUTE = "TIME-WAIT lasts a minute: some may have ended before net/tcp was read, which says when"
 _AGAIN = "a raw socket whose queue is full gets a copy of each segment that TCP sends once more"
 
 MOMENTS = (
     Moment(_TCP, ("when",), How.DOWN, "time until the timer fires"),
     Moment(_TCP, _BY_TIMERS, How.TIMER, "a retransmission or a probe, or the end of a socket"),
     Moment(("sockstat", "sockstat6"), _SOCKSTAT, How.TIMER, _ENDS),
+    Moment(("sockstat",), ("tw",), How.SHRINKS, _MINUTE),
     Moment(("protocols",), ("sockets", "memory"), How.TIMER, _ENDS),
     Moment(("raw", "raw6"), ("drops",), How.GROWS, _AGAIN),
 )
