@@ -24,7 +24,7 @@ from . import truth
 ACCOUNTS = Path("/run/drgn-sockets/workloads")
 #: A guest is slow: what is proven of us (that a mistake is one line, that check notices a
 #: wrong digit, that drgn starts our script), and not of a kernel, is marked ``ours``, and
-#: tested on this one.
+#: tested on this one, or the one that the mark names.
 OURS = "7.2"
 _WHY = "NOTHING IS TESTED: these tests are for a guest; make test-guest runs them in one"
 
@@ -32,7 +32,9 @@ _WHY = "NOTHING IS TESTED: these tests are for a guest; make test-guest runs the
 def pytest_configure(config: pytest.Config) -> None:
     if "DRGN_SOCKETS_VM" not in os.environ and os.environ.get("CI"):
         raise pytest.UsageError(_WHY)
-    config.addinivalue_line("markers", f"ours: of us, not of a kernel; on {OURS} only")
+    config.addinivalue_line(
+        "markers", f"ours(kernel={OURS!r}): of us, not of a kernel; on that one only"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,8 +45,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         if kernel is None:
             item.add_marker(pytest.mark.skip(reason=_WHY))
-        elif kernel not in (OURS, "custom") and item.get_closest_marker("ours"):
-            item.add_marker(pytest.mark.skip(reason=f"of us: tested on {OURS}"))
+        elif kernel != "custom" and (mark := item.get_closest_marker("ours")):
+            where = mark.args[0] if mark.args else OURS
+            if kernel != where:
+                item.add_marker(pytest.mark.skip(reason=f"of us: tested on {where}"))
 
 
 @pytest.fixture(scope="session")

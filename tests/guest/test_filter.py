@@ -26,6 +26,9 @@ from drgn_sockets.records.socket import SocketRecord
 
 from . import truth
 
+# What a filter means is not a kernel's; some hundred of them take a while.
+pytestmark = pytest.mark.ours("6.12")
+
 CGROUP = Path("/sys/fs/cgroup/ds filter")
 NETNS = "ds filter"
 
