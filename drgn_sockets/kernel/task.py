@@ -129,12 +129,15 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
     """
     try:
         pid = _pid(prog, tid)
-        found = _Pid.layout(prog).try_read(pid) if pid else None
+        found = _Pid.layout(prog).read(pid) if pid else None
         if found is None or not found.first:
             return None
         link = _PidLink.layout(prog).cls.places["link"].offset
-    except (LookupError, FaultError):
+    except LookupError:
         return None
+    except FaultError:
+        # The table of IDs is damaged: tasks are in a list as well.
+        return Tasks(prog).by_tid.get(tid)
     task = Task.layout(prog).try_read(found.first - link)
     return task if task is not None and task.pid == tid else None
 
@@ -148,9 +151,9 @@ def _pid(prog: Program, tid: int) -> int:
     namespace = _PidNamespace.layout(prog).read(prog["init_pid_ns"].address_of_().value_())
     entry, above = namespace.head, _LONG_BITS
     while entry & _XA_BITS == _XA_INTERNAL and entry > _XA_INTERNAL_MAX:
-        node = layout.try_read(entry - _XA_INTERNAL)
-        if node is None or node.shift >= above:
-            return 0
+        node = layout.read(entry - _XA_INTERNAL)
+        if node.shift >= above:
+            raise FaultError("no node of a tree of IDs", node.address)
         index = tid >> node.shift
         if above == _LONG_BITS and index >= slots:
             # Beyond the root.
