@@ -205,7 +205,9 @@ def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
 def _unix_paths(rows: Iterable[Row]) -> dict[str, str]:
     paths: dict[str, str] = {}
     for row in rows:
-        paths[row["pointer"]] = row["Path"]
+        # With kptr_restrict=2 all are 0.
+        if row["pointer"].strip("0"):
+            paths[row["pointer"]] = row["Path"]
         if row["Inode"] != "0":
             paths[row["Inode"]] = row["Path"]
     return paths

