@@ -7,7 +7,8 @@ import argparse
 import contextlib
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from drgn import FaultError, Program
 
@@ -21,8 +22,6 @@ from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namesp
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.filter import FAMILIES as ADDRESS_FAMILIES
-from drgn_sockets.records.filter import Filter, Token, families_of, parse
 from drgn_sockets.records.find import parse_address, sk_at
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.netns import find_net, find_netns
@@ -31,8 +30,6 @@ from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_pa
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
-from drgn_sockets.views.procfs.base import Looker
-from drgn_sockets.views.summary import summary
 
 _ALL = STATE_GROUPS["all"]
 _BOUND_INACTIVE = STATE_NUMBERS["bound-inactive"]
@@ -66,6 +63,9 @@ _SHOWN = {
 
 # What ss -e has in words, in JSON and CSV.
 _EXTENDED = ["ino", "uid", "cookie", "sk", "netns", "cgroup", "file_ino", "file_dev"]
+
+if TYPE_CHECKING:
+    from drgn_sockets.records.filter import Filter, Token
 
 
 class _Refuse(argparse.Action):
@@ -189,6 +189,9 @@ class Ss(Command):
         return problems.status()
 
     def read_all(self, prog: Program) -> None:
+        from drgn_sockets.views.procfs.base import Looker
+        from drgn_sockets.views.summary import summary
+
         at = Looker(prog)
         for net in net_namespaces(prog):
             with contextlib.suppress(FaultError):
@@ -239,6 +242,9 @@ class Ss(Command):
 
 
 def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) -> None:
+    from drgn_sockets.views.procfs.base import Looker
+    from drgn_sockets.views.summary import summary
+
     if args.json or args.csv or args.output is not None:
         raise UserError("-s prints text, and has no columns")
     net = current_net(prog) if args.netns is None else find_net(prog, args.netns)
@@ -256,20 +262,23 @@ class _Wanted:
     """
 
     def __init__(self, prog: Program, args: argparse.Namespace) -> None:
-        found = parse(_source(args), _family(args.families), _services(args))
-        named = families_of(found.expression) if found.expression is not None else None
+        found = _filter(args)
+        named = found.families() if found is not None else None
         self.tables = Tables(args, named)
         self.states = _states(args, found, self.tables)
         self.tests = list(self._tests(prog, args, found))
 
-    def _tests(self, prog: Program, args: argparse.Namespace, found: Filter) -> Iterator[Test]:
+    def _tests(
+        self, prog: Program, args: argparse.Namespace, found: Filter | None
+    ) -> Iterator[Test]:
         """Just the tests that a socket may fail."""
         states = self.states
         if states != _ALL:
             yield functools.partial(_is_in_state, states)
         # Others are looked for by their families.
         yield from self.tables.tests(any_group=args.pid is not None or args.addr is not None)
-        if k.TCP_CLOSE in states and not found.states and not _asks_for_states(args):
+        chosen = _asks_for_states(args) or bool(found and found.states)
+        if k.TCP_CLOSE in states and not chosen:
             # A closed or unbound one is not listening in any sense, and ss could not show it:
             # created and not bound, or refused, or reset.
             yield lambda r: not (r.is_unbound or (r.group == "tcp" and r.state == k.TCP_CLOSE))
@@ -280,8 +289,21 @@ class _Wanted:
             yield lambda r: r.netns == netns
         if args.port is not None:
             yield lambda r: isinstance(r, InetRecord) and args.port in (r.local_port, r.remote_port)
-        if found.expression is not None:
+        if found is not None and found.expression is not None:
             yield found.expression.test()
+
+
+def _filter(args: argparse.Namespace) -> Filter | None:
+    source = _source(args)
+    if not source:
+        return None
+    # Nobody else waits for its import.
+    from drgn_sockets.records.filter import FAMILIES, parse
+
+    # The family that an address is of, if just one was chosen.
+    chosen = set(args.families or ())
+    family = chosen.pop() if len(chosen) == 1 and chosen <= FAMILIES.keys() else ""
+    return parse(source, family, _services(args))
 
 
 def _source(args: argparse.Namespace) -> str:
@@ -302,12 +324,6 @@ def _lines(name: str) -> list[str]:
         raise UserError(f"cannot read the filter: {name}: {e.strerror}") from None
 
 
-def _family(families: Sequence[str] | None) -> str:
-    """The family that an address is of, if just one was chosen."""
-    chosen = set(families or ())
-    return chosen.pop() if len(chosen) == 1 and chosen <= ADDRESS_FAMILIES.keys() else ""
-
-
 def _services(args: argparse.Namespace) -> list[str]:
     """Protocols that the name of a port may be of."""
     return [name for name in ("udp", "tcp") if getattr(args, name)] or ["udp", "tcp"]
@@ -317,7 +333,7 @@ def _asks_for_states(args: argparse.Namespace) -> bool:
     return bool(args.all or args.bound_inactive or args.addr or args.inode is not None)
 
 
-def _states(args: argparse.Namespace, found: Filter, tables: Tables) -> frozenset[int]:
+def _states(args: argparse.Namespace, found: Filter | None, tables: Tables) -> frozenset[int]:
     states = tables.states
     if args.all or args.addr or args.inode is not None:
         states = _ALL
@@ -327,7 +343,8 @@ def _states(args: argparse.Namespace, found: Filter, tables: Tables) -> frozense
         states = frozenset({_BOUND_INACTIVE})
     # Each word changes what those before it left, as in ss.
     named: frozenset[int] | None = None
-    for keyword, token in found.states:
+    for keyword, token in found.states if found is not None else ():
+        assert found is not None
         these = _state(found, token)
         if keyword == "state":
             named = (frozenset() if named is None else named) | these

@@ -525,6 +525,10 @@ class Filter(NamedTuple):
     #: As it was given.
     source: str
 
+    def families(self) -> frozenset[int] | None:
+        """:func:`families_of` its expression."""
+        return families_of(self.expression) if self.expression is not None else None
+
     def wrong(self, message: str, place: int) -> UserError:
         """An error at a place of the source."""
         return _error(self.source, message, place)

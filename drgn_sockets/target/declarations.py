@@ -75,7 +75,7 @@ struct ping_table ping_table;
 struct hlist_head unix_socket_table[512];
 struct token_bucket *token_hash;
 unsigned int token_mask;
-unsigned int pm_nl_pernet_id;
+int pm_nl_pernet_id;
 struct netlink_table *nl_table;
 struct neigh_table arp_tbl;
 struct list_head proto_list;

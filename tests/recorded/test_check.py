@@ -131,6 +131,8 @@ def test_everything_is_compared_and_agrees(core: Core) -> None:
     lines = done.out.splitlines()[1 : 1 + moved]
     may = re.compile(
         r"net/tcp6? of .*  (tr|retrnsmt|timeout|rto|cwnd|ssthresh|ref|tx_queue|st|when) "
+        r"|net/sockstat6? of .*  TCP6? .* (inuse|orphan|tw|alloc|mem) "
+        r"|net/sockstat of .*  sockets .* used |net/protocols of .*TCP.* (sockets|memory) "
         r"|net/raw6? of .*  drops |(?P<pid>\d+)/fd +(?P<fd>\d+) +pos "
         r"|(?P<worker>\d+) +process +- +there "
     )

@@ -55,6 +55,8 @@ def test_words_are_those_of_ss(core: Core) -> None:
         if core.kernel == "5.10" and "vegas" in theirs:
             # Likewise struct vegas, whose round-trip time it is that ss takes.
             del theirs["send "]
+        # Secrets.
+        theirs.pop("md5keys:", None)
         mine = {key: value for key, value in mine.items() if key in theirs or key not in AGES}
         if not still(core, row):
             assert [w for w in mine if w in theirs] == [w for w in theirs if w in mine], row
