@@ -307,7 +307,11 @@ def test_any_text_is_an_expression_or_a_mistake_somewhere_in_it(source: str) -> 
 
 
 ADDRESSES = ["*", "127.0.0.1", "127.0.0.0/8", "10/7", "[::1]", "[2001:db8::/32]", "0/0", ""]
-NAMES = st.text(min_size=1, max_size=8).filter(lambda s: not any(c.isspace() for c in s))
+NAMES = st.one_of(
+    st.text(min_size=1, max_size=8),
+    st.text(" ()!=<>&|\\:*/@a[]^", min_size=1, max_size=8),
+    st.sampled_from(["or", "not", "src", "=", "eq", "state", "sport=:1"]),
+)
 HOSTS = st.one_of(
     st.builds(
         lambda family, address, port: f"{family}{address}{port}" if address or port else "*",
