@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ def test_distill(prog: Program, accounts: dict[str, Any], tmp_path: Path) -> Non
     distilled = open_target(make_parser().parse_args(["-c", str(core), "ss"]))
     told = truth.ours(distilled, f"check --procfs {saved}").splitlines()
     rows, mismatches = int(told[-1].split()[0]), int(told[-1].split()[-2])
-    assert mismatches == 0, "\n".join(told[: mismatches + 1])
+    # TIME-WAIT lasts a minute, and a guest takes a part of that to distill.
+    ended = re.compile(r"net/tcp6? of .* inode 0 +- +there +not found")
+    wrong = [line for line in told[1 : mismatches + 1] if not ended.match(line)]
+    assert not wrong, "\n".join(wrong)
     assert rows > fds + 200
 
     # Each is found by what the workload knows of it.
