@@ -410,15 +410,10 @@ _IN_MODULES = {
     "bbr": ("bbr", "bbr:"),
     "dctcp": ("dctcp", "dctcp:"),
     "vegas": ("vegas", "send "),
-    "illinois": ("illinois", "send "),
-    "westwood": ("westwood", "send "),
-    "veno": ("veno", "send "),
-    "nv": ("tcpnv", "send "),
     "yeah": ("vegas", "send "),
     "illinois": ("illinois", "send "),
     "westwood": ("westwood", "send "),
     "veno": ("veno", "send "),
-    "nv": ("tcpnv", "send "),
     "nv": ("tcpnv", "send "),
 }
 
