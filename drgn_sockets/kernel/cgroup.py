@@ -27,7 +27,9 @@ class KernfsNode(Struct):
     # v6.15) renamed it.
     parent = Int("__parent", "parent", help="struct kernfs_node *; NULL for a root")
     name = Int("name", help="const char *")
-    id = Int("id", help="inode number; of a cgroup, its ID")
+    # Linux kernel commit 67c0496e87d1 ("kernfs: convert kernfs_node->id from union
+    # kernfs_node_id to u64") (in v5.5)
+    id = Int("id", "id.id", help="inode number; of a cgroup, its ID")
     active = Int("active.counter", help="negative once it is removed")
 
 
@@ -73,6 +75,15 @@ def sock_cgroup_path(prog: Program, sk: SockCommon) -> CgroupPath | None:
     if cgroup not in known:
         known[cgroup] = cgroup_path(prog, cgroup)
     return known[cgroup]  # type: ignore[no-any-return]
+
+
+def cgroup_id(prog: Program, cgroup: int) -> int:
+    """
+    ID of a ``struct cgroup *``, as ``cgroup_id()``.
+
+    :raises FaultError: if it cannot be read
+    """
+    return KernfsNode.layout(prog).read(_Cgroup.layout(prog).read(cgroup).kn).id
 
 
 def cgroup_path(prog: Program, cgroup: int) -> CgroupPath | None:

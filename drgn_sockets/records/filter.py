@@ -779,7 +779,7 @@ class _Parser:
             return Host(subject, family, None, port)
         start = at + (text[0] == "[")
         networks = self._networks(family, address, token, start)
-        return Host(subject, family, address if networks else None, port, networks)
+        return Host(subject, family, address, port, networks)
 
     def _split(self, text: str, token: Token, at: int) -> tuple[str, int | None]:
         """An address, and where the port after it is."""
@@ -805,7 +805,7 @@ class _Parser:
         return address, after + 1
 
     def _networks(self, family: str, text: str, token: Token, at: int) -> list[Network]:
-        """What a host stands for; nothing if that is any address."""
+        """What a host stands for."""
         address, slash, length_text = text.partition("/")
         addresses = list(_addresses(address, family))
         if not addresses:
@@ -825,9 +825,6 @@ class _Parser:
                 self._fail(
                     f"expected a prefix length of at most {bits}", token, at + len(address) + 1
                 )
-            if not length:
-                # In ss, also those of the other family.
-                return []
             found.append(_network(af, packed, length))
         return found
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Union
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.sock import Sock, SockCommon, sk_drops_read, sk_forward_alloc_get
+from drgn_sockets.kernel.sock import (
+    Sock,
+    SockCommon,
+    has_sock_i_uid,
+    sk_drops_read,
+    sk_forward_alloc_get,
+)
 from drgn_sockets.kernel.structs import Struct
 
 if TYPE_CHECKING:
@@ -115,6 +121,12 @@ class SocketRecord:
     def i_uid(self) -> int | None:
         """Owner of the inode, ``None`` if it has none."""
         return self.inode.uid if self.inode is not None else None
+
+    @property
+    def told_uid(self) -> int:
+        """Owner as procfs and sock_diag tell it, ``sock_i_uid()`` or ``sk_uid()``."""
+        # That of the inode; a socket without one is root's.
+        return (self.i_uid if has_sock_i_uid(self.prog) else self.uid) or 0
 
     @property
     def holders(self) -> list[Holder] | None:

@@ -65,22 +65,11 @@ def extended_text(record: SocketRecord) -> str:
     return " ".join(filter(None, words))
 
 
-def diag_uid(record: SocketRecord) -> int:
-    """Owner of a socket as sock_diag tells it."""
-    if not isinstance(record.sock, k.Sock):
-        # Of timewait and request sockets it tells none.
-        return 0
-    # A socket without an inode is root's.
-    uid = record.i_uid if k.has_sock_i_uid(record.prog) else record.uid
-    return uid or 0
-
-
 def _details(record: SocketRecord) -> list[str]:
     """``sock_details_print()``"""
     words = []
-    uid = diag_uid(record)
-    if uid:
-        words.append(f"uid:{uid}")
+    if record.told_uid:
+        words.append(f"uid:{record.told_uid}")
     words += [f"ino:{record.ino}", f"sk:{record.sock.cookie:x}"]
     if not isinstance(record, InetRecord):
         # Of other families sock_diag does not tell the rest.

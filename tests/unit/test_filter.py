@@ -109,8 +109,9 @@ def selected(source: str, **options: Any) -> set[str]:
         ("dst 193.233.7/24:51001", set()),
         # 0.0.0.0, and no network.
         ("src 0", {"ssh", "icmp"}),
-        ("src 0/0", INET),
-        ("src [::]/0", INET),
+        # As the kernel has it, which ss asks.
+        ("src 0/0", INET - {"ssh6", "web6"}),
+        ("src [::]/0", {"ssh6", "served", "web6"}),
         ("src *", INET),
         ("src any:22", {"ssh", "ssh6", "served"}),
         ("src :22", {"ssh", "ssh6", "served"}),

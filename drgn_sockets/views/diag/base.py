@@ -11,10 +11,8 @@ from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from drgn import Object, Program
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.cgroup import cgroup_id
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, distilled_by
-from drgn_sockets.kernel.sock import Sock
-from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.records.reader import SocketReader
 from drgn_sockets.records.socket import SocketRecord
@@ -87,7 +85,7 @@ class Kind:
     #: A socket in words, made of the header: in a reply, that is all that tells which it is.
     label: Callable[[Mapping[str, Value]], str]
     #: Whether a dump has a socket.
-    dumped: Callable[[Diag, Any], bool]
+    dumped: Callable[[Diag, Any], bool] = lambda diag, record: True
     #: Structures as declared by linux/*_diag.h, by C type.
     types: Mapping[str, str] = field(default_factory=dict)
     #: What tells messages of one socket apart, if there are several: of the header's members and
@@ -104,18 +102,6 @@ class Kind:
     def name(self, protocol: int) -> str:
         """How sockets asked for with *protocol* are called."""
         return self.protocols.get(protocol, str(protocol))
-
-
-class _Cgroup(Struct):
-    C_TYPE = "struct cgroup"
-    kn = Int("kn")
-
-
-class _KernfsNode(Struct):
-    C_TYPE = "struct kernfs_node"
-    # Linux kernel commit 67c0496e87d1 ("kernfs: convert kernfs_node->id from union
-    # kernfs_node_id to u64") (in v5.5)
-    id = Int("id", "id.id")
 
 
 # include/uapi/linux/sock_diag.h: SK_MEMINFO_*. It is an array there, and these its indices.
@@ -267,29 +253,6 @@ class Diag:
         low = struct.pack(self.order + "I", sock.cookie & _U32)
         return low + struct.pack(self.order + "I", sock.cookie >> 32 & _U32)
 
-    def uid(self, record: SocketRecord) -> int:
-        """Owner of a full socket, ``sock_i_uid()`` or ``sk_uid()``."""
-        if k.has_sock_i_uid(self.prog):
-            # The owner of the inode; a socket without one is root's.
-            return record.i_uid or 0
-        return record.uid or 0
-
-    def meminfo(self, sock: Sock) -> bytes:
-        """``sock_diag_put_meminfo()``"""
-        return self.structure("SK_MEMINFO").pack(
-            {
-                "RMEM_ALLOC": sock.rmem_alloc,
-                "RCVBUF": sock.rcvbuf,
-                "WMEM_ALLOC": sock.wmem_alloc - 1,
-                "SNDBUF": sock.sndbuf,
-                "FWD_ALLOC": k.sk_forward_alloc_get(sock),
-                "WMEM_QUEUED": sock.wmem_queued,
-                "OPTMEM": sock.omem_alloc,
-                "BACKLOG": sock.backlog_len,
-                "DROPS": k.sk_drops_read(self.prog, sock),
-            }
-        )
-
     def expires_ms(self, expires: int) -> int:
         """Milliseconds until a timer fires, ``jiffies_delta_to_msecs()``."""
         delta = expires - self.clock.jiffies & 0xFFFFFFFFFFFFFFFF
@@ -303,11 +266,30 @@ class Diag:
         """
         # Many sockets are of few groups.
         if cgroup not in self._cgroup_ids:
-            kn = _Cgroup.layout(self.prog).read(cgroup).kn
-            self._cgroup_ids[cgroup] = _KernfsNode.layout(self.prog).read(kn).id
+            self._cgroup_ids[cgroup] = cgroup_id(self.prog, cgroup)
         return self._cgroup_ids[cgroup]
 
     def default_cgroup(self) -> int:
         """``struct cgroup *`` at the root of the default hierarchy."""
         root: Object = self.prog["cgrp_dfl_root"]
         return root.cgrp.address_of_().value_()  # type: ignore[no-any-return]
+
+
+# What several families send, and how their kinds are told.
+
+
+def meminfo(diag: Diag, record: SocketRecord) -> bytes | None:
+    """``sock_diag_put_meminfo()``"""
+    values = record.skmem()
+    form = diag.structure("SK_MEMINFO")
+    return None if values is None else form.pack(dict(zip(form.names, values)))
+
+
+def uid(diag: Diag, record: SocketRecord) -> bytes | None:
+    """Owner of the socket."""
+    return diag.u32(record.told_uid)
+
+
+def asked_for(cls: type[SocketRecord], protocol: int = 0) -> Callable[[SocketRecord], int | None]:
+    """:attr:`Kind.protocol_of` of a kind whose records are of one class."""
+    return lambda record: protocol if isinstance(record, cls) else None

@@ -35,7 +35,7 @@ from drgn_sockets.records.tcp_info import (
     tcp_get_info,
     ulp_info,
 )
-from drgn_sockets.views.diag import bpf
+from drgn_sockets.views.diag import base, bpf
 from drgn_sockets.views.diag.base import Attribute, Build, Diag, Kind
 from drgn_sockets.views.diag.forms import Value
 
@@ -146,7 +146,7 @@ def fill(diag: Diag, record: InetRecord) -> dict[str, Value]:
         values["idiag_retrans"] = sock.num_retrans
         values["idiag_expires"] = diag.expires_ms(sock.timer_expires)
     else:
-        values["idiag_uid"] = diag.uid(record)
+        values["idiag_uid"] = record.told_uid
         values["idiag_inode"] = record.ino
         values["idiag_rqueue"] = record.recv_q or 0
         values["idiag_wqueue"] = record.send_q or 0
@@ -246,10 +246,7 @@ def class_id(diag: Diag, record: InetRecord) -> bytes | None:
     sock = full(record)
     if sock is None:
         return None
-    classid = sock.cgroup_classid or 0
-    if classid and _cgroup_is_a_word(diag) and not (sock.cgroup or 0) & 1:
-        classid = 0
-    return diag.u32(classid or sock.priority)
+    return diag.u32(k.sock_cgroup_classid(diag.prog, sock) or sock.priority)
 
 
 def cgroup_id(diag: Diag, record: InetRecord) -> bytes | None:
@@ -288,18 +285,6 @@ def meminfo(diag: Diag, record: InetRecord) -> bytes | None:
             "idiag_tmem": sock.wmem_alloc - 1,
         }
     )
-
-
-def skmeminfo(diag: Diag, record: InetRecord) -> bytes | None:
-    sock = full(record)
-    return diag.meminfo(sock) if sock else None
-
-
-def skmem(diag: Diag, record: SocketRecord) -> bytes | None:
-    """The same, of a family that reckons otherwise."""
-    values = record.skmem()
-    form = diag.structure("SK_MEMINFO")
-    return None if values is None else form.pack(dict(zip(form.names, values)))
 
 
 def protocol(diag: Diag, record: InetRecord) -> bytes | None:
@@ -554,7 +539,7 @@ ATTRIBUTES = (
     Attribute(21, "INET_DIAG_CGROUP_ID", cgroup_id, "u64"),
     Attribute(22, "INET_DIAG_SOCKOPT", sockopt, "struct inet_diag_sockopt"),
     Attribute(1, "INET_DIAG_MEMINFO", meminfo, "struct inet_diag_meminfo"),
-    Attribute(7, "INET_DIAG_SKMEMINFO", skmeminfo, "SK_MEMINFO"),
+    Attribute(7, "INET_DIAG_SKMEMINFO", base.meminfo, "SK_MEMINFO"),
     Attribute(10, "INET_DIAG_PROTOCOL", protocol, "u8"),
     Attribute(2, "INET_DIAG_INFO", info, "struct tcp_info"),
     Attribute(4, "INET_DIAG_CONG", cong, "bytes"),

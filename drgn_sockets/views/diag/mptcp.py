@@ -6,9 +6,8 @@ from __future__ import annotations
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.mptcp import MptcpRecord
 from drgn_sockets.records.families.tcp import congestion_algorithm
-from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.diag import bpf, inet
-from drgn_sockets.views.diag.base import Diag, Kind
+from drgn_sockets.views.diag.base import Diag, Kind, asked_for
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/mptcp.h is in the types of every kernel that has it.
@@ -42,16 +41,11 @@ def bpf_storages(diag: Diag, record: MptcpRecord) -> bytes | None:
 ATTRIBUTES = inet.attributes_with(
     {
         "INET_DIAG_MEMINFO": (meminfo, None),
-        "INET_DIAG_SKMEMINFO": (inet.skmem, None),
         "INET_DIAG_INFO": (info, _INFO),
         "INET_DIAG_CONG": (cong, None),
         "INET_DIAG_SK_BPF_STORAGES": (bpf_storages, None),
     }
 )
-
-
-def _protocol_of(record: SocketRecord) -> int | None:
-    return k.IPPROTO_MPTCP if isinstance(record, MptcpRecord) else None
 
 
 def _dumped(diag: Diag, record: MptcpRecord) -> bool:
@@ -64,7 +58,7 @@ KIND = Kind(
     protocols={k.IPPROTO_MPTCP: "mptcp"},
     header="struct inet_diag_msg",
     attributes=ATTRIBUTES,
-    protocol_of=_protocol_of,
+    protocol_of=asked_for(MptcpRecord, k.IPPROTO_MPTCP),
     fill=inet.fill,
     label=inet.label,
     dumped=_dumped,

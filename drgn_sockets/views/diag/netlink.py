@@ -9,8 +9,7 @@ from drgn import FaultError
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.netlink import NetlinkRecord, netlink_groups
-from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind
+from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/netlink_diag.h
@@ -57,10 +56,6 @@ def fill(diag: Diag, record: NetlinkRecord) -> dict[str, Value]:
     }
 
 
-def meminfo(diag: Diag, record: NetlinkRecord) -> bytes | None:
-    return diag.meminfo(record.sock)
-
-
 def groups(diag: Diag, record: NetlinkRecord) -> bytes | None:
     if not record.sock.group_bits:
         return None
@@ -97,10 +92,6 @@ def label(header: Mapping[str, Value]) -> str:
     return "protocol {} port ID {} inode {}".format(*numbers)
 
 
-def _protocol_of(record: SocketRecord) -> int | None:
-    return _ALL if isinstance(record, NetlinkRecord) else None
-
-
 def _dumped(diag: Diag, record: NetlinkRecord) -> bool:
     # Of a table, __netlink_diag_dump() loses a socket each time that a buffer is full: it is
     # taken from the walk and not told. Those that have joined a group it tells of once more.
@@ -116,7 +107,7 @@ KIND = Kind(
     protocols={_ALL: "netlink"},
     header="struct netlink_diag_msg",
     attributes=ATTRIBUTES,
-    protocol_of=_protocol_of,
+    protocol_of=asked_for(NetlinkRecord, _ALL),
     fill=fill,
     label=label,
     dumped=_dumped,

@@ -10,8 +10,7 @@ from drgn import FaultError
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.filter import filter_bytes
 from drgn_sockets.records.families.packet import DIAG_FLAGS, PacketRecord, Ring
-from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind
+from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/packet_diag.h
@@ -125,14 +124,6 @@ def fanout(diag: Diag, record: PacketRecord) -> bytes | None:
     return diag.u32(group.id | group.type << 16)
 
 
-def uid(diag: Diag, record: PacketRecord) -> bytes | None:
-    return diag.u32(diag.uid(record))
-
-
-def meminfo(diag: Diag, record: PacketRecord) -> bytes | None:
-    return diag.meminfo(record.sock)
-
-
 def socket_filter(diag: Diag, record: PacketRecord) -> bytes | None:
     return filter_bytes(diag.prog, record.sock.sk_filter)
 
@@ -155,22 +146,13 @@ def label(header: Mapping[str, Value]) -> str:
     return f"protocol {header['pdiag_num']!r} inode {header['pdiag_ino']!r}"
 
 
-def _protocol_of(record: SocketRecord) -> int | None:
-    return 0 if isinstance(record, PacketRecord) else None
-
-
-def _dumped(diag: Diag, record: PacketRecord) -> bool:
-    return True
-
-
 KIND = Kind(
     families=frozenset({k.AF_PACKET}),
     protocols={0: "packet"},
     header="struct packet_diag_msg",
     attributes=ATTRIBUTES,
-    protocol_of=_protocol_of,
+    protocol_of=asked_for(PacketRecord),
     fill=fill,
     label=label,
-    dumped=_dumped,
     types=TYPES,
 )

@@ -10,9 +10,8 @@ from drgn import Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
-from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.diag import inet
-from drgn_sockets.views.diag.base import Diag, Kind
+from drgn_sockets.views.diag.base import Diag, Kind, asked_for
 from drgn_sockets.views.diag.forms import Value
 
 # enum sctp_event_timeout
@@ -84,7 +83,6 @@ def peers(diag: Diag, record: SctpRecord) -> bytes | None:
 ATTRIBUTES = inet.attributes_with(
     {
         "INET_DIAG_MEMINFO": (inet.elsewhere, None),
-        "INET_DIAG_SKMEMINFO": (inet.skmem, None),
         "INET_DIAG_INFO": (info, _INFO),
         "INET_DIAG_CONG": (cong, None),
         "INET_DIAG_LOCALS": (locals_, None),
@@ -100,10 +98,6 @@ def part(members: Mapping[str, Value], attributes: Mapping[int, bytes]) -> bytes
     port = members["idiag_dport"]
     assert isinstance(port, bytes)
     return port + attributes[_PEERS]
-
-
-def _protocol_of(record: SocketRecord) -> int | None:
-    return k.IPPROTO_SCTP if isinstance(record, SctpRecord) else None
 
 
 def _dumped(diag: Diag, record: SctpRecord) -> bool:
@@ -126,7 +120,7 @@ KIND = Kind(
     protocols={k.IPPROTO_SCTP: "sctp"},
     header="struct inet_diag_msg",
     attributes=ATTRIBUTES,
-    protocol_of=_protocol_of,
+    protocol_of=asked_for(SctpRecord, k.IPPROTO_SCTP),
     fill=fill,
     label=inet.label,
     dumped=_dumped,

@@ -10,8 +10,7 @@ from drgn import FaultError
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock, sun_path, unix_pending
-from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind
+from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/unix_diag.h
@@ -85,16 +84,8 @@ def rqlen(diag: Diag, record: UnixRecord) -> bytes | None:
     return form.pack({"udiag_rqueue": waiting, "udiag_wqueue": record.send_q})
 
 
-def meminfo(diag: Diag, record: UnixRecord) -> bytes | None:
-    return diag.meminfo(record.sock)
-
-
 def shutdown(diag: Diag, record: UnixRecord) -> bytes | None:
     return diag.u8(record.sock.shutdown)
-
-
-def uid(diag: Diag, record: UnixRecord) -> bytes | None:
-    return diag.u32(diag.uid(record))
 
 
 #: In the order of ``sk_diag_fill()``.
@@ -115,10 +106,6 @@ def label(header: Mapping[str, Value]) -> str:
     return f"inode {header['udiag_ino']!r}"
 
 
-def _protocol_of(record: SocketRecord) -> int | None:
-    return 0 if isinstance(record, UnixRecord) else None
-
-
 def _dumped(diag: Diag, record: UnixRecord) -> bool:
     # One that nobody has accepted yet has no inode.
     return bool(record.ino)
@@ -129,7 +116,7 @@ KIND = Kind(
     protocols={0: "unix"},
     header="struct unix_diag_msg",
     attributes=ATTRIBUTES,
-    protocol_of=_protocol_of,
+    protocol_of=asked_for(UnixRecord),
     fill=fill,
     label=label,
     dumped=_dumped,

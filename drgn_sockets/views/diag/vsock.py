@@ -9,8 +9,7 @@ from drgn import Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.vsock import VsockRecord
-from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.views.diag.base import Diag, Kind
+from drgn_sockets.views.diag.base import Diag, Kind, asked_for
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/vm_sockets_diag.h
@@ -56,14 +55,6 @@ def label(header: Mapping[str, Value]) -> str:
 _ENDS = ("src", "dst")
 
 
-def _protocol_of(record: SocketRecord) -> int | None:
-    return 0 if isinstance(record, VsockRecord) else None
-
-
-def _dumped(diag: Diag, record: VsockRecord) -> bool:
-    return True
-
-
 def _is_known(prog: Program) -> bool:
     try:
         prog.type("struct vsock_sock")
@@ -77,10 +68,9 @@ KIND = Kind(
     protocols={0: "vsock"},
     header="struct vsock_diag_msg",
     attributes=(),
-    protocol_of=_protocol_of,
+    protocol_of=asked_for(VsockRecord),
     fill=fill,
     label=label,
-    dumped=_dumped,
     types=TYPES,
     is_known=_is_known,
 )

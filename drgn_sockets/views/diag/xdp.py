@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.xdp import XdpRecord
-from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind
+from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/xdp_diag.h
@@ -69,10 +68,6 @@ def info(diag: Diag, record: XdpRecord) -> bytes | None:
     return form.pack({"ifindex": ifindex, "queue_id": record.sock.queue_id})
 
 
-def uid(diag: Diag, record: XdpRecord) -> bytes | None:
-    return diag.u32(diag.uid(record))
-
-
 def _ring(name: str) -> Callable[[Diag, XdpRecord], bytes | None]:
     def ring(diag: Diag, record: XdpRecord) -> bytes | None:
         if name in ("fr", "cr") and not record.sock.umem:
@@ -92,10 +87,6 @@ def umem(diag: Diag, record: XdpRecord) -> bytes | None:
     values: dict[str, Value] = told._asdict()
     values["flags"] = _XDP_DU_F_ZEROCOPY if told.zero_copy else 0
     return diag.structure("struct xdp_diag_umem").pack(values)
-
-
-def meminfo(diag: Diag, record: XdpRecord) -> bytes | None:
-    return diag.meminfo(record.sock)
 
 
 def stats(diag: Diag, record: XdpRecord) -> bytes | None:
@@ -122,10 +113,6 @@ def label(header: Mapping[str, Value]) -> str:
     return f"inode {header['xdiag_ino']!r}"
 
 
-def _protocol_of(record: SocketRecord) -> int | None:
-    return 0 if isinstance(record, XdpRecord) else None
-
-
 def _dumped(diag: Diag, record: XdpRecord) -> bool:
     return bool(record.sock.xdp_state != _XSK_UNBOUND)
 
@@ -135,7 +122,7 @@ KIND = Kind(
     protocols={0: "xdp"},
     header="struct xdp_diag_msg",
     attributes=ATTRIBUTES,
-    protocol_of=_protocol_of,
+    protocol_of=asked_for(XdpRecord),
     fill=fill,
     label=label,
     dumped=_dumped,
