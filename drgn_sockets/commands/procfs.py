@@ -16,7 +16,7 @@ from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
-from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.kernel.task import task_by_tid
 from drgn_sockets.records.netns import find_net
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.escape import escape
@@ -142,7 +142,7 @@ def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
         raise UserError(f"{match[0]}: nobody is 'self' here; give a PID")
     if who in (None, "self"):
         return current_net(prog)
-    task = Tasks(prog).by_tid.get(int(who))
+    task = task_by_tid(prog, int(who))
     if task is None:
         raise UserError(f"no process {who}; fds lists all")
     nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}

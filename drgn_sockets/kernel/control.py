@@ -29,8 +29,8 @@ _OF_PROCESSORS = (("ipv4", "icmp_sk"), ("ipv6", "icmp_sk"))
 _VARIABLES = ("ipv4_tcp_sk", "ipv4_icmp_sk", "ipv6_icmp_sk")
 
 
-def _places(prog: Program) -> Iterator[int]:
-    """Where pointers to such sockets are."""
+def _places(prog: Program) -> Iterator[tuple[int, bool]]:
+    """Where pointers to such sockets are, and whether that is what could be read of it."""
     for address in net_namespaces(prog):
         net = Object(prog, "struct net *", address)
         for part, name in (*_OF_A_NAMESPACE, *_OF_PROCESSORS):
@@ -39,16 +39,26 @@ def _places(prog: Program) -> Iterator[int]:
             except LookupError:
                 # Not in this kernel.
                 continue
+            place = member.address_of_().value_()
             if (part, name) in _OF_A_NAMESPACE:
-                yield member.address_of_().value_()
-            else:
-                yield from per_cpu_addresses(prog, member.value_())
+                yield place, True
+                continue
+            pointer = read_pointers(prog, place, 1)
+            yield from _of_processors(prog, pointer[0] if pointer else None, place)
     for name in _VARIABLES:
         try:
             variable = prog.symbol(name).address
         except LookupError:
             continue
-        yield from per_cpu_addresses(prog, variable)
+        yield from _of_processors(prog, variable, variable)
+
+
+def _of_processors(prog: Program, pointer: int | None, place: int) -> Iterator[tuple[int, bool]]:
+    try:
+        found = None if pointer is None else per_cpu_addresses(prog, pointer)
+    except UNREADABLE:
+        found = None
+    yield from [(place, False)] if found is None else [(address, True) for address in found]
 
 
 def for_each_control_sock(prog: Program, *types: int) -> Iterator[tuple[int, SockCommon | None]]:
@@ -56,17 +66,16 @@ def for_each_control_sock(prog: Program, *types: int) -> Iterator[tuple[int, Soc
     Every socket that the kernel answers by, in all network namespaces.
 
     :param types: Which ``SOCK_*`` types
-    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    :return: Iterator of (address, entry); of one that cannot be read, its address or that of
+        the pointer to it, and ``None``
     """
     found: dict[int, None] = {}
-    try:
-        for place in _places(prog):
-            pointer = read_pointers(prog, place, 1)
-            if pointer is not None and pointer[0]:
-                found[pointer[0]] = None
-    except UNREADABLE:
-        # What was found is shown all the same.
-        pass
+    for place, known in _places(prog):
+        pointer = read_pointers(prog, place, 1) if known else None
+        if pointer is None:
+            yield place, None
+        elif pointer[0]:
+            found[pointer[0]] = None
     for sk, entry in Sock.layout(prog).read_many(found):
         if entry is None or entry.type in types:
             yield sk, entry
