@@ -20,6 +20,7 @@ from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.columns import Column, escaped
 from drgn_sockets.views.escape import escape
+from drgn_sockets.views.kinds import KINDS, Field, Kind, known_of
 from drgn_sockets.views.sockets import descriptions
 
 
@@ -43,7 +44,30 @@ def _file_name_text(file: FileRecord) -> str | None:
 def _detail(r: FdRecord) -> str | None:
     if r.error is not None:
         return f"unreadable: {r.error}"
-    return None if r.file is None else r.file.socket
+    return None if r.file is None else _file_detail(r.file)
+
+
+def _file_detail(file: FileRecord) -> str | None:
+    if file.sk:
+        return file.socket
+    known = known_of(file)
+    if known is None:
+        return None
+    if known.error is not None:
+        return f"unreadable: {known.error}"
+    return known.kind.words(known.it) or None
+
+
+def _field(kind: Kind, field: Field) -> Column:
+    """The column that has what there is to know of files of a kind."""
+
+    def get(r: FdRecord) -> Any:
+        known = None if r.file is None or r.file.sk else known_of(r.file)
+        if known is None or known.kind is not kind or known.it is None:
+            return None
+        return field.get(known.it)
+
+    return Column(f"{kind.name}.{field.name}", field.help, get)
 
 
 # The same of a batch of fds, column by column.
@@ -96,7 +120,7 @@ def _names(batch: FdBatch) -> list[Any]:
 def _details(batch: FdBatch) -> list[Any]:
     if batch.errors():
         return [_detail(record) or "-" for record in batch.records()]
-    return ["-" if file is None else file.socket or "-" for file in batch.files]
+    return ["-" if file is None else _file_detail(file) or "-" for file in batch.files]
 
 
 def _device(dev: int | None) -> str | None:
@@ -155,7 +179,7 @@ _COLUMNS = (
     ),
     Column(
         "detail",
-        "the socket behind it, or what cannot be read",
+        "the socket behind it, what else there is to know, or what cannot be read",
         _detail,
         True,
         simple=True,
@@ -190,6 +214,7 @@ _COLUMNS = (
     ),
     Column("files", "address of the struct files_struct", lambda r: f"{r.table.files:#x}"),
     Column("task", "address of the struct task_struct", lambda r: f"{r.table.task:#x}"),
+    *(_field(kind, field) for kind in KINDS for field in kind.fields),
 )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
 
@@ -42,7 +42,7 @@ class FileRecord:
     is asked for.
     """
 
-    __slots__ = ("_name", "_reader", "access", "error", "file", "inode", "sk", "socket")
+    __slots__ = ("_name", "_reader", "access", "error", "file", "inode", "memo", "sk", "socket")
 
     def __init__(
         self,
@@ -69,6 +69,23 @@ class FileRecord:
         self.sk = sk
         #: What the reader's *summary* makes of the socket.
         self.socket = socket
+        #: What whoever looks closer keeps of it.
+        self.memo: Any = None
+
+    @property
+    def prog(self) -> Program:
+        """Where it was read."""
+        return self._reader.prog
+
+    @property
+    def namer(self) -> Namer:
+        """What names files of the same look."""
+        return self._reader.namer
+
+    @property
+    def private_data(self) -> int:
+        """``private_data``, which its file operations give a meaning."""
+        return self.file.private_data
 
     @property
     def address(self) -> int:
@@ -225,10 +242,10 @@ class FdReader:
         summary: Callable[[Batch], Iterable[str]] | None = None,
         namer: Namer | None = None,
     ) -> None:
-        self._prog = prog
+        self.prog = prog
         self._summary = summary
         self._sockets = SocketReader(prog)
-        self._namer = namer or Namer(prog)
+        self.namer = namer or Namer(prog)
         self._socket_ops = socket_file_ops(prog)
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
         self._inode_offset = offsetof(prog.type("struct socket_alloc"), "vfs_inode")
@@ -249,7 +266,7 @@ class FdReader:
         for table in tables:
             error = None
             try:
-                for chunk in fd_chunks(self._prog, table.files):
+                for chunk in fd_chunks(self.prog, table.files):
                     pieces.append((table, chunk))
                     size += len(chunk.slots)
                     if size >= _BATCH:
@@ -271,7 +288,7 @@ class FdReader:
         self._read_files(set().union(*slots) - {0})
         for table, piece in pieces:
             if isinstance(piece, FdChunk):
-                fds, files, cloexec = piece.used(self._prog)
+                fds, files, cloexec = piece.used(self.prog)
                 if fds:
                     yield FdBatch(table, fds, files, cloexec, [self._files[f] for f in files])
             else:
@@ -282,7 +299,7 @@ class FdReader:
         if len(self._files) + len(new) > _MAX_FILES:
             self._files.clear()
             new = addresses
-        files = File.layout(self._prog).read_batch(new)
+        files = File.layout(self.prog).read_batch(new)
         self._files.update(dict.fromkeys(files.unreadable))
         accesses = map(access_mode, files.column("flags"), files.column("mode"))
         others: list[tuple[File, str]] = []
@@ -298,7 +315,7 @@ class FdReader:
         self._read_others(others)
 
     def _read_sockets(self, by_socket: Mapping[int, list[tuple[File, str]]]) -> None:
-        sockets = SocketAlloc.layout(self._prog).read_batch(by_socket)
+        sockets = SocketAlloc.layout(self.prog).read_batch(by_socket)
         for address in sockets.unreadable:
             self._lost_sockets(by_socket[address])
         summaries: dict[int, str] = {}
@@ -335,7 +352,7 @@ class FdReader:
         if not fallen:
             return
         own = dict(
-            SocketAlloc.layout(self._prog).read_many(
+            SocketAlloc.layout(self.prog).read_many(
                 file.inode - self._inode_offset for file, _, _ in fallen
             )
         )
@@ -354,14 +371,14 @@ class FdReader:
             self._files[file.address] = FileRecord(self, file, None, None, access, error)
 
     def _read_others(self, files: Sequence[tuple[File, str]]) -> None:
-        inodes = dict(Inode.layout(self._prog).read_many(file.inode for file, _ in files))
-        self._namer.prefetch(file.dentry for file, _ in files)
+        inodes = dict(Inode.layout(self.prog).read_many(file.inode for file, _ in files))
+        self.namer.prefetch(file.dentry for file, _ in files)
         for file, access in files:
             inode = inodes[file.inode]
             error = None if inode is not None else "inode cannot be read"
             name: bytes | None = None
             try:
-                name = self._namer.d_path(file.mnt, file.dentry)
+                name = self.namer.d_path(file.mnt, file.dentry)
             except FaultError as e:
                 error = f"name cannot be read: {e}"
             self._files[file.address] = FileRecord(self, file, inode, name, access, error)
@@ -369,13 +386,13 @@ class FdReader:
     def mnt_id(self, mnt: int) -> int | None:
         """ID of a ``struct vfsmount *``, ``None`` if it cannot be read."""
         try:
-            return self._namer.mount(mnt).mnt_id
+            return self.namer.mount(mnt).mnt_id
         except FaultError:
             return None
 
     def s_dev(self, sb: int) -> int | None:
         """Device of a ``struct super_block *``, ``None`` if it cannot be read."""
         if sb not in self._dev:
-            found = SuperBlock.layout(self._prog).try_read(sb)
+            found = SuperBlock.layout(self.prog).try_read(sb)
             self._dev[sb] = found.dev if found else None
         return self._dev[sb]

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+The kinds of files: one module each, with its structures, what lsfd has of it, and its lines in
+``/proc/PID/fdinfo``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from drgn import FaultError, Program
+
+from drgn_sockets.kernel.dcache import symbol_name
+from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.eventfd import Eventfd
+
+__all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of"]
+
+#: All that are told apart by more than a name.
+KINDS: tuple[Kind, ...] = (Eventfd(),)
+
+_BY_FOPS = {name: kind for kind in KINDS for name in kind.fops}
+
+
+class Known(NamedTuple):
+    """What is known of a file of some kind."""
+
+    kind: Kind
+    #: What its :meth:`Kind.read` gave, ``None`` if that cannot be read.
+    it: Any
+    #: What cannot be read, or ``None``.
+    error: str | None = None
+
+
+def kind_of(prog: Program, op: int) -> Kind | None:
+    """
+    The kind of the files that have some file operations, ``None`` for others.
+
+    :param op: ``const struct file_operations *``
+    """
+    return _BY_FOPS.get(symbol_name(prog, op))
+
+
+def known_of(file: FileRecord) -> Known | None:
+    """What is known of a file beyond what all files have; remembered with the record."""
+    if file.memo is None:
+        file.memo = _known_of(file) or ()
+    return file.memo or None
+
+
+def _known_of(file: FileRecord) -> Known | None:
+    kind = kind_of(file.prog, file.op)
+    if kind is None:
+        return None
+    try:
+        return Known(kind, kind.read(file))
+    except (FaultError, LookupError) as e:
+        return Known(kind, None, f"{kind.name}: {e}")

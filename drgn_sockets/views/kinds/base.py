@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the kinds of files have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable, ClassVar, NamedTuple
+
+from drgn_sockets.records.fd import FileRecord
+
+
+class Field(NamedTuple):
+    """What there is to know of a file of some kind, beyond what all files have."""
+
+    #: As lsfd has it, in small letters and without the kind: ``id`` of ``EVENTFD.ID``.
+    name: str
+    #: One line for people, with the unit if there is one.
+    help: str
+    #: Its value, of what :meth:`Kind.read` gave.
+    get: Callable[[Any], Any]
+    #: Whether it is in the column ``detail``.
+    shown: bool = True
+
+
+class Kind:
+    """
+    A kind of file, found by its ``struct file_operations``.
+
+    To add one is to derive a class from this, in a module of its own, and to list it in
+    :data:`drgn_sockets.views.kinds.KINDS`.
+    """
+
+    #: What stands before the names of its fields in columns: ``eventfd`` of ``eventfd.id``.
+    name: ClassVar[str]
+    #: Symbols of the ``struct file_operations``.
+    fops: ClassVar[Sequence[str]] = ()
+    fields: ClassVar[Sequence[Field]] = ()
+
+    def read(self, file: FileRecord) -> Any:
+        """
+        Read what :attr:`fields` and :meth:`fdinfo` are made of.
+
+        :raises FaultError: if it cannot be read
+        :raises LookupError: if types or symbols do not lead there
+        """
+        return file
+
+    def fdinfo(self, file: FileRecord, it: Any) -> Iterator[bytes]:
+        """
+        Lines of its own in ``/proc/PID/fdinfo/N``, with their newlines, as its ``show_fdinfo()``.
+
+        :param it: What :meth:`read` gave.
+        :raises FaultError: if something cannot be read
+        """
+        yield from ()
+
+    def words(self, it: Any) -> str:
+        """What the column ``detail`` says."""
+        values = ((field.name, field.get(it)) for field in self.fields if field.shown)
+        return " ".join(f"{name}={value}" for name, value in values if value is not None)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""eventfd: fs/eventfd.c."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+
+from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.views.kinds.base import Field, Kind
+
+# include/uapi/linux/eventfd.h
+_EFD_SEMAPHORE = 1
+
+
+class EventfdCtx(Struct):
+    """``struct eventfd_ctx``."""
+
+    C_TYPE = "struct eventfd_ctx"
+
+    count = Int("count", help="what read() would give")
+    flags = Int("flags", help="EFD_* flags")
+    id = Int("id", help="the same in all fds of it")
+
+
+class Eventfd(Kind):
+    """eventfd."""
+
+    name = "eventfd"
+    fops = ("eventfd_fops",)
+    fields = (
+        Field("id", "ID of an eventfd, the same in all its fds", attrgetter("id")),
+        Field("count", "count of an eventfd", attrgetter("count")),
+        Field(
+            "semaphore",
+            "whether read() takes 1 from the count of an eventfd, or all (EFD_SEMAPHORE)",
+            lambda it: bool(it.flags & _EFD_SEMAPHORE),
+        ),
+    )
+
+    def read(self, file: FileRecord) -> EventfdCtx:
+        return EventfdCtx.layout(file.prog).read(file.private_data)
+
+    def fdinfo(self, file: FileRecord, it: EventfdCtx) -> Iterator[bytes]:
+        """``eventfd_show_fdinfo()``"""
+        yield b"eventfd-count: %16x\n" % it.count
+        yield b"eventfd-id: %d\n" % it.id

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``/proc/PID/fdinfo/N``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import FaultError, Program
+
+from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.views.kinds import known_of
+
+
+def has_ino(prog: Program) -> bool:
+    """
+    Whether there is a line ``ino:``.
+
+    Linux kernel commit 3845f256a8b5 ("procfs/dmabuf: add inode number to /proc/*/fdinfo") (in
+    v5.14) changed no type; in the same version commit 2f064a59a11f ("sched: Change
+    task_struct::state") did.
+    """
+    return bool(prog.type("struct task_struct").has_member("__state"))
+
+
+def fdinfo(record: FdRecord) -> Iterator[bytes]:
+    """
+    The lines of the file, as ``seq_show()`` in fs/proc/fd.c writes them.
+
+    :raises FaultError: if something cannot be read
+    """
+    file = record.file
+    if file is None or record.flags is None:
+        raise FaultError("struct file cannot be read", record.address)
+    yield b"pos:\t%d\n" % file.pos
+    yield b"flags:\t0%o\n" % record.flags
+    if file.mnt_id is None:
+        raise FaultError("struct mount cannot be read", file.file.mnt)
+    yield b"mnt_id:\t%d\n" % file.mnt_id
+    if has_ino(file.prog):
+        if file.ino is None:
+            raise FaultError("inode cannot be read", file.file.inode)
+        yield b"ino:\t%d\n" % file.ino
+    known = known_of(file)
+    if known is not None:
+        if known.error is not None:
+            raise FaultError(known.error, file.private_data)
+        yield from known.kind.fdinfo(file, known.it)
