@@ -55,7 +55,7 @@ def without_moments(text: bytes) -> list[bytes]:
 
 #: Kinds whose own lines are not made yet.
 NOT_YET = frozenset(
-    {"bpf-map", "bpf-prog", "chr", "eventfd", "eventpoll", "fanotify", "inotify", "io_uring"}
+    {"chr", "eventfd", "eventpoll", "fanotify", "inotify", "io_uring"}
     | {"perf_event", "pidfd", "signalfd", "sock", "timerfd", "userfaultfd"}
 )
 

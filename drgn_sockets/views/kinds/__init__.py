@@ -13,12 +13,26 @@ from drgn import FaultError, Program
 from drgn_sockets.kernel.dcache import symbol_name
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.bpf_btf import BpfBtf
+from drgn_sockets.views.kinds.bpf_iter import BpfIter
+from drgn_sockets.views.kinds.bpf_link import BpfLink
+from drgn_sockets.views.kinds.bpf_map import BpfMap
+from drgn_sockets.views.kinds.bpf_prog import BpfProgram
+from drgn_sockets.views.kinds.bpf_token import BpfToken
 from drgn_sockets.views.kinds.eventfd import Eventfd
 
 __all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of"]
 
 #: All that are told apart by more than a name.
-KINDS: tuple[Kind, ...] = (Eventfd(),)
+KINDS: tuple[Kind, ...] = (
+    Eventfd(),
+    BpfProgram(),
+    BpfMap(),
+    BpfLink(),
+    BpfIter(),
+    BpfBtf(),
+    BpfToken(),
+)
 
 _BY_FOPS = {name: kind for kind in KINDS for name in kind.fops}
 
