@@ -55,8 +55,8 @@ def without_moments(text: bytes) -> list[bytes]:
 
 #: Kinds whose own lines are not made yet.
 NOT_YET = frozenset(
-    {"chr", "eventfd", "eventpoll", "fanotify", "inotify", "io_uring"}
-    | {"perf_event", "pidfd", "signalfd", "sock", "timerfd", "userfaultfd"}
+    {"chr", "eventfd", "eventpoll", "fanotify", "inotify"}
+    | {"pidfd", "signalfd", "sock", "timerfd", "userfaultfd"}
 )
 
 

@@ -20,6 +20,8 @@ from drgn_sockets.views.kinds.bpf_map import BpfMap
 from drgn_sockets.views.kinds.bpf_prog import BpfProgram
 from drgn_sockets.views.kinds.bpf_token import BpfToken
 from drgn_sockets.views.kinds.eventfd import Eventfd
+from drgn_sockets.views.kinds.io_uring import IoUring
+from drgn_sockets.views.kinds.perf_event import PerfEventKind
 
 __all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of"]
 
@@ -32,6 +34,8 @@ KINDS: tuple[Kind, ...] = (
     BpfIter(),
     BpfBtf(),
     BpfToken(),
+    IoUring(),
+    PerfEventKind(),
 )
 
 _BY_FOPS = {name: kind for kind in KINDS for name in kind.fops}

@@ -95,7 +95,7 @@ class _Memory:
         self.type = enum_names(prog, "bpf_map_type", "BPF_MAP_TYPE_").get(map_.map_type, "")
 
     def _sizeof(self, name: str) -> int:
-        return sizeof(self.prog.type(f"struct {name}"))
+        return int(sizeof(self.prog.type(f"struct {name}")))
 
     def _as(self, name: str) -> Object:
         # struct bpf_map is the first member of all of them.
