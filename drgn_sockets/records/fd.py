@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.dcache import Namer
+from drgn_sockets.kernel.dcache import Namer, symbol_name
 from drgn_sockets.kernel.fdtable import FdChunk, fd_chunks
 from drgn_sockets.kernel.file import (
     O_CLOEXEC,
@@ -111,6 +111,11 @@ class FileRecord:
     def op(self) -> int:
         """``f_op``, address of the ``struct file_operations``."""
         return self.file.op
+
+    @property
+    def fops(self) -> str:
+        """The symbol of ``f_op``, its address if it has none."""
+        return symbol_name(self.prog, self.op) or f"{self.op:#x}"
 
     @property
     def name(self) -> bytes | None:

@@ -12,7 +12,7 @@ from drgn import FaultError
 
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.views.kinds import kind_of
+from drgn_sockets.views.kinds import known_of
 from drgn_sockets.views.procfs.fdinfo import fdinfo
 from tests import tables
 
@@ -42,10 +42,10 @@ def files(core: Core) -> Iterator[tuple[FdRecord, bytes]]:
             yield record, text
 
 
-def of_kind(core: Core, record: FdRecord) -> str:
+def of_kind(record: FdRecord) -> str:
     assert record.file is not None
-    kind = kind_of(core.prog, record.file.op)
-    return kind.name if kind is not None else record.file.kind
+    known = known_of(record.file)
+    return known.kind.name if known is not None else record.file.kind
 
 
 def without_moments(text: bytes) -> list[bytes]:
@@ -66,7 +66,7 @@ def test_fdinfo_is_equal(kernel: str) -> None:
     wrong = []
     kinds: set[str] = set()
     for record, expected in files(core):
-        kind = of_kind(core, record)
+        kind = of_kind(record)
         try:
             text = b"".join(fdinfo(record))
         except FaultError as e:

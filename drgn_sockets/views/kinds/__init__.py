@@ -19,9 +19,21 @@ from drgn_sockets.views.kinds.bpf_link import BpfLink
 from drgn_sockets.views.kinds.bpf_map import BpfMap
 from drgn_sockets.views.kinds.bpf_prog import BpfProgram
 from drgn_sockets.views.kinds.bpf_token import BpfToken
+from drgn_sockets.views.kinds.dma_buf import DmaBufKind
 from drgn_sockets.views.kinds.eventfd import Eventfd
+from drgn_sockets.views.kinds.fscontext import FsContextKind
+from drgn_sockets.views.kinds.fuse_dev import FuseDevKind
 from drgn_sockets.views.kinds.io_uring import IoUring
+from drgn_sockets.views.kinds.kvm import KvmVcpu, KvmVm
+from drgn_sockets.views.kinds.landlock import Landlock
+from drgn_sockets.views.kinds.memfd import Memfd
+from drgn_sockets.views.kinds.mqueue import Mqueue
+from drgn_sockets.views.kinds.ns import Ns
 from drgn_sockets.views.kinds.perf_event import PerfEventKind
+from drgn_sockets.views.kinds.pipe import Pipe
+from drgn_sockets.views.kinds.seccomp import Seccomp
+from drgn_sockets.views.kinds.secretmem import Secretmem
+from drgn_sockets.views.kinds.vfio import Vfio
 
 __all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of"]
 
@@ -36,6 +48,19 @@ KINDS: tuple[Kind, ...] = (
     BpfToken(),
     IoUring(),
     PerfEventKind(),
+    Pipe(),
+    Ns(),
+    Memfd(),
+    Secretmem(),
+    Mqueue(),
+    DmaBufKind(),
+    FuseDevKind(),
+    FsContextKind(),
+    Landlock(),
+    Seccomp(),
+    KvmVm(),
+    KvmVcpu(),
+    Vfio(),
 )
 
 _BY_FOPS = {name: kind for kind in KINDS for name in kind.fops}
@@ -69,7 +94,7 @@ def known_of(file: FileRecord) -> Known | None:
 
 def _known_of(file: FileRecord) -> Known | None:
     kind = kind_of(file.prog, file.op)
-    if kind is None:
+    if kind is None or not kind.is_one(file):
         return None
     try:
         return Known(kind, kind.read(file))

@@ -39,6 +39,10 @@ class Kind:
     fops: ClassVar[Sequence[str]] = ()
     fields: ClassVar[Sequence[Field]] = ()
 
+    def is_one(self, file: FileRecord) -> bool:
+        """Whether a file with these operations is one: some kinds share them with others."""
+        return True
+
     def read(self, file: FileRecord) -> Any:
         """
         Read what :attr:`fields` and :meth:`fdinfo` are made of.

@@ -26,11 +26,28 @@ _IORING_SETUP_SQE128 = 1 << 10
 _IORING_SETUP_CQE32 = 1 << 11
 _IORING_SETUP_NO_SQARRAY = 1 << 16
 _IORING_CQE_F_32 = 1 << 15
-_SETUP_FLAGS = (
-    "iopoll sqpoll sq_aff cqsize clamp attach_wq r_disabled submit_all coop_taskrun taskrun_flag "
-    "sqe128 cqe32 single_issuer defer_taskrun no_mmap registered_fd_only no_sqarray "
-    "hybrid_iopoll cqe_mixed sqe_mixed"
-).split()
+_SETUP_FLAGS = [
+    "iopoll",
+    "sqpoll",
+    "sq_aff",
+    "cqsize",
+    "clamp",
+    "attach_wq",
+    "r_disabled",
+    "submit_all",
+    "coop_taskrun",
+    "taskrun_flag",
+    "sqe128",
+    "cqe32",
+    "single_issuer",
+    "defer_taskrun",
+    "no_mmap",
+    "registered_fd_only",
+    "no_sqarray",
+    "hybrid_iopoll",
+    "cqe_mixed",
+    "sqe_mixed",
+]
 _SQE_SIZE, _CQE_SIZE = 64, 16
 # include/linux/mutex.h: what of a mutex's owner is not its address.
 _MUTEX_FLAGS = 7

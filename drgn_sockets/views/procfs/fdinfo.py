@@ -9,6 +9,7 @@ from drgn import FaultError, Program
 
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.views.kinds import known_of
+from drgn_sockets.views.kinds.base import shows_fdinfo
 
 
 def has_ino(prog: Program) -> bool:
@@ -43,5 +44,7 @@ def fdinfo(record: FdRecord) -> Iterator[bytes]:
     known = known_of(file)
     if known is not None:
         if known.error is not None:
+            if not shows_fdinfo(file):
+                return
             raise FaultError(known.error, file.private_data)
         yield from known.kind.fdinfo(file, known.it)
