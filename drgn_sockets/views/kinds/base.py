@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple
 
 from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.views.columns import plain
 
 
 class Field(NamedTuple):
@@ -34,6 +35,8 @@ class Kind:
     name: ClassVar[str]
     #: Symbols of the ``struct file_operations``.
     fops: ClassVar[Sequence[str]] = ()
+    #: The module that has them, if it may be one.
+    module: ClassVar[str | None] = None
     fields: ClassVar[Sequence[Field]] = ()
 
     def read(self, file: FileRecord) -> Any:
@@ -57,4 +60,4 @@ class Kind:
     def words(self, it: Any) -> str:
         """What the column ``detail`` says."""
         values = ((field.name, field.get(it)) for field in self.fields if field.shown)
-        return " ".join(f"{name}={value}" for name, value in values if value is not None)
+        return " ".join(f"{name}={plain(value)}" for name, value in values if value is not None)
