@@ -10,7 +10,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
@@ -22,6 +22,7 @@ from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.columns import Column, escaped
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds import KINDS, Field, Kind, known_of
+from drgn_sockets.views.locks import lock_words, locks_of
 from drgn_sockets.views.sockets import descriptions
 
 
@@ -78,8 +79,13 @@ def _driver(
 def _field(kind: Kind, field: Field) -> Column:
     """The column that has what there is to know of files of a kind."""
 
+    # Sockets are many, and no other kind has anything of them.
+    of_sockets = kind.name == "sock"
+
     def get(r: FdRecord) -> Any:
-        known = None if r.file is None or r.file.sk else known_of(r.file)
+        if r.file is None or bool(r.file.sk) != of_sockets:
+            return None
+        known = known_of(r.file)
         if known is None or known.kind is not kind or known.it is None:
             return None
         return field.get(known.it)
@@ -138,6 +144,13 @@ def _details(batch: FdBatch) -> list[Any]:
     if batch.errors():
         return [_detail(record) or "-" for record in batch.records()]
     return ["-" if file is None else _file_detail(file) or "-" for file in batch.files]
+
+
+def _locks(r: FdRecord) -> list[str] | str:
+    try:
+        return [lock_words(lock) for lock in locks_of(r)]
+    except FaultError as e:
+        return f"unreadable: {e}"
 
 
 def _device(dev: int | None) -> str | None:
@@ -243,6 +256,7 @@ _COLUMNS = (
         "symbol of the file operations (f_op), which tell the kind, or their address",
         lambda r: r.file and r.file.fops,
     ),
+    Column("lock", "locks held through it: flock, posix, ofd, lease; of which bytes", _locks),
     Column("file", "address of the struct file", lambda r: f"{r.address:#x}"),
     Column(
         "sk",
@@ -286,11 +300,19 @@ class Fds(Command):
         return problems.status()
 
     def read_all(self, prog: Program) -> None:
+        from drgn_sockets.views.procfs.fdinfo import fdinfo
+
         tables = Tasks(prog).tables()
         # Some columns read more of memory, when they are asked.
         for record in FdReader(prog, descriptions).read(tables):
             for column in self.columns:
                 column.value(record)
+            try:
+                for _ in fdinfo(record):
+                    pass
+            except (FaultError, LookupError):
+                # Others may be there.
+                pass
 
 
 def _chosen(tasks: Tasks, tables: list[FileTable], who: list[str]) -> list[FileTable]:

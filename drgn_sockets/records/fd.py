@@ -21,6 +21,7 @@ from drgn_sockets.kernel.file import (
     file_kind,
     socket_file_ops,
 )
+from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.parts import Batch, Part
@@ -115,7 +116,11 @@ class FileRecord:
     @property
     def fops(self) -> str:
         """The symbol of ``f_op``, its address if it has none."""
-        return symbol_name(self.prog, self.op) or f"{self.op:#x}"
+        return (
+            symbol_name(self.prog, self.op)
+            or module_symbol_name(self.prog, self.op)
+            or f"{self.op:#x}"
+        )
 
     @property
     def name(self) -> bytes | None:

@@ -10,6 +10,7 @@ from drgn import offsetof
 
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.views.columns import plain
 
 
 class Field(NamedTuple):
@@ -64,7 +65,7 @@ class Kind:
     def words(self, it: Any) -> str:
         """What the column ``detail`` says."""
         values = ((field.name, field.get(it)) for field in self.fields if field.shown)
-        return " ".join(f"{name}={value}" for name, value in values if value is not None)
+        return " ".join(f"{name}={plain(value)}" for name, value in values if value is not None)
 
 
 def shows_fdinfo(file: FileRecord) -> bool:
