@@ -45,7 +45,7 @@ THERE_ARE = (
 class Source(NamedTuple):
     """A file that was asked for."""
 
-    #: As it was asked for, without ``/proc/``.
+    #: As it was asked for, without ``/proc/``; of one in ``net`` its name there.
     name: str
     #: Its network namespace, if it is of one.
     netns: int | None

@@ -62,7 +62,7 @@ class Procfs(Command):
         "the moment when memory was read."
     )
     columns = (
-        Column("file", "name of the file", lambda line: line.file),
+        Column("file", "name of the file, without net/", lambda line: line.file),
         Column(
             "netns",
             "inode of its network namespace, if it is of one",
@@ -186,8 +186,10 @@ def _lines(wanted: list[Source], problems: Problems) -> Iterator[Line]:
             for text in source.lines():
                 yield Line(source.name, source.netns, text)
         except FaultError as e:
-            of = f" of network namespace {source.netns}" if source.netns is not None else ""
-            problems.add([f"{source.name}{of}: {e}"])
+            where = source.name
+            if source.netns is not None:
+                where = f"net/{source.name} of network namespace {source.netns}"
+            problems.add([f"{where}: {e}"])
 
 
 def _write(lines: Iterator[bytes]) -> None:
@@ -213,7 +215,7 @@ def _find(at: _Lookers, path: str, netns: str | None) -> Source:
         why = "this kernel has none" if file in FILES else "not provided"
         raise UserError(f"{shown}: {why}; there are {_there_are(path, there)}")
     inode = at.net.reader.netns(net)
-    return Source(f"net/{file}", inode, lambda: FILES[file].lines(at.net, net))
+    return Source(file, inode, lambda: FILES[file].lines(at.net, net))
 
 
 def _find_of_process(at: _Lookers, path: str, netns: str | None) -> Source:

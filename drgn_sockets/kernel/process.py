@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Program, sizeof
 
-from drgn_sockets.kernel.memory import byte_order, read_bytes
+from drgn_sockets.kernel.memory import byte_order, read_bytes, read_pointers
 from drgn_sockets.kernel.structs import Bytes, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.task import Task
 
@@ -91,16 +91,21 @@ class Process(Task):
     seccomp_filters = OptInt("seccomp.filter_count.counter")
     cpus_mask = Bytes("cpus_mask", "cpus_allowed", help="processors it may run on")
     mems_allowed = OptBytes("mems_allowed", help="nodemask_t, nodes it may have memory of")
-    numa_group = OptInt("numa_group", help="struct numa_group *")
     # Linux kernel commit e32cf5dfbe22 ("kthread: Generalize pf_io_worker so it can point to
     # struct kthread") (in v5.17)
     kthread = Int("worker_private", "set_child_tid", help="struct kthread *, of a kernel thread")
     cgroups = OptInt("cgroups", help="struct css_set *")
-    delays = OptInt("delays", help="struct task_delay_info *")
+
+
+class ThreadFeatures(Struct):
+    """``struct thread_struct`` of x86, far behind the rest of a ``task_struct``."""
+
+    C_TYPE = "struct thread_struct"
+
     # Linux kernel commit 0ee44885fe9c ("x86: Expose thread features in /proc/$PID/status")
     # (in v6.6)
-    features = OptInt("thread.features", help="shadow stacks")
-    features_locked = OptInt("thread.features_locked")
+    features = OptInt("features", help="shadow stacks")
+    features_locked = OptInt("features_locked")
 
 
 class Signal(Struct):
@@ -374,10 +379,28 @@ def pending_signals(prog: Program, cred: Cred) -> int:
     return int(struct.unpack(f"{byte_order(prog)}q", prog.read(address, 8))[0])
 
 
+def _pointer(prog: Program, task: Process, member: str) -> int:
+    """A pointer far behind the other members of a ``task_struct``, 0 if there is none."""
+    type_ = prog.type("struct task_struct")
+    if not type_.has_member(member):
+        return 0
+    found = read_pointers(prog, task.address + type_.member(member).offset, 1)
+    return found[0] if found else 0
+
+
 def numa_group_id(prog: Program, task: Process) -> int:
     """``task_numa_group_id()``, 0 for none."""
-    found = _NumaGroup.layout(prog).try_read(task.numa_group) if task.numa_group else None
+    group = _pointer(prog, task, "numa_group")
+    found = _NumaGroup.layout(prog).try_read(group) if group else None
     return found.gid if found is not None else 0
+
+
+def thread_features(prog: Program, task: Process) -> ThreadFeatures | None:
+    """What an x86 task has of shadow stacks, ``None`` where the kernel has none."""
+    layout = ThreadFeatures.layout(prog)
+    if "features" not in layout.cls.places:
+        return None
+    return layout.read(task.address + prog.type("struct task_struct").member("thread").offset)
 
 
 def tty_nr(prog: Program, tty: Tty) -> int:
@@ -393,7 +416,8 @@ def tty_nr(prog: Program, tty: Tty) -> int:
 
 def blkio_delay_ns(prog: Program, task: Process) -> int:
     """``__delayacct_blkio_ticks()``, in ns."""
-    found = _Delays.layout(prog).try_read(task.delays) if task.delays else None
+    delays = _pointer(prog, task, "delays")
+    found = _Delays.layout(prog).try_read(delays) if delays else None
     return found.blkio_delay + _swapin(prog, found) if found is not None else 0
 
 

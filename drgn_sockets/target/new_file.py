@@ -60,11 +60,13 @@ def directory_beside(path: Path) -> Iterator[Path]:
     :raises UserError: if there is something of that name other than an empty directory, or it
         cannot be written
     """
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise UserError(f"{path} is not a directory; give another with -o")
     try:
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise UserError(f"{path} is not a directory; give another with -o")
         if path.exists() and any(path.iterdir()):
             raise UserError(f"{path} is there, and not empty; give another with -o")
+        if path.is_mount():
+            raise UserError(f"{path} is a mount point; give a directory in it with -o")
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror or e}") from None
     path = path.absolute()

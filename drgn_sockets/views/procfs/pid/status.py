@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from drgn import Program
 
@@ -271,10 +271,11 @@ def _switches(process: ProcessRecord) -> _Lines:
     task = process.task
     yield "voluntary_ctxt_switches", task.nvcsw
     yield "nonvoluntary_ctxt_switches", task.nivcsw
-    names: Sequence[tuple[str, int | None]] = (
-        ("x86_Thread_features", task.features),
-        ("x86_Thread_features_locked", task.features_locked),
-    )
-    for what, features in names:
-        if features is not None:
-            yield what, "".join(word for bit, word in _SHADOW_STACKS if features & bit)
+    thread = p.thread_features(process.prog, task)
+    if thread is not None:
+        yield "x86_Thread_features", _features(thread.features)
+        yield "x86_Thread_features_locked", _features(thread.features_locked)
+
+
+def _features(bits: int | None) -> str:
+    return "".join(word for bit, word in _SHADOW_STACKS if (bits or 0) & bit)
