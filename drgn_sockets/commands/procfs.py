@@ -1,26 +1,36 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``procfs``: files of ``/proc/net`` as the kernel writes them."""
+"""``procfs``: files of ``/proc/net`` and ``/proc/PID`` as the kernel writes them."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from drgn import FaultError, Program, ProgramFlags
 
+from drgn_sockets.commands import proc_pid
 from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.proc_pid import Source
+from drgn_sockets.commands.proc_tree import write_tree
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
-from drgn_sockets.kernel.task import task_by_tid
+from drgn_sockets.kernel.task import Tasks, task_by_tid
+from drgn_sockets.records.fd import FdReader
 from drgn_sockets.records.netns import find_net
+from drgn_sockets.records.process import read_process
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs import FILES, Looker
+from drgn_sockets.views.procfs.fdinfo import fdinfo
+from drgn_sockets.views.procfs.pid import LINKS, PID_FILES, PidLooker, link, ns_links
 
 # PID/task/TID/net/FILE is there as well.
 _PATH = re.compile(r"(?:/proc/)?(?:(?P<who>\d+|self)/(?:task/(?P<tid>\d+)/)?)?net/(?P<file>.+)")
@@ -30,24 +40,36 @@ class Line(NamedTuple):
     """A line of a file."""
 
     file: str
-    netns: int
+    netns: int | None
     text: bytes
     error: None = None
+
+
+def _without_newline(line: Line) -> bytes:
+    # A command line ends without one.
+    return line.text.removesuffix(b"\n")
 
 
 class Procfs(Command):
     """``procfs``."""
 
     name = "procfs"
-    summary = "files of /proc/net as the kernel writes them, to the byte"
+    summary = "files of /proc/net and /proc/PID as the kernel writes them, to the byte"
     description = (
         "PATH is net/FILE, PID/net/FILE, or the same with /proc before it; FILE is one of "
-        f"{', '.join(FILES)}. Times that are left are of the moment when memory was read."
+        f"{', '.join(FILES)}. Or it is of a process: {proc_pid.THERE_ARE}; of a link it is the "
+        "text, and fd and ns are lists of links, with names escaped. Times that are left are of "
+        "the moment when memory was read."
     )
     columns = (
-        Column("file", "name of the file", lambda line: line.file),
-        Column("netns", "inode of its network namespace", lambda line: line.netns, right=True),
-        Column("line", "a line of it, without the newline", lambda line: line.text[:-1], True),
+        Column("file", "name of the file, without net/", lambda line: line.file),
+        Column(
+            "netns",
+            "inode of its network namespace, if it is of one",
+            lambda line: line.netns,
+            right=True,
+        ),
+        Column("line", "a line of it, without the newline", _without_newline, True),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -63,6 +85,14 @@ class Procfs(Command):
             help="print addresses also where kernel.kptr_restrict has the kernel hash or hide them",
         )
 
+        parser.add_argument(
+            "-o",
+            metavar="DIR",
+            dest="directory",
+            help="write all of it into a new directory laid out as /proc is, for tools to read "
+            "(PROC_ROOT=DIR ss): net/* of every network namespace, and PID/ of every process",
+        )
+
     def read_all(self, prog: Program) -> None:
         at = Looker(prog)
         at.read_pointer_key()
@@ -76,29 +106,90 @@ class Procfs(Command):
                     # Others may be there.
                     pass
 
+        _read_processes(prog)
+
     def run(self, prog: Program, args: argparse.Namespace) -> int:
+        if args.directory is not None:
+            return _write_tree(prog, args)
         if not args.path:
             raise UserError(f"which file? There are {_there_are('', list(FILES))}")
-        at = Looker(prog, real_pointers=args.real_pointers)
+        at = _Lookers(prog, args)
         wanted = [_find(at, path, args.netns) for path in args.path]
         problems = Problems()
         # As text it is the kernel's: bytes, whatever is in them.
         if args.json or args.csv or args.output is not None:
-            self.emit(_lines(at, wanted, problems), args)
+            self.emit(_lines(wanted, problems), args)
         else:
-            _write(line.text for line in _lines(at, wanted, problems))
+            _write(line.text for line in _lines(wanted, problems))
         problems.add(at.problems)
         return problems.status()
 
 
-def _lines(at: Looker, wanted: list[tuple[str, int]], problems: Problems) -> Iterator[Line]:
-    for file, net in wanted:
-        netns = at.reader.netns(net)
+def _write_tree(prog: Program, args: argparse.Namespace) -> int:
+    if args.path or args.netns is not None:
+        raise UserError("-o writes all there is: give no PATH, nor --netns, with it")
+    problems = Problems()
+    path = Path(args.directory)
+    write_tree(prog, path, problems, real_pointers=args.real_pointers)
+    return problems.status()
+
+
+class _Lookers:
+    """What looks at files of both kinds, made when they are asked for."""
+
+    def __init__(self, prog: Program, args: argparse.Namespace) -> None:
+        self.prog = prog
+        self._real_pointers = args.real_pointers
+
+    @functools.cached_property
+    def net(self) -> Looker:
+        return Looker(self.prog, real_pointers=self._real_pointers)
+
+    @functools.cached_property
+    def pid(self) -> PidLooker:
+        return PidLooker(self.prog)
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be read, a line each."""
+        return self.net.problems if "net" in vars(self) else []
+
+
+def _read_processes(prog: Program) -> None:
+    """Read all that there is of processes, but for memory of their own (``cmdline``)."""
+    at, tasks = PidLooker(prog), Tasks(prog)
+    for task in tasks.by_tid.values():
+        for whole in (True, False) if task.pid == task.tgid else (False,):
+            process = read_process(prog, task.address, whole=whole)
+            reads: list[Callable[[], object]] = [
+                *(functools.partial(link, at, process, name) for name in LINKS),
+                functools.partial(ns_links, at, process),
+                *(
+                    functools.partial(file.text, at, process)
+                    for name, file in PID_FILES.items()
+                    if name != "cmdline"
+                ),
+            ]
+            for read in reads:
+                with contextlib.suppress(FaultError, LookupError):
+                    found = read()
+                    if isinstance(found, Iterator):
+                        list(found)
+    for record in FdReader(prog, namer=at.namer).read(tasks.tables()):
+        with contextlib.suppress(FaultError):
+            list(fdinfo(record))
+
+
+def _lines(wanted: list[Source], problems: Problems) -> Iterator[Line]:
+    for source in wanted:
         try:
-            for text in FILES[file].lines(at, net):
-                yield Line(file, netns, text)
+            for text in source.lines():
+                yield Line(source.name, source.netns, text)
         except FaultError as e:
-            problems.add([f"net/{file} of network namespace {netns}: {e}"])
+            where = source.name
+            if source.netns is not None:
+                where = f"net/{source.name} of network namespace {source.netns}"
+            problems.add([f"{where}: {e}"])
 
 
 def _write(lines: Iterator[bytes]) -> None:
@@ -112,23 +203,47 @@ def _write(lines: Iterator[bytes]) -> None:
         sys.stdout.writelines(map(os.fsdecode, lines))
 
 
-def _find(at: Looker, path: str, netns: str | None) -> tuple[str, int]:
-    """Which file of which ``struct net *`` is meant."""
+def _find(at: _Lookers, path: str, netns: str | None) -> Source:
+    """Which file is meant."""
     match, shown = _PATH.fullmatch(path), escape(os.fsencode(path))
     if match is None:
-        raise UserError(f"{shown}: not provided; there are {_there_are(path, list(FILES))}")
+        return _find_of_process(at, path, netns)
     net, file = _net(at.prog, match, netns), match["file"]
-    names = proc_net_names(at.net_object(net))
+    names = proc_net_names(at.net.net_object(net))
     there = [name for name in FILES if not names or name.encode() in names]
     if file not in there:
         why = "this kernel has none" if file in FILES else "not provided"
         raise UserError(f"{shown}: {why}; there are {_there_are(path, there)}")
-    return file, net
+    inode = at.net.reader.netns(net)
+    return Source(file, inode, lambda: FILES[file].lines(at.net, net))
+
+
+def _find_of_process(at: _Lookers, path: str, netns: str | None) -> Source:
+    shown = escape(os.fsencode(path))
+    resolved = path
+    if re.match("(?:/proc/)?self/", path):
+        if not _is_here(at.prog):
+            raise UserError(f"{shown}: nobody is 'self' here; give a PID")
+        resolved = path.replace("self", str(os.getpid()), 1)
+    try:
+        source = proc_pid.find(at.pid, resolved)
+    except FaultError as e:
+        raise UserError(f"{shown}: {e}") from None
+    if source is None:
+        there = _there_are(path, list(FILES))
+        raise UserError(f"{shown}: not provided; there are {proc_pid.THERE_ARE}, and {there}")
+    if netns is not None:
+        raise UserError(f"{shown} is of no network namespace; leave out --netns")
+    return source
 
 
 def _there_are(path: str, files: list[str]) -> str:
     paths = [f"net/{name}" for name in files]
     return ", ".join(paths) + nearest(path, paths)
+
+
+def _is_here(prog: Program) -> bool:
+    return bool(prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL)
 
 
 def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
@@ -137,8 +252,7 @@ def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
         if who is not None:
             raise UserError(f"{match[0]} is of one network namespace; leave out --netns, or {who}/")
         return find_net(prog, netns)
-    live = prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL
-    if who == "self" and not live:
+    if who == "self" and not _is_here(prog):
         raise UserError(f"{match[0]}: nobody is 'self' here; give a PID")
     if who in (None, "self"):
         return current_net(prog)

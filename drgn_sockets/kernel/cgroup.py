@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from drgn import Program
 
-from drgn_sockets.kernel.memory import read_string, remembered
+from drgn_sockets.kernel.memory import read_bytes, read_string, remembered
 from drgn_sockets.kernel.sock import Sock, SockCommon
-from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
 _MAX_DEPTH = 1024
+_MAX_ROOTS = 1024
 _NAME_MAX = 255
 
 
@@ -110,3 +114,115 @@ def cgroup_path(prog: Program, cgroup: int) -> CgroupPath | None:
             return None
         names.append(name)
     return None
+
+
+class Hierarchy(NamedTuple):
+    """A hierarchy of cgroups, as a line of ``/proc/PID/cgroup`` begins with it."""
+
+    #: ``struct cgroup_root *``
+    root: int
+    #: ``struct cgroup *``, its uppermost.
+    cgrp: int
+    id: int
+    #: Its controllers by their names in version 1, and its own name.
+    names: bytes
+    #: Whether it is that of version 2.
+    is_default: bool
+
+
+class _Root(Struct):
+    C_TYPE = "struct cgroup_root"
+    id = Int("hierarchy_id")
+    subsys_mask = Int("subsys_mask", help="a bit for each controller")
+    name = Bytes("name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    next = Int("root_list.next")
+
+
+class _CssSet(Struct):
+    C_TYPE = "struct css_set"
+    dfl_cgrp = Int("dfl_cgrp", help="struct cgroup *, of version 2")
+    links = Int("cgrp_links.next", help="struct list_head * in a cgrp_cset_link")
+
+
+class _Link(Struct):
+    C_TYPE = "struct cgrp_cset_link"
+    cgrp = Int("cgrp", help="struct cgroup *")
+    next = Int("cgrp_link.next")
+
+
+class _CgroupOfRoot(Struct):
+    C_TYPE = "struct cgroup"
+    root = Int("root", help="struct cgroup_root *")
+
+
+def hierarchies(prog: Program) -> list[Hierarchy]:
+    """
+    The hierarchies there are, in the order of ``/proc/PID/cgroup``.
+
+    :raises FaultError: if the list of them cannot be read
+    """
+    layout, default = _Root.layout(prog), prog["cgrp_dfl_root"].address_of_().value_()
+    visible = read_bytes(prog, prog.symbol("cgrp_dfl_visible").address, 1)
+    offset = layout.cls.places["next"].offset
+    cgrp = prog.type("struct cgroup_root").member("cgrp").offset
+    head = prog["cgroup_roots"].address_of_().value_()
+    node, seen = prog["cgroup_roots"].next.value_(), {head}
+    found = []
+    while node not in seen and len(seen) < _MAX_ROOTS:
+        seen.add(node)
+        root = layout.read(node - offset)
+        is_default = root.address == default
+        if not is_default or visible != b"\0":
+            names = [] if is_default else _subsystems(prog, root.subsys_mask)
+            if root.name:
+                names.append(b"name=" + root.name)
+            found.append(
+                Hierarchy(root.address, root.address + cgrp, root.id, b",".join(names), is_default)
+            )
+        node = root.next
+    return found
+
+
+def _subsystems(prog: Program, mask: int) -> list[bytes]:
+    """Names of the controllers of a mask."""
+    subsystems = prog["cgroup_subsys"]
+    return [subsystems[i].legacy_name.string_() for i in range(mask.bit_length()) if mask >> i & 1]
+
+
+def task_cgroups(prog: Program, css_set: int) -> Iterator[tuple[Hierarchy, int]]:
+    """
+    The cgroup of a task in each hierarchy, as ``task_cgroup_from_root()``.
+
+    :param css_set: ``struct css_set *``
+    :return: Iterator of hierarchies and ``struct cgroup *``
+    :raises FaultError: if it cannot be read
+    """
+    known = remembered(prog, "hierarchies")
+    if "all" not in known:
+        known["all"] = hierarchies(prog)
+    of_root: dict[int, int] = {}
+    is_init = css_set == prog["init_css_set"].address_of_().value_()
+    found = _CssSet.layout(prog).read(css_set)
+    if not is_init:
+        of_root = _cgroups_by_root(prog, found)
+    for hierarchy in known["all"]:
+        if is_init:
+            yield hierarchy, hierarchy.cgrp
+        elif hierarchy.is_default:
+            yield hierarchy, found.dfl_cgrp
+        elif hierarchy.root in of_root:
+            yield hierarchy, of_root[hierarchy.root]
+
+
+def _cgroups_by_root(prog: Program, css_set: _CssSet) -> dict[int, int]:
+    layout, roots = _Link.layout(prog), _CgroupOfRoot.layout(prog)
+    offset = layout.cls.places["next"].offset
+    head = css_set.address + prog.type("struct css_set").member("cgrp_links").offset
+    node, seen = css_set.links, {head}
+    by_root: dict[int, int] = {}
+    while node not in seen and len(seen) < _MAX_ROOTS:
+        seen.add(node)
+        link = layout.read(node - offset)
+        by_root.setdefault(roots.read(link.cgrp).root, link.cgrp)
+        node = link.next
+    return by_root

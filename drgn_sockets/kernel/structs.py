@@ -185,6 +185,8 @@ def find_place(prog: Program, type_: Type, path: str) -> Place | None:
         if index is not None:
             while type_.kind == TypeKind.TYPEDEF:
                 type_ = type_.type
+            if type_.kind != TypeKind.ARRAY:
+                return None
             type_ = type_.type
             bit_offset += index * sizeof(type_) * 8
     while type_.kind == TypeKind.TYPEDEF:

@@ -27,6 +27,8 @@ struct files_struct init_files;
 struct fs_struct init_fs;
 struct css_set init_css_set;
 struct cgroup_root cgrp_dfl_root;
+struct list_head cgroup_roots;
+struct cgroup_subsys *cgroup_subsys[];
 struct task_group root_task_group;
 struct list_head task_groups;
 struct hlist_head uidhash_table[128];

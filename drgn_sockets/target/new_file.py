@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writing a file beside, and giving it its name when it is whole."""
+"""Writing a file or a directory beside, and giving it its name when it is whole."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,37 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             beside.replace(path)
+        except OSError as e:
+            raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+@contextlib.contextmanager
+def directory_beside(path: Path) -> Iterator[Path]:
+    """
+    A directory that gets its name when it is whole, and is gone if it does not come to that.
+
+    :raises UserError: if there is something of that name other than an empty directory, or it
+        cannot be written
+    """
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise UserError(f"{path} is not a directory; give another with -o")
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"{path} is there, and not empty; give another with -o")
+        if path.is_mount():
+            raise UserError(f"{path} is a mount point; give a directory in it with -o")
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+    path = path.absolute()
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_unwinding())
+        try:
+            # Kernel addresses, here as well.
+            beside.mkdir(mode=0o700)
+            stack.callback(shutil.rmtree, beside, ignore_errors=True)
+            yield beside
+            beside.rename(path)
         except OSError as e:
             raise UserError(f"cannot write {path}: {e.strerror or e}") from None
 

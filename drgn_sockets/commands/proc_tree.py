@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+``procfs -o DIR``: a directory laid out as ``/proc`` is, as far as tools that list sockets and
+files read that.
+
+* ``netns/INODE/net/``: ``/proc/net`` of each network namespace; ``net`` and ``PID/net`` are
+  symbolic links to it.
+* ``PID/``: the files and links of a process, ``ns/``, ``fd/`` with symbolic links whose text is
+  the name, byte for byte, and ``fdinfo/``. A name that cannot be a symbolic link's is an entry in
+  ``PID/fd.json``: ``{"57": {"link": TEXT}}``, made by ``os.fsdecode``, or ``{"57": {"error":
+  TEXT}}`` where it cannot be read.
+* ``PID/task/TID/``: likewise; ``fd`` and ``fdinfo`` are symbolic links to those of the process
+  where the thread shares its table.
+* ``uptime``, which says of which moment this is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from drgn import FaultError, Program
+
+from drgn_sockets.commands.base import Problems
+from drgn_sockets.commands.proc_pid import file_lines
+from drgn_sockets.kernel.memory import distilled_by
+from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
+from drgn_sockets.kernel.procdir import proc_net_names
+from drgn_sockets.kernel.task import FileTable, Task, Tasks
+from drgn_sockets.records.fd import FdReader, FdRecord
+from drgn_sockets.records.process import read_process
+from drgn_sockets.target.new_file import directory_beside
+from drgn_sockets.views.procfs import FILES, Looker
+from drgn_sockets.views.procfs.fdinfo import fdinfo
+from drgn_sockets.views.procfs.pid import LINKS, PID_FILES, PidLooker, link, ns_links
+
+# include/uapi/linux/limits.h: PATH_MAX, and a byte for its end.
+_SYMLINK_MAX = 4095
+# One name, one file: nothing is ever written twice.
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+# Bytes that are written at once, and files whose lines are remembered.
+_PIECE = 1 << 16
+
+
+def write_tree(prog: Program, path: Path, problems: Problems, *, real_pointers: bool) -> None:
+    """
+    Write the tree.
+
+    :param problems: Counts what could not be read, and tells of it.
+    :raises UserError: if it cannot be written; nothing is left of it then
+    """
+    with directory_beside(path) as root, _directory(root) as top:
+        tree = _Tree(prog, problems, real_pointers=real_pointers)
+        tree.write_net(root, top)
+        tree.write_processes(top)
+        uptime = tree.net.clock.uptime_s()
+        _write(top, "uptime", [b"%.2f 0.00\n" % uptime])
+
+
+class _Tree:
+    """One run."""
+
+    def __init__(self, prog: Program, problems: Problems, *, real_pointers: bool) -> None:
+        self.prog = prog
+        self.problems = problems
+        self.net = Looker(prog, real_pointers=real_pointers)
+        self.pid = PidLooker(prog)
+        self.tasks = Tasks(prog)
+        problems.add([f"task_struct at {a:#x} cannot be read" for a in self.tasks.unreadable])
+        self._namespaces = {ns.ino for ns in net_namespaces(prog).values()}
+        self._no_cmdline = distilled_by(prog) is not None
+        # The same file is mostly inherited by many: its lines are made once.
+        self._fdinfo: dict[tuple[int, bool], bytes] = {}
+
+    def write_net(self, root: Path, top: int) -> None:
+        """``/proc/net`` of each network namespace."""
+        for net, namespace in net_namespaces(self.prog).items():
+            names = proc_net_names(self.net.net_object(net))
+            directory = root / "netns" / str(namespace.ino) / "net"
+            directory.mkdir(parents=True)
+            with _directory(directory) as fd:
+                for name, file in FILES.items():
+                    if not names or name.encode() in names:
+                        where = f"net/{name} of network namespace {namespace.ino}"
+                        self._file(fd, name, file.lines(self.net, net), where)
+        self.problems.add(self.net.problems)
+        own = self.net.reader.netns(current_net(self.prog))
+        os.symlink(f"netns/{own}/net", "net", dir_fd=top)
+
+    def write_processes(self, top: int) -> None:
+        """All processes, and then all fds, as they come."""
+        threads: dict[int, list[Task]] = {}
+        for task in self.tasks.by_tid.values():
+            threads.setdefault(task.tgid, []).append(task)
+        for pid, tasks in threads.items():
+            with _directory(str(pid), top, make=True) as fd:
+                self._process(fd, pid, tasks)
+        tables = self.tasks.tables()
+        for table, records in _by_table(FdReader(self.prog, namer=self.pid.namer), tables):
+            where = f"{table.pid}" if table.tid is None else f"{table.pid}/task/{table.tid}"
+            with _directory(where, top) as fd:
+                self._fds(fd, where, records)
+
+    def _process(self, directory: int, pid: int, tasks: list[Task]) -> None:
+        leader = self.tasks.by_tid.get(pid)
+        if leader is not None:
+            self._task(directory, str(pid), leader, whole=True)
+            ino = task_net(self.prog, leader.nsproxy) if leader.nsproxy else 0
+            if ino in self._namespaces:
+                os.symlink(f"../netns/{ino}/net", "net", dir_fd=directory)
+        for kind in ("fd", "fdinfo"):
+            os.mkdir(kind, dir_fd=directory)
+        with _directory("task", directory, make=True) as inside:
+            for task in tasks:
+                with _directory(str(task.pid), inside, make=True) as fd:
+                    self._task(fd, f"{pid}/task/{task.pid}", task, whole=False)
+                    own = leader is None or task.files != leader.files
+                    for kind in ("fd", "fdinfo"):
+                        if own:
+                            os.mkdir(kind, dir_fd=fd)
+                        else:
+                            os.symlink(f"../../{kind}", kind, dir_fd=fd)
+
+    def _task(self, directory: int, where: str, task: Task, *, whole: bool) -> None:
+        try:
+            process = read_process(self.prog, task.address, whole=whole)
+        except FaultError as e:
+            self.problems.add([f"{where}: {e}"])
+            return
+        for name in PID_FILES:
+            if name == "cmdline" and self._no_cmdline:
+                continue
+            lines = file_lines(self.pid, process, name)
+            self._file(directory, name, lines, f"{where}/{name}")
+        for name in LINKS:
+            with self._telling(f"{where}/{name}"):
+                _symlink(directory, name, link(self.pid, process, name))
+        with _directory("ns", directory, make=True) as ns, self._telling(f"{where}/ns"):
+            for name, text in ns_links(self.pid, process):
+                _symlink(ns, name, text)
+
+    def _fds(self, directory: int, where: str, records: Iterable[FdRecord]) -> None:
+        rest: dict[str, dict[str, str]] = {}
+        with _directory("fd", directory) as fds, _directory("fdinfo", directory) as infos:
+            for record in records:
+                if record.fd is None:
+                    self.problems.add([f"{where}/fd: {record.error}"])
+                    continue
+                name = record.file.name if record.file is not None else None
+                if record.error is not None:
+                    self.problems.add([f"{where}/fd/{record.fd}: {record.error}"])
+                if name is None:
+                    rest[str(record.fd)] = {"error": record.error or "cannot be read"}
+                elif not 0 < len(name) <= _SYMLINK_MAX or b"\0" in name:
+                    rest[str(record.fd)] = {"link": os.fsdecode(name)}
+                else:
+                    os.symlink(name, b"%d" % record.fd, dir_fd=fds)
+                self._info(infos, where, record)
+        if rest:
+            _write(directory, "fd.json", [json.dumps(rest).encode() + b"\n"])
+
+    def _info(self, directory: int, where: str, record: FdRecord) -> None:
+        key = (record.address, record.cloexec)
+        text = self._fdinfo.get(key)
+        if text is None:
+            try:
+                text = b"".join(fdinfo(record))
+            except FaultError as e:
+                if record.error is None:
+                    self.problems.add([f"{where}/fdinfo/{record.fd}: {e}"])
+                return
+            if len(self._fdinfo) > _PIECE:
+                self._fdinfo.clear()
+            self._fdinfo[key] = text
+        _write(directory, str(record.fd), [text])
+
+    def _file(self, directory: int, name: str, lines: Iterator[bytes], where: str) -> None:
+        """Write a file; of one that cannot be read there is none."""
+        with self._telling(where):
+            try:
+                _write(directory, name, lines)
+            except FaultError:
+                os.unlink(name, dir_fd=directory)
+                raise
+
+    @contextlib.contextmanager
+    def _telling(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except (FaultError, LookupError) as e:
+            self.problems.add([f"{where}: {e}"])
+
+
+def _by_table(
+    reader: FdReader, tables: Iterable[FileTable]
+) -> Iterator[tuple[FileTable, Iterator[FdRecord]]]:
+    """Fds by the table that they are in."""
+    records = reader.read(tables)
+    yield from itertools.groupby(records, key=lambda record: record.table)
+
+
+@contextlib.contextmanager
+def _directory(name: Path | str, parent: int | None = None, *, make: bool = False) -> Iterator[int]:
+    if make:
+        os.mkdir(name, dir_fd=parent)
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write(directory: int, name: str, lines: Iterable[bytes]) -> None:
+    fd = os.open(name, _NEW, 0o644, dir_fd=directory)
+    try:
+        waiting: list[bytes] = []
+        size = 0
+        for line in lines:
+            waiting.append(line)
+            size += len(line)
+            if size >= _PIECE:
+                _write_all(fd, b"".join(waiting))
+                waiting, size = [], 0
+        _write_all(fd, b"".join(waiting))
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _symlink(directory: int, name: str, text: bytes | None) -> None:
+    # Of cwd, root and exe there is no place for one that is too long.
+    if text is not None and 0 < len(text) <= _SYMLINK_MAX:
+        os.symlink(text, name.encode(), dir_fd=directory)

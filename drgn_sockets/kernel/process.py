@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What ``/proc/PID/stat`` and ``status`` need of a process: tasks, signals, credentials, IDs."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from drgn import FaultError, Program, sizeof
+
+from drgn_sockets.kernel.memory import byte_order, read_bytes, read_pointers
+from drgn_sockets.kernel.structs import Bytes, Int, OptBytes, OptInt, Struct
+from drgn_sockets.kernel.task import Task
+
+# include/linux/sched.h
+PF_EXITING = 0x00000004
+PF_WQ_WORKER = 0x00000020
+PF_KTHREAD = 0x00200000
+_TASK_UNINTERRUPTIBLE = 0x2
+_TASK_IDLE = 0x402
+_TASK_RTLOCK_WAIT = 0x1000
+_TASK_FROZEN = 0x8000
+_TASK_REPORT = 0x7F
+_TASK_REPORT_IDLE = _TASK_REPORT + 1
+# include/linux/pid.h: enum pid_type
+PIDTYPE_TGID = 1
+PIDTYPE_PGID = 2
+PIDTYPE_SID = 3
+# include/linux/pid_namespace.h
+_MAX_PID_NS_LEVEL = 32
+# include/linux/sched/signal.h
+_SIGNAL_STOP_STOPPED = 0x1
+_SIGNAL_GROUP_EXIT = 0x4
+# arch/*/include/uapi/asm/signal.h
+_NSIG = 64
+_NGROUPS_MAX = 65536
+_MAX_THREADS = 1 << 22
+
+#: By ``task_state_index()``, as fs/proc/array.c writes them.
+STATES = (
+    *("R (running)", "S (sleeping)", "D (disk sleep)", "T (stopped)", "t (tracing stop)"),
+    *("X (dead)", "Z (zombie)", "P (parked)", "I (idle)"),
+)
+
+
+class Process(Task):
+    """``struct task_struct``, as far as its files in ``/proc/PID`` have it."""
+
+    C_TYPE = "struct task_struct"
+
+    # Linux kernel commit 2f064a59a11f ("sched: Change task_struct::state") (in v5.14)
+    state = Int("__state", "state", help="TASK_* flags")
+    exit_state = Int("exit_state", help="EXIT_* flags")
+    exit_code = Int("exit_code", help="as wait() has it")
+    exit_signal = Int("exit_signal", help="sent to its parent when it exits")
+    real_parent = Int("real_parent", help="struct task_struct *")
+    parent = Int("parent", help="struct task_struct *: its tracer, if it has one")
+    ptrace = Int("ptrace", help="PT_* flags; 0 if it is not traced")
+    signal = Int("signal", help="struct signal_struct *, of all its threads")
+    sighand = Int("sighand", help="struct sighand_struct *")
+    mm = Int("mm", help="struct mm_struct *")
+    cred = Int("real_cred", help="const struct cred *")
+    thread_pid = Int("thread_pid", help="struct pid *")
+    # Linux kernel commit cf25e24db61c ("time: Rename tsk->real_start_time to ->start_boottime")
+    # (in v5.5)
+    start_boottime = Int("start_boottime", "real_start_time", help="when it started, ns")
+    prio = Int("prio")
+    static_prio = Int("static_prio", help="nice value + 120")
+    rt_priority = Int("rt_priority")
+    policy = Int("policy", help="SCHED_*")
+    # Linux kernel commit bcf9033e5449 ("sched: move CPU field back into thread_info if
+    # THREAD_INFO_IN_TASK=y") (in v5.16)
+    cpu = Int("thread_info.cpu", "cpu", help="the processor it runs on, or last did")
+    min_flt = Int("min_flt", help="page faults without I/O")
+    maj_flt = Int("maj_flt", help="page faults with I/O")
+    utime = Int("utime", help="in user mode, by ticks, ns")
+    stime = Int("stime", help="in the kernel, by ticks, ns")
+    gtime = Int("gtime", help="as a virtual processor, ns")
+    sum_exec_runtime = Int("se.sum_exec_runtime", help="ns")
+    prev_utime = OptInt("prev_cputime.utime", help="as it was told last, ns")
+    prev_stime = OptInt("prev_cputime.stime", help="as it was told last, ns")
+    nvcsw = Int("nvcsw", help="switches to another task that it asked for")
+    nivcsw = Int("nivcsw", help="switches that it did not")
+    pending = Bytes("pending.signal", help="sigset_t")
+    blocked = Bytes("blocked", help="sigset_t")
+    atomic_flags = Int("atomic_flags", help="PFA_* bits")
+    seccomp_mode = OptInt("seccomp.mode", help="SECCOMP_MODE_*")
+    # Linux kernel commit c818c03b661c ("seccomp: Report number of loaded filters in
+    # /proc/$pid/status") (in v5.9)
+    seccomp_filters = OptInt("seccomp.filter_count.counter")
+    cpus_mask = Bytes("cpus_mask", "cpus_allowed", help="processors it may run on")
+    mems_allowed = OptBytes("mems_allowed", help="nodemask_t, nodes it may have memory of")
+    # Linux kernel commit e32cf5dfbe22 ("kthread: Generalize pf_io_worker so it can point to
+    # struct kthread") (in v5.17)
+    kthread = Int("worker_private", "set_child_tid", help="struct kthread *, of a kernel thread")
+    cgroups = OptInt("cgroups", help="struct css_set *")
+
+
+class ThreadFeatures(Struct):
+    """``struct thread_struct`` of x86, far behind the rest of a ``task_struct``."""
+
+    C_TYPE = "struct thread_struct"
+
+    # Linux kernel commit 0ee44885fe9c ("x86: Expose thread features in /proc/$PID/status")
+    # (in v6.6)
+    features = OptInt("features", help="shadow stacks")
+    features_locked = OptInt("features_locked")
+
+
+class Signal(Struct):
+    """``struct signal_struct``: what threads of a process share."""
+
+    C_TYPE = "struct signal_struct"
+
+    nr_threads = Int("nr_threads")
+    first_thread = Int("thread_head.next", help="struct list_head * in a task_struct")
+    tgid_pid = Int("pids[1]", help="struct pid *, of the process")
+    pgid_pid = Int("pids[2]", help="struct pid *, of the process group")
+    sid_pid = Int("pids[3]", help="struct pid *, of the session")
+    tty = Int("tty", help="struct tty_struct *, NULL for none")
+    flags = Int("flags", help="SIGNAL_* flags")
+    group_exit_code = Int("group_exit_code")
+    # Of threads that have exited, and of children that were waited for.
+    min_flt = Int("min_flt")
+    maj_flt = Int("maj_flt")
+    cmin_flt = Int("cmin_flt")
+    cmaj_flt = Int("cmaj_flt")
+    utime = Int("utime")
+    stime = Int("stime")
+    gtime = Int("gtime")
+    cutime = Int("cutime")
+    cstime = Int("cstime")
+    cgtime = Int("cgtime")
+    sum_sched_runtime = Int("sum_sched_runtime")
+    prev_utime = OptInt("prev_cputime.utime")
+    prev_stime = OptInt("prev_cputime.stime")
+    # include/uapi/asm-generic/resource.h: RLIMIT_RSS, RLIMIT_SIGPENDING
+    rlim_rss = Int("rlim[5].rlim_cur")
+    rlim_sigpending = Int("rlim[11].rlim_cur")
+    shared_pending = Bytes("shared_pending.signal", help="sigset_t")
+    # Linux kernel commit 0258b5fd7c71 ("coredump: Limit coredumps to a single thread group")
+    # (in v5.16)
+    core_state = OptInt("core_state", help="struct core_state *")
+
+    @property
+    def exits_or_is_stopped(self) -> bool:
+        """Whether it is :attr:`group_exit_code` that counts."""
+        return bool(self.flags & (_SIGNAL_GROUP_EXIT | _SIGNAL_STOP_STOPPED))
+
+
+class _ThreadNode(Struct):
+    C_TYPE = "struct task_struct"
+    next = Int("thread_node.next")
+
+
+class _ThreadHead(Struct):
+    C_TYPE = "struct signal_struct"
+    head = Int("thread_head.next")
+
+
+class Sighand(Struct):
+    """``struct sighand_struct``."""
+
+    C_TYPE = "struct sighand_struct"
+    action = Bytes("action", help="struct k_sigaction [64]")
+
+
+class _KSigaction(Struct):
+    C_TYPE = "struct k_sigaction"
+    handler = Int("sa.sa_handler", help="0 SIG_DFL, 1 SIG_IGN")
+
+
+class Cred(Struct):
+    """``struct cred``."""
+
+    C_TYPE = "struct cred"
+
+    uid = Int("uid.val")
+    euid = Int("euid.val")
+    suid = Int("suid.val")
+    fsuid = Int("fsuid.val")
+    gid = Int("gid.val")
+    egid = Int("egid.val")
+    sgid = Int("sgid.val")
+    fsgid = Int("fsgid.val")
+    cap_inheritable = Bytes("cap_inheritable", help="CAP_* bits")
+    cap_permitted = Bytes("cap_permitted", help="CAP_* bits")
+    cap_effective = Bytes("cap_effective", help="CAP_* bits")
+    cap_bset = Bytes("cap_bset", help="CAP_* bits")
+    cap_ambient = Bytes("cap_ambient", help="CAP_* bits")
+    group_info = Int("group_info", help="struct group_info *")
+    user = Int("user", help="struct user_struct *")
+    user_ns = Int("user_ns", help="struct user_namespace *")
+    # Linux kernel commit 905ae01c4ae2 ("Add a reference to ucounts for each cred") (in v5.14)
+    ucounts = OptInt("ucounts", help="struct ucounts *")
+
+
+class _GroupInfo(Struct):
+    C_TYPE = "struct group_info"
+    ngroups = Int("ngroups")
+    gid = Bytes("gid", help="kgid_t []")
+
+
+class _User(Struct):
+    C_TYPE = "struct user_struct"
+    sigpending = OptInt("sigpending.counter")
+
+
+class _Pid(Struct):
+    C_TYPE = "struct pid"
+    level = Int("level", help="of its PID namespace")
+    numbers = Bytes("numbers", help="struct upid []")
+
+
+class _Upid(Struct):
+    C_TYPE = "struct upid"
+    nr = Int("nr")
+    ns = Int("ns", help="struct pid_namespace *")
+
+
+class Upid(NamedTuple):
+    """An ID in a PID namespace."""
+
+    nr: int
+    #: ``struct pid_namespace *``
+    ns: int
+
+
+class _NumaGroup(Struct):
+    C_TYPE = "struct numa_group"
+    gid = Int("gid")
+
+
+class Tty(Struct):
+    """``struct tty_struct``."""
+
+    C_TYPE = "struct tty_struct"
+
+    driver = Int("driver", help="struct tty_driver *")
+    index = Int("index")
+    # Linux kernel commit 64d608db38ff ("tty: cumulate and document tty_struct::ctrl* members")
+    # (in v5.13)
+    pgrp = Int("ctrl.pgrp", "pgrp", help="struct pid *, the process group in the foreground")
+
+
+class _TtyDriver(Struct):
+    C_TYPE = "struct tty_driver"
+    major = Int("major")
+    minor_start = Int("minor_start")
+
+
+class _Delays(Struct):
+    C_TYPE = "struct task_delay_info"
+    blkio_delay = Int("blkio_delay", help="ns")
+    swapin_delay = Int("swapin_delay", help="ns")
+
+
+def task_state(task: Process) -> str:
+    """What the state of a task is called, as ``get_task_state()``."""
+    state = (task.state | task.exit_state) & _TASK_REPORT
+    if task.state & _TASK_IDLE == _TASK_IDLE:
+        state = _TASK_REPORT_IDLE
+    # Bits that older kernels have not.
+    if task.state & (_TASK_RTLOCK_WAIT | _TASK_FROZEN):
+        state = _TASK_UNINTERRUPTIBLE
+    return STATES[state.bit_length()]
+
+
+def upids(prog: Program, pid: int) -> list[Upid]:
+    """
+    The IDs of a ``struct pid *``, from the initial PID namespace on.
+
+    :return: None for a null pointer
+    :raises FaultError: if they cannot be read
+    """
+    if not pid:
+        return []
+    layout, each = _Pid.layout(prog), _Upid.layout(prog)
+    found = layout.read(pid)
+    if not 0 <= found.level < _MAX_PID_NS_LEVEL:
+        raise FaultError("no struct pid", pid)
+    start = pid + layout.cls.places["numbers"].offset
+    size = sizeof(prog.type("struct upid"))
+    data = prog.read(start, (found.level + 1) * size)
+    read = (each.decode(start + i, data, i) for i in range(0, len(data), size))
+    return [Upid(upid.nr, upid.ns) for upid in read]
+
+
+def pid_nr_ns(ids: Sequence[Upid], ns: int, level: int) -> int:
+    """``pid_nr_ns()``: the ID in a namespace of that level, 0 if there is none."""
+    return ids[level].nr if level < len(ids) and ids[level].ns == ns else 0
+
+
+def for_each_thread(prog: Program, signal: Signal) -> Iterator[Process]:
+    """
+    The threads of a process, as ``__for_each_thread()``; those that cannot be read, and those
+    behind them, are missing.
+    """
+    layout, nodes = Process.layout(prog), _ThreadNode.layout(prog)
+    offset = nodes.cls.places["next"].offset
+    head = signal.address + _ThreadHead.layout(prog).cls.places["head"].offset
+    node, seen = signal.first_thread, {head}
+    while node not in seen and len(seen) < _MAX_THREADS:
+        seen.add(node)
+        thread, link = layout.try_read(node - offset), nodes.try_read(node - offset)
+        if thread is None or link is None:
+            return
+        yield thread
+        node = link.next
+
+
+def sigset(prog: Program, raw: bytes) -> int:
+    """The bits of a ``sigset_t``, the lowest for signal 1."""
+    size = 8 if len(raw) % 8 == 0 else 4
+    words = struct.unpack(f"{byte_order(prog)}{len(raw) // size}{'IQ'[size // 8]}", raw)
+    return sum(word << 8 * size * i for i, word in enumerate(words))
+
+
+def ignored_and_caught(prog: Program, sighand: int) -> tuple[int, int]:
+    """
+    Signals that are ignored, and those that are caught, as ``collect_sigign_sigcatch()``.
+
+    :param sighand: ``struct sighand_struct *``
+    :raises FaultError: if they cannot be read
+    """
+    found = Sighand.layout(prog).read(sighand)
+    each, size = _KSigaction.layout(prog), sizeof(prog.type("struct k_sigaction"))
+    ignored = caught = 0
+    for i in range(min(_NSIG, len(found.action) // size)):
+        handler = each.decode(0, found.action, i * size).handler
+        if handler == 1:
+            ignored |= 1 << i
+        elif handler:
+            caught |= 1 << i
+    return ignored, caught
+
+
+def cap_bits(prog: Program, raw: bytes) -> int:
+    """The bits of a ``kernel_cap_t``."""
+    # Linux kernel commit f122a08b197d ("capability: just use a 'u64' instead of a 'u32[2]'
+    # array") (in v6.3)
+    if prog.type("kernel_cap_t").type.members[0].name == "cap":
+        low, high = struct.unpack(f"{byte_order(prog)}2I", raw)
+        return int(high << 32 | low)
+    return int(struct.unpack(f"{byte_order(prog)}Q", raw)[0])
+
+
+def groups(prog: Program, group_info: int) -> list[int]:
+    """
+    The supplementary groups of a ``struct group_info *``.
+
+    :raises FaultError: if they cannot be read
+    """
+    layout = _GroupInfo.layout(prog)
+    count = layout.read(group_info).ngroups
+    if not 0 <= count <= _NGROUPS_MAX:
+        raise FaultError("no struct group_info", group_info)
+    data = prog.read(group_info + layout.cls.places["gid"].offset, 4 * count)
+    return list(struct.unpack(f"{byte_order(prog)}{count}I", data))
+
+
+def pending_signals(prog: Program, cred: Cred) -> int:
+    """
+    How many signals are queued of this user's.
+
+    :raises FaultError: if it cannot be read
+    """
+    # Linux kernel commit d64696905554 ("Reimplement RLIMIT_SIGPENDING on top of ucounts") (in
+    # v5.14)
+    if cred.ucounts is None:
+        return _User.layout(prog).read(cred.user).sigpending or 0
+    kind = prog.constant("UCOUNT_RLIMIT_SIGPENDING").value_()
+    # Linux kernel commit de399236e240 ("ucounts: Split rlimit and ucount values and max values")
+    # (in v6.0)
+    ucounts = prog.type("struct ucounts")
+    name = "rlimit" if ucounts.has_member("rlimit") else "ucount"
+    address = cred.ucounts + ucounts.member(name).offset + 8 * kind
+    return int(struct.unpack(f"{byte_order(prog)}q", prog.read(address, 8))[0])
+
+
+def _pointer(prog: Program, task: Process, member: str) -> int:
+    """A pointer far behind the other members of a ``task_struct``, 0 if there is none."""
+    type_ = prog.type("struct task_struct")
+    if not type_.has_member(member):
+        return 0
+    found = read_pointers(prog, task.address + type_.member(member).offset, 1)
+    return found[0] if found else 0
+
+
+def numa_group_id(prog: Program, task: Process) -> int:
+    """``task_numa_group_id()``, 0 for none."""
+    group = _pointer(prog, task, "numa_group")
+    found = _NumaGroup.layout(prog).try_read(group) if group else None
+    return found.gid if found is not None else 0
+
+
+def thread_features(prog: Program, task: Process) -> ThreadFeatures | None:
+    """What an x86 task has of shadow stacks, ``None`` where the kernel has none."""
+    layout = ThreadFeatures.layout(prog)
+    if "features" not in layout.cls.places:
+        return None
+    return layout.read(task.address + prog.type("struct task_struct").member("thread").offset)
+
+
+def tty_nr(prog: Program, tty: Tty) -> int:
+    """
+    The device of a terminal, as ``new_encode_dev(tty_devnum())``.
+
+    :raises FaultError: if its driver cannot be read
+    """
+    driver = _TtyDriver.layout(prog).read(tty.driver)
+    minor = driver.minor_start + tty.index
+    return minor & 0xFF | driver.major << 8 | (minor & ~0xFF) << 12
+
+
+def blkio_delay_ns(prog: Program, task: Process) -> int:
+    """``__delayacct_blkio_ticks()``, in ns."""
+    delays = _pointer(prog, task, "delays")
+    found = _Delays.layout(prog).try_read(delays) if delays else None
+    return found.blkio_delay + _swapin(prog, found) if found is not None else 0
+
+
+def _swapin(prog: Program, delays: _Delays) -> int:
+    # Linux kernel commit a3d5dc908a5f ("delayacct: support swapin delay accounting for swapping
+    # without blkio") (in v5.18): before that it was a part of this delay.
+    apart = prog.type("struct task_delay_info").has_member("swapin_start")
+    return 0 if apart else delays.swapin_delay
+
+
+class CpuTime(NamedTuple):
+    """``struct task_cputime`` with what was told before, ns."""
+
+    utime: int
+    stime: int
+    sum_exec_runtime: int
+    prev_utime: int
+    prev_stime: int
+
+
+def cputime_adjust(time: CpuTime) -> tuple[int, int]:
+    """
+    User and system time, as ``cputime_adjust()``: ticks are but a sample, by which the time that
+    is known exactly is divided; and neither runs backwards.
+    """
+    _, _, rtime, prev_utime, prev_stime = time
+    utime, stime = time.utime, time.stime
+    if prev_stime + prev_utime >= rtime:
+        return prev_utime, prev_stime
+    if utime == 0 and stime:
+        stime = rtime
+    elif stime:
+        stime = min(stime * rtime // (stime + utime), rtime)
+    stime = max(stime, prev_stime)
+    utime = rtime - stime
+    if utime < prev_utime:
+        utime = prev_utime
+        stime = rtime - utime
+    return utime, stime
+
+
+def cpu_bits(prog: Program, mask: bytes) -> int:
+    """The bits of a ``cpumask_t`` or ``nodemask_t``."""
+    return sigset(prog, mask)
+
+
+def read_word(prog: Program, name: str) -> int | None:
+    """An ``int`` of which no type tells, ``None`` if the kernel has no such symbol."""
+    try:
+        address = prog.symbol(name).address
+    except LookupError:
+        return None
+    data = read_bytes(prog, address, 4)
+    return None if data is None else int(struct.unpack(f"{byte_order(prog)}i", data)[0])

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A process, or one thread of it, with all that its files in ``/proc/PID`` are made of."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from drgn import FaultError, Program
+
+from drgn_sockets.kernel import process as p
+from drgn_sockets.kernel.kthread import proc_task_name
+from drgn_sockets.kernel.mm import Mm, task_mm
+from drgn_sockets.kernel.process import Cred, Process, Signal, Tty, Upid
+
+
+class ProcessRecord:
+    """
+    A task; what its structures point to is read when it is asked for.
+
+    :param whole: Whether it stands for its process (``/proc/PID``) or for itself
+        (``/proc/PID/task/TID``).
+    """
+
+    def __init__(self, prog: Program, task: Process, *, whole: bool) -> None:
+        self.prog = prog
+        self.task = task
+        self.whole = whole
+
+    @functools.cached_property
+    def name(self) -> bytes:
+        """As ``comm`` has it."""
+        return proc_task_name(self.prog, self.task)
+
+    @functools.cached_property
+    def signal(self) -> Signal:
+        """:raises FaultError: if it cannot be read"""
+        return Signal.layout(self.prog).read(self.task.signal)
+
+    @functools.cached_property
+    def mm(self) -> Mm | None:
+        """
+        Its memory, ``None`` for a kernel thread and for a process that has exited.
+
+        :raises FaultError: if it cannot be read
+        """
+        return task_mm(self.prog, self.task)
+
+    @functools.cached_property
+    def cred(self) -> Cred:
+        """:raises FaultError: if they cannot be read"""
+        return Cred.layout(self.prog).read(self.task.cred)
+
+    @functools.cached_property
+    def threads(self) -> list[Process]:
+        """Of its process, itself included."""
+        return list(p.for_each_thread(self.prog, self.signal))
+
+    @functools.cached_property
+    def ids(self) -> Sequence[Upid]:
+        """
+        Its IDs by PID namespace, from the initial one on.
+
+        :raises FaultError: if they cannot be read
+        """
+        return p.upids(self.prog, self.task.thread_pid)
+
+    @functools.cached_property
+    def group_ids(self) -> tuple[Sequence[Upid], ...]:
+        """Likewise of its process, process group and session."""
+        signal = self.signal
+        pids = (signal.tgid_pid, signal.pgid_pid, signal.sid_pid)
+        return tuple(p.upids(self.prog, pid) for pid in pids)
+
+    @functools.cached_property
+    def ignored_and_caught(self) -> tuple[int, int]:
+        """:raises FaultError: if they cannot be read"""
+        sighand = self.task.sighand
+        return p.ignored_and_caught(self.prog, sighand) if sighand else (0, 0)
+
+    @functools.cached_property
+    def tty(self) -> Tty | None:
+        """Its terminal."""
+        return Tty.layout(self.prog).read(self.signal.tty) if self.signal.tty else None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has signal handlers yet, without which the kernel tells less of it."""
+        return bool(self.task.sighand)
+
+    def tgid_of(self, task: int) -> int:
+        """
+        ID of the process of another task.
+
+        :param task: ``struct task_struct *``
+        """
+        found = Process.layout(self.prog).try_read(task)
+        return found.tgid if found is not None else 0
+
+    def pid_of(self, task: int) -> int:
+        """ID of another task, likewise."""
+        found = Process.layout(self.prog).try_read(task)
+        return found.pid if found is not None else 0
+
+    def cpu_times(self) -> tuple[int, int, int]:
+        """User and system time, and that as a virtual processor, ns."""
+        task, signal = self.task, self.signal
+        if not self.whole:
+            time = p.CpuTime(
+                *(task.utime, task.stime, task.sum_exec_runtime),
+                *(task.prev_utime or 0, task.prev_stime or 0),
+            )
+            return (*p.cputime_adjust(time), task.gtime)
+        time = p.CpuTime(
+            signal.utime + sum(t.utime for t in self.threads),
+            signal.stime + sum(t.stime for t in self.threads),
+            signal.sum_sched_runtime + sum(t.sum_exec_runtime for t in self.threads),
+            *(signal.prev_utime or 0, signal.prev_stime or 0),
+        )
+        return (*p.cputime_adjust(time), signal.gtime + sum(t.gtime for t in self.threads))
+
+    def faults(self) -> tuple[int, int]:
+        """Page faults without I/O and with it."""
+        task, signal = self.task, self.signal
+        if not self.whole:
+            return task.min_flt, task.maj_flt
+        return (
+            signal.min_flt + sum(t.min_flt for t in self.threads),
+            signal.maj_flt + sum(t.maj_flt for t in self.threads),
+        )
+
+
+def read_process(prog: Program, address: int, *, whole: bool) -> ProcessRecord:
+    """
+    Read a task.
+
+    :param address: ``struct task_struct *``
+    :raises FaultError: if it cannot be read
+    """
+    task = Process.layout(prog).try_read(address)
+    if task is None:
+        raise FaultError("task_struct cannot be read", address)
+    return ProcessRecord(prog, task, whole=whole)

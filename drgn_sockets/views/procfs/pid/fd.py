@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``/proc/PID/fd``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from drgn_sockets.kernel.task import FileTable
+from drgn_sockets.records.fd import FdReader, FdRecord
+from drgn_sockets.records.process import ProcessRecord
+from drgn_sockets.views.escape import escape
+from drgn_sockets.views.procfs.pid.base import PidLooker
+
+
+def file_table(process: ProcessRecord) -> FileTable | None:
+    """The file table of a task, ``None`` for one that has exited."""
+    task = process.task
+    if not task.files:
+        return None
+    tid = None if process.whole else task.pid
+    return FileTable(task.tgid, tid, task.comm, task.files, task.address)
+
+
+def fds(at: PidLooker, process: ProcessRecord) -> Iterator[FdRecord]:
+    """The fds of a task, in their order; one that is ``None`` says what of them is missing."""
+    table = file_table(process)
+    if table is not None:
+        yield from FdReader(at.prog, namer=at.namer).read([table])
+
+
+def fd_lines(records: Iterable[FdRecord]) -> Iterator[bytes]:
+    """
+    ``fd/`` as text: ``N -> NAME``, names escaped; an fd of which that cannot be read has no
+    arrow.
+    """
+    for record in records:
+        name = record.file.name if record.file is not None else None
+        if name is None:
+            fd = "fds" if record.fd is None else record.fd
+            yield f"{fd} unreadable: {record.error}\n".encode()
+        else:
+            yield f"{record.fd} -> {escape(name)}\n".encode("utf-8", "surrogateescape")

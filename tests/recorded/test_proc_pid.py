@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+``procfs PID/…``: is it what the kernel wrote, to the byte?
+
+Every file and link that was saved of every process and thread. What may differ is what names a
+moment, and that is listed in views/procfs/pid/moments.py and nowhere else; of processes that are
+stopped nothing may.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from drgn_sockets.views.escape import escape
+from drgn_sockets.views.procfs.pid import LINKS, PID_FILES
+from drgn_sockets.views.procfs.pid.moments import (
+    MOMENTS,
+    STAT_FIELDS,
+    How,
+    how,
+    stat_fields,
+    status_lines,
+)
+from tests import tables
+
+from .machine import Core, Done
+
+TABLE = "procfs of processes"
+# include/linux/sched.h
+PF_KTHREAD = 0x00200000
+#: What of a file is excepted, for the docs.
+EXCEPTED = {
+    file: ", ".join(name for m in MOMENTS if m.file == file for name in m.names)
+    for file in PID_FILES
+}
+
+
+class Saved(NamedTuple):
+    """A saved directory of a process or thread."""
+
+    path: Path
+    #: As procfs calls it.
+    name: str
+    kthread: bool
+    stopped: bool
+
+
+def printed(core: Core, *argv: str) -> tuple[Done, bytes]:
+    done = core.run("procfs", *argv)
+    return done, os.fsencode(done.out)
+
+
+def good(core: Core, path: str) -> bytes:
+    done, text = printed(core, path)
+    assert (done.status, done.err) == (0, ""), path
+    return text
+
+
+def _saved(path: Path, name: str) -> Saved:
+    fields = stat_fields((path / "stat").read_bytes())
+    kthread = bool(int(fields["flags"]) & PF_KTHREAD)
+    return Saved(path, name, kthread, fields["state"] in b"TZ")
+
+
+def processes(core: Core) -> list[Saved]:
+    """All that were saved."""
+    pids = sorted(int(p.name) for p in core.oracle.iterdir() if p.name.isdecimal())
+    found = [_saved(core.oracle / str(pid), str(pid)) for pid in pids]
+    assert len(found) > 100
+    return found
+
+
+def threads(core: Core) -> Iterator[Saved]:
+    """Those with files of their own that were saved."""
+    for path in core.oracle.glob("*/task/*"):
+        pid, tid = path.parts[-3], path.name
+        if (path / "stat").exists():
+            yield _saved(path, f"{pid}/task/{tid}")
+
+
+def values(file: str, text: bytes) -> dict[str, bytes]:
+    if file == "stat":
+        return stat_fields(text)
+    return status_lines(text) if file == "status" else {file: text}
+
+
+def differences(saved: Saved, file: str, theirs: bytes, ours: bytes) -> list[tuple[str, ...]]:
+    """What differs and may not."""
+    if theirs == ours:
+        return []
+    before, after = values(file, theirs), values(file, ours)
+    if list(before) != list(after) or saved.stopped:
+        return [(saved.name, file, str(theirs), str(ours))]
+    wrong: list[tuple[str, ...]] = []
+    for name, was in before.items():
+        is_, may = after[name], how(file, name)
+        fine = (
+            was == is_
+            or may is How.ANY
+            or (may is How.KTHREAD and saved.kthread)
+            or (may is How.GROWS and int(is_.split()[0]) > int(was.split()[0]))
+        )
+        if not fine:
+            wrong.append((saved.name, file, name, str(was), str(is_)))
+    return wrong
+
+
+def test_every_file_of_every_process(elf: Core) -> None:
+    wrong = []
+    stopped = 0
+    for saved in (*processes(elf), *threads(elf)):
+        stopped += saved.stopped
+        for file in PID_FILES:
+            if (saved.path / file).exists():
+                theirs = (saved.path / file).read_bytes()
+                bad = differences(saved, file, theirs, good(elf, f"{saved.name}/{file}"))
+                wrong += bad
+                tables.note(TABLE, file, elf.kernel, 1, not bad, excepted=EXCEPTED[file])
+    assert not wrong, f"{len(wrong)}\n" + "\n".join(map(str, wrong[:20]))
+    assert stopped > 30
+
+
+def test_every_link(elf: Core) -> None:
+    compared = dict.fromkeys((*LINKS, "ns"), 0)
+    for saved in processes(elf):
+        for name in LINKS:
+            link = saved.path / name
+            path = f"{saved.name}/{name}"
+            if link.is_symlink():
+                text = os.readlink(os.fsencode(link))  # noqa: PTH115
+                assert good(elf, path) == text + b"\n"
+                compared[name] += 1
+                tables.note(TABLE, name, elf.kernel, 1, 1)
+            else:
+                done, _ = printed(elf, path)
+                assert done.status == 2 and re.search("and has none$", done.err), done
+        there = {p.name: os.readlink(os.fsencode(p)) for p in (saved.path / "ns").iterdir()}  # noqa: PTH115
+        lines = good(elf, f"{saved.name}/ns").splitlines()
+        assert dict(line.split(b" -> ") for line in lines) == {
+            name.encode(): text for name, text in there.items()
+        }
+        for name, text in list(there.items())[::3]:
+            assert good(elf, f"{saved.name}/ns/{name}") == text + b"\n"
+        compared["ns"] += len(there)
+        tables.note(TABLE, "ns", elf.kernel, len(there), len(there))
+    assert min(compared.values()) > 50
+
+
+def saved_fds(where: Path) -> dict[int, bytes]:
+    fds = {int(p.name): p for p in (where / "fd").iterdir()}
+    return {fd: os.readlink(os.fsencode(p)) for fd, p in sorted(fds.items())}  # noqa: PTH115
+
+
+def with_fds(core: Core) -> Iterator[tuple[str, dict[int, bytes]]]:
+    for path in (*core.oracle.glob("[0-9]*"), *core.oracle.glob("[0-9]*/task/*")):
+        if (path / "fd").is_dir():
+            yield str(path.relative_to(core.oracle)), saved_fds(path)
+
+
+def test_fd(elf: Core) -> None:
+    tids = 0
+    for name, fds in with_fds(elf):
+        lines = good(elf, f"{name}/fd").splitlines()
+        ours = dict(line.split(b" -> ", 1) for line in lines)
+        assert ours.keys() >= {b"%d" % fd for fd in fds}, name
+        assert [ours[b"%d" % fd] for fd in fds] == [os.fsencode(escape(t)) for t in fds.values()]
+        # The others have a name that is too long for readlink.
+        rest = (elf.oracle / name / "fd.json").exists()
+        assert len(ours) == len(fds) or rest, name
+        for fd, text in list(fds.items())[::7]:
+            assert good(elf, f"/proc/{name}/fd/{fd}") == text + b"\n"
+        tids += "task" in name
+        tables.note(TABLE, "fd", elf.kernel, len(fds), len(fds))
+    assert tids
+
+
+def test_cmdline_is_there(elf: Core) -> None:
+    """Not one is empty that was not."""
+    lines = [(s.path / "cmdline").read_bytes() for s in processes(elf)]
+    assert sum(map(bool, lines)) > 40 and sum(not line for line in lines) > 40
+
+
+def test_what_is_excepted_exists() -> None:
+    assert {name for m in MOMENTS if m.file == "stat" for name in m.names} < set(STAT_FIELDS)
+    assert len(STAT_FIELDS) == 52
+    assert {m.file for m in MOMENTS} <= set(PID_FILES)
+
+
+def test_distilled(elf: Core) -> None:
+    """All but memory of processes, which is none of its business."""
+    from .conftest import opened
+
+    distilled = opened(elf.kernel, "distilled")
+    for saved in processes(elf)[::3]:
+        for what in ("stat", "status", "cgroup", "comm", "cwd", "root", "exe", "ns", "fd"):
+            path = f"{saved.name}/{what}"
+            assert printed(distilled, path) == printed(elf, path)
+    pid = next(s.name for s in processes(elf) if (s.path / "cmdline").read_bytes())
+    done, text = printed(distilled, f"{pid}/cmdline")
+    assert (done.status, text) == (1, b"")
+    assert done.err.startswith(
+        f"drgn-sockets: {pid}/cmdline: memory of processes is not in a distilled core"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("{pid}/wchan", ["not provided", "PID/{comm,cmdline,stat,status,cgroup,", "PID/fd/N"]),
+        ("{pid}/statu", ["not provided", "did you mean '{pid}/status'?"]),
+        ("{pid}/", ["not provided"]),
+        ("{pid}/fd/x", ["not provided"]),
+        ("{pid}/ns/nope", ["not provided"]),
+        ("{pid}/fdinfo", ["not provided"]),
+        ("{pid}/net", ["not provided"]),
+        ("{pid}/fd/4000", ["process {pid} has no fd 4000; it has 0, 1, 2"]),
+        ("{pid}/fdinfo/4000", ["process {pid} has no fd 4000"]),
+        ("{pid}/task/1/fd", ["process {pid} has no thread 1; it has {pid}, {tid}"]),
+        ("{pid}/task/99999/stat", ["process {pid} has no thread 99999"]),
+        ("{tid}/fd", ["{tid} is a thread of process {pid}: {pid}/task/{tid}/fd"]),
+        ("/proc/{tid}/stat", ["{tid} is a thread of process {pid}: {pid}/task/{tid}/stat"]),
+        ("99999/stat", ["no process 99999"]),
+        ("0/stat", ["no process 0"]),
+        ("2/exe", ["2 is a thread of the kernel's, and has none"]),
+        ("{zombie}/cwd", ["process {zombie} has exited (zombie), and has none"]),
+        ("{zombie}/fd/0", ["process {zombie} has no fd 0; it has none"]),
+        ("self/stat", ["nobody is 'self' here"]),
+        ("{pid}/stat --netns 1", ["is of no network namespace; leave out --netns"]),
+        ("{pid}/a\x1bb", [r"{pid}/a\x1bb: not provided"]),
+    ],
+)
+def test_mistakes(one: Core, path: str, words: list[str]) -> None:
+    accounts = [p for a in one.accounts.values() for p in a["processes"]]
+    zombie = next(p["pid"] for p in accounts if p.get("zombie"))
+    pid, tid = next(s.name.split("/task/") for s in threads(one))
+    who = {"pid": pid, "tid": tid, "zombie": zombie}
+    text = path.replace("{pid}", pid).replace("{tid}", tid).replace("{zombie}", str(zombie))
+    done, out = printed(one, *text.split())
+    assert (done.status, out) == (2, b""), done
+    assert done.err.count("\n") == 1
+    for word in words:
+        for key, value in who.items():
+            word = word.replace(f"{{{key}}}", str(value))
+        assert word in done.err, done.err
+
+
+def test_a_zombie_has_no_fds(one: Core) -> None:
+    accounts = [p for a in one.accounts.values() for p in a["processes"]]
+    zombie = next(p["pid"] for p in accounts if p.get("zombie"))
+    assert good(one, f"{zombie}/fd") == b""
+    assert good(one, f"{zombie}/cmdline") == b""
+
+
+def test_other_forms(one: Core) -> None:
+    saved = next(s for s in processes(one) if not s.kthread)
+    rows = one.rows("procfs", f"{saved.name}/status", "net/udp")
+    text = (saved.path / "status").read_bytes().decode()
+    own = [row for row in rows if row["file"] == f"{saved.name}/status"]
+    assert [row["line"] for row in own] == text.splitlines()
+    assert {row["netns"] for row in own} == {None}
+    assert {row["netns"] for row in rows} == {None, one.home_netns}
+    (row,) = one.rows("procfs", f"{saved.name}/cmdline")
+    assert row["line"].encode() == (saved.path / "cmdline").read_bytes()
