@@ -332,10 +332,11 @@ class Fds(Command):
         tables = _tables(tasks, args, who, without=others)
         if args.kind is not None:
             tests.append(select.of_kinds(args.kind, lambda: _kinds_of(prog, tasks)))
+        associated = Associated(each=args.maps, threads=args.threads)
         reader = FdReader(
             prog,
             _summary(args.lsof or wanted.sockets, self.shows(args, "detail")),
-            others=Associated(each=args.maps) if others and not args.summary else None,
+            others=associated if others and not args.summary else None,
         )
         if args.summary:
             self._summarize(tables, reader, args, tests, problems)

@@ -25,19 +25,19 @@ class Associated(Others):
     """
     Its working directory and root directory, its executable, and the files that it has mapped.
 
-    Threads share the latter two: those of a thread are its process's.
-
     :param each: A row for each mapping, as in ``/proc/PID/maps``, not one for each mapped file.
+    :param threads: The latter two of threads as well, which are those of the process.
     """
 
-    def __init__(self, *, each: bool = False) -> None:
+    def __init__(self, *, each: bool = False, threads: bool = False) -> None:
         self._each = each
+        self._threads = threads
 
     def find(self, reader: FdReader, table: FileTable) -> tuple[set[int], Found]:
         process = table.process
         rows = list(_directories(reader, table)) if process is not None else []
         exe, vmas = 0, list[Vma]()
-        if process is not None and table.tid is None:
+        if process is not None and (self._threads or table.tid is None):
             try:
                 exe, vmas = self._memory(process, table, rows)
             except FaultError as e:

@@ -92,7 +92,10 @@ def named(tables: Iterable[FileTable], name: str) -> list[FileTable]:
     :raises UserError: if there is none
     """
     comm = os.fsencode(name)
-    found = [t for t in tables if t.comm == comm]
+    tables = list(tables)
+    # With a process come its threads, which may have names of their own.
+    pids = {t.pid for t in tables if t.comm == comm and t.tid is None}
+    found = [t for t in tables if t.comm == comm or t.pid in pids]
     if not found:
         raise UserError(
             f"no process is called {name!r}; fds without arguments lists all "

@@ -26,6 +26,9 @@ _ANON = b"anon_inode:"
 _TYPES = {"reg": "REG", "dir": "DIR", "chr": "CHR", "blk": "BLK", "lnk": "LINK"}
 _TYPES.update({"fifo": "FIFO", "pipe": "FIFO", "memfd": "REG", "ns": "REG", "sockfile": "sock"})
 
+# Of some kinds lsof tells more: the field of each.
+_TOLD = {"eventfd": "id", "pidfd": "pid", "eventpoll": "tfds"}
+
 #: States of TCP, as netstat and lsof have them.
 _TCP_STATES = {
     1: "ESTABLISHED",
@@ -67,8 +70,10 @@ _NETLINK = {
     22: "SMC",
 }
 _ETHER = {0x3: "ALL", 0x800: "IP", 0x806: "ARP", 0x86DD: "IPV6"}
-#: Of ``AF_INET`` and ``AF_INET6``, by group of families.
-_INET = {"tcp": "TCP", "udp": "UDP", "udplite": "UDPLITE"}
+#: Of ``AF_INET`` and ``AF_INET6``, by group of families. The first of the sockets that an MPTCP
+#: socket consists of has its inode.
+_INET = {"tcp": "TCP", "mptcp": "TCP", "udp": "UDP"}
+_IPPROTO_UDPLITE = 136
 
 
 class Words(NamedTuple):
@@ -122,18 +127,20 @@ def _name(r: FdRecord, file: FileRecord, name: bytes) -> bytes:
     if r.assoc == "DEL" and name.endswith(_DELETED):
         # There the column FD says so.
         return name[: -len(_DELETED)]
+    if file.kind == "ns":
+        # The number is in the column NODE.
+        return name.partition(b":")[0]
     if not name.startswith(_ANON):
         return name
     name = name[len(_ANON) :]
-    if not name.startswith(b"["):
-        name = b"[%b]" % name
     known = known_of(file)
-    if known is None or known.it is None:
+    field = None if known is None else _TOLD.get(known.kind.name)
+    if known is None or known.it is None or field is None:
         return name
-    # Those that lsof tells apart have a number.
-    values = {field.name: field.get(known.it) for field in known.kind.fields}
-    number = values.get({"eventfd": "id", "pidfd": "pid"}.get(known.kind.name, ""))
-    return name if number is None else b"%b:%d]" % (name[:-1], number)
+    value = next((f.get(known.it) for f in known.kind.fields if f.name == field), None)
+    if isinstance(value, (list, tuple)):
+        value = ",".join(map(str, sorted(value)))
+    return b"%b:%b]" % (name[:-1], str(value).encode()) if value not in (None, "") else name
 
 
 def _bytes(text: str | None) -> bytes | None:
@@ -181,8 +188,11 @@ def _socket(file: FileRecord) -> Words:
     if isinstance(socket, UnixRecord):
         return _unix(file, socket)
     if isinstance(socket, InetRecord) and not socket.is_unbound:
-        if socket.group in _INET:
+        is_idle = socket.group == "mptcp" and socket.state == k.TCP_CLOSE
+        if socket.group in _INET and not is_idle:
             return _inet(file, socket)
+        if socket.group == "sctp":
+            return Words("sock", str(file.ino), "0t0", "SCTP", _addresses(socket).encode())
         if socket.group in ("raw", "ping"):
             return _raw(file, socket)
     if isinstance(socket, NetlinkRecord) and not socket.is_unbound:
@@ -223,10 +233,11 @@ def _unix(file: FileRecord, socket: UnixRecord) -> Words:
 
 def _inet(file: FileRecord, socket: InetRecord) -> Words:
     name = _addresses(socket)
-    if socket.group == "tcp":
+    if _INET[socket.group] == "TCP":
         name += f" ({_TCP_STATES.get(socket.state, socket.state)})"
     type_ = "IPv6" if socket.family == k.AF_INET6 else "IPv4"
-    return Words(type_, str(file.ino), "0t0", _INET[socket.group], name.encode())
+    node = "UDPLITE" if socket.protocol == _IPPROTO_UDPLITE else _INET[socket.group]
+    return Words(type_, str(file.ino), "0t0", node, name.encode())
 
 
 def _addresses(socket: InetRecord) -> str:
