@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from drgn_sockets.commands.fd_columns import user_name
@@ -15,18 +14,19 @@ from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.views.columns import Column, escaped, plain
 
 
-@dataclass
 class Summary:
     """The fds of a table; or of all, without a table."""
 
-    table: FileTable | None
-    limit: Limit | None = None
-    fds: int = 0
-    #: Numbers that the limit is about: those below it.
-    below: int = 0
-    highest: int | None = None
-    kinds: Counter[str] = field(default_factory=Counter)
-    error: str | None = None
+    def __init__(self, table: FileTable | None, limit: Limit | None = None) -> None:
+        self.table = table
+        #: ``RLIMIT_NOFILE``, ``None`` if it cannot be read.
+        self.limit = limit
+        self.fds = 0
+        #: Numbers that the limit is about: those below it.
+        self.below = 0
+        self.highest: int | None = None
+        self.kinds: Counter[str] = Counter()
+        self.error: str | None = None
 
     @property
     def used(self) -> float | None:
@@ -39,25 +39,36 @@ class Summary:
             return None
         return self.below / soft if soft else 1.0
 
-    def add(self, record: FdRecord) -> None:
-        """Count a row."""
+    def add(self, record: FdRecord, shown: bool) -> None:
+        """
+        Count a row.
+
+        :param shown: Whether it is asked for; the limit is about all.
+        """
         if record.error is not None:
             self.error = record.error
         if record.fd is None:
             return
-        self.fds += 1
         self.highest = max(record.fd, self.highest or 0)
         soft = self.limit.soft if self.limit is not None else None
         if soft is None or record.fd < soft:
             self.below += 1
-        self.kinds["unreadable" if record.file is None else record.file.kind] += 1
+        if shown:
+            self.fds += 1
+            self.kinds["unreadable" if record.file is None else record.file.kind] += 1
 
 
-def summaries(tables: Iterable[FileTable], records: Iterable[FdRecord]) -> list[Summary]:
+def summaries(
+    tables: Iterable[FileTable],
+    records: Iterable[FdRecord],
+    tests: Sequence[Callable[[FdRecord], bool]] = (),
+) -> list[Summary]:
     """
     One for each table, the nearest to its limit first, and one for all.
 
     A table that several processes (or, with ``--threads``, threads) share counts once in that.
+
+    :param tests: What an fd must pass to be counted, but for the limit.
     """
     rows = {
         table: Summary(table, table.process.nofile if table.process else None) for table in tables
@@ -65,9 +76,10 @@ def summaries(tables: Iterable[FileTable], records: Iterable[FdRecord]) -> list[
     total = Summary(None)
     first: dict[int, FileTable] = {}
     for record in records:
-        rows[record.table].add(record)
+        shown = record.error is not None or all(test(record) for test in tests)
+        rows[record.table].add(record, shown)
         if first.setdefault(record.table.files, record.table) == record.table:
-            total.add(record)
+            total.add(record, shown)
     # Its highest number says nothing of any process.
     total.highest = total.error = None
     ordered = sorted(rows.values(), key=lambda s: (s.used or 0.0, s.fds), reverse=True)

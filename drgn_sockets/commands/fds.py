@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -342,8 +342,8 @@ class Fds(Command):
             self._summarize(tables, reader, args, tests, problems)
         else:
             self.emit_parts(prog, reader.parts(tables), args, problems, tests)
-        asked = [*files, *(args.inode or "").split(",")] if wanted.tests else []
-        if asked and not problems.good:
+        if tests and not problems.good:
+            asked = [*files, args.inode, args.fd and f"fd {args.fd}", args.kind]
             _tell(f"nobody holds {', '.join(filter(None, asked))}")
             return TOLD
         return problems.status()
@@ -356,13 +356,8 @@ class Fds(Command):
         tests: Sequence[Callable[[FdRecord], bool]],
         problems: Problems,
     ) -> None:
-        def records() -> Iterator[FdRecord]:
-            for record in problems.watch(reader.read(tables)):
-                if record.error is not None or all(test(record) for test in tests):
-                    problems.good += record.error is None
-                    yield record
-
-        rows = summaries(tables, records())
+        rows = summaries(tables, problems.watch(reader.read(tables)), tests)
+        problems.good = rows[-1].fds
         # Kernel threads have tables with nothing in them.
         self.emit([row for row in rows if row.fds or row.error or row.table is None], args)
 

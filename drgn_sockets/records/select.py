@@ -8,10 +8,10 @@ sshd 4711 :22`` has the sockets at port 22 of sshd and of process 4711.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import pwd
 import re
+from _socket import AF_INET, AF_INET6, inet_pton  # as in records.socket
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,6 @@ from drgn import Program, ProgramFlags
 
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.task import FileTable, Tasks
-from drgn_sockets.records import filter as socket_filter
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.fd import FdRecord
@@ -226,16 +225,27 @@ def _at_port(text: str) -> Callable[[object], bool]:
         _check_address(host.strip("[]"), text)
         end = host if port == "*" else f"{host}:{port}"
         expression = f"src {end} or dst {end}"
-    test = socket_filter.parse(expression).expression
+    # It takes a while to import, and most ask for no socket.
+    from drgn_sockets.records.filter import parse
+
+    try:
+        test = parse(expression).expression
+    except UserError as e:
+        # Of its lines the first; the others show the place in an expression that is not the user's.
+        raise UserError(f"{text!r}: {str(e).splitlines()[0].partition(': ')[2]}") from None
     assert test is not None
     passes = test.test()
-    return lambda socket: isinstance(socket, InetRecord) and passes(socket)
+    # What ss has for the port of a raw socket is a protocol.
+    any_port = port == "*"
+    return lambda socket: (
+        isinstance(socket, InetRecord) and (any_port or socket.group != "raw") and passes(socket)
+    )
 
 
 def _check_address(host: str, text: str) -> None:
     try:
-        ipaddress.ip_address(host)
-    except ValueError:
+        inet_pton(AF_INET6 if ":" in host else AF_INET, host)
+    except OSError:
         raise UserError(f"no address: {text!r}; 10.0.0.1:443, [::1]:443 or :443 are") from None
 
 
