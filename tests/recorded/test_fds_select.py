@@ -264,7 +264,7 @@ def test_a_thread(one: Core) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["/no/such/file"], [":1"], ["@nobody"], ["--inode", "0:1:1234567"]]
+    "argv", [["/no/such/file"], ["203.0.113.9:4711"], ["@nobody"], ["--inode", "0:1:1234567"]]
 )
 def test_nobody_holds_it(one: Core, argv: list[str]) -> None:
     done = one.run("fds", *argv, "--json")
