@@ -304,7 +304,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.run is None:
         return _run_demo(args.words)
     if args.output == "help":
-        sys.stdout.write(args.run.help_columns())
+        sys.stdout.write(args.run.help_columns(args.run.columns_for(args)))
         return 0
     prog = open_target(args)
     if args.qemu is not None:

@@ -75,16 +75,21 @@ class Command:
             "-H", "--no-header", action="store_true", help="leave out the line of headings"
         )
 
+    def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
+        """All columns that there are with these options."""
+        return self.columns
+
     def usual(self, args: argparse.Namespace) -> list[str]:
         """Names of the columns shown unless ``--output`` says otherwise."""
-        return [column.name for column in self.columns if column.default]
+        return [column.name for column in self.columns_for(args) if column.default]
 
-    def help_columns(self) -> str:
-        """What ``--output help`` prints."""
-        width = max(len(column.name) for column in self.columns)
-        usual = {column.name for column in self.columns if column.default}
+    def help_columns(self, columns: Sequence[Column] = ()) -> str:
+        """What ``--output help`` prints of some columns, by default of all."""
+        columns = columns or self.columns
+        width = max(len(column.name) for column in columns)
+        usual = {column.name for column in columns if column.default}
         return "".join(
-            f"{'*' if c.name in usual else ' '} {c.name:{width}}  {c.help}\n" for c in self.columns
+            f"{'*' if c.name in usual else ' '} {c.name:{width}}  {c.help}\n" for c in columns
         )
 
     def chosen(self, args: argparse.Namespace) -> list[Column]:
@@ -93,7 +98,7 @@ class Command:
 
         :raises UserError: for a name in ``--output`` that is none of them
         """
-        return choose(self.columns, args.output, self.usual(args))
+        return choose(self.columns_for(args), args.output, self.usual(args))
 
     def shows(self, args: argparse.Namespace, *names: str) -> bool:
         """Whether any of these columns is shown: what nobody sees need not be read."""
@@ -154,7 +159,7 @@ class Command:
         for part in waiting:
             for batch in read(part):
                 rows.write(batch)
-                problems.count += batch.errors()
+                problems.found(batch)
             if rows.lines is not None:
                 # Somebody waits for the first rows.
                 sys.stdout.flush()
@@ -166,25 +171,26 @@ class Command:
             rows.close()
             return
 
-        def make(part: Part) -> tuple[str, int, Any]:
+        def make(part: Part) -> tuple[str, int, int, Any]:
             text: list[str] = []
-            errors = 0
+            seen = Problems()
             for batch in read(part):
-                errors += batch.errors()
+                seen.found(batch)
                 if part.alone:
                     # That is done here, and may be long.
                     rows.write(batch)
                 else:
                     text += lines(batch)
-            return "".join(text), errors, part.found()
+            return "".join(text), seen.count, seen.good, part.found()
 
         jobs = self.jobs(prog, args) if len(rest) >= _FEW_PARTS else 1
         # The key 0 is that of all small tables, which have nothing in common.
         made = fan_out(rest, make, jobs, lambda i, part: 0 if part.alone else part.key or i)
-        for part, (text, errors, found) in zip(rest, made):
+        for part, (text, errors, good, found) in zip(rest, made):
             part.take(found)
             sys.stdout.write(text)
             problems.count += errors
+            problems.good += good
 
     def execute(self, prog: Program, args: argparse.Namespace) -> int:
         """
@@ -193,7 +199,7 @@ class Command:
         A mistake in ``--output`` is found before anything is read.
         """
         if args.output == "help":
-            sys.stdout.write(self.help_columns())
+            sys.stdout.write(self.help_columns(self.columns_for(args)))
             return OK
         self.chosen(args)
         status = self.run(prog, args)
@@ -207,6 +213,14 @@ class Problems:
 
     def __init__(self) -> None:
         self.count = 0
+        #: How many records could be read.
+        self.good = 0
+
+    def found(self, batch: Batch) -> None:
+        """Count the records of a batch."""
+        errors = batch.errors()
+        self.count += errors
+        self.good += len(batch) - errors
 
     def watch(self, records: Iterable[Any]) -> Iterator[Any]:
         """Pass *records* on, counting those with an ``error``."""

@@ -4,30 +4,34 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
 from drgn import FaultError, Program
 
-from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.base import TOLD, Command, Problems
+from drgn_sockets.commands.fd_columns import LSFD, LSOF
+from drgn_sockets.commands.fd_summary import COLUMNS as SUMMARY
+from drgn_sockets.commands.fd_summary import summaries
 from drgn_sockets.errors import UserError
-from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
+from drgn_sockets.kernel.device import driver_name, miscdev_name
 from drgn_sockets.kernel.file import flag_names, major, minor
 from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.records import select
+from drgn_sockets.records.associated import Associated
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.columns import Column, escaped
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds import KINDS, Field, Kind, known_of
 from drgn_sockets.views.locks import lock_words, locks_of
-from drgn_sockets.views.sockets import descriptions
+from drgn_sockets.views.sockets import describe, descriptions
 
 
 def _mode(r: FdRecord) -> str | None:
-    file = r.file
+    file = r.opened
     return None if file is None else file.access + "c" if r.cloexec else file.access
 
 
@@ -51,7 +55,8 @@ def _detail(r: FdRecord) -> str | None:
 
 def _file_detail(file: FileRecord) -> str | None:
     if file.sk:
-        return file.socket
+        socket = file.socket
+        return socket if socket is None or isinstance(socket, str) else describe(socket)
     known = known_of(file)
     if known is None:
         return _device_detail(file)
@@ -68,14 +73,6 @@ def _device_detail(file: FileRecord) -> str | None:
     return None
 
 
-def _driver(
-    r: FdRecord, kind: str, find: Callable[[Program, int, int], bytes | None]
-) -> bytes | None:
-    if r.file is None or r.file.kind != kind:
-        return None
-    return find(r.file.prog, r.file.i_mode, r.file.rdev)
-
-
 def _field(kind: Kind, field: Field) -> Column:
     """The column that has what there is to know of files of a kind."""
 
@@ -83,9 +80,9 @@ def _field(kind: Kind, field: Field) -> Column:
     of_sockets = kind.name == "sock"
 
     def get(r: FdRecord) -> Any:
-        if r.file is None or bool(r.file.sk) != of_sockets:
+        if r.opened is None or bool(r.opened.sk) != of_sockets:
             return None
-        known = known_of(r.file)
+        known = known_of(r.opened)
         if known is None or known.kind is not kind or known.it is None:
             return None
         return field.get(known.it)
@@ -153,6 +150,12 @@ def _locks(r: FdRecord) -> list[str] | str:
         return f"unreadable: {e}"
 
 
+def _pos(r: FdRecord) -> int | None:
+    if r.mapping is not None:
+        return r.mapping.offset
+    return None if r.opened is None else r.opened.pos
+
+
 def _device(dev: int | None) -> str | None:
     return None if dev is None else f"{major(dev)}:{minor(dev)}"
 
@@ -182,7 +185,15 @@ _COLUMNS = (
         simple=True,
         texts=_tids,
     ),
-    Column("fd", "file descriptor", attrgetter("fd"), True, right=True, simple=True, texts=_fds),
+    Column(
+        "fd",
+        "file descriptor; cwd, rtd (root), txt (executable), mem (mapped), DEL (mapped, deleted)",
+        lambda r: r.assoc or r.fd,
+        True,
+        right=True,
+        simple=True,
+        texts=_fds,
+    ),
     Column(
         "mode",
         "opened to r read, w write, u both, - neither, p O_PATH; c closed by execve()",
@@ -215,15 +226,15 @@ _COLUMNS = (
         simple=True,
         texts=_details,
     ),
-    Column("access", "r, w, u, -, p as in mode", lambda r: r.file and r.file.access),
-    Column("cloexec", "closed by execve()", attrgetter("cloexec")),
+    Column("access", "r, w, u, -, p as in mode", lambda r: r.opened and r.opened.access),
+    Column("cloexec", "closed by execve()", lambda r: r.cloexec if r.assoc is None else None),
     Column("flags", "O_* flags (f_flags, and CLOEXEC of the fd)", _flags),
     Column(
         "fdinfo_flags",
         "the same in octal, as fdinfo has them",
         lambda r: None if r.flags is None else f"0{r.flags:o}",
     ),
-    Column("pos", "position, bytes (f_pos)", lambda r: r.file and r.file.pos, right=True),
+    Column("pos", "position (f_pos), of what is mapped the offset, bytes", _pos, right=True),
     Column("ino", "inode number", lambda r: r.file and r.file.ino, right=True),
     Column(
         "dev",
@@ -235,29 +246,18 @@ _COLUMNS = (
         "device number of a device file, major:minor",
         lambda r: _device(r.file.rdev) if r.file and r.file.kind in ("chr", "blk") else None,
     ),
-    Column(
-        "chrdrv",
-        "name of the driver of a character device, as in /proc/devices",
-        lambda r: _driver(r, "chr", chrdev_name),
-    ),
-    Column(
-        "blkdrv",
-        "name of the driver of a block device, as in /proc/devices",
-        lambda r: _driver(r, "blk", blkdev_name),
-    ),
-    Column(
-        "miscdev",
-        "name of a device of the driver misc, as in /proc/misc",
-        lambda r: _driver(r, "chr", miscdev_name),
-    ),
     Column("mnt_id", "mount ID, as in fdinfo", lambda r: r.file and r.file.mnt_id, right=True),
     Column(
         "fops",
         "symbol of the file operations (f_op), which tell the kind, or their address",
-        lambda r: r.file and r.file.fops,
+        lambda r: r.opened and r.opened.fops,
     ),
     Column("lock", "locks held through it: flock, posix, ofd, lease; of which bytes", _locks),
-    Column("file", "address of the struct file", lambda r: f"{r.address:#x}"),
+    Column(
+        "file",
+        "address of the struct file",
+        lambda r: f"{r.address:#x}" if r.address else None,
+    ),
     Column(
         "sk",
         "address of the struct sock",
@@ -265,47 +265,138 @@ _COLUMNS = (
     ),
     Column("files", "address of the struct files_struct", lambda r: f"{r.table.files:#x}"),
     Column("task", "address of the struct task_struct", lambda r: f"{r.table.task:#x}"),
+    *LSFD,
     *(_field(kind, field) for kind in KINDS for field in kind.fields),
 )
 
 
 class Fds(Command):
-    """``fds [PID|COMM …]``."""
+    """``fds [PID|COMM|PATH|[ADDR]:PORT|@NAME …]``."""
 
     name = "fds"
     summary = "file descriptors of processes, and the sockets behind them"
     description = (
-        "Without arguments, those of all processes. Threads that share a file table count "
-        "once; a thread with a table of its own is shown with its TID."
+        "Without arguments, those of all processes. A WORD is a process ID or command name; or "
+        "what is opened: a path (/…, ./…: fds, directories, executables, what is mapped, and unix "
+        "sockets of that name), an end of a socket (:443, :https, 10.0.0.1:443, [::1]:443; local "
+        "or remote), or an abstract unix socket (@name). Words of one sort are alternatives, what "
+        "is shown is of each sort that is asked for: 'fds sshd 4711 :22' is port 22 in sshd and "
+        "in process 4711; --pid, --command go with the former, --inode with the latter, and "
+        "--user, --kind and --fd are sorts of their own. Threads that share a file table count "
+        "once; a thread with a table of its own is shown with its TID. Where nobody has what is "
+        "asked for, a line says so, and the exit status is 1."
     )
     columns = _COLUMNS
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "who", nargs="*", metavar="PID|COMM", help="process ID, or command name as it stands"
+            "who",
+            nargs="*",
+            metavar="WORD",
+            help="process ID, command name as it stands, path, [ADDRESS]:PORT, or @NAME",
         )
-        parser.add_argument("--kind", metavar="KIND,…", help="only these kinds (see --output help)")
+        parser.add_argument("--pid", metavar="PID,…", help="processes, by ID")
+        parser.add_argument(
+            "--command", action="append", metavar="COMM", help="processes, by command name"
+        )
+        parser.add_argument(
+            "--user", metavar="USER,…", help="processes of these users, by name or ID"
+        )
+        parser.add_argument(
+            "--inode", metavar="INO,…", help="files by inode number, or MAJOR:MINOR:INO"
+        )
+        parser.add_argument(
+            "--kind", metavar="KIND,…", help="only these kinds of files (column kind)"
+        )
+        parser.add_argument(
+            "--fd",
+            metavar="RANGE,…",
+            help="only these: 3, 0-2, 100-, cwd, rtd, txt, mem, DEL",
+        )
+        parser.add_argument(
+            "--all",
+            action="store_true",
+            help="also cwd, rtd (root directory), txt (executable), mem (mapped files), DEL "
+            "(mapped and deleted), of all processes, those without fds too",
+        )
+        parser.add_argument(
+            "--maps", action="store_true", help="the same, with a row for each mapping"
+        )
+        parser.add_argument(
+            "--threads", action="store_true", help="the fds of each thread, by TID, shared or not"
+        )
+        form = parser.add_mutually_exclusive_group()
+        form.add_argument(
+            "--lsof", action="store_true", help="the columns of lsof, and all that it shows"
+        )
+        form.add_argument(
+            "--summary",
+            action="store_true",
+            help="a row for each process: how many fds of which kinds, the highest, RLIMIT_NOFILE "
+            "and how much of it is in use, the nearest to it first; and the total",
+        )
+
+    def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
+        if getattr(args, "lsof", False):
+            return LSOF
+        return SUMMARY if getattr(args, "summary", False) else self.columns
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
+        words = [select.word(text) for text in args.who]
+        files = [word.text for word in words if word.sort == "file"]
+        who = [word.text for word in words if word.sort == "process"]
+        wanted = select.wanted_files(prog, files, args.inode)
+        tests = [select.any_of(wanted.tests)] if wanted.tests else []
+        others = args.all or args.maps or args.lsof or wanted.others
+        if args.fd is not None:
+            test, has_others = select.of_fds(args.fd)
+            tests.append(test)
+            others = others or has_others
+        if args.summary and (args.all or args.maps):
+            raise UserError("--summary counts fds: there is no --all of it")
         problems = Problems()
         tasks = Tasks(prog)
         problems.add([f"task_struct at {task:#x} cannot be read" for task in tasks.unreadable])
-        tables = tasks.tables()
-        if args.who:
-            tables = [t for t in tables if t in set(_chosen(tasks, tables, args.who))]
-        reader = FdReader(prog, descriptions if self.shows(args, "detail") else None)
-        kinds = frozenset(args.kind.split(",") if args.kind else ())
-        tests = [lambda r: r.file is not None and r.file.kind in kinds] if kinds else []
-        self.emit_parts(prog, reader.parts(tables), args, problems, tests)
+        tables = _tables(tasks, args, who, without=others)
+        if args.kind is not None:
+            tests.append(select.of_kinds(args.kind, lambda: _kinds_of(prog, tasks)))
+        associated = Associated(each=args.maps, threads=args.threads)
+        reader = FdReader(
+            prog,
+            _summary(args.lsof or wanted.sockets, self.shows(args, "detail")),
+            others=associated if others and not args.summary else None,
+        )
+        if args.summary:
+            self._summarize(tables, reader, args, tests, problems)
+        else:
+            self.emit_parts(prog, reader.parts(tables), args, problems, tests)
+        if tests and not problems.good:
+            asked = [*files, args.inode, args.fd and f"fd {args.fd}", args.kind]
+            _tell(f"nobody holds {', '.join(filter(None, asked))}")
+            return TOLD
         return problems.status()
+
+    def _summarize(
+        self,
+        tables: Sequence[FileTable],
+        reader: FdReader,
+        args: argparse.Namespace,
+        tests: Sequence[Callable[[FdRecord], bool]],
+        problems: Problems,
+    ) -> None:
+        rows = summaries(tables, problems.watch(reader.read(tables)), tests)
+        problems.good = rows[-1].fds
+        # Kernel threads have tables with nothing in them.
+        self.emit([row for row in rows if row.fds or row.error or row.table is None], args)
 
     def read_all(self, prog: Program) -> None:
         from drgn_sockets.views.procfs.fdinfo import fdinfo
 
-        tables = Tasks(prog).tables()
+        tables = Tasks(prog).tables(threads=True, without=True)
         # Some columns read more of memory, when they are asked.
-        for record in FdReader(prog, descriptions).read(tables):
-            for column in self.columns:
+        reader = FdReader(prog, _described, others=Associated(each=True))
+        for record in reader.read(tables):
+            for column in (*self.columns, *LSOF):
                 column.value(record)
             try:
                 for _ in fdinfo(record):
@@ -313,33 +404,48 @@ class Fds(Command):
             except (FaultError, LookupError):
                 # Others may be there.
                 pass
+        for table in tables:
+            if table.process is not None:
+                _ = table.process.nofile
 
 
-def _chosen(tasks: Tasks, tables: list[FileTable], who: list[str]) -> list[FileTable]:
-    chosen: list[FileTable] = []
-    for word in who:
-        comm = os.fsencode(word)
-        if word.isdecimal() and word.isascii():
-            found = [t for t in tables if t.pid == int(word)]
-            if not found:
-                _explain_pid(tasks, int(word))
-        else:
-            found = [t for t in tables if t.comm == comm]
-            if not found:
-                raise UserError(
-                    f"no process is called {word!r}; fds without arguments lists all "
-                    "(the kernel keeps 15 bytes of a name)"
-                )
-        chosen.extend(found)
-    return chosen
+def _described(batch: Batch) -> Iterable[Any]:
+    """Records of sockets, after all has been read that is told of them."""
+    list(descriptions(batch))
+    return batch.records()
 
 
-def _explain_pid(tasks: Tasks, pid: int) -> None:
-    task = tasks.by_tid.get(pid)
-    if task is None:
-        raise UserError(f"no process {pid}; fds without arguments lists all")
-    if task.tgid != pid:
-        raise UserError(f"{pid} is a thread of process {task.tgid}: fds {task.tgid}")
-    # There, but with nothing to show: that is an answer.
-    kind = "has exited (zombie) and" if not task.files else "has a file table but"
-    print(f"drgn-sockets: process {pid} {kind} holds no file descriptors", file=sys.stderr)
+def _summary(records: bool, texts: bool) -> Callable[[Batch], Iterable[Any]] | None:
+    """What to keep of sockets."""
+    if records:
+        return lambda batch: batch.records()
+    return descriptions if texts else None
+
+
+def _tables(
+    tasks: Tasks, args: argparse.Namespace, who: Sequence[str], *, without: bool
+) -> list[FileTable]:
+    tables = tasks.tables(threads=args.threads, without=without)
+    who = [*who, *(args.pid.split(",") if args.pid is not None else ())]
+    for pid in args.pid.split(",") if args.pid is not None else ():
+        if not (pid.isdecimal() and pid.isascii()):
+            raise UserError(f"no process ID: {pid!r}; --command takes names")
+    names = args.command or ()
+    if who or names:
+        chosen = select.chosen_tables(tasks, tables, who, _tell)
+        for name in names:
+            chosen += select.named(tables, name)
+        wanted = set(chosen)
+        tables = [table for table in tables if table in wanted]
+    if args.user is not None:
+        tables = select.of_users(tables, args.user)
+    return tables
+
+
+def _kinds_of(prog: Program, tasks: Tasks) -> set[str]:
+    records = FdReader(prog).read(tasks.tables())
+    return {record.file.kind for record in records if record.file is not None}
+
+
+def _tell(text: str) -> None:
+    print(f"drgn-sockets: {text}", file=sys.stderr)

@@ -51,6 +51,8 @@ class FsStruct(Struct):
 
     root_mnt = Int("root.mnt", help="struct vfsmount *")
     root_dentry = Int("root.dentry", help="struct dentry *")
+    pwd_mnt = Int("pwd.mnt", help="struct vfsmount *")
+    pwd_dentry = Int("pwd.dentry", help="struct dentry *")
 
 
 class DnameInode(Struct):
@@ -138,6 +140,15 @@ class Namer:
         if mount is None:
             mount = self._mounts[address] = self._mount.read(address)
         return mount
+
+    def last_name(self, address: int) -> bytes:
+        """
+        The name of a dentry in its directory; that of a socket is its protocol's.
+
+        :param address: ``struct dentry *`` as an integer
+        :raises FaultError: if it cannot be read
+        """
+        return self._name(self.dentry(address))
 
     def _name(self, dentry: Dentry) -> bytes:
         length = dentry.name_len

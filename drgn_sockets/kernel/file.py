@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import stat
 
-from drgn import Program
+from drgn import Program, offsetof
 
-from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.kernel.memory import read_pointers
+from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
 # include/uapi/asm-generic/fcntl.h
 O_ACCMODE = 0o3
@@ -38,6 +39,9 @@ OPEN_FLAGS = (
 # include/linux/fs.h
 FMODE_READ = 0x1
 FMODE_WRITE = 0x2
+# FMODE_BACKING came as bit 25 (in v6.5) and moved to 24 when FMODE_NONOTIFY took its place (in
+# v6.14, and in stable kernels before that), which no type tells; both have had other meanings.
+MAYBE_FMODE_BACKING = 1 << 24 | 1 << 25
 
 
 class File(Struct):
@@ -53,6 +57,8 @@ class File(Struct):
     mode = Int("f_mode", help="FMODE_* flags")
     pos = Int("f_pos", help="position, bytes")
     private_data = Int("private_data", help="void *, by file operations")
+    # Linux kernel commit 319c15174757 ("epoll: take epitem list out of struct file") (in v5.11)
+    ep = Int("f_ep", "f_ep_links.next", help="struct hlist_head * of epoll's items, or a list")
 
 
 class Inode(Struct):
@@ -63,7 +69,9 @@ class Inode(Struct):
     mode = Int("i_mode", help="S_IF* type and permissions")
     ino = Int("i_ino", help="inode number")
     uid = Int("i_uid.val", help="owner, in the initial user namespace")
+    nlink = Int("i_nlink", help="number of names")
     rdev = Int("i_rdev", help="device number of a device file")
+    size = Int("i_size", help="bytes")
     sb = Int("i_sb", help="struct super_block *")
 
 
@@ -73,6 +81,69 @@ class SuperBlock(Struct):
     C_TYPE = "struct super_block"
 
     dev = Int("s_dev", help="device number")
+    type = Int("s_type", help="struct file_system_type *")
+    bdev = Int("s_bdev", help="struct block_device *, NULL for a file system on none")
+    id = Bytes("s_id", help="name of the block device", convert=lambda raw: raw.split(b"\0", 1)[0])
+
+
+class FileSystemType(Struct):
+    """``struct file_system_type``."""
+
+    C_TYPE = "struct file_system_type"
+
+    name = Int("name", help="const char *")
+
+
+class _BackingFile(Struct):
+    C_TYPE = "struct backing_file"
+
+    # Linux kernel commit def3ae83da02 ("fs: store real path instead of fake path in backing
+    # file f_path") (in v6.7). Before, f_path was the path that the user opened.
+    mnt = Int("user_path.mnt", help="struct vfsmount *")
+    dentry = Int("user_path.dentry", help="struct dentry *")
+
+
+class _VfsMount(Struct):
+    C_TYPE = "struct vfsmount"
+
+    sb = Int("mnt_sb", help="struct super_block *")
+
+
+class _DentrySb(Struct):
+    C_TYPE = "struct dentry"
+
+    sb = Int("d_sb", help="struct super_block *")
+
+
+def file_user_path(prog: Program, file: File) -> tuple[int, int] | None:
+    """
+    The path by which a user knows a file that a file system (an overlay) has opened in another.
+
+    :return: ``struct vfsmount *`` and ``struct dentry *`` as integers; ``None`` where that is
+        ``f_path``
+    """
+    if not file.mode & MAYBE_FMODE_BACKING:
+        return None
+    try:
+        backing = _BackingFile.layout(prog).try_read(file.address)
+    except LookupError:
+        return None
+    # What is behind another struct file is no path.
+    mount = backing and _VfsMount.layout(prog).try_read(backing.mnt)
+    dentry = backing and _DentrySb.layout(prog).try_read(backing.dentry)
+    if not backing or not mount or not dentry or not mount.sb or mount.sb != dentry.sb:
+        return None
+    return backing.mnt, backing.dentry
+
+
+def is_polled(prog: Program, file: File) -> bool:
+    """Whether an epoll watches an open file."""
+    if File.layout(prog).cls.places["ep"].path == "f_ep":
+        # It may point to an empty list.
+        first = read_pointers(prog, file.ep, 1) if file.ep else None
+        return bool(first and first[0])
+    head = offsetof(prog.type("struct file"), "f_ep_links")
+    return bool(file.ep) and file.ep != file.address + head
 
 
 def major(dev: int) -> int:

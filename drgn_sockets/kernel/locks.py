@@ -72,6 +72,10 @@ class FileLock(NamedTuple):
     start: int = 0
     #: Last byte, ``None`` for the end of the file.
     end: int | None = None
+    #: ``struct file *`` that it was taken through.
+    file: int = 0
+    #: ``struct files_struct *`` of a POSIX lock's holder, ``struct file *`` of others'.
+    owner: int = 0
 
     @property
     def is_lease(self) -> bool:
@@ -93,17 +97,27 @@ def fd_locks(prog: Program, inode: int, file: int, files: int) -> list[FileLock]
     :param files: ``struct files_struct *`` that the fd is in
     :raises FaultError: if something cannot be read
     """
-    context = _LockedInode.layout(prog).read(inode).flctx
-    if not context:
-        return []
-    type_ = prog.type("struct file_lock_context")
-    heads = [context + offsetof(type_, name) for name in _LISTS]
     return [
-        _lock(prog, lock)
-        for head in heads
-        for lock in _locks(prog, head)
+        lock
+        for lock in file_locks(prog, inode)
         if lock.file == file and lock.owner in (files, file)
     ]
+
+
+def file_locks(prog: Program, inode: int) -> Iterator[FileLock]:
+    """
+    The locks on a file, leases included.
+
+    :param inode: ``struct inode *``
+    :raises FaultError: if something cannot be read
+    """
+    context = _LockedInode.layout(prog).read(inode).flctx
+    if not context:
+        return
+    type_ = prog.type("struct file_lock_context")
+    for name in _LISTS:
+        for lock in _locks(prog, context + offsetof(type_, name)):
+            yield _lock(prog, lock)
 
 
 def _locks(prog: Program, head: int) -> Iterator[_FileLock]:
@@ -131,8 +145,8 @@ def _lock(prog: Program, lock: _FileLock) -> FileLock:
     if flags & FL_POSIX:
         bounds = _Range.layout(prog).read(lock.address)
         end = None if bounds.end == _OFFSET_MAX else bounds.end
-        return FileLock(flags, type_, pid, bounds.start, end)
-    found = FileLock(flags, type_, pid)
+        return FileLock(flags, type_, pid, bounds.start, end, lock.file, lock.owner)
+    found = FileLock(flags, type_, pid, file=lock.file, owner=lock.owner)
     if found.is_lease:
         # target_leasetype()
         if flags & FL_UNLOCK_PENDING:

@@ -11,6 +11,7 @@ from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.task_facts import TaskFacts
 
 # Far above PID_MAX_LIMIT (4 Mi): ends the walk of a list that does not end.
 _MAX_TASKS = 1 << 23
@@ -39,7 +40,7 @@ class Task(Struct):
 class FileTable(NamedTuple):
     """One file table as one process (or thread) uses it."""
 
-    #: Process ID in the initial PID namespace (``tgid``).
+    #: TaskFacts ID in the initial PID namespace (``tgid``).
     pid: int
     #: Thread ID if the table is a thread's own and not that of its process, else ``None``.
     tid: int | None
@@ -49,6 +50,8 @@ class FileTable(NamedTuple):
     files: int
     #: Address of the ``struct task_struct``.
     task: int
+    #: What else there is to know of its process (or thread).
+    process: TaskFacts | None = None
 
 
 class _PidNamespace(Struct):
@@ -257,6 +260,7 @@ class Tasks:
     """All tasks, read once."""
 
     def __init__(self, prog: Program) -> None:
+        self.prog = prog
         layout = Task.layout(prog)
         order = {address: i for i, address in enumerate(task_addresses(prog))}
         by_order: list[Task | None] = [None] * len(order)
@@ -270,26 +274,36 @@ class Tasks:
         #: Tasks by thread ID, in its order.
         self.by_tid: dict[int, Task] = {task.pid: task for task in by_order if task is not None}
 
-    def tables(self) -> list[FileTable]:
+    def tables(self, *, threads: bool = False, without: bool = False) -> list[FileTable]:
         """
         The file tables, in the order of process IDs.
 
         Threads that share a ``files_struct`` are one row; a thread with one of its own
         (``unshare(CLONE_FILES)``) is another, after its process. Kernel threads share
         ``init_files``, which is empty, and zombies have none.
+
+        :param threads: A row for each thread, whether it shares its table or not.
+        :param without: Rows for processes without a table as well.
         """
-        first: dict[tuple[int, int], FileTable] = {}
+        first: dict[tuple[int, ...], FileTable] = {}
         for task in self.by_tid.values():
-            if not task.files:
+            if not task.files and (not without or task.pid != task.tgid):
                 continue
-            key = (task.tgid, task.files)
+            key = (task.tgid, task.files, task.pid if threads else 0)
             if key in first:
                 continue
             leader = self.by_tid.get(task.tgid)
             # A leader that has exited leaves its threads the table, but /proc/PID/fd is
             # empty then: the fds are those of /proc/PID/task/TID/fd.
             own = leader is None or leader.files != task.files
+            if threads:
+                own = task.pid != task.tgid
             first[key] = FileTable(
-                task.tgid, task.pid if own else None, task.comm, task.files, task.address
+                task.tgid,
+                task.pid if own else None,
+                task.comm,
+                task.files,
+                task.address,
+                TaskFacts(self.prog, task.address),
             )
         return sorted(first.values(), key=lambda t: (t.pid, t.tid or 0))

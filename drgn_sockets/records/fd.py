@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from drgn import FaultError, Program, offsetof
 
@@ -15,12 +15,14 @@ from drgn_sockets.kernel.fdtable import FdChunk, fd_chunks
 from drgn_sockets.kernel.file import (
     O_CLOEXEC,
     File,
+    FileSystemType,
     Inode,
     SuperBlock,
     access_mode,
     file_kind,
     socket_file_ops,
 )
+from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.task import FileTable
@@ -31,8 +33,20 @@ from drgn_sockets.records.reader import SocketBatch, SocketReader
 _BATCH = 4096
 _MAX_FILES = 200_000
 
-# Of a file table, or what is wrong with it.
-_Piece = tuple[FileTable, Union[FdChunk, str]]
+# A row of another kind than an fd takes as long to read as so many slots.
+_OTHERS = 64
+
+
+class Others:
+    """What a process has besides its fds."""
+
+    def find(self, reader: FdReader, table: FileTable) -> tuple[set[int], Found]:
+        """
+        Find what is there.
+
+        :return: ``struct file *`` to be read, and what makes rows of these.
+        """
+        raise NotImplementedError
 
 
 class FileRecord:
@@ -54,7 +68,7 @@ class FileRecord:
         access: str,
         error: str | None = None,
         sk: int = 0,
-        socket: str | None = None,
+        socket: Any = None,
     ) -> None:
         self._reader = reader
         #: How it was opened, as :func:`~drgn_sockets.kernel.file.access_mode` says it.
@@ -153,6 +167,45 @@ class FileRecord:
         return None if self.inode is None else self._reader.s_dev(self.inode.sb)
 
     @property
+    def sb(self) -> SuperBlock | None:
+        """Its file system, ``None`` if it cannot be read."""
+        return None if self.inode is None else self._reader.super_block(self.inode.sb)
+
+    @property
+    def fs_type(self) -> bytes | None:
+        """Name of the type of its file system: ``ext4``, ``tmpfs``, ``sockfs``."""
+        sb = self.sb
+        return None if sb is None else self._reader.fs_type(sb.type)
+
+    @property
+    def protocol(self) -> bytes | None:
+        """Of a socket the name of its protocol, as its extended attribute has it."""
+        try:
+            return self.namer.last_name(self.file.dentry)
+        except FaultError:
+            return None
+
+    @property
+    def nlink(self) -> int | None:
+        """How many names it has."""
+        if self.inode is None:
+            return None
+        # A socket's is made with one, and nobody changes that.
+        return self.inode.nlink if isinstance(self.inode, Inode) else 1
+
+    @property
+    def size(self) -> int | None:
+        """Bytes."""
+        if self.inode is None:
+            return None
+        return self.inode.size if isinstance(self.inode, Inode) else 0
+
+    @property
+    def uid(self) -> int | None:
+        """Owner, in the initial user namespace."""
+        return None if self.inode is None else self.inode.uid
+
+    @property
     def rdev(self) -> int:
         """Device number of a device file."""
         return self.inode.rdev if isinstance(self.inode, Inode) else 0
@@ -161,6 +214,43 @@ class FileRecord:
     def mnt_id(self) -> int | None:
         """Mount ID, as in fdinfo."""
         return self._reader.mnt_id(self.file.mnt)
+
+
+class PathRecord(FileRecord):
+    """A file that is known by its path only: it has no ``struct file``."""
+
+    __slots__ = ("_mnt",)
+
+    def __init__(
+        self,
+        reader: FdReader,
+        file: File,
+        inode: Inode | None,
+        name: bytes | None,
+        mnt: int,
+        error: str | None,
+    ) -> None:
+        super().__init__(reader, file, inode, name, "-", error)
+        self._mnt = mnt
+
+    @property
+    def mnt_id(self) -> int | None:
+        return self._reader.mnt_id(self._mnt)
+
+
+class Mapped(NamedTuple):
+    """How a file is mapped: in one mapping, or in all of a process together."""
+
+    #: Address of the first.
+    start: int
+    #: Length of all.
+    pages: int
+    #: ``r``, ``w``, ``x``, or ``-`` for each, if one has it.
+    access: str
+    #: Whether one is shared (``MAP_SHARED``).
+    shared: bool
+    #: Offset of the first in the file, bytes.
+    offset: int
 
 
 class FdRecord(NamedTuple):
@@ -177,11 +267,20 @@ class FdRecord(NamedTuple):
     address: int
     #: What could not be read, or ``None``.
     error: str | None = None
+    #: What the file is to the process, if it is no fd: ``cwd``, ``rtd`` (root directory), ``txt``
+    #: (executable), ``mem`` (mapped), ``DEL`` (mapped and deleted).
+    assoc: str | None = None
+    mapping: Mapped | None = None
+
+    @property
+    def opened(self) -> FileRecord | None:
+        """The open file of an fd, ``None`` if it is something else."""
+        return self.file if self.assoc is None else None
 
     @property
     def flags(self) -> int | None:
         """Flags as fdinfo has them: ``f_flags``, and ``O_CLOEXEC`` by the fd."""
-        if self.file is None:
+        if self.file is None or self.assoc is not None:
             return None
         return self.file.flags & ~O_CLOEXEC | (O_CLOEXEC if self.cloexec else 0)
 
@@ -233,6 +332,12 @@ class FdBatch(Batch):
         )
 
 
+# Of a file table, what is wrong with it, or what else there is of the process.
+_Piece = tuple[FileTable, Union[FdChunk, str, Others]]
+# Makes rows, when files are read.
+Found = Callable[[Mapping[int, Optional[FileRecord]]], Sequence[FdRecord]]
+
+
 def _error(file: FileRecord | None) -> str | None:
     return file.error if file is not None else "struct file cannot be read"
 
@@ -244,22 +349,26 @@ class FdReader:
     :param summary: Makes what to keep of each of the sockets behind files; ``None`` leaves
         sockets unread.
     :param namer: Names files; by default paths begin at the root directory of process 1.
+    :param others: What else of a process is a row: see :class:`Others`.
     """
 
     def __init__(
         self,
         prog: Program,
-        summary: Callable[[Batch], Iterable[str]] | None = None,
+        summary: Callable[[Batch], Iterable[Any]] | None = None,
         namer: Namer | None = None,
+        others: Others | None = None,
     ) -> None:
         self.prog = prog
+        self._others = others
         self._summary = summary
         self._sockets = SocketReader(prog)
         self.namer = namer or Namer(prog)
         self._socket_ops = socket_file_ops(prog)
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
         self._inode_offset = offsetof(prog.type("struct socket_alloc"), "vfs_inode")
-        self._dev: dict[int, int | None] = {}
+        self._fs_types: dict[int, bytes | None] = {}
+        self._super_blocks: dict[int, SuperBlock | None] = {}
         # A file is mostly held by one process, or by a few that were forked one after the
         # other: what the last tables held is worth keeping, all of it is not.
         self._files: dict[int, FileRecord | None] = {}
@@ -274,6 +383,11 @@ class FdReader:
         pieces: list[_Piece] = []
         size = 0
         for table in tables:
+            if self._others is not None:
+                pieces.append((table, self._others))
+                size += _OTHERS
+            if not table.files:
+                continue
             error = None
             try:
                 for chunk in fd_chunks(self.prog, table.files):
@@ -294,10 +408,21 @@ class FdReader:
 
     def _read_pieces(self, pieces: Sequence[_Piece]) -> Iterator[Batch]:
         # What is read together in address order is read fastest.
-        slots = (piece.slots for _, piece in pieces if isinstance(piece, FdChunk))
-        self._read_files(set().union(*slots) - {0})
+        wanted: set[int] = set()
+        found: list[Found] = []
         for table, piece in pieces:
             if isinstance(piece, FdChunk):
+                wanted.update(piece.slots)
+            elif isinstance(piece, Others):
+                addresses, rows = piece.find(self, table)
+                wanted |= addresses
+                found.append(rows)
+        self._read_files(wanted - {0})
+        others = iter(found)
+        for table, piece in pieces:
+            if isinstance(piece, Others):
+                yield Batch(next(others)(self._files))
+            elif isinstance(piece, FdChunk):
                 fds, files, cloexec = piece.used(self.prog)
                 if fds:
                     yield FdBatch(table, fds, files, cloexec, [self._files[f] for f in files])
@@ -328,7 +453,7 @@ class FdReader:
         sockets = SocketAlloc.layout(self.prog).read_batch(by_socket)
         for address in sockets.unreadable:
             self._lost_sockets(by_socket[address])
-        summaries: dict[int, str] = {}
+        summaries: dict[int, Any] = {}
         if self._summary is not None:
             held = {sk: socket for sk, socket in zip(sockets.column("sk"), sockets) if sk}
             for batch in self._sockets.read_held_briefly(held):
@@ -351,7 +476,7 @@ class FdReader:
         self._read_fallen(fallen, summaries)
 
     def _read_fallen(
-        self, fallen: Sequence[tuple[File, str, SocketAlloc]], summaries: Mapping[int, str]
+        self, fallen: Sequence[tuple[File, str, SocketAlloc]], summaries: Mapping[int, Any]
     ) -> None:
         """
         Files that lead to another socket than the one whose inode they have.
@@ -380,6 +505,23 @@ class FdReader:
         for file, access in files:
             self._files[file.address] = FileRecord(self, file, None, None, access, error)
 
+    def at_path(self, mnt: int, dentry: int) -> FileRecord:
+        """
+        What is known by its path only, such as a working directory.
+
+        :param mnt: ``struct vfsmount *`` as an integer
+        :param dentry: ``struct dentry *`` as an integer
+        """
+        layout = File.layout(self.prog)
+        nothing = layout.decode(0, bytes(layout.size))
+        inode, name, error = None, None, None
+        try:
+            inode = Inode.layout(self.prog).read(self.namer.dentry(dentry).inode)
+            name = self.namer.d_path(mnt, dentry)
+        except FaultError as e:
+            error = f"{'inode' if inode is None else 'name'} cannot be read: {e}"
+        return PathRecord(self, nothing, inode, name, mnt, error)
+
     def _read_others(self, files: Sequence[tuple[File, str]]) -> None:
         inodes = dict(Inode.layout(self.prog).read_many(file.inode for file, _ in files))
         self.namer.prefetch(file.dentry for file, _ in files)
@@ -402,7 +544,19 @@ class FdReader:
 
     def s_dev(self, sb: int) -> int | None:
         """Device of a ``struct super_block *``, ``None`` if it cannot be read."""
-        if sb not in self._dev:
-            found = SuperBlock.layout(self.prog).try_read(sb)
-            self._dev[sb] = found.dev if found else None
-        return self._dev[sb]
+        found = self.super_block(sb)
+        return found.dev if found is not None else None
+
+    def fs_type(self, address: int) -> bytes | None:
+        """Name of a ``struct file_system_type *``, ``None`` if it cannot be read."""
+        if address not in self._fs_types:
+            found = FileSystemType.layout(self.prog).try_read(address)
+            name = read_string(self.prog, found.name, 64) if found is not None else None
+            self._fs_types[address] = name
+        return self._fs_types[address]
+
+    def super_block(self, sb: int) -> SuperBlock | None:
+        """A ``struct super_block *``, ``None`` if it cannot be read."""
+        if sb not in self._super_blocks:
+            self._super_blocks[sb] = SuperBlock.layout(self.prog).try_read(sb)
+        return self._super_blocks[sb]

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Columns of ``fds`` that lsfd and lsof have."""
+
+from __future__ import annotations
+
+import functools
+import pwd
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from drgn import FaultError, Program, ProgramFlags
+
+from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
+from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, major, minor
+from drgn_sockets.kernel.locks import F_WRLCK, file_locks
+from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.views import lsof
+from drgn_sockets.views.columns import Column, escaped
+
+# As lsfd has them.
+_TYPES = {"reg": "REG", "dir": "DIR", "chr": "CHR", "blk": "BLK", "lnk": "LINK", "sock": "SOCK"}
+_TYPES.update({"fifo": "FIFO", "pipe": "FIFO", "memfd": "REG", "ns": "REG", "sockfile": "SOCK"})
+_DEVICES = {"chr": "char", "blk": "blk"}
+
+
+def _pair(dev: int | None) -> str | None:
+    return None if dev is None else f"{major(dev)}:{minor(dev)}"
+
+
+def assoc(r: FdRecord) -> str | None:
+    """What the file is to the process, as lsfd calls it."""
+    if r.assoc is None:
+        return None if r.fd is None else str(r.fd)
+    if r.mapping is not None:
+        return "shm" if r.mapping.shared else "mem"
+    return {"txt": "exe", "DEL": "mem"}.get(r.assoc, r.assoc)
+
+
+def _deleted(r: FdRecord) -> bool | None:
+    return None if r.file is None or r.file.nlink is None else r.file.nlink == 0
+
+
+def _kthread(r: FdRecord) -> bool | None:
+    return None if r.table.process is None else r.table.process.is_kthread
+
+
+def _devtype(r: FdRecord) -> str | None:
+    return None if r.file is None else _DEVICES.get(r.file.kind, "nodev")
+
+
+def _maj_min(r: FdRecord) -> str | None:
+    if r.file is None or r.file.inode is None:
+        return None
+    return _pair(r.file.rdev if r.file.kind in _DEVICES else r.file.dev)
+
+
+def _driver(
+    find: Callable[[Program, int, int], bytes | None],
+) -> Callable[[FdRecord], bytes | None]:
+    def name(r: FdRecord) -> bytes | None:
+        return None if r.file is None else find(r.file.prog, r.file.i_mode, r.file.rdev)
+
+    return name
+
+
+def _partition(r: FdRecord) -> Any:
+    file = r.file
+    sb = None if file is None else file.sb
+    if file is None or sb is None:
+        return None
+    return sb.id if sb.bdev else _pair(file.dev)
+
+
+def _source(r: FdRecord) -> Any:
+    file = r.file
+    if file is None:
+        return None
+    if file.kind == "chr":
+        misc = miscdev_name(file.prog, file.i_mode, file.rdev)
+        if misc is not None:
+            return b"misc:" + misc
+        driver = driver_name(file.prog, file.i_mode, file.rdev)
+        return _maj_min(r) if driver is None else b"%b:%d" % (driver, minor(file.rdev))
+    if file.kind == "blk":
+        return _maj_min(r)
+    sb = file.sb
+    if sb is None:
+        return None
+    return sb.id if sb.bdev else file.fs_type or _pair(file.dev)
+
+
+def _xmode(r: FdRecord) -> str | None:
+    file = r.file
+    if file is None:
+        return None
+    access = "---"
+    if r.mapping is not None:
+        access = r.mapping.access
+    elif r.opened is not None:
+        r_ = "r" if file.mode & FMODE_READ else "-"
+        w_ = "w" if file.mode & FMODE_WRITE else "-"
+        access = f"{r_}{w_}-"
+    polled = r.opened is not None and is_polled(file.prog, file.file)
+    return f"{access}{'D' if _deleted(r) else '-'}{_lock(r)}{'m' if polled else '-'}"
+
+
+def _lock(r: FdRecord) -> str:
+    """As fdinfo has the locks that were taken through a file."""
+    file = r.opened
+    if file is None or file.inode is None or file.sk:
+        return "-"
+    try:
+        locks = [lock for lock in file_locks(file.prog, file.file.inode) if lock.file == r.address]
+    except FaultError:
+        return "-"
+    if not locks:
+        return "-"
+    return "L" if any(lock.type == F_WRLCK for lock in locks) else "l"
+
+
+def user_name(prog: Program | None, uid: int | None) -> str | None:
+    """
+    Name of a user; the number where it has none. A core's users but root are those of another
+    machine, mostly: they are numbers.
+    """
+    if uid is None:
+        return None
+    flags = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
+    if uid and (prog is None or prog.flags & flags != flags):
+        return str(uid)
+    return _name_of(uid)
+
+
+@functools.lru_cache(1024)
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _uid(r: FdRecord) -> int | None:
+    return None if r.table.process is None else r.table.process.uid
+
+
+def _user(r: FdRecord) -> str | None:
+    process = r.table.process
+    return None if process is None else user_name(process.prog, process.uid)
+
+
+def _fuid(r: FdRecord) -> int | None:
+    return None if r.file is None else r.file.uid
+
+
+def _protoname(r: FdRecord) -> bytes | None:
+    return r.file.protocol if r.file is not None and r.file.sk else None
+
+
+#: Those of lsfd, under its names, besides the ones that ``fds`` has always had.
+LSFD = (
+    Column(
+        "assoc",
+        "number of the fd, or what else the file is: cwd, rtd, exe, mem, shm (mapped, shared)",
+        assoc,
+    ),
+    Column("blkdrv", "driver of a block device, as in /proc/devices", _driver(blkdev_name)),
+    Column("chrdrv", "driver of a character device, as in /proc/devices", _driver(chrdev_name)),
+    Column("deleted", "whether the file has no name any more", _deleted),
+    Column("devtype", "char, blk, or nodev", _devtype),
+    Column("fuid", "user ID of the file's owner", _fuid, right=True),
+    Column("kthread", "whether the process is a thread of the kernel", _kthread),
+    Column("maj_min", "device number of a device file, else that of the file system", _maj_min),
+    Column(
+        "maplen",
+        "length of the mapping of a file, pages",
+        lambda r: r.mapping and r.mapping.pages,
+        right=True,
+    ),
+    Column("miscdev", "name of a misc device, as in /proc/misc", _driver(miscdev_name)),
+    Column("nlink", "how many names the file has", lambda r: r.file and r.file.nlink, right=True),
+    Column(
+        "owner",
+        "name of the file's owner (of a core the number, but for root)",
+        lambda r: user_name(r.file and r.file.prog, _fuid(r)),
+    ),
+    Column("partition", "block device of the file system; if there is none, dev", _partition),
+    Column("protoname", "protocol of a socket", _protoname),
+    Column("size", "size of the file, bytes", lambda r: r.file and r.file.size, right=True),
+    Column("source", "type or block device of the file system, or the device itself", _source),
+    Column(
+        "type",
+        "REG, DIR, CHR, BLK, FIFO, LINK, SOCK, or UNKN for files of the kernel's own",
+        lambda r: None if r.file is None else _TYPES.get(r.file.kind, "UNKN"),
+    ),
+    Column("uid", "user ID of the process", _uid, right=True),
+    Column("user", "name of the user of the process (of a core the number, but for root)", _user),
+    Column(
+        "xmode",
+        "rwx: opened or mapped to read, write, execute; D deleted; L, l locked to write, to "
+        "read; m watched by an epoll",
+        _xmode,
+    ),
+)
+
+
+def _name_text(r: FdRecord) -> str | None:
+    name = lsof.words(r).name
+    return None if name is None else escaped(name)
+
+
+#: Those of lsof, in its order.
+LSOF = (
+    Column(
+        "command",
+        "command name of the process (or thread), whole",
+        attrgetter("table.comm"),
+        True,
+        text=lambda r: escaped(r.table.comm),
+    ),
+    Column("pid", "process ID", attrgetter("table.pid"), True, right=True),
+    Column("tid", "thread ID, if the row is a thread's", attrgetter("table.tid"), True, right=True),
+    Column("user", "user of the process (of a core the number, but for root)", _user, True),
+    Column(
+        "fd",
+        "number, mode (r, w, u) and lock (r, R, w, W); or cwd, rtd, txt, mem, DEL",
+        lsof.fd,
+        True,
+        right=True,
+    ),
+    Column("type", "type of file or socket", lambda r: lsof.words(r).type, True, right=True),
+    Column(
+        "device",
+        "device number; inode of an inet socket; address of a unix socket",
+        lambda r: lsof.words(r).device,
+        True,
+        right=True,
+    ),
+    Column(
+        "size/off",
+        "size, or position with 0t before it, bytes",
+        lambda r: lsof.words(r).size_off,
+        True,
+        right=True,
+    ),
+    Column(
+        "node",
+        "inode number, or protocol of an inet or packet socket",
+        lambda r: lsof.words(r).node,
+        True,
+        right=True,
+    ),
+    Column(
+        "name",
+        "name, both ends, and state",
+        lambda r: lsof.words(r).name,
+        True,
+        text=_name_text,
+    ),
+)

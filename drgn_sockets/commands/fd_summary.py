@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``fds --summary``: how many fds processes have, and how near to their limit they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from drgn_sockets.commands.fd_columns import user_name
+from drgn_sockets.kernel.task import FileTable
+from drgn_sockets.kernel.task_facts import Limit
+from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.views.columns import Column, escaped, plain
+
+
+class Summary:
+    """The fds of a table; or of all, without a table."""
+
+    def __init__(self, table: FileTable | None, limit: Limit | None = None) -> None:
+        self.table = table
+        #: ``RLIMIT_NOFILE``, ``None`` if it cannot be read.
+        self.limit = limit
+        self.fds = 0
+        #: Numbers that the limit is about: those below it.
+        self.below = 0
+        self.highest: int | None = None
+        self.kinds: Counter[str] = Counter()
+        self.error: str | None = None
+
+    @property
+    def used(self) -> float | None:
+        """
+        How much of the limit is in use, from 0 to 1: a new fd is the lowest free number, so
+        those above the limit (it was lowered later) do not count.
+        """
+        soft = self.limit.soft if self.limit is not None else None
+        if soft is None:
+            return None
+        return self.below / soft if soft else 1.0
+
+    def add(self, record: FdRecord, shown: bool) -> None:
+        """
+        Count a row.
+
+        :param shown: Whether it is asked for; the limit is about all.
+        """
+        if record.error is not None:
+            self.error = record.error
+        if record.fd is None:
+            return
+        self.highest = max(record.fd, self.highest or 0)
+        soft = self.limit.soft if self.limit is not None else None
+        if soft is None or record.fd < soft:
+            self.below += 1
+        if shown:
+            self.fds += 1
+            self.kinds["unreadable" if record.file is None else record.file.kind] += 1
+
+
+def summaries(
+    tables: Iterable[FileTable],
+    records: Iterable[FdRecord],
+    tests: Sequence[Callable[[FdRecord], bool]] = (),
+) -> list[Summary]:
+    """
+    One for each table, the nearest to its limit first, and one for all.
+
+    A table that several processes (or, with ``--threads``, threads) share counts once in that.
+
+    :param tests: What an fd must pass to be counted, but for the limit.
+    """
+    rows = {
+        table: Summary(table, table.process.nofile if table.process else None) for table in tables
+    }
+    total = Summary(None)
+    first: dict[int, FileTable] = {}
+    for record in records:
+        shown = record.error is not None or all(test(record) for test in tests)
+        rows[record.table].add(record, shown)
+        if first.setdefault(record.table.files, record.table) == record.table:
+            total.add(record, shown)
+    # Its highest number says nothing of any process.
+    total.highest = total.error = None
+    ordered = sorted(rows.values(), key=lambda s: (s.used or 0.0, s.fds), reverse=True)
+    return [*ordered, total]
+
+
+def _of(name: str) -> Any:
+    return lambda s: None if s.table is None else getattr(s.table, name)
+
+
+def _limit(name: str) -> Any:
+    return lambda s: None if s.limit is None else getattr(s.limit, name)
+
+
+def _limit_text(name: str) -> Any:
+    def text(s: Summary) -> str | None:
+        if s.limit is None:
+            return None
+        limit = getattr(s.limit, name)
+        return "unlimited" if limit is None else str(limit)
+
+    return text
+
+
+def _user(s: Summary) -> str | None:
+    process = None if s.table is None else s.table.process
+    return None if process is None else user_name(process.prog, process.uid)
+
+
+def _percent(s: Summary) -> str | None:
+    return None if s.used is None else f"{100 * s.used:.1f}%"
+
+
+def _kinds(s: Summary) -> dict[str, int]:
+    return dict(sorted(s.kinds.items(), key=lambda item: (-item[1], item[0])))
+
+
+COLUMNS = (
+    Column(
+        "command",
+        "command name of the process; the last row is the total, with none",
+        _of("comm"),
+        True,
+        text=lambda s: "(total)" if s.table is None else escaped(s.table.comm),
+    ),
+    Column("pid", "process ID", _of("pid"), True, right=True),
+    Column("tid", "thread ID, if the row is a thread's", _of("tid"), True, right=True),
+    Column("user", "user of the process", _user),
+    Column("fds", "how many fds", lambda s: s.fds, True, right=True),
+    Column("highest", "highest number", lambda s: s.highest, True, right=True),
+    Column(
+        "soft",
+        "RLIMIT_NOFILE: below it new fds are",
+        _limit("soft"),
+        True,
+        text=_limit_text("soft"),
+        right=True,
+    ),
+    Column(
+        "hard",
+        "up to where the process may raise it",
+        _limit("hard"),
+        True,
+        text=_limit_text("hard"),
+        right=True,
+    ),
+    Column(
+        "used",
+        "how much of the soft limit is in use (JSON: 0 to 1); at 1 open() fails with EMFILE",
+        lambda s: s.used,
+        True,
+        text=_percent,
+        right=True,
+    ),
+    Column(
+        "kinds",
+        "how many of each kind",
+        _kinds,
+        True,
+        text=lambda s: plain(_kinds(s)),
+    ),
+    Column("files", "address of the struct files_struct", lambda s: _hex(_of("files")(s))),
+    Column("task", "address of the struct task_struct", lambda s: _hex(_of("task")(s))),
+    Column("error", "what cannot be read", lambda s: s.error),
+)
+
+
+def _hex(address: int | None) -> str | None:
+    return None if address is None else f"{address:#x}"

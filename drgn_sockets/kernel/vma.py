@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What is mapped into the memory of processes: ``struct mm_struct`` and its mappings."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from drgn import Program, offsetof
+
+from drgn_sockets.kernel.memory import byte_order, pointer_size
+from drgn_sockets.kernel.structs import Bytes, Int, Layout, Struct
+
+# include/linux/mm.h
+VM_READ = 0x1
+VM_WRITE = 0x2
+VM_EXEC = 0x4
+VM_MAYSHARE = 0x80
+
+# sysctl vm.max_map_count is 65,530 unless somebody has set it.
+_MAX_MAPPINGS = 1 << 21
+# lib/maple_tree.c: an entry that ends in these bits is a node, if it is above the reserved ones.
+_NODE_BITS = 3
+_NODE = 2
+_RESERVED = 4096
+# Nodes are aligned to 256 bytes; below that the entry has their type.
+_NODE_MASK = 0xFF
+_TYPE_SHIFT, _TYPE_MASK = 3, 0xF
+_LEAF_64, _RANGE_64, _ARANGE_64 = 1, 2, 3
+
+
+class _MmByTree(Struct):
+    C_TYPE = "struct mm_struct"
+
+    # Linux kernel commit d4af56c5c7c6 ("mm: start tracking VMAs with maple tree") (in v6.1)
+    root = Int("mm_mt.ma_root", help="void *, entry of a maple tree")
+    exe_file = Int("exe_file", help="struct file *")
+
+
+class _MmByRb(Struct):
+    C_TYPE = "struct mm_struct"
+
+    # Linux kernel commit 524e00b36e8c ("mm: remove rb tree.") (in v6.1)
+    root = Int("mm_rb.rb_node", help="struct rb_node *")
+    exe_file = Int("exe_file", help="struct file *")
+
+
+class _RbNode(Struct):
+    C_TYPE = "struct rb_node"
+
+    left = Int("rb_left")
+    right = Int("rb_right")
+
+
+class _MapleNode(Struct):
+    C_TYPE = "struct maple_node"
+
+    range_pivots = Bytes("mr64.pivot", help="unsigned long[]")
+    range_slots = Bytes("mr64.slot", help="void *[]")
+    arange_pivots = Bytes("ma64.pivot", help="unsigned long[]")
+    arange_slots = Bytes("ma64.slot", help="void *[]")
+
+
+class Mapping(Struct):
+    """``struct vm_area_struct``."""
+
+    C_TYPE = "struct vm_area_struct"
+
+    start = Int("vm_start", help="first address")
+    end = Int("vm_end", help="address after the last")
+    mm = Int("vm_mm", help="struct mm_struct *")
+    flags = Int("vm_flags", help="VM_* flags")
+    pgoff = Int("vm_pgoff", help="offset in the file, pages")
+    file = Int("vm_file", help="struct file *")
+
+
+def _mm_layout(prog: Program) -> Layout[_MmByTree] | Layout[_MmByRb]:
+    has_tree = prog.type("struct mm_struct").has_member("mm_mt")
+    return _MmByTree.layout(prog) if has_tree else _MmByRb.layout(prog)
+
+
+def exe_file(prog: Program, mm: int) -> int:
+    """
+    The file that a process executes, ``get_mm_exe_file()``.
+
+    :param mm: ``struct mm_struct *`` as an integer
+    :return: ``struct file *`` as an integer, 0 for none
+    :raises FaultError: if *mm* cannot be read
+    """
+    return _mm_layout(prog).read(mm).exe_file
+
+
+def mappings(prog: Program, mm: int, unreadable: list[str]) -> list[Mapping]:
+    """
+    The mappings of files, in the order of their addresses.
+
+    :param mm: ``struct mm_struct *`` as an integer
+    :param unreadable: What cannot be read is appended.
+    :raises FaultError: if *mm* cannot be read
+    """
+    layout = _mm_layout(prog)
+    root = layout.read(mm).root
+    walk = _maple_entries if issubclass(layout.cls, _MmByTree) else _rb_entries
+    found = []
+    for address, vma in Mapping.layout(prog).read_many(walk(prog, root, unreadable)):
+        # Who follows a damaged tree into freed memory finds what is of another process, or none.
+        if vma is None or vma.mm != mm:
+            unreadable.append(f"struct vm_area_struct at {address:#x}")
+        elif vma.file:
+            found.append(vma)
+    return sorted(found, key=lambda vma: vma.start)
+
+
+def _rb_entries(prog: Program, root: int, unreadable: list[str]) -> Iterable[int]:
+    offset = offsetof(prog.type("struct vm_area_struct"), "vm_rb")
+    found: set[int] = set()
+    level = {root} - {0}
+    # A level of the tree at a time, in the order of addresses.
+    while level and len(found) < _MAX_MAPPINGS:
+        found |= level
+        below = set()
+        for address, node in _RbNode.layout(prog).read_many(level):
+            if node is None:
+                found.discard(address)
+                unreadable.append(f"struct rb_node at {address:#x}")
+            else:
+                below |= {node.left, node.right}
+        level = below - found - {0}
+    return [node - offset for node in found]
+
+
+def _maple_entries(prog: Program, root: int, unreadable: list[str]) -> Iterable[int]:
+    """What a maple tree has, as ``mas_for_each()`` finds it."""
+    layout = _MapleNode.layout(prog)
+    most = (1 << 8 * pointer_size(prog)) - 1
+    found: set[int] = set()
+    seen: set[int] = set()
+    # Of each node of a level the greatest index below it.
+    is_node = root & _NODE_BITS == _NODE and root > _RESERVED
+    level = {root: most} if is_node else {}
+    while level and len(found) < _MAX_MAPPINGS:
+        below: dict[int, int] = {}
+        entries = {entry & ~_NODE_MASK: entry for entry in level}
+        seen |= entries.keys()
+        for address, node in layout.read_many(entries):
+            type_ = entries[address] >> _TYPE_SHIFT & _TYPE_MASK
+            if node is None or type_ not in (_LEAF_64, _RANGE_64, _ARANGE_64):
+                unreadable.append(f"struct maple_node at {address:#x}")
+                continue
+            for slot, last in _slots(prog, node, type_, level[entries[address]]):
+                if type_ == _LEAF_64:
+                    if slot and not slot & _NODE_BITS:
+                        found.add(slot)
+                # Only the root says by these bits that it is a node.
+                elif slot > _RESERVED and slot & ~_NODE_MASK not in seen:
+                    below[slot] = last
+        level = below
+    return found
+
+
+def _slots(prog: Program, node: _MapleNode, type_: int, most: int) -> Iterator[tuple[int, int]]:
+    """The slots in use, each with the greatest index in it."""
+    is_arange = type_ == _ARANGE_64
+    slots = _words(prog, node.arange_slots if is_arange else node.range_slots)
+    pivots = _words(prog, node.arange_pivots if is_arange else node.range_pivots)
+    for i, slot in enumerate(slots):
+        # As mas_safe_pivot(): behind the last pivot there is one slot, up to the node's end.
+        last = pivots[i] if i < len(pivots) else most
+        if i and not last:
+            last = most
+        yield slot, min(last, most)
+        if last >= most:
+            break
+
+
+def _words(prog: Program, data: bytes) -> tuple[int, ...]:
+    size = pointer_size(prog)
+    return struct.unpack(f"{byte_order(prog)}{len(data) // size}{'IQ'[size // 8]}", data)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What files a process has besides its fds: directories, its executable, what it has mapped."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+
+from drgn import FaultError
+
+from drgn_sockets.kernel.dcache import FsStruct
+from drgn_sockets.kernel.file import file_user_path
+from drgn_sockets.kernel.memory import page_shift
+from drgn_sockets.kernel.task import FileTable
+from drgn_sockets.kernel.task_facts import TaskFacts
+from drgn_sockets.kernel.vma import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, exe_file, mappings
+from drgn_sockets.kernel.vma import Mapping as Vma
+from drgn_sockets.records.fd import FdReader, FdRecord, FileRecord, Found, Mapped, Others
+
+_DELETED = b" (deleted)"
+_Files = Mapping[int, "FileRecord | None"]
+
+
+class Associated(Others):
+    """
+    Its working directory and root directory, its executable, and the files that it has mapped.
+
+    :param each: A row for each mapping, as in ``/proc/PID/maps``, not one for each mapped file.
+    :param threads: The latter two of threads as well, which are those of the process.
+    """
+
+    def __init__(self, *, each: bool = False, threads: bool = False) -> None:
+        self._each = each
+        self._threads = threads
+
+    def find(self, reader: FdReader, table: FileTable) -> tuple[set[int], Found]:
+        process = table.process
+        rows = list(_directories(reader, table)) if process is not None else []
+        exe, vmas = 0, list[Vma]()
+        if process is not None and (self._threads or table.tid is None):
+            try:
+                exe, vmas = self._memory(process, table, rows)
+            except FaultError as e:
+                rows.append(_lost(table, "mem", e.address, f"memory: {e}"))
+        files = {vma.file for vma in vmas} | {exe}
+        return files, functools.partial(self._rows, reader, table, rows, exe, vmas)
+
+    def _memory(
+        self, process: TaskFacts, table: FileTable, rows: list[FdRecord]
+    ) -> tuple[int, list[Vma]]:
+        task = process.required()
+        if not task.mm or process.is_kthread:
+            return 0, []
+        unreadable: list[str] = []
+        vmas = mappings(process.prog, task.mm, unreadable)
+        if unreadable:
+            more = f" ({len(unreadable)} such)" if len(unreadable) > 1 else ""
+            text = f"memory: {unreadable[0]} cannot be read{more}"
+            rows.append(_lost(table, "mem", task.mm, text))
+        return exe_file(process.prog, task.mm), vmas
+
+    def _rows(
+        self,
+        reader: FdReader,
+        table: FileTable,
+        rows: list[FdRecord],
+        exe: int,
+        vmas: list[Vma],
+        files: _Files,
+    ) -> list[FdRecord]:
+        if exe:
+            rows.append(_row(table, "txt", exe, files.get(exe), None))
+        shift = page_shift(reader.prog)
+        if self._each:
+            for vma in vmas:
+                file = _as_shown(reader, files.get(vma.file))
+                rows.append(_row(table, "mem", vma.file, file, _mapped([vma], shift)))
+            return rows
+        seen = {_identity(exe, files.get(exe))}
+        by_file: dict[object, list[Vma]] = {}
+        for vma in vmas:
+            by_file.setdefault(_identity(vma.file, files.get(vma.file)), []).append(vma)
+        for identity, some in by_file.items():
+            # lsof has what is executed once, too.
+            if identity not in seen:
+                address = some[0].file
+                file = _as_shown(reader, files.get(address))
+                rows.append(_row(table, "mem", address, file, _mapped(some, shift)))
+        return rows
+
+
+def _directories(reader: FdReader, table: FileTable) -> Iterator[FdRecord]:
+    assert table.process is not None
+    task = table.process.task
+    if task is not None and not task.fs:
+        # It has exited.
+        return
+    fs = FsStruct.layout(reader.prog).try_read(task.fs) if task is not None else None
+    if fs is None:
+        what = "struct task_struct" if task is None else "struct fs_struct"
+        yield _lost(table, "cwd", table.task if task is None else task.fs, f"{what} cannot be read")
+        return
+    for assoc, mnt, dentry in (
+        ("cwd", fs.pwd_mnt, fs.pwd_dentry),
+        ("rtd", fs.root_mnt, fs.root_dentry),
+    ):
+        file = reader.at_path(mnt, dentry)
+        yield FdRecord(table, None, False, file, 0, file.error, assoc)
+
+
+def _lost(table: FileTable, assoc: str, address: int, error: str) -> FdRecord:
+    return FdRecord(table, None, False, None, address, error, assoc)
+
+
+def _row(
+    table: FileTable, assoc: str, address: int, file: FileRecord | None, mapping: Mapped | None
+) -> FdRecord:
+    error = file.error if file is not None else "struct file cannot be read"
+    if assoc == "mem" and file is not None and (file.name or b"").endswith(_DELETED):
+        assoc = "DEL"
+    return FdRecord(table, None, False, file, address, error, assoc, mapping)
+
+
+def _identity(address: int, file: FileRecord | None) -> object:
+    if file is None or file.inode is None:
+        return address
+    return file.inode.sb, file.inode.ino
+
+
+def _mapped(vmas: Iterable[Vma], shift: int) -> Mapped:
+    vmas = list(vmas)
+    flags = functools.reduce(lambda flags, vma: flags | vma.flags, vmas, 0)
+    access = "".join(
+        letter if flags & bit else "-"
+        for letter, bit in (("r", VM_READ), ("w", VM_WRITE), ("x", VM_EXEC))
+    )
+    pages = sum(vma.end - vma.start >> shift for vma in vmas)
+    first = vmas[0]
+    return Mapped(first.start, pages, access, bool(flags & VM_MAYSHARE), first.pgoff << shift)
+
+
+def _as_shown(reader: FdReader, file: FileRecord | None) -> FileRecord | None:
+    """
+    The file that procfs shows for a mapped one, as ``file_user_path()`` and
+    ``file_user_inode()``: what is mapped of an overlay is a file below it.
+    """
+    path = file_user_path(reader.prog, file.file) if file is not None else None
+    return file if path is None else reader.at_path(*path)
