@@ -35,8 +35,10 @@ from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.views.escape import escape
+from drgn_sockets.views.kinds import known_of
 from drgn_sockets.views.procfs import FILES, Looker, Row
-from drgn_sockets.views.procfs.moments import COUNTS, PAGES, TOLERANCE_S, How, how
+from drgn_sockets.views.procfs.fdinfo import own_lines
+from drgn_sockets.views.procfs.moments import COUNTS, PAGES, TOLERANCE_S, How, fd_how, how
 
 _TR_TIMEWAIT = "03"
 # Saving all of procfs took no longer, on the slowest of machines.
@@ -46,6 +48,9 @@ _FIXED_POS_KINDS = frozenset({"sock", "pipe", "fifo", "eventfd", "eventpoll", "t
 
 # Rows of sockstat and protocols that change with sockets of TCP.
 _OF_TCP = re.compile("TCP|^sockets")
+
+_LOCK = b"lock:\t"
+_TIMESPEC = re.compile(rb"\((\d+), (\d+)\)")
 
 # A field of two values that goes back and forth with every segment (ref) can seem to stay: on
 # a busy machine three looks were too few.
@@ -247,6 +252,8 @@ class Comparison:
         self._due = 0
         #: What the file has of each row, by the row's id().
         self._lines: dict[int, bytes] = {}
+        #: What kinds of files have that is not compared.
+        self._left_out: set[str] = set()
         self.result = Result()
 
     def compare(self, before: Look, memory: Memory, after: Look | None = None) -> Result:
@@ -293,6 +300,7 @@ class Comparison:
                     + " ".join(map(str, unsaved[:8]))
                     + (" …" if len(unsaved) > 8 else "")
                 )
+        self.result.left_out.extend(sorted(self._left_out))
         self.result.left_out.extend(before.missing)
         return self.result
 
@@ -500,10 +508,73 @@ class Comparison:
                         and record.file.kind not in _FIXED_POS_KINDS
                     )
                     self._tell(Mismatch(name, str(fd), column, value, mine), moved=moved)
+            if look.info is not None:
+                self._fd_lines(name, look, record, then)
         for fd, record in memory.items():
             if fd not in before and (after is None or fd not in after):
                 shown = escape(record.file.name or b"") if record.file else "there"
                 self._tell(Mismatch(name, str(fd), "", "not there", shown))
+
+    def _fd_lines(self, name: str, look: FdLook, record: FdRecord, then: FdLook | None) -> None:
+        """Lines of fdinfo after those that each file has."""
+        assert record.file is not None
+        known = known_of(record.file)
+        kind = record.file.kind if known is None else known.kind.name
+        theirs, fd = look.lines, str(record.fd)
+        if known is None:
+            # Of what is not known there are only locks.
+            theirs = tuple(line for line in theirs if line.startswith(_LOCK))
+            if len(theirs) < len(look.lines):
+                self._left_out.add(f"fdinfo of {kind}: what lines of its own say is not known")
+        try:
+            ours = tuple(own_lines(record))
+        except LookupError as e:
+            self._left_out.add(f"fdinfo of {e}")
+            return
+        except FaultError as e:
+            self._tell(Mismatch(name, fd, "fdinfo", _shown(theirs), f"cannot be read: {e}"))
+            return
+        self.result.fields += len(theirs)
+        later = theirs if then is None else then.lines
+        if len(theirs) != len(ours) or len(theirs) != len(later):
+            moved = theirs != later
+            if moved or theirs != ours:
+                self._tell(Mismatch(name, fd, "fdinfo", _shown(theirs), _shown(ours)), moved=moved)
+            return
+        for line, mine, after in zip(theirs, ours, later):
+            column, _, value = line.rstrip(b"\n").partition(b":")
+            shown = column.decode("ascii", "backslashreplace")
+            how = fd_how(kind, shown)
+            if line == mine or (how is How.DOWN and self._counted_down(line, mine)):
+                continue
+            moved = line != after or self._may_have_changed(how, line)
+            mine = mine.rstrip(b"\n").removeprefix(column + b":")
+            self._tell(Mismatch(name, fd, shown, escape(value), escape(mine)), moved=moved)
+
+    def _counted_down(self, line: bytes, mine: bytes) -> bool:
+        """Whether a countdown is what became of one that was saved a moment before."""
+        if self._live or self._elapsed_s is None:
+            return False
+        passed = _timespec(line) - _timespec(mine)
+        return self._elapsed_s - TOLERANCE_S <= passed <= self._elapsed_s + _SAVING_S
+
+    def _may_have_changed(self, how: How | None, line: bytes) -> bool:
+        """Whether a line that was saved need not be what it was."""
+        if self._live or how is None:
+            return False
+        # One that expired may have been set anew.
+        latest = (self._elapsed_s or 0) + _SAVING_S
+        return how is not How.DOWN or self._elapsed_s is None or _timespec(line) <= latest
+
+
+def _timespec(line: bytes) -> float:
+    """Seconds of ``it_value: (3512, 381459835)``; 0 for what has no such form."""
+    match = _TIMESPEC.search(line)
+    return int(match[1]) + int(match[2]) / 1e9 if match else 0
+
+
+def _shown(lines: Iterable[bytes]) -> str:
+    return escape(b"".join(lines).rstrip(b"\n")) or "no lines of its own"
 
 
 def _fd_value(look: FdLook, column: str) -> str | None:

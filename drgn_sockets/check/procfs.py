@@ -33,6 +33,8 @@ class FdLook(NamedTuple):
     name: bytes | None
     #: First lines of ``fdinfo/N``, by their names: ``pos``, ``flags``, ``mnt_id``, ``ino``.
     info: dict[str, str] | None
+    #: Its other lines: locks, and what the kind of file has.
+    lines: tuple[bytes, ...] = ()
 
 
 class NetText(NamedTuple):
@@ -243,7 +245,7 @@ class ProcTree:
         :return: ``None`` if there is no such directory, or it may not be read
         """
         links: dict[int, bytes] = {}
-        infos: dict[int, dict[str, str]] = {}
+        infos: dict[int, tuple[dict[str, str], tuple[bytes, ...]]] = {}
         found = False
         for kind in ("fd", "fdinfo"):
             directory = f"{self.root}/{where}/{kind}"
@@ -268,13 +270,18 @@ class ProcTree:
                     continue
         if not found:
             return None
-        return {fd: FdLook(links.get(fd), infos.get(fd)) for fd in links.keys() | infos.keys()}
+        return {
+            fd: FdLook(links.get(fd), *infos.get(fd, (None,))) for fd in links.keys() | infos.keys()
+        }
 
 
-def _fdinfo(text: bytes) -> dict[str, str]:
-    info = {}
-    for line in text.decode("utf-8", "surrogateescape").splitlines()[:4]:
-        name, separator, value = line.partition(":\t")
-        if separator and name in ("pos", "flags", "mnt_id", "ino"):
-            info[name] = value
-    return info
+def _fdinfo(text: bytes) -> tuple[dict[str, str], tuple[bytes, ...]]:
+    """The lines that each file has, and those after them."""
+    info: dict[str, str] = {}
+    lines = text.splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        name, separator, value = line.decode("utf-8", "surrogateescape").partition(":\t")
+        if not separator or name not in ("pos", "flags", "mnt_id", "ino") or name in info:
+            return info, tuple(lines[i:])
+        info[name] = value.rstrip("\n")
+    return info, ()

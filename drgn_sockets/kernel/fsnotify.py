@@ -107,7 +107,8 @@ def _watched(prog: Program, mark: FsnotifyMark) -> Watched:
         at = _object(prog, obj, "struct super_block", "s_fsnotify_marks")
         return Watched(mark, type_, None, WatchedSuper.layout(prog).read(at))
     if type_ == VFSMOUNT:
-        at = _object(prog, obj, "struct mount", "mnt_fsnotify_marks")
+        # Of a struct vfsmount, which is in a struct mount.
+        at = _object(prog, obj, "struct mount", "mnt_fsnotify_marks", inside="mnt")
         return Watched(mark, type_, id=_MountId.layout(prog).read(at).mnt_id)
     # Not with types of before MNTNS: what comes after SB then is _DETACHED.
     if type_ == MNTNS and prog.type("struct mnt_namespace").has_member("n_fsnotify_marks"):
@@ -115,12 +116,16 @@ def _watched(prog: Program, mark: FsnotifyMark) -> Watched:
     return Watched(mark, -1)
 
 
-def _object(prog: Program, obj: int, type_: str, member: str) -> int:
-    """What a connector is at."""
+def _object(prog: Program, obj: int, type_: str, member: str, inside: str | None = None) -> int:
+    """
+    What a connector is at.
+
+    :param member: Its pointer to the connector
+    :param inside: Member that is meant, where not all of it is
+    """
     # Linux kernel commit 687c217c6aa2 ("fsnotify: pass object pointer and type to fsnotify mark
     # helpers") (in v6.10): before, obj is where in it the pointer to the connector is.
     pointer = prog.type("struct fsnotify_mark_connector").member("obj").type
-    if pointer.type.kind == TypeKind.VOID:
-        return obj
-    offset: int = offsetof(prog.type(type_), member)
-    return obj - offset
+    whole = pointer.type.kind == TypeKind.VOID
+    name = inside if whole else member
+    return obj if name is None else obj - int(offsetof(prog.type(type_), name))

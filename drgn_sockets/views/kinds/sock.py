@@ -47,7 +47,11 @@ class Sock(Kind):
     )
 
     def read(self, file: FileRecord) -> Scm:
-        socket = SocketAlloc.layout(file.prog).read(_socket_alloc(file))
+        # What a file whose socket was exchanged has as its inode is another's.
+        address = _socket_alloc(file)
+        socket = file.inode
+        if not isinstance(socket, SocketAlloc) or socket.address != address:
+            socket = SocketAlloc.layout(file.prog).read(address)
         if not socket.sk or not _shows_fdinfo(file.prog, socket.ops):
             return Scm(None)
         return Scm(_scm_fds(file.prog, socket))
@@ -59,7 +63,6 @@ class Sock(Kind):
 
 
 def _socket_alloc(file: FileRecord) -> int:
-    # Not file.inode: that of a file whose socket was exchanged is another's.
     offset: int = offsetof(file.prog.type("struct socket_alloc"), "socket")
     return file.private_data - offset
 
