@@ -16,6 +16,7 @@ import array
 import ctypes
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -293,9 +294,8 @@ def _memory(me: Process) -> None:
             device = os.open("/dev/udmabuf", os.O_RDWR | CLOEXEC)
             wanted = bytearray(struct.pack("=IIQQ", memory, 1, 0, 4 * _PAGE))
             fd = fcntl.ioctl(device, udmabuf_create, wanted)
-            me.hold(fd, "dma_buf", None, detail={"size": 4 * _PAGE, "exp_name": "udmabuf"})
-            name = ctypes.create_string_buffer(b"ds-buffer")
-            fcntl.ioctl(fd, dma_buf_set_name, struct.pack("=Q", ctypes.addressof(name)))
+            me.hold(fd, "dmabuf", None, detail={"size": 4 * _PAGE, "exp_name": "udmabuf"})
+            fcntl.ioctl(fd, dma_buf_set_name, b"ds-buffer\0")
             me.note(fd, detail={"size": 4 * _PAGE, "exp_name": "udmabuf", "name": "ds-buffer"})
             me.dup(fd)
         finally:
@@ -475,13 +475,16 @@ def _maps(me: Process) -> dict[str, int]:
 
         me.attempt(f"BPF map {name}", one)
 
-    def fill() -> None:
-        bpf.update(maps["hash_alloc"], b"k" * 8, b"v" * 20)
-        bpf.update(maps["hash_alloc"], b"l" * 8, b"v" * 20)
-        bpf.update(maps["lpm_trie"], struct.pack("=I4s", 8, b"\x0a\0\0\0"), b"data")
-        bpf.command(bpf.MAP_FREEZE, struct.pack("=I", maps["array"]))
-
-    me.attempt("BPF maps with entries", fill)
+    for name, given, stored in (
+        ("hash_alloc", b"k" * 8, b"v" * 20),
+        ("hash_alloc", b"l" * 8, b"v" * 20),
+        ("lpm_trie", struct.pack("=I4s", 8, b"\x0a\0\0\0"), b"data"),
+    ):
+        if name in maps:
+            me.attempt(f"entry of BPF map {name}", partial(bpf.update, maps[name], given, stored))
+    if "array" in maps:
+        frozen = struct.pack("=I", maps["array"])
+        me.attempt("frozen BPF map", partial(bpf.command, bpf.MAP_FREEZE, frozen))
     return maps
 
 
@@ -497,9 +500,13 @@ def _hold_link(me: Process, fd: int, kind: str, **facts: Any) -> int:
 
 
 def _bpf(me: Process) -> None:
+    # Kernels before 5.11 count maps as locked memory.
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     maps = _maps(me)
 
     def tail_call() -> None:
+        if "prog_array" not in maps:
+            raise OSError(22, "no map of programs")
         prog = _program(me, bpf.SOCKET_FILTER)
         bpf.update(maps["prog_array"], struct.pack("=I", 0), struct.pack("=I", prog))
 
@@ -526,7 +533,7 @@ def _bpf(me: Process) -> None:
         me.hold(fd, "bpf_iter", "anon_inode:bpf_iter", detail={"target": target, "prog": prog})
 
     def of_map() -> None:
-        iterator("bpf_map_elem", struct.pack("=I", maps["hash"]))
+        iterator("bpf_map_elem", struct.pack("=I", maps.get("hash", -1) & 0xFFFFFFFF))
 
     def of_task() -> None:
         iterator("task", struct.pack("=III", 0, me.pid, 0))
