@@ -62,7 +62,7 @@ def _file_detail(file: FileRecord) -> str | None:
         return _device_detail(file)
     if known.error is not None:
         return f"unreadable: {known.error}"
-    return known.kind.words(known.it) or None
+    return known.kind.words(known.it) or _device_detail(file)
 
 
 def _device_detail(file: FileRecord) -> str | None:

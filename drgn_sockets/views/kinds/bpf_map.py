@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
-from drgn import Object, Program, TypeKind, sizeof
+from drgn import Object, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.kernel.dcache import symbol_name
 from drgn_sockets.kernel.enums import enum_names
@@ -22,7 +22,7 @@ _BPF_F_NO_PREALLOC = 1 << 0
 _BPF_F_MMAPABLE = 1 << 10
 # kernel/bpf/hashtab.c, kernel/bpf/ringbuf.c
 _HASHTAB_MAP_LOCK_COUNT = 8
-_RINGBUF_NR_META_PAGES = 2
+_RINGBUF_POS_PAGES = 2
 
 
 class Map(Struct):
@@ -152,7 +152,10 @@ class _Memory:
         pages = self._as("bpf_ringbuf_map").rb.nr_pages.value_()
         data = self.map.max_entries // self.page
         usage = self._sizeof("bpf_ringbuf_map") + pages * self.page
-        return int(usage + (_RINGBUF_NR_META_PAGES + 2 * data) * 8)
+        # RINGBUF_NR_META_PAGES
+        ringbuf = self.prog.type("struct bpf_ringbuf")
+        meta = offsetof(ringbuf, "consumer_pos") // self.page + _RINGBUF_POS_PAGES
+        return int(usage + (meta + 2 * data) * 8)
 
     def trie(self) -> int:
         trie = self._as("lpm_trie")

@@ -6,12 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from drgn import Program
+
 from drgn_sockets.kernel.enums import enum_names
+from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 from drgn_sockets.kernel.task import Task
 from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds.base import Field, Kind, shows_fdinfo
 from drgn_sockets.views.kinds.bpf_prog import prog_id
+
+_NAME_MAX = 64
 
 
 class PerfEvent(Struct):
@@ -39,6 +45,7 @@ class _Pmu(Struct):
     C_TYPE = "struct pmu"
 
     type = Int("type")
+    name = Int("name")
 
 
 class PerfEventRecord(NamedTuple):
@@ -52,6 +59,16 @@ class PerfEventRecord(NamedTuple):
     #: Thread that it counts, ``None`` for all.
     tid: int | None
     prog_id: int | None
+
+
+def _type(prog: Program, event: PerfEvent, pmu: _Pmu | None) -> str:
+    # attr.type may have become that of the PMU.
+    value = event.type if event.orig_type is None else event.orig_type
+    name = enum_names(prog, "perf_type_id", "PERF_TYPE_").get(value, "max")
+    if name == "max":
+        # It is the type of a PMU, which has a name.
+        name = escape(read_string(prog, pmu.name, _NAME_MAX) or b"") if pmu is not None else ""
+    return name or str(value)
 
 
 class PerfEventKind(Kind):
@@ -77,13 +94,13 @@ class PerfEventKind(Kind):
     def read(self, file: FileRecord) -> PerfEventRecord:
         prog = file.prog
         event = PerfEvent.layout(prog).read(file.private_data)
-        types = enum_names(prog, "perf_type_id", "PERF_TYPE_")
+        pmu = _Pmu.layout(prog).read(event.pmu) if event.pmu else None
         states = enum_names(prog, "perf_event_state", "PERF_EVENT_STATE_")
         return PerfEventRecord(
             event,
-            types.get(event.type, str(event.type)),
+            _type(prog, event, pmu),
             states.get(event.state, str(event.state)),
-            _Pmu.layout(prog).read(event.pmu).type if event.pmu else None,
+            pmu.type if pmu is not None else None,
             Task.layout(prog).read(event.target).pid if event.target else None,
             prog_id(prog, event.prog) if event.prog else None,
         )
