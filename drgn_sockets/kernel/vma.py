@@ -95,7 +95,7 @@ def mappings(prog: Program, mm: int, unreadable: list[str]) -> list[Mapping]:
     The mappings of files, in the order of their addresses.
 
     :param mm: ``struct mm_struct *`` as an integer
-    :param unreadable: What cannot be read is appended.
+    :param unreadable: What is wrong is appended, in words.
     :raises FaultError: if *mm* cannot be read
     """
     layout = _mm_layout(prog)
@@ -105,7 +105,7 @@ def mappings(prog: Program, mm: int, unreadable: list[str]) -> list[Mapping]:
     for address, vma in Mapping.layout(prog).read_many(walk(prog, root, unreadable)):
         # Who follows a damaged tree into freed memory finds what is of another process, or none.
         if vma is None or vma.mm != mm:
-            unreadable.append(f"struct vm_area_struct at {address:#x}")
+            unreadable.append(f"struct vm_area_struct at {address:#x} cannot be read")
         elif vma.file:
             found.append(vma)
     return sorted(found, key=lambda vma: vma.start)
@@ -122,10 +122,11 @@ def _rb_entries(prog: Program, root: int, unreadable: list[str]) -> Iterable[int
         for address, node in _RbNode.layout(prog).read_many(level):
             if node is None:
                 found.discard(address)
-                unreadable.append(f"struct rb_node at {address:#x}")
+                unreadable.append(f"struct rb_node at {address:#x} cannot be read")
             else:
                 below |= {node.left, node.right}
         level = below - found - {0}
+        unreadable += [f"struct rb_node at {node:#x} is in a loop" for node in below & found]
     return [node - offset for node in found]
 
 
@@ -145,14 +146,16 @@ def _maple_entries(prog: Program, root: int, unreadable: list[str]) -> Iterable[
         for address, node in layout.read_many(entries):
             type_ = entries[address] >> _TYPE_SHIFT & _TYPE_MASK
             if node is None or type_ not in (_LEAF_64, _RANGE_64, _ARANGE_64):
-                unreadable.append(f"struct maple_node at {address:#x}")
+                unreadable.append(f"struct maple_node at {address:#x} cannot be read")
                 continue
             for slot, last in _slots(prog, node, type_, level[entries[address]]):
                 if type_ == _LEAF_64:
                     if slot and not slot & _NODE_BITS:
                         found.add(slot)
+                elif slot & ~_NODE_MASK in seen:
+                    unreadable.append(f"struct maple_node at {slot & ~_NODE_MASK:#x} is in a loop")
                 # Only the root says by these bits that it is a node.
-                elif slot > _RESERVED and slot & ~_NODE_MASK not in seen:
+                elif slot > _RESERVED:
                     below[slot] = last
         level = below
     return found

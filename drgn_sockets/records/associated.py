@@ -55,8 +55,7 @@ class Associated(Others):
         vmas = mappings(process.prog, task.mm, unreadable)
         if unreadable:
             more = f" ({len(unreadable)} such)" if len(unreadable) > 1 else ""
-            text = f"memory: {unreadable[0]} cannot be read{more}"
-            rows.append(_lost(table, "mem", task.mm, text))
+            rows.append(_lost(table, "mem", task.mm, f"memory: {unreadable[0]}{more}"))
         return exe_file(process.prog, task.mm), vmas
 
     def _rows(

@@ -695,3 +695,80 @@ def test_a_table_of_a_module_that_cannot_be_found(patient: Patient) -> None:
         done, _ = others_stay(patient, FAMILIES, not_held)
         assert done.status == 0
     assert "vsock sockets that are in no file table are not shown" in done.err
+
+
+# What processes have mapped, and their directories.
+
+
+def leaf_slot(prog: Program, mm: Object) -> tuple[int, int]:
+    """Addresses of the first slots in the root of a maple tree and in a leaf."""
+    node = mm.mm_mt.ma_root.value_()
+    first = 0
+    while True:
+        leaf, arange = (node >> 3 & 0xF) == 1, (node >> 3 & 0xF) == 3
+        slots = (node & ~0xFF) + offsetof(
+            prog.type("struct maple_node"), "ma64.slot" if arange else "mr64.slot"
+        )
+        first = first or slots
+        if leaf:
+            while not prog.read_word(slots):
+                slots += 8
+            return first, slots
+        node = prog.read_word(slots)
+
+
+def whole_and(
+    patient: Patient, pid: int, *changes: tuple[int, bytes]
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """Rows of a process before the damage, after it, and those that say what cannot be read."""
+    before = patient.core.rows("fds", "--all")
+    with patient.damaged(*changes):
+        done, rows = patient.rows("fds", "--all", "--output", "all")
+    assert done.status == 1
+    assert [r for r in rows if r["pid"] != pid] == [r for r in before if r["pid"] != pid]
+    rows = [r for r in rows if r["pid"] == pid]
+    told = [r for r in rows if "cannot be read" in str(r["detail"]) or "memory" in str(r["detail"])]
+    return [r for r in before if r["pid"] == pid], [r for r in rows if r not in told], told
+
+
+@pytest.mark.parametrize("what", ["nowhere", "another's", "loop"])
+def test_damaged_tree_of_mappings(patient: Patient, what: str) -> None:
+    pid, _ = client(patient)
+    prog = patient.prog
+    mm = find_task(prog, pid).mm
+    first, slot = leaf_slot(prog, mm)
+    other = leaf_slot(prog, find_task(prog, 1).mm)[1]
+    changes = {
+        "nowhere": (slot, word(UNMAPPED)),
+        "another's": (slot, word(prog.read_word(other))),
+        # The root as its own first child.
+        "loop": (first, word(mm.mm_mt.ma_root.value_() & ~2 | 4)),
+    }
+    before, rows, told = whole_and(patient, pid, changes[what])
+    assert all(row in before for row in rows if row["fd"] not in ("mem",))
+    assert {r["fd"] for r in before if r["fd"] != "mem"} == {r["fd"] for r in rows} - {"mem"}
+    names = {r["name"] for r in before}
+    assert {r["name"] for r in rows} <= names
+    assert len(told) == 1
+    assert ("in a loop" if what == "loop" else "struct vm_area_struct at") in told[0]["detail"]
+    assert what == "loop" or [r for r in rows if r["fd"] == "mem"]
+
+
+@pytest.mark.parametrize("member_", ["mm", "fs", "real_cred", "signal"])
+def test_damaged_task(patient: Patient, member_: str) -> None:
+    pid, fd = client(patient)
+    task = find_task(patient.prog, pid)
+    change = (member(task, member_), word(UNMAPPED))
+    if member_ in ("mm", "fs"):
+        _, rows, told = whole_and(patient, pid, change)
+        assert [r["fd"] for r in told] == ["mem" if member_ == "mm" else "cwd"]
+        assert fd in [r["fd"] for r in rows]
+        return
+    with patient.damaged(change):
+        done, rows = patient.rows("fds", "--output", "pid,fd,uid,user")
+        assert done.status == 0
+        assert {r["uid"] for r in rows if r["pid"] == pid} == {
+            None if member_ == "real_cred" else 0
+        }
+        summary = [r for r in patient.rows("fds", "--summary")[1] if r["pid"] == pid]
+        assert [r["soft"] is None for r in summary] == [member_ == "signal"]
