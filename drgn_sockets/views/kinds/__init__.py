@@ -86,6 +86,8 @@ KINDS: tuple[Kind, ...] = (
     Userfaultfd(),
 )
 
+_MODULES = " (types of modules: in BTF since Linux 5.11; or give debugging symbols)"
+
 _BY_FOPS = {name: kind for kind in KINDS for name in kind.fops}
 
 
@@ -123,5 +125,8 @@ def _known_of(file: FileRecord) -> Known | None:
         return None
     try:
         return Known(kind, kind.read(file))
-    except (LookupError, *UNREADABLE) as e:
-        return Known(kind, None, f"{kind.name}: {e}", isinstance(e, LookupError))
+    except LookupError as e:
+        hint = _MODULES if "could not find 'struct " in str(e) else ""
+        return Known(kind, None, f"{kind.name}: {e}{hint}", unknown=True)
+    except UNREADABLE as e:
+        return Known(kind, None, f"{kind.name}: {e}")

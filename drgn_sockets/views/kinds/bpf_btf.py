@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import attrgetter
 
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.structs import Int, OptBytes, Struct
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
 from drgn_sockets.views.kinds.bpf_prog import object_name
@@ -19,8 +19,9 @@ class Btf(Struct):
 
     id = Int("id", help="ID of it")
     data_size = Int("data_size", help="its size, bytes")
-    name = Bytes("name", help="vmlinux, or of a module")
-    kernel_btf = Int("kernel_btf", help="whether it is the kernel's own")
+    # Linux kernel commit 5329722057d4 ("bpf: Assign ID to vmlinux BTF and return extra info for
+    # BTF in GET_OBJ_INFO") (in v5.11).
+    name = OptBytes("name", help="vmlinux, or of a module")
 
 
 class BpfBtf(Kind):
@@ -31,7 +32,7 @@ class BpfBtf(Kind):
     fields = (
         Field("id", "ID of BTF", attrgetter("id")),
         Field("size", "size of BTF, bytes", attrgetter("data_size")),
-        Field("name", "vmlinux or module whose BTF it is", lambda it: object_name(it.name)),
+        Field("name", "vmlinux or module whose BTF it is", lambda it: object_name(it.name or b"")),
     )
 
     def read(self, file: FileRecord) -> Btf:
