@@ -24,7 +24,7 @@ SUMMARIES = {
     "ss": "sockets of all families, in all network namespaces, and who holds them",
     "peer": "both ends of a socket, and every process and fd that holds them",
     "tcp": "all fields of TCP sockets, one to a line, with the kernel's member names",
-    "procfs": "files of /proc/net as the kernel writes them, to the byte",
+    "procfs": "files of /proc/net and /proc/PID as the kernel writes them, to the byte",
     "check": "compare what kernel memory says with what procfs or sock_diag says",
     "distill": "write a small core with just the memory that the other commands read",
 }

@@ -69,8 +69,8 @@ def find(at: PidLooker, path: str) -> Source | None:
         names = [*PID_FILES, *LINKS, *(f"ns/{name}" for name in NS_LINKS), "fd", "fdinfo"]
         hint = nearest(path, [f"{of}{name}" for name in names])
         raise UserError(f"{escape(os.fsencode(path))}: not provided; there are {THERE_ARE}{hint}")
-    process = _process(at.prog, match)
-    return Source(path.removeprefix("/proc/"), None, _lines(at, process, path, what))
+    task, whole = _task(at.prog, match), match["tid"] is None
+    return Source(path.removeprefix("/proc/"), None, _lines(at, task, whole, path, what))
 
 
 def _is_provided(what: str) -> bool:
@@ -78,8 +78,8 @@ def _is_provided(what: str) -> bool:
     return what in names or _FD.fullmatch(what) is not None
 
 
-def _process(prog: Program, match: re.Match[str]) -> ProcessRecord:
-    pid = int(match["pid"])
+def _task(prog: Program, match: re.Match[str]) -> Task:
+    pid, tid = int(match["pid"]), match["tid"]
     task = task_by_tid(prog, pid)
     if task is None:
         raise UserError(f"no process {pid}; fds lists all")
@@ -87,15 +87,12 @@ def _process(prog: Program, match: re.Match[str]) -> ProcessRecord:
         raise UserError(
             f"{pid} is a thread of process {task.tgid}: {task.tgid}/task/{pid}/{match['what']}"
         )
-    try:
-        if match["tid"] is None:
-            return read_process(prog, task.address, whole=True)
-        thread = task_by_tid(prog, int(match["tid"]))
-        if thread is None or thread.tgid != pid:
-            raise UserError(_no_thread(prog, task, int(match["tid"])))
-        return read_process(prog, thread.address, whole=False)
-    except FaultError as e:
-        raise UserError(f"process {pid} cannot be read: {e}") from None
+    if tid is None:
+        return task
+    thread = task_by_tid(prog, int(tid))
+    if thread is None or thread.tgid != pid:
+        raise UserError(_no_thread(prog, task, int(tid)))
+    return thread
 
 
 def _no_thread(prog: Program, task: Task, tid: int) -> str:
@@ -112,19 +109,21 @@ def _some(numbers: list[int]) -> str:
 
 
 def _lines(
-    at: PidLooker, process: ProcessRecord, path: str, what: str
+    at: PidLooker, task: Task, whole: bool, path: str, what: str
 ) -> Callable[[], Iterator[bytes]]:
-    if what in PID_FILES:
-        return functools.partial(file_lines, at, process, what)
+    """:raises FaultError: if its structures cannot be read"""
     if what == "fd":
-        return lambda: fd_lines(fds(at, process))
-    if what == "ns":
-        return lambda: (b"%b -> %b\n" % (n.encode(), text) for n, text in ns_links(at, process))
+        return lambda: fd_lines(fds(at, task, whole=whole))
     match = _FD.fullmatch(what)
     if match is not None:
-        record = _fd(at, process, int(match["fd"]))
+        record = _fd(at, task, whole, int(match["fd"]))
         make = _fd_link if match["kind"] == "fd" else fdinfo
         return functools.partial(make, record)
+    process = read_process(at.prog, task.address, whole=whole)
+    if what in PID_FILES:
+        return functools.partial(file_lines, at, process, what)
+    if what == "ns":
+        return lambda: (b"%b -> %b\n" % (n.encode(), text) for n, text in ns_links(at, process))
     text = link(at, process, what) if what in LINKS else dict(ns_links(at, process)).get(what[3:])
     if text is None:
         raise UserError(f"{path}: {_why_none(process.task)}, and has none")
@@ -151,15 +150,14 @@ def _why_none(task: Process) -> str:
     return f"process {task.tgid} has exited (zombie)" if not task.mm else "it is not there"
 
 
-def _fd(at: PidLooker, process: ProcessRecord, fd: int) -> FdRecord:
+def _fd(at: PidLooker, task: Task, whole: bool, fd: int) -> FdRecord:
     open_fds = []
-    for record in fds(at, process):
+    for record in fds(at, task, whole=whole):
         if record.fd == fd:
             return record
         if record.fd is not None:
             open_fds.append(record.fd)
-    task = process.task
-    who = f"process {task.tgid}" if process.whole else f"thread {task.pid}"
+    who = f"process {task.tgid}" if whole else f"thread {task.pid}"
     raise UserError(f"{who} has no fd {fd}; it has {_some(open_fds)}")
 
 

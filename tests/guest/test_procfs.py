@@ -14,6 +14,7 @@ from drgn import Program
 
 from drgn_sockets.views.procfs import FILES
 from drgn_sockets.views.procfs.moments import MOMENTS, How
+from drgn_sockets.views.procfs.pid import LINKS, PID_FILES
 from vm.workloads import control
 
 from . import truth
@@ -102,3 +103,60 @@ def test_as_a_shell_sees_it() -> None:
     argv = ["drgn-sockets", "procfs", "net/unix", "/proc/self/net/unix", "self/net/unix"]
     done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=120)
     assert done.stdout == Path("/proc/net/unix").read_bytes() * 3
+
+
+def stopped() -> list[int]:
+    """Processes that the workloads' keeper has stopped."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            text = (path / "stat").read_bytes()
+            if text.rpartition(b")")[2].split()[0] == b"T":
+                found.append(int(path.name))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", PID_FILES)
+def test_files_of_processes(prog: Program, name: str) -> None:
+    """Of those that stand still nothing moves: to the byte."""
+    paths = [f"{pid}/{name}" for pid in stopped()]
+    paths += [f"{pid}/task/{pid}/{name}" for pid in stopped()]
+    assert len(paths) > 50
+    theirs, ours = agreement(prog, *paths)
+    assert ours == theirs
+
+
+def test_links_of_processes(prog: Program) -> None:
+    for pid in stopped()[::3]:
+        names = [*LINKS, *(f"ns/{entry.name}" for entry in Path(f"/proc/{pid}/ns").iterdir())]
+        names += [f"fd/{entry.name}" for entry in list(Path(f"/proc/{pid}/fd").iterdir())[:9]]
+        paths = [f"/proc/{pid}/{name}" for name in names]
+        done = truth.cli(prog, "procfs", *paths)
+        theirs = b"".join(os.readlink(path.encode()) + b"\n" for path in paths)  # noqa: PTH115
+        assert os.fsencode(done.stdout) == theirs
+
+
+def test_ss_reads_a_tree(prog: Program, tmp_path: Path) -> None:
+    """What iproute2's ss prints of it is what it prints of /proc."""
+
+    def lines(root: Path) -> list[str]:
+        done = subprocess.run(
+            ["ss", "-tuxpanO"],
+            env={**os.environ, "PROC_ROOT": str(root)},
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=120,
+        )
+        return [re.sub(" +", " ", line) for line in os.fsdecode(done.stdout).split("\n")]
+
+    lasting: set[str] = set()
+    ours: set[str] = set()
+    for i in range(_TRIES):
+        before = lines(Path("/proc"))
+        truth.cli(prog, "procfs", "-o", str(tmp_path / f"t{i}"))
+        ours = set(lines(tmp_path / f"t{i}"))
+        lasting = set(before) & set(lines(Path("/proc")))
+        if lasting <= ours:
+            break
+    assert lasting - ours == set()
+    assert len(lasting) > 200

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from drgn_sockets.views.procfs.pid.base import PidFile, PidLooker
 from drgn_sockets.views.procfs.pid.cgroup import CgroupFile
-from drgn_sockets.views.procfs.pid.fd import fd_lines, fds, file_table
+from drgn_sockets.views.procfs.pid.fd import fd_lines, fds
 from drgn_sockets.views.procfs.pid.links import LINKS, NS_LINKS, link, ns_links
 from drgn_sockets.views.procfs.pid.names import CmdlineFile, CommFile
 from drgn_sockets.views.procfs.pid.stat import StatFile
@@ -24,7 +24,6 @@ __all__ = [
     "PidLooker",
     "fd_lines",
     "fds",
-    "file_table",
     "link",
     "ns_links",
 ]

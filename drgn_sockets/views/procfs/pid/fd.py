@@ -5,26 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from drgn_sockets.kernel.task import FileTable
+from drgn_sockets.kernel.task import FileTable, Task
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.records.process import ProcessRecord
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs.pid.base import PidLooker
 
 
-def file_table(process: ProcessRecord) -> FileTable | None:
-    """The file table of a task, ``None`` for one that has exited."""
-    task = process.task
-    if not task.files:
-        return None
-    tid = None if process.whole else task.pid
-    return FileTable(task.tgid, tid, task.comm, task.files, task.address)
+def fds(at: PidLooker, task: Task, *, whole: bool) -> Iterator[FdRecord]:
+    """
+    The fds of a task, in their order; one whose number is ``None`` says that others are missing.
 
-
-def fds(at: PidLooker, process: ProcessRecord) -> Iterator[FdRecord]:
-    """The fds of a task, in their order; one that is ``None`` says what of them is missing."""
-    table = file_table(process)
-    if table is not None:
+    :param whole: Whether they are those of its process.
+    """
+    if task.files:
+        tid = None if whole else task.pid
+        table = FileTable(task.tgid, tid, task.comm, task.files, task.address)
         yield from FdReader(at.prog, namer=at.namer).read([table])
 
 
