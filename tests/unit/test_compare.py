@@ -381,6 +381,8 @@ def record(fd: int, **changes: Any) -> FdRecord:
         "file": SimpleNamespace(inode=0),
         "private_data": 1,
         "memo": (),
+        # Its operations show nothing of their own.
+        "prog": SimpleNamespace(cache={("drgn_sockets.show_fdinfo", 1): False}),
     }
     values.update({k: v for k, v in changes.items() if k != "cloexec"})
     file: Any = SimpleNamespace(**values)
