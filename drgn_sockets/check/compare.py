@@ -49,7 +49,6 @@ _FIXED_POS_KINDS = frozenset({"sock", "pipe", "fifo", "eventfd", "eventpoll", "t
 # Rows of sockstat and protocols that change with sockets of TCP.
 _OF_TCP = re.compile("TCP|^sockets")
 
-_LOCK = b"lock:\t"
 _TIMESPEC = re.compile(rb"\((\d+), (\d+)\)")
 
 # A field of two values that goes back and forth with every segment (ref) can seem to stay: on
@@ -521,11 +520,6 @@ class Comparison:
         known = known_of(record.file)
         kind = record.file.kind if known is None else known.kind.name
         theirs, fd = look.lines, str(record.fd)
-        if known is None:
-            # Of what is not known there are only locks.
-            theirs = tuple(line for line in theirs if line.startswith(_LOCK))
-            if len(theirs) < len(look.lines):
-                self._left_out.add(f"fdinfo of {kind}: what lines of its own say is not known")
         try:
             ours = tuple(own_lines(record))
         except LookupError as e:

@@ -522,11 +522,13 @@ def test_lines_that_cannot_be_told() -> None:
     cases: list[tuple[Any, int, list[str]]] = [
         (Known(Lines("x"), None, "x: no such type", True), 0, ["fdinfo of x: no such type"]),
         (Known(Lines("x"), None, "x: cannot be read"), 1, []),
-        # There are locks, and none is seen.
-        ((), 1, ["fdinfo of reg: what lines of its own say is not known"]),
+        # No kind that we know.
+        ((), 0, ["fdinfo of odd_fops: what lines of its own say is not known"]),
     ]
+    shows = SimpleNamespace(cache={("drgn_sockets.show_fdinfo", 1): True})
     for known, mismatches, left_out in cases:
-        result = compare_fds({0: fd_look(lines=lines)}, {0: record(0, memo=known)}, None)
+        ours = record(0, memo=known, prog=shows, fops="odd_fops")
+        result = compare_fds({0: fd_look(lines=lines)}, {0: ours}, None)
         assert len(result.mismatches) == mismatches
         assert result.left_out == left_out
 

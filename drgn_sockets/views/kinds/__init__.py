@@ -6,6 +6,9 @@ The kinds of files: one module each, with its structures, what lsfd has of it, a
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from drgn import Program
@@ -15,76 +18,22 @@ from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
-from drgn_sockets.views.kinds.bpf_btf import BpfBtf
-from drgn_sockets.views.kinds.bpf_iter import BpfIter
-from drgn_sockets.views.kinds.bpf_link import BpfLink
-from drgn_sockets.views.kinds.bpf_map import BpfMap
-from drgn_sockets.views.kinds.bpf_prog import BpfProgram
-from drgn_sockets.views.kinds.bpf_token import BpfToken
-from drgn_sockets.views.kinds.dma_buf import DmaBufKind
-from drgn_sockets.views.kinds.eventfd import Eventfd
-from drgn_sockets.views.kinds.eventpoll import Eventpoll
-from drgn_sockets.views.kinds.fanotify import Fanotify
-from drgn_sockets.views.kinds.fscontext import FsContextKind
-from drgn_sockets.views.kinds.fuse_dev import FuseDevKind
-from drgn_sockets.views.kinds.inotify import Inotify
-from drgn_sockets.views.kinds.io_uring import IoUring
-from drgn_sockets.views.kinds.kvm import KvmVcpu, KvmVm
-from drgn_sockets.views.kinds.landlock import Landlock
-from drgn_sockets.views.kinds.memfd import Memfd
-from drgn_sockets.views.kinds.mqueue import Mqueue
-from drgn_sockets.views.kinds.ns import Ns
-from drgn_sockets.views.kinds.perf_event import PerfEventKind
-from drgn_sockets.views.kinds.pidfd import Pidfd
-from drgn_sockets.views.kinds.pipe import Pipe
-from drgn_sockets.views.kinds.seccomp import Seccomp
-from drgn_sockets.views.kinds.secretmem import Secretmem
-from drgn_sockets.views.kinds.signalfd import Signalfd
-from drgn_sockets.views.kinds.sock import Sock
-from drgn_sockets.views.kinds.timerfd import Timerfd
-from drgn_sockets.views.kinds.tty import Ptmx, Tty
-from drgn_sockets.views.kinds.tun import Tun
-from drgn_sockets.views.kinds.userfaultfd import Userfaultfd
-from drgn_sockets.views.kinds.vfio import Vfio
 
 __all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of"]
 
-#: All that are told apart by more than a name.
-KINDS: tuple[Kind, ...] = (
-    Eventfd(),
-    BpfProgram(),
-    BpfMap(),
-    BpfLink(),
-    BpfIter(),
-    BpfBtf(),
-    BpfToken(),
-    IoUring(),
-    PerfEventKind(),
-    Pipe(),
-    Ns(),
-    Memfd(),
-    Secretmem(),
-    Mqueue(),
-    DmaBufKind(),
-    FuseDevKind(),
-    FsContextKind(),
-    Landlock(),
-    Seccomp(),
-    KvmVm(),
-    KvmVcpu(),
-    Vfio(),
-    Eventpoll(),
-    Fanotify(),
-    Inotify(),
-    Pidfd(),
-    Ptmx(),
-    Signalfd(),
-    Sock(),
-    Timerfd(),
-    Tty(),
-    Tun(),
-    Userfaultfd(),
-)
+
+def _kinds() -> Iterator[Kind]:
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for value in vars(module).values():
+            if not isinstance(value, type) or not issubclass(value, Kind):
+                continue
+            if value.fops and value.__module__ == module.__name__:
+                yield value()
+
+
+#: All that are told apart by more than a name: whatever a module in here has.
+KINDS: tuple[Kind, ...] = tuple(_kinds())
 
 _MODULES = " (types of modules: in BTF since Linux 5.11; or give debugging symbols)"
 

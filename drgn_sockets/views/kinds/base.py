@@ -30,8 +30,8 @@ class Kind:
     """
     A kind of file, found by its ``struct file_operations``.
 
-    To add one is to derive a class from this, in a module of its own, and to list it in
-    :data:`drgn_sockets.views.kinds.KINDS`.
+    To add one is to derive a class from this, in a module of its own:
+    :data:`drgn_sockets.views.kinds.KINDS` finds it there.
     """
 
     #: What stands before the names of its fields in columns: ``eventfd`` of ``eventfd.id``.

@@ -64,7 +64,7 @@ def own_lines(record: FdRecord) -> Iterator[bytes]:
     elif not shows_fdinfo(file):
         return
     elif known is None:
-        raise LookupError(f"what {file.fops} show is not known")
+        raise LookupError(f"{file.fops}: what lines of its own say is not known")
     elif known.unknown:
         raise LookupError(known.error)
     else:
