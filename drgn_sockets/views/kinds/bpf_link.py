@@ -171,8 +171,8 @@ class _Lines:
     def netfilter(self) -> Iterator[Line]:
         ops = self._as("bpf_nf_link").hook_ops
         yield Line(
-            "",
-            b"pf:\t%d\thooknum:\t%d\tprio:\t%d"
+            "pf",
+            b"%d\thooknum:\t%d\tprio:\t%d"
             % (ops.pf.value_(), ops.hooknum.value_(), ops.priority.value_()),
         )
 
@@ -278,6 +278,7 @@ class _Lines:
             yield Line("cgroup_path", path or b"")
             orders = enum_names(self.prog, "bpf_cgroup_iter_order", "BPF_CGROUP_ITER_")
             order = orders.get(aux.cgroup.order.value_(), "self_only")
+            # Where others have a tab, here is a space.
             yield Line("", b"order: " + order.encode())
         elif show == "bpf_iter_task_show_fdinfo":
             types = enum_names(self.prog, "bpf_iter_task_type", "BPF_TASK_ITER_")
