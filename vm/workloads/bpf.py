@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import syscalls
@@ -26,6 +27,7 @@ CGROUP_INET_EGRESS, TRACE_FENTRY, TRACE_ITER, AT_SK_LOOKUP, AT_XDP, AT_PERF_EVEN
     *(1, 24, 28),
     *(36, 37, 41),
 )
+TRACE_KPROBE_MULTI, TRACE_UPROBE_MULTI = 42, 48
 _BTF_MAGIC = 0xEB9F
 _KIND_INT, _KIND_FUNC = 1, 12
 # Of each kind what follows the 12 bytes of a type: bytes, and bytes for each member.
@@ -85,6 +87,31 @@ def link(prog: int, target: int, attach_type: int, flags: int = 0, info: bytes =
     attributes = struct.pack("=IIII", prog, target, attach_type, flags)
     if info:
         attributes += struct.pack("=QI", _pointer(info, keep), len(info))
+    return command(LINK_CREATE, attributes)
+
+
+def kprobes(prog: int, names: Sequence[bytes]) -> int:
+    """Attach a program to functions of the kernel."""
+    keep: list[object] = []
+    pointers = struct.pack(f"={len(names)}Q", *(_pointer(name, keep) for name in names))
+    cookies = struct.pack(f"={len(names)}Q", *range(1, len(names) + 1))
+    attributes = struct.pack(
+        "=IIIIIIQQQ",
+        *(prog, 0, TRACE_KPROBE_MULTI, 0, 0, len(names)),
+        *(_pointer(pointers, keep), 0, _pointer(cookies, keep)),
+    )
+    return command(LINK_CREATE, attributes)
+
+
+def uprobes(prog: int, path: bytes, offsets: Sequence[int], pid: int = 0) -> int:
+    """Attach a program to places in a file."""
+    keep: list[object] = []
+    places = struct.pack(f"={len(offsets)}Q", *offsets)
+    attributes = struct.pack(
+        "=IIIIQQQQIII",
+        *(prog, 0, TRACE_UPROBE_MULTI, 0, _pointer(path, keep), _pointer(places, keep), 0, 0),
+        *(len(offsets), 0, pid),
+    )
     return command(LINK_CREATE, attributes)
 
 

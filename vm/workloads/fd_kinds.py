@@ -554,6 +554,17 @@ def _bpf(me: Process) -> None:
         fd = bpf.link(prog, event, bpf.AT_PERF_EVENT)
         _hold_link(me, fd, "perf", prog=prog, event=event, function="bpf_fentry_test2")
 
+    def kprobes() -> None:
+        prog = _program(me, bpf.KPROBE, attach_type=bpf.TRACE_KPROBE_MULTI)
+        fd = bpf.kprobes(prog, [b"bpf_fentry_test3", b"bpf_fentry_test4"])
+        _hold_link(me, fd, "kprobe_multi", prog=prog)
+
+    def uprobes() -> None:
+        prog = _program(me, bpf.KPROBE, attach_type=bpf.TRACE_UPROBE_MULTI)
+        # In the file's first pages, which no process runs.
+        fd = bpf.uprobes(prog, b"/usr/bin/true", [0x40, 0x50], me.pid)
+        _hold_link(me, fd, "uprobe_multi", prog=prog)
+
     def cgroup() -> None:
         path = f"/sys/fs/cgroup/ds-fd-kinds-{me.pid}"
         os.mkdir(path)
@@ -576,6 +587,8 @@ def _bpf(me: Process) -> None:
         ("iterator over a thread", of_task),
         ("link to a perf event", perf),
         ("link to a kprobe", kprobe),
+        ("link to functions", kprobes),
+        ("link to places in a file", uprobes),
         ("link to a control group", cgroup),
     ):
         me.attempt(what, action)

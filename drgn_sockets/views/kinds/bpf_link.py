@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple
 
-from drgn import Object, Program, container_of
+from drgn import FaultError, Object, Program, container_of, offsetof
 
 from drgn_sockets.kernel.cgroup import cgroup_id, cgroup_path
-from drgn_sockets.kernel.dcache import symbol_name
+from drgn_sockets.kernel.dcache import Namer, symbol_name
 from drgn_sockets.kernel.enums import enum_names
-from drgn_sockets.kernel.memory import read_string
+from drgn_sockets.kernel.memory import read_pointers, read_string
 from drgn_sockets.kernel.net import net_ino
 from drgn_sockets.kernel.structs import Int, OptInt, Struct, find_place
 from drgn_sockets.records.fd import FileRecord
@@ -21,6 +21,8 @@ from drgn_sockets.views.kinds.bpf_map import map_id
 from drgn_sockets.views.kinds.bpf_prog import BpfProg, BpfProgAux
 
 _NAME_MAX = 512
+# kernel/trace/bpf_trace.c: MAX_KPROBE_MULTI_CNT, MAX_UPROBE_MULTI_CNT
+_MAX_PROBES = 1 << 20
 # include/uapi/linux/bpf.h: BPF_F_KPROBE_MULTI_RETURN, BPF_F_UPROBE_MULTI_RETURN
 _BPF_F_MULTI_RETURN = 1
 
@@ -93,9 +95,10 @@ def _text(prog: Program, name: str, pointer: Object) -> Line:
 class _Lines:
     """The lines of each type of link, by the name of the function that shows them."""
 
-    def __init__(self, prog: Program, link: Link) -> None:
+    def __init__(self, prog: Program, link: Link, namer: Namer) -> None:
         self.prog = prog
         self.link = link
+        self.namer = namer
 
     def _as(self, name: str) -> Object:
         # struct bpf_link is mostly the first member.
@@ -168,8 +171,8 @@ class _Lines:
     def netfilter(self) -> Iterator[Line]:
         ops = self._as("bpf_nf_link").hook_ops
         yield Line(
-            "",
-            b"pf:\t%d\thooknum:\t%d\tprio:\t%d"
+            "pf",
+            b"%d\thooknum:\t%d\tprio:\t%d"
             % (ops.pf.value_(), ops.hooknum.value_(), ops.priority.value_()),
         )
 
@@ -225,6 +228,43 @@ class _Lines:
         yield Line("addr", b"%#x" % kprobe.rp.kp.addr.value_())
         yield Line("event_type", b"kretprobe" if returns else b"kprobe")
 
+    def kprobe_multi(self) -> Iterator[Line]:
+        link = self._as("bpf_kprobe_multi_link")
+        count = link.cnt.value_()
+        yield _line("kprobe_cnt", count)
+        yield _line("missed", link.fp.nmissed.value_())
+        yield Line("", b"cookie\t func")
+        addresses = self._words(link.addrs, count)
+        cookies = self._words(link.cookies, count) if link.cookies else (0,) * count
+        for cookie, address in zip(cookies, addresses):
+            yield Line("", b"%d\t %b" % (cookie, _symbol_text(self.prog, address)))
+
+    def _words(self, array: Object, count: int) -> Sequence[int]:
+        if count > _MAX_PROBES:
+            raise FaultError("more probes than there can be", self.link.address)
+        words = read_pointers(self.prog, array.value_(), count)
+        if words is None:
+            raise FaultError("array of probes cannot be read", array.value_())
+        return words
+
+    def uprobe_multi(self) -> Iterator[Line]:
+        type_ = self.prog.type("struct bpf_uprobe_multi_link")
+        address = self.link.address - offsetof(type_, "link")
+        link = Object(self.prog, self.prog.pointer_type(type_), address)
+        count = link.cnt.value_()
+        if count > _MAX_PROBES:
+            raise FaultError("more probes than there can be", address)
+        path = self.namer.d_path(link.path.mnt.value_(), link.path.dentry.value_())
+        task = link.task.read_()
+        yield _line("uprobe_cnt", count)
+        yield _line("pid", task.pid.value_() if task else 0)
+        yield Line("path", path)
+        yield Line("", b"cookie\t offset\t ref_ctr_offset")
+        for i in range(count):
+            probe = link.uprobes[i]
+            offset, counter = probe.offset.value_(), probe.ref_ctr_offset.value_()
+            yield Line("", b"%d\t %#x\t %#x" % (probe.cookie.value_(), offset, counter))
+
     def iter(self) -> Iterator[Line]:
         link = self._as("bpf_iter_link")
         reg = link.tinfo.reg_info
@@ -238,6 +278,7 @@ class _Lines:
             yield Line("cgroup_path", path or b"")
             orders = enum_names(self.prog, "bpf_cgroup_iter_order", "BPF_CGROUP_ITER_")
             order = orders.get(aux.cgroup.order.value_(), "self_only")
+            # Where others have a tab, here is a space.
             yield Line("", b"order: " + order.encode())
         elif show == "bpf_iter_task_show_fdinfo":
             types = enum_names(self.prog, "bpf_iter_task_type", "BPF_TASK_ITER_")
@@ -266,18 +307,30 @@ _LINES: dict[str, Callable[[_Lines], Iterator[Line]]] = {
     "bpf_struct_ops_map_link_show_fdinfo": _Lines.struct_ops,
     "sock_map_link_show_fdinfo": _Lines.sockmap,
     "bpf_perf_link_show_fdinfo": _Lines.perf,
+    "bpf_kprobe_multi_show_fdinfo": _Lines.kprobe_multi,
+    "bpf_uprobe_multi_show_fdinfo": _Lines.uprobe_multi,
     "bpf_iter_link_show_fdinfo": _Lines.iter,
 }
 
 
-def _lines(prog: Program, link: Link) -> list[Line]:
+def _symbol_text(prog: Program, address: int) -> bytes:
+    """``%pS``"""
+    try:
+        symbol = prog.symbol(address)
+    except LookupError:
+        return b"0x%x" % address
+    offset = address - symbol.address
+    return f"{symbol.name}+{offset:#x}/{symbol.size:#x}".encode()
+
+
+def _lines(prog: Program, link: Link, namer: Namer) -> list[Line]:
     show = _Ops.layout(prog).read(link.ops).show_fdinfo
     if not show:
         return []
     name = symbol_name(prog, show)
     if name not in _LINES:
         raise LookupError(f"what {name or 'a function without name'} shows is not known")
-    return list(_LINES[name](_Lines(prog, link)))
+    return list(_LINES[name](_Lines(prog, link, namer)))
 
 
 class BpfLink(Kind):
@@ -313,7 +366,7 @@ class BpfLink(Kind):
         if link.prog:
             bpf = BpfProg.layout(prog).read(link.prog)
             of = bpf.tag, BpfProgAux.layout(prog).read(bpf.aux).id
-        return LinkRecord(link, link_type(prog, link), of, _lines(prog, link))
+        return LinkRecord(link, link_type(prog, link), of, _lines(prog, link, file.namer))
 
     def fdinfo(self, file: FileRecord, it: LinkRecord) -> Iterator[bytes]:
         """``bpf_link_show_fdinfo()``"""
