@@ -10,12 +10,13 @@ from typing import Any
 
 from drgn import FaultError, Program, ProgramFlags
 
-from drgn_sockets.kernel.devices import blk_driver, chr_driver, misc_device
+from drgn_sockets.kernel.device import chrdev_name, miscdev_name
 from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, major, minor
-from drgn_sockets.kernel.locks import F_WRLCK, file_locks
+from drgn_sockets.kernel.locks import F_WRLCK
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.views import lsof
 from drgn_sockets.views.columns import Column, escaped
+from drgn_sockets.views.locks import locks_of
 
 # As lsfd has them.
 _TYPES = {"reg": "REG", "dir": "DIR", "chr": "CHR", "blk": "BLK", "lnk": "LINK", "sock": "SOCK"}
@@ -54,20 +55,6 @@ def _maj_min(r: FdRecord) -> str | None:
     return _pair(r.file.rdev if r.file.kind in _DEVICES else r.file.dev)
 
 
-def _driver(r: FdRecord, kind: str) -> bytes | None:
-    file = r.file
-    if file is None or file.kind != kind:
-        return None
-    return (chr_driver if kind == "chr" else blk_driver)(file.prog, major(file.rdev))
-
-
-def _misc(r: FdRecord) -> bytes | None:
-    file = r.file
-    if file is None or file.kind != "chr":
-        return None
-    return misc_device(file.prog, major(file.rdev), minor(file.rdev))
-
-
 def _partition(r: FdRecord) -> Any:
     file = r.file
     sb = None if file is None else file.sb
@@ -81,10 +68,10 @@ def _source(r: FdRecord) -> Any:
     if file is None:
         return None
     if file.kind == "chr":
-        misc = _misc(r)
+        misc = miscdev_name(file.prog, file.i_mode, file.rdev)
         if misc is not None:
             return b"misc:" + misc
-        driver = _driver(r, "chr")
+        driver = chrdev_name(file.prog, file.i_mode, file.rdev)
         return _maj_min(r) if driver is None else b"%b:%d" % (driver, minor(file.rdev))
     if file.kind == "blk":
         return _maj_min(r)
@@ -110,12 +97,10 @@ def _xmode(r: FdRecord) -> str | None:
 
 
 def _lock(r: FdRecord) -> str:
-    """As fdinfo has the locks that were taken through a file."""
-    file = r.opened
-    if file is None or file.inode is None or file.sk:
+    if r.opened is None or r.opened.sk:
         return "-"
     try:
-        locks = [lock for lock in file_locks(file.prog, file.file.inode) if lock.file == r.address]
+        locks = locks_of(r)
     except FaultError:
         return "-"
     if not locks:
@@ -168,8 +153,6 @@ LSFD = (
         "number of the fd, or what else the file is: cwd, rtd, exe, mem, shm (mapped, shared)",
         assoc,
     ),
-    Column("blkdrv", "driver of a block device", lambda r: _driver(r, "blk")),
-    Column("chrdrv", "driver of a character device", lambda r: _driver(r, "chr")),
     Column("deleted", "whether the file has no name any more", _deleted),
     Column("devtype", "char, blk, or nodev", _devtype),
     Column("fuid", "user ID of the file's owner", _fuid, right=True),
@@ -181,7 +164,6 @@ LSFD = (
         lambda r: r.mapping and r.mapping.pages,
         right=True,
     ),
-    Column("miscdev", "name of a misc device", _misc),
     Column("nlink", "how many names the file has", lambda r: r.file and r.file.nlink, right=True),
     Column(
         "owner",

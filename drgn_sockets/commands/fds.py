@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import TOLD, Command, Problems
 from drgn_sockets.commands.fd_columns import LSFD, LSOF
 from drgn_sockets.commands.fd_summary import COLUMNS as SUMMARY
 from drgn_sockets.commands.fd_summary import summaries
 from drgn_sockets.errors import UserError
+from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
 from drgn_sockets.kernel.file import flag_names, major, minor
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records import select
@@ -25,6 +26,7 @@ from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.columns import Column, escaped
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds import KINDS, Field, Kind, known_of
+from drgn_sockets.views.locks import lock_words, locks_of
 from drgn_sockets.views.sockets import describe, descriptions
 
 
@@ -57,17 +59,38 @@ def _file_detail(file: FileRecord) -> str | None:
         return socket if socket is None or isinstance(socket, str) else describe(socket)
     known = known_of(file)
     if known is None:
-        return None
+        return _device_detail(file)
     if known.error is not None:
         return f"unreadable: {known.error}"
     return known.kind.words(known.it) or None
 
 
+def _device_detail(file: FileRecord) -> str | None:
+    for name, find in (("misc", miscdev_name), ("driver", driver_name)):
+        found = find(file.prog, file.i_mode, file.rdev)
+        if found is not None:
+            return f"{name}={escape(found)}"
+    return None
+
+
+def _driver(
+    r: FdRecord, kind: str, find: Callable[[Program, int, int], bytes | None]
+) -> bytes | None:
+    if r.file is None or r.file.kind != kind:
+        return None
+    return find(r.file.prog, r.file.i_mode, r.file.rdev)
+
+
 def _field(kind: Kind, field: Field) -> Column:
     """The column that has what there is to know of files of a kind."""
 
+    # Sockets are many, and no other kind has anything of them.
+    of_sockets = kind.name == "sock"
+
     def get(r: FdRecord) -> Any:
-        known = None if r.file is None or r.file.sk else known_of(r.file)
+        if r.file is None or bool(r.file.sk) != of_sockets:
+            return None
+        known = known_of(r.file)
         if known is None or known.kind is not kind or known.it is None:
             return None
         return field.get(known.it)
@@ -132,6 +155,13 @@ def _pos(r: FdRecord) -> int | None:
     if r.mapping is not None:
         return r.mapping.offset
     return None if r.opened is None else r.opened.pos
+
+
+def _locks(r: FdRecord) -> list[str] | str:
+    try:
+        return [lock_words(lock) for lock in locks_of(r)]
+    except FaultError as e:
+        return f"unreadable: {e}"
 
 
 def _device(dev: int | None) -> str | None:
@@ -224,7 +254,28 @@ _COLUMNS = (
         "device number of a device file, major:minor",
         lambda r: _device(r.file.rdev) if r.file and r.file.kind in ("chr", "blk") else None,
     ),
+    Column(
+        "chrdrv",
+        "name of the driver of a character device, as in /proc/devices",
+        lambda r: _driver(r, "chr", chrdev_name),
+    ),
+    Column(
+        "blkdrv",
+        "name of the driver of a block device, as in /proc/devices",
+        lambda r: _driver(r, "blk", blkdev_name),
+    ),
+    Column(
+        "miscdev",
+        "name of a device of the driver misc, as in /proc/misc",
+        lambda r: _driver(r, "chr", miscdev_name),
+    ),
     Column("mnt_id", "mount ID, as in fdinfo", lambda r: r.file and r.file.mnt_id, right=True),
+    Column(
+        "fops",
+        "symbol of the file operations (f_op), which tell the kind, or their address",
+        lambda r: r.file.fops if r.file and r.file.op else None,
+    ),
+    Column("lock", "locks held through it: flock, posix, ofd, lease; of which bytes", _locks),
     Column(
         "file",
         "address of the struct file",
@@ -362,12 +413,22 @@ class Fds(Command):
         self.emit([row for row in rows if row.fds or row.error or row.table is None], args)
 
     def read_all(self, prog: Program) -> None:
+        from drgn_sockets.views.procfs.fdinfo import fdinfo
+
         tables = Tasks(prog).tables(threads=True, without=True)
         # Some columns read more of memory, when they are asked.
         reader = FdReader(prog, _described, others=Associated(each=True))
         for record in reader.read(tables):
             for column in (*self.columns, *LSOF):
                 column.value(record)
+            if record.assoc is not None:
+                continue
+            try:
+                for _ in fdinfo(record):
+                    pass
+            except (FaultError, LookupError):
+                # Others may be there.
+                pass
         for table in tables:
             if table.process is not None:
                 _ = table.process.nofile

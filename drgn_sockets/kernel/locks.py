@@ -1,75 +1,155 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Locks on files: ``struct file_lock_context``."""
+"""Locks of files: fs/locks.c."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
+from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.structs import Int, Struct
 
-# Those of a file that is locked in small pieces.
-_MAX_LOCKS = 1 << 16
+# include/linux/filelock.h (before v6.3 include/linux/fs.h)
+FL_POSIX = 0x1
+FL_FLOCK = 0x2
+FL_DELEG = 0x4
+FL_ACCESS = 0x8
+FL_LEASE = 0x20
+FL_DOWNGRADE_PENDING = 0x100
+FL_UNLOCK_PENDING = 0x200
+FL_OFDLCK = 0x400
+FL_LAYOUT = 0x800
 
 # include/uapi/asm-generic/fcntl.h
 F_RDLCK = 0
 F_WRLCK = 1
 F_UNLCK = 2
-# include/linux/limits.h: OFFSET_MAX
-OFFSET_MAX = (1 << 63) - 1
+_OFFSET_MAX = (1 << 63) - 1
+
+_MAX_LOCKS = 1 << 20
+_LISTS = ("flc_flock", "flc_posix", "flc_lease")
 
 
-class _Inode(Struct):
+class _LockedInode(Struct):
     C_TYPE = "struct inode"
 
-    context = Int("i_flctx", help="struct file_lock_context *")
+    flctx = Int("i_flctx")
 
 
-class _Context(Struct):
-    C_TYPE = "struct file_lock_context"
-
-    flock = Int("flc_flock.next", help="struct list_head, flock() locks")
-    posix = Int("flc_posix.next", help="struct list_head, fcntl() locks")
-    lease = Int("flc_lease.next", help="struct list_head, leases")
-
-
-class FileLock(Struct):
-    """``struct file_lock``, of which a lease has only the beginning."""
-
+class _FileLock(Struct):
+    # That of a lease begins alike since Linux kernel commits a69ce85ec9af ("filelock: split
+    # common fields into struct file_lock_core") and c69ff4071935 ("filelock: split leases out of
+    # struct file_lock") (in v6.9).
     C_TYPE = "struct file_lock"
 
-    # Linux kernel commit 69baf75d0fc3 ("filelock: split common fields into struct
-    # file_lock_core") (in v6.9)
-    next = Int("c.flc_list.next", "fl_list.next", help="struct list_head *")
-    type = Int("c.flc_type", "fl_type", help="F_RDLCK or F_WRLCK")
-    pid = Int("c.flc_pid", "fl_pid", help="process that took it, -1 for one of an open file")
-    file = Int("c.flc_file", "fl_file", help="struct file *")
-    start = Int("fl_start", help="first byte")
-    end = Int("fl_end", help="last byte, OFFSET_MAX for the end of the file")
+    next = Int("c.flc_list.next", "fl_list.next")
+    flags = Int("c.flc_flags", "fl_flags")
+    type = Int("c.flc_type", "fl_type")
+    pid = Int("c.flc_pid", "fl_pid")
+    owner = Int("c.flc_owner", "fl_owner")
+    file = Int("c.flc_file", "fl_file")
 
 
-def file_locks(prog: Program, inode: int) -> Iterator[FileLock]:
+class _Range(Struct):
+    C_TYPE = "struct file_lock"
+
+    start = Int("fl_start")
+    end = Int("fl_end")
+
+
+class FileLock(NamedTuple):
+    """A lock that is held."""
+
+    #: ``FL_*``.
+    flags: int
+    #: ``F_RDLCK``, ``F_WRLCK``, of a lease that is being broken what it becomes.
+    type: int
+    #: PID as the lock has it, in the initial PID namespace; -1 for one that is a file's.
+    pid: int
+    #: First byte.
+    start: int = 0
+    #: Last byte, ``None`` for the end of the file.
+    end: int | None = None
+
+    @property
+    def is_lease(self) -> bool:
+        """Whether it is a lease, a delegation or a layout."""
+        return bool(self.flags & (FL_LEASE | FL_DELEG | FL_LAYOUT))
+
+    @property
+    def is_breaking(self) -> bool:
+        """Whether somebody waits for the holder of a lease, as ``lease_breaking()``."""
+        return bool(self.flags & (FL_UNLOCK_PENDING | FL_DOWNGRADE_PENDING))
+
+
+def fd_locks(prog: Program, inode: int, file: int, files: int) -> list[FileLock]:
     """
-    Locks on a file that somebody holds: of ``flock()`` and ``fcntl()``.
+    The locks that are held through a file descriptor, as ``show_fd_locks()`` finds them.
 
-    :param inode: ``struct inode *`` as an integer
-    :raises FaultError: if one cannot be read
+    :param inode: ``struct inode *`` of the file
+    :param file: ``struct file *``
+    :param files: ``struct files_struct *`` that the fd is in
+    :raises FaultError: if something cannot be read
     """
-    context = _Inode.layout(prog).read(inode).context
+    return [
+        _lock(prog, lock)
+        for lock in _inode_locks(prog, inode)
+        if lock.file == file and lock.owner in (files, file)
+    ]
+
+
+def inode_locks(prog: Program, inode: int) -> list[FileLock]:
+    """
+    All locks on a file, and leases, by whomever.
+
+    :param inode: ``struct inode *``
+    :raises FaultError: if something cannot be read
+    """
+    return [_lock(prog, lock) for lock in _inode_locks(prog, inode)]
+
+
+def _inode_locks(prog: Program, inode: int) -> Iterator[_FileLock]:
+    context = _LockedInode.layout(prog).read(inode).flctx
     if not context:
         return
-    lists = _Context.layout(prog).read(context)
-    layout = FileLock.layout(prog)
-    type_ = prog.type("struct file_lock")
-    offset = offsetof(type_, "c.flc_list" if type_.has_member("c") else "fl_list")
-    heads = {context + _Context.layout(prog).cls.places[name].offset for name in ("flock", "posix")}
-    seen: set[int] = set()
-    for node in (lists.flock, lists.posix):
-        while node not in heads:
-            if node in seen or len(seen) > _MAX_LOCKS:
-                raise FaultError("locks form a loop", node)
-            seen.add(node)
-            lock = layout.read(node - offset)
-            yield lock
-            node = lock.next
+    type_ = prog.type("struct file_lock_context")
+    for name in _LISTS:
+        yield from _locks(prog, context + offsetof(type_, name))
+
+
+def _locks(prog: Program, head: int) -> Iterator[_FileLock]:
+    layout = _FileLock.layout(prog)
+    offset = layout.cls.places["next"].offset
+    try:
+        node = prog.read_word(head)
+    except UNREADABLE:
+        raise FaultError("struct file_lock_context cannot be read", head) from None
+    seen = {head}
+    while node not in seen:
+        seen.add(node)
+        if len(seen) > _MAX_LOCKS:
+            raise FaultError("list of locks has no end", head)
+        lock = layout.read(node - offset)
+        yield lock
+        node = lock.next
+
+
+def _lock(prog: Program, lock: _FileLock) -> FileLock:
+    flags, type_ = lock.flags, lock.type
+    # locks_translate_pid()
+    # Signed, as it is since v6.3: those of other machines are below 0.
+    pid = -1 if flags & FL_OFDLCK else (lock.pid & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)
+    if flags & FL_POSIX:
+        bounds = _Range.layout(prog).read(lock.address)
+        end = None if bounds.end == _OFFSET_MAX else bounds.end
+        return FileLock(flags, type_, pid, bounds.start, end)
+    found = FileLock(flags, type_, pid)
+    if found.is_lease:
+        # target_leasetype()
+        if flags & FL_UNLOCK_PENDING:
+            return found._replace(type=F_UNLCK)
+        if flags & FL_DOWNGRADE_PENDING:
+            return found._replace(type=F_RDLCK)
+    return found

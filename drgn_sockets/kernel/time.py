@@ -5,11 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from drgn import Program, ProgramFlags
+from drgn import Program, ProgramFlags, sizeof
+
+from drgn_sockets.kernel.structs import Int, Struct
 
 _NSEC_PER_SEC = 1_000_000_000
 # include/asm-generic/param.h: the unit of times in procfs.
 USER_HZ = 100
+
+# include/uapi/linux/time.h
+CLOCK_REALTIME = 0
+CLOCK_MONOTONIC = 1
+CLOCK_BOOTTIME = 7
+CLOCK_REALTIME_ALARM = 8
+CLOCK_BOOTTIME_ALARM = 9
 
 
 class Clock:
@@ -86,3 +95,47 @@ def clock(prog: Program) -> Clock:
     if found is None:
         found = prog.cache["drgn_sockets.clock"] = Clock(prog)
     return found  # type: ignore[no-any-return]
+
+
+class _Timekeeper(Struct):
+    C_TYPE = "struct timekeeper"
+
+    base = Int("tkr_mono.base")
+    xtime_nsec = Int("tkr_mono.xtime_nsec")
+    shift = Int("tkr_mono.shift")
+    offs_real = Int("offs_real")
+    offs_boot = Int("offs_boot")
+
+
+def ktime_get(prog: Program, clockid: int = CLOCK_MONOTONIC) -> int:
+    """
+    What a clock of the kernel's showed at its last tick, ns.
+
+    That is what ``ktime_get_coarse()`` and its like give: how far a processor's counter went on
+    since then is not in memory.
+
+    :param clockid: ``CLOCK_*``
+    :raises FaultError: if it cannot be read
+    :raises LookupError: if it is not found
+    """
+    tk = _Timekeeper.layout(prog).read(_timekeeper(prog))
+    now = tk.base + (tk.xtime_nsec >> tk.shift)
+    if clockid in (CLOCK_REALTIME, CLOCK_REALTIME_ALARM):
+        now += tk.offs_real
+    elif clockid in (CLOCK_BOOTTIME, CLOCK_BOOTTIME_ALARM):
+        now += tk.offs_boot
+    return now
+
+
+def _timekeeper(prog: Program) -> int:
+    """Address of the ``struct timekeeper``."""
+    # Linux kernel commit 22c62b9a84b8 ("timekeeping: Introduce auxiliary timekeepers") (in v6.17)
+    # made tk_core the first of an array.
+    try:
+        return prog["timekeeper_data"][0].timekeeper.address_of_().value_()  # type: ignore[no-any-return]
+    except LookupError:
+        pass
+    # The structure around it has no name, mostly, and begins with a seqcount.
+    align = 8
+    seqcount = -(-sizeof(prog.type("seqcount_raw_spinlock_t")) // align) * align
+    return prog.symbol("tk_core").address + seqcount  # type: ignore[no-any-return]

@@ -6,12 +6,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import attrgetter
 
+from drgn import Program
+
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
 
 # include/uapi/linux/eventfd.h
 _EFD_SEMAPHORE = 1
+
+
+def _has_semaphore(prog: Program) -> bool:
+    """
+    Whether there is a line ``eventfd-semaphore:``.
+
+    Linux kernel commit 33d8b5d7824c ("eventfd: show the EFD_SEMAPHORE flag in fdinfo") (in v6.5)
+    changed no type; in the same version commit 0718afd47f70 ("block: introduce holder ops") added
+    one.
+    """
+    try:
+        prog.type("struct blk_holder_ops")
+    except LookupError:
+        return False
+    return True
 
 
 class EventfdCtx(Struct):
@@ -46,3 +63,5 @@ class Eventfd(Kind):
         """``eventfd_show_fdinfo()``"""
         yield b"eventfd-count: %16x\n" % it.count
         yield b"eventfd-id: %d\n" % it.id
+        if _has_semaphore(file.prog):
+            yield b"eventfd-semaphore: %d\n" % bool(it.flags & _EFD_SEMAPHORE)

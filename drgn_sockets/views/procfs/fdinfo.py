@@ -9,6 +9,8 @@ from drgn import FaultError, Program
 
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.views.kinds import known_of
+from drgn_sockets.views.kinds.base import shows_fdinfo
+from drgn_sockets.views.locks import lock_line, locks_of
 
 
 def has_ino(prog: Program) -> bool:
@@ -27,6 +29,7 @@ def fdinfo(record: FdRecord) -> Iterator[bytes]:
     The lines of the file, as ``seq_show()`` in fs/proc/fd.c writes them.
 
     :raises FaultError: if something cannot be read
+    :raises LookupError: if the types of its kind are not known
     """
     file = record.file
     if file is None or record.flags is None:
@@ -40,8 +43,29 @@ def fdinfo(record: FdRecord) -> Iterator[bytes]:
         if file.ino is None:
             raise FaultError("inode cannot be read", file.file.inode)
         yield b"ino:\t%d\n" % file.ino
+    yield from own_lines(record)
+
+
+def own_lines(record: FdRecord) -> Iterator[bytes]:
+    """
+    The lines after those that each fd has: locks, and what its kind has.
+
+    :raises FaultError: if something cannot be read
+    :raises LookupError: if the types of its kind are not known
+    """
+    file = record.file
+    if file is None:
+        raise FaultError("struct file cannot be read", record.address)
+    for number, lock in enumerate(locks_of(record), 1):
+        yield b"lock:\t%d: %b\n" % (number, lock_line(lock, file.dev or 0, file.ino or 0))
     known = known_of(file)
-    if known is not None:
-        if known.error is not None:
-            raise FaultError(known.error, file.private_data)
+    if known is not None and known.error is None:
         yield from known.kind.fdinfo(file, known.it)
+    elif not shows_fdinfo(file):
+        return
+    elif known is None:
+        raise LookupError(f"what {file.fops} show is not known")
+    elif known.unknown:
+        raise LookupError(known.error)
+    else:
+        raise FaultError(known.error, file.private_data)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What of the files of ``/proc/net`` names a moment: the one place that says so.
+What of the files of ``/proc/net``, and of fdinfo, names a moment: the one place that says so.
 
 Two looks at a machine that stands still differ in these columns, and in no other.
 """
@@ -25,6 +25,8 @@ class How(Enum):
     GROWS = "only grows"
     #: It only shrinks, but for what a timer that fires adds.
     SHRINKS = "only shrinks"
+    #: Any way, with each read or write of somebody who goes on with it.
+    USED = "changed by who uses it"
 
 
 class Moment(NamedTuple):
@@ -32,6 +34,15 @@ class Moment(NamedTuple):
 
     files: tuple[str, ...]
     columns: tuple[str, ...]
+    how: How
+    why: str
+
+
+class FdMoment(NamedTuple):
+    """Lines of fdinfo of files of some kind."""
+
+    kind: str
+    lines: tuple[str, ...]
     how: How
     why: str
 
@@ -65,4 +76,18 @@ MOMENTS = (
 def how(file: str, column: str) -> How | None:
     """How a column changes by itself, ``None`` for one that does not."""
     found = [m.how for m in MOMENTS if file in m.files and column in m.columns]
+    return found[0] if found else None
+
+
+FD_MOMENTS = (
+    FdMoment("timerfd", ("it_value",), How.DOWN, "time until it expires"),
+    FdMoment("timerfd", ("ticks",), How.TIMER, "how often it expired unread"),
+    FdMoment("tun", ("pos",), How.USED, "how much was read or written last"),
+)
+
+
+@functools.lru_cache(None)
+def fd_how(kind: str, line: str) -> How | None:
+    """How a line of fdinfo changes by itself, ``None`` for one that does not."""
+    found = [m.how for m in FD_MOMENTS if m.kind == kind and line in m.lines]
     return found[0] if found else None

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What inotify and fanotify watch: ``struct fsnotify_group`` and its marks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from drgn import FaultError, Program, TypeKind, offsetof
+
+from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.exportfs import WatchedInode, WatchedSuper
+from drgn_sockets.kernel.structs import Int, OptInt, Struct
+
+# include/linux/fsnotify_backend.h: enum fsnotify_obj_type
+INODE = 0
+VFSMOUNT = 1
+SB = 2
+MNTNS = 3
+
+
+class FsnotifyGroup(Struct):
+    """``struct fsnotify_group``."""
+
+    C_TYPE = "struct fsnotify_group"
+
+    events = Int("q_len", help="events that wait to be read")
+    max_events = Int("max_events", help="how many may wait")
+    # Only with CONFIG_FANOTIFY.
+    fanotify_flags = OptInt("fanotify_data.flags", help="FAN_* flags of fanotify_init()")
+    fanotify_f_flags = OptInt("fanotify_data.f_flags", help="O_* flags of files in events")
+
+
+class FsnotifyMark(Struct):
+    """``struct fsnotify_mark``."""
+
+    C_TYPE = "struct fsnotify_mark"
+
+    mask = Int("mask", help="FS_* events")
+    # Renamed with Linux kernel commit 31a371e419c8 ("fanotify: prepare for setting event flags in
+    # ignore mask") (in v6.0, and in stable kernels).
+    ignore_mask = Int("ignore_mask", "ignored_mask", help="FS_* events that are ignored")
+    flags = Int("flags", help="FSNOTIFY_MARK_FLAG_* flags")
+    connector = Int("connector", help="struct fsnotify_mark_connector *")
+
+
+class _Connector(Struct):
+    C_TYPE = "struct fsnotify_mark_connector"
+
+    type = Int("type")
+    obj = Int("obj")
+
+
+class _MntNamespace(Struct):
+    C_TYPE = "struct mnt_namespace"
+
+    inum = Int("ns.inum")
+
+
+class _MountId(Struct):
+    C_TYPE = "struct mount"
+
+    mnt_id = Int("mnt_id")
+
+
+class Watched(NamedTuple):
+    """A mark, and what it is at."""
+
+    mark: FsnotifyMark
+    #: ``FSNOTIFY_OBJ_TYPE_*``: :data:`INODE`, :data:`VFSMOUNT`, :data:`SB`, :data:`MNTNS`.
+    type: int
+    #: The inode, if it is one.
+    inode: WatchedInode | None = None
+    #: The file system, of an inode or as such.
+    sb: WatchedSuper | None = None
+    #: ID of the mount, or inode of the mount namespace, if it is one.
+    id: int = 0
+
+
+def fsnotify_marks(prog: Program, group: int) -> list[Watched]:
+    """
+    The marks of a group in the order in which fdinfo has them.
+
+    :param group: ``struct fsnotify_group *``
+    :raises FaultError: if something cannot be read
+    """
+    head = group + offsetof(prog.type("struct fsnotify_group"), "marks_list")
+    offset = offsetof(prog.type("struct fsnotify_mark"), "g_list")
+    order = [node - offset for node in list_nodes(prog, head)]
+    marks = dict(FsnotifyMark.layout(prog).read_many(order))
+    found = []
+    for address in order:
+        mark = marks[address]
+        if mark is None:
+            raise FaultError("struct fsnotify_mark cannot be read", address)
+        found.append(_watched(prog, mark))
+    return found
+
+
+def _watched(prog: Program, mark: FsnotifyMark) -> Watched:
+    connector = _Connector.layout(prog).read(mark.connector)
+    type_, obj = connector.type, connector.obj
+    if type_ == INODE:
+        at = _object(prog, obj, "struct inode", "i_fsnotify_marks")
+        inode = WatchedInode.layout(prog).read(at)
+        return Watched(mark, type_, inode, WatchedSuper.layout(prog).read(inode.sb))
+    if type_ == SB:
+        at = _object(prog, obj, "struct super_block", "s_fsnotify_marks")
+        return Watched(mark, type_, None, WatchedSuper.layout(prog).read(at))
+    if type_ == VFSMOUNT:
+        at = _object(prog, obj, "struct mount", "mnt_fsnotify_marks")
+        return Watched(mark, type_, id=_MountId.layout(prog).read(at).mnt_id)
+    # Not with types of before MNTNS: what comes after SB then is _DETACHED.
+    if type_ == MNTNS and prog.type("struct mnt_namespace").has_member("n_fsnotify_marks"):
+        return Watched(mark, type_, id=_MntNamespace.layout(prog).read(obj).inum)
+    return Watched(mark, -1)
+
+
+def _object(prog: Program, obj: int, type_: str, member: str) -> int:
+    """What a connector is at."""
+    # Linux kernel commit 687c217c6aa2 ("fsnotify: pass object pointer and type to fsnotify mark
+    # helpers") (in v6.10): before, obj is where in it the pointer to the connector is.
+    pointer = prog.type("struct fsnotify_mark_connector").member("obj").type
+    if pointer.type.kind == TypeKind.VOID:
+        return obj
+    offset: int = offsetof(prog.type(type_), member)
+    return obj - offset

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What inotify and fanotify have in common: fs/notify/fdinfo.c."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from drgn import Program
+
+from drgn_sockets.kernel import fsnotify
+from drgn_sockets.kernel.exportfs import exportfs_encode_fid
+from drgn_sockets.kernel.file import major, minor
+from drgn_sockets.kernel.fsnotify import FsnotifyGroup, Watched, fsnotify_marks
+from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.views.escape import escape
+
+
+class Group(NamedTuple):
+    """A group, and what it watches."""
+
+    group: FsnotifyGroup
+    watched: list[Watched]
+
+
+def read_group(file: FileRecord) -> Group:
+    """
+    Read that of an inotify or fanotify file.
+
+    :raises FaultError: if something cannot be read
+    """
+    group = FsnotifyGroup.layout(file.prog).read(file.private_data)
+    return Group(group, fsnotify_marks(file.prog, file.private_data))
+
+
+def file_handle(prog: Program, watched: Watched) -> bytes:
+    """What ``show_mark_fhandle()`` writes."""
+    assert watched.inode is not None and watched.sb is not None
+    handle = exportfs_encode_fid(prog, watched.inode, watched.sb)
+    if handle is None:
+        return b""
+    return b"fhandle-bytes:%x fhandle-type:%x f_handle:%b" % (
+        len(handle.raw),
+        handle.type,
+        handle.raw.hex().encode(),
+    )
+
+
+def where(watched: Watched, *, raw: bool = False) -> str:
+    """
+    What is watched.
+
+    :param raw: With the number of the device, and not with its name
+    """
+    if watched.type == fsnotify.VFSMOUNT:
+        return f"mount:{watched.id}"
+    if watched.type == fsnotify.MNTNS:
+        return f"mnt:[{watched.id}]"
+    if watched.sb is None:
+        return "detached"
+    dev = watched.sb.dev
+    name = f"{major(dev)}:{minor(dev)}" if raw else escape(watched.sb.id)
+    return f"sb:{name}" if watched.inode is None else f"{watched.inode.ino}@{name}"
