@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import functools
 import pwd
-from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
 from drgn import FaultError, Program, ProgramFlags
 
-from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
+from drgn_sockets.kernel.device import chrdev_name, miscdev_name
 from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, major, minor
-from drgn_sockets.kernel.locks import F_WRLCK, file_locks
+from drgn_sockets.kernel.locks import F_WRLCK
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.views import lsof
 from drgn_sockets.views.columns import Column, escaped
+from drgn_sockets.views.locks import locks_of
 
 # As lsfd has them.
 _TYPES = {"reg": "REG", "dir": "DIR", "chr": "CHR", "blk": "BLK", "lnk": "LINK", "sock": "SOCK"}
@@ -55,15 +55,6 @@ def _maj_min(r: FdRecord) -> str | None:
     return _pair(r.file.rdev if r.file.kind in _DEVICES else r.file.dev)
 
 
-def _driver(
-    find: Callable[[Program, int, int], bytes | None],
-) -> Callable[[FdRecord], bytes | None]:
-    def name(r: FdRecord) -> bytes | None:
-        return None if r.file is None else find(r.file.prog, r.file.i_mode, r.file.rdev)
-
-    return name
-
-
 def _partition(r: FdRecord) -> Any:
     file = r.file
     sb = None if file is None else file.sb
@@ -80,7 +71,7 @@ def _source(r: FdRecord) -> Any:
         misc = miscdev_name(file.prog, file.i_mode, file.rdev)
         if misc is not None:
             return b"misc:" + misc
-        driver = driver_name(file.prog, file.i_mode, file.rdev)
+        driver = chrdev_name(file.prog, file.i_mode, file.rdev)
         return _maj_min(r) if driver is None else b"%b:%d" % (driver, minor(file.rdev))
     if file.kind == "blk":
         return _maj_min(r)
@@ -106,12 +97,10 @@ def _xmode(r: FdRecord) -> str | None:
 
 
 def _lock(r: FdRecord) -> str:
-    """As fdinfo has the locks that were taken through a file."""
-    file = r.opened
-    if file is None or file.inode is None or file.sk:
+    if r.opened is None or r.opened.sk:
         return "-"
     try:
-        locks = [lock for lock in file_locks(file.prog, file.file.inode) if lock.file == r.address]
+        locks = locks_of(r)
     except FaultError:
         return "-"
     if not locks:
@@ -164,8 +153,6 @@ LSFD = (
         "number of the fd, or what else the file is: cwd, rtd, exe, mem, shm (mapped, shared)",
         assoc,
     ),
-    Column("blkdrv", "driver of a block device, as in /proc/devices", _driver(blkdev_name)),
-    Column("chrdrv", "driver of a character device, as in /proc/devices", _driver(chrdev_name)),
     Column("deleted", "whether the file has no name any more", _deleted),
     Column("devtype", "char, blk, or nodev", _devtype),
     Column("fuid", "user ID of the file's owner", _fuid, right=True),
@@ -177,7 +164,6 @@ LSFD = (
         lambda r: r.mapping and r.mapping.pages,
         right=True,
     ),
-    Column("miscdev", "name of a misc device, as in /proc/misc", _driver(miscdev_name)),
     Column("nlink", "how many names the file has", lambda r: r.file and r.file.nlink, right=True),
     Column(
         "owner",

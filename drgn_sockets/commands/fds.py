@@ -16,7 +16,7 @@ from drgn_sockets.commands.fd_columns import LSFD, LSOF
 from drgn_sockets.commands.fd_summary import COLUMNS as SUMMARY
 from drgn_sockets.commands.fd_summary import summaries
 from drgn_sockets.errors import UserError
-from drgn_sockets.kernel.device import driver_name, miscdev_name
+from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
 from drgn_sockets.kernel.file import flag_names, major, minor
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records import select
@@ -73,6 +73,14 @@ def _device_detail(file: FileRecord) -> str | None:
     return None
 
 
+def _driver(
+    r: FdRecord, kind: str, find: Callable[[Program, int, int], bytes | None]
+) -> bytes | None:
+    if r.file is None or r.file.kind != kind:
+        return None
+    return find(r.file.prog, r.file.i_mode, r.file.rdev)
+
+
 def _field(kind: Kind, field: Field) -> Column:
     """The column that has what there is to know of files of a kind."""
 
@@ -80,9 +88,9 @@ def _field(kind: Kind, field: Field) -> Column:
     of_sockets = kind.name == "sock"
 
     def get(r: FdRecord) -> Any:
-        if r.opened is None or bool(r.opened.sk) != of_sockets:
+        if r.file is None or bool(r.file.sk) != of_sockets:
             return None
-        known = known_of(r.opened)
+        known = known_of(r.file)
         if known is None or known.kind is not kind or known.it is None:
             return None
         return field.get(known.it)
@@ -143,17 +151,17 @@ def _details(batch: FdBatch) -> list[Any]:
     return ["-" if file is None else _file_detail(file) or "-" for file in batch.files]
 
 
+def _pos(r: FdRecord) -> int | None:
+    if r.mapping is not None:
+        return r.mapping.offset
+    return None if r.opened is None else r.opened.pos
+
+
 def _locks(r: FdRecord) -> list[str] | str:
     try:
         return [lock_words(lock) for lock in locks_of(r)]
     except FaultError as e:
         return f"unreadable: {e}"
-
-
-def _pos(r: FdRecord) -> int | None:
-    if r.mapping is not None:
-        return r.mapping.offset
-    return None if r.opened is None else r.opened.pos
 
 
 def _device(dev: int | None) -> str | None:
@@ -246,11 +254,26 @@ _COLUMNS = (
         "device number of a device file, major:minor",
         lambda r: _device(r.file.rdev) if r.file and r.file.kind in ("chr", "blk") else None,
     ),
+    Column(
+        "chrdrv",
+        "name of the driver of a character device, as in /proc/devices",
+        lambda r: _driver(r, "chr", chrdev_name),
+    ),
+    Column(
+        "blkdrv",
+        "name of the driver of a block device, as in /proc/devices",
+        lambda r: _driver(r, "blk", blkdev_name),
+    ),
+    Column(
+        "miscdev",
+        "name of a device of the driver misc, as in /proc/misc",
+        lambda r: _driver(r, "chr", miscdev_name),
+    ),
     Column("mnt_id", "mount ID, as in fdinfo", lambda r: r.file and r.file.mnt_id, right=True),
     Column(
         "fops",
         "symbol of the file operations (f_op), which tell the kind, or their address",
-        lambda r: r.opened and r.opened.fops,
+        lambda r: r.file.fops if r.file and r.file.op else None,
     ),
     Column("lock", "locks held through it: flock, posix, ofd, lease; of which bytes", _locks),
     Column(
@@ -398,6 +421,8 @@ class Fds(Command):
         for record in reader.read(tables):
             for column in (*self.columns, *LSOF):
                 column.value(record)
+            if record.assoc is not None:
+                continue
             try:
                 for _ in fdinfo(record):
                     pass

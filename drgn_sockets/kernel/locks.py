@@ -72,10 +72,6 @@ class FileLock(NamedTuple):
     start: int = 0
     #: Last byte, ``None`` for the end of the file.
     end: int | None = None
-    #: ``struct file *`` that it was taken through.
-    file: int = 0
-    #: ``struct files_struct *`` of a POSIX lock's holder, ``struct file *`` of others'.
-    owner: int = 0
 
     @property
     def is_lease(self) -> bool:
@@ -98,26 +94,29 @@ def fd_locks(prog: Program, inode: int, file: int, files: int) -> list[FileLock]
     :raises FaultError: if something cannot be read
     """
     return [
-        lock
-        for lock in file_locks(prog, inode)
+        _lock(prog, lock)
+        for lock in _inode_locks(prog, inode)
         if lock.file == file and lock.owner in (files, file)
     ]
 
 
-def file_locks(prog: Program, inode: int) -> Iterator[FileLock]:
+def inode_locks(prog: Program, inode: int) -> list[FileLock]:
     """
-    The locks on a file, leases included.
+    All locks on a file, and leases, by whomever.
 
     :param inode: ``struct inode *``
     :raises FaultError: if something cannot be read
     """
+    return [_lock(prog, lock) for lock in _inode_locks(prog, inode)]
+
+
+def _inode_locks(prog: Program, inode: int) -> Iterator[_FileLock]:
     context = _LockedInode.layout(prog).read(inode).flctx
     if not context:
         return
     type_ = prog.type("struct file_lock_context")
     for name in _LISTS:
-        for lock in _locks(prog, context + offsetof(type_, name)):
-            yield _lock(prog, lock)
+        yield from _locks(prog, context + offsetof(type_, name))
 
 
 def _locks(prog: Program, head: int) -> Iterator[_FileLock]:
@@ -145,8 +144,8 @@ def _lock(prog: Program, lock: _FileLock) -> FileLock:
     if flags & FL_POSIX:
         bounds = _Range.layout(prog).read(lock.address)
         end = None if bounds.end == _OFFSET_MAX else bounds.end
-        return FileLock(flags, type_, pid, bounds.start, end, lock.file, lock.owner)
-    found = FileLock(flags, type_, pid, file=lock.file, owner=lock.owner)
+        return FileLock(flags, type_, pid, bounds.start, end)
+    found = FileLock(flags, type_, pid)
     if found.is_lease:
         # target_leasetype()
         if flags & FL_UNLOCK_PENDING:

@@ -48,7 +48,6 @@ const struct file_operations ns_file_operations;
 struct char_device_struct *chrdevs[255];
 struct kobj_map *cdev_map;
 struct blk_major_name *major_names[255];
-struct list_head misc_list;
 struct kernfs_node *sysfs_root_kn;
 struct class block_class;
 struct kobj_type device_ktype;

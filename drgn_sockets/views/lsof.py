@@ -10,7 +10,7 @@ from drgn import FaultError
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.file import major, minor
-from drgn_sockets.kernel.locks import F_WRLCK, file_locks
+from drgn_sockets.kernel.locks import F_WRLCK, inode_locks
 from drgn_sockets.kernel.memory import byte_order
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.netlink import NetlinkRecord
@@ -170,7 +170,7 @@ def lock_letter(r: FdRecord) -> str:
     if file is None or file.inode is None or file.sk:
         return ""
     try:
-        for lock in file_locks(file.prog, file.file.inode):
+        for lock in inode_locks(file.prog, file.file.inode):
             if lock.pid == r.table.pid and not lock.is_lease:
                 whole = lock.start == 0 and lock.end is None
                 letter = "w" if lock.type == F_WRLCK else "r"
