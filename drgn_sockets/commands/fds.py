@@ -56,7 +56,7 @@ def _file_detail(file: FileRecord) -> str | None:
     if known is None:
         return _device_detail(file)
     if known.error is not None:
-        return f"unreadable: {known.error}"
+        return known.error if known.unknown else f"unreadable: {known.error}"
     return known.kind.words(known.it) or _device_detail(file)
 
 

@@ -25,8 +25,11 @@ from drgn.helpers.linux.pid import find_task
 
 from drgn_sockets.cli import make_parser
 from drgn_sockets.kernel.module import find_module
+from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.records.fd import FdReader
 from drgn_sockets.target import open_target
 from drgn_sockets.views.procfs import FILES
+from drgn_sockets.views.procfs.fdinfo import fdinfo
 
 from .machine import Core, Done, Row, run_on, spawn
 
@@ -208,6 +211,32 @@ def test_members_of_a_file(patient: Patient, path: str, loses: int) -> None:
             assert done.status == 1
             bad = [r for r in rows if (r["pid"], r["fd"]) == (process["pid"], entry["fd"])]
             assert "unreadable" in bad[0]["detail"]
+
+
+KINDS = ("eventfd", "eventpoll", "timerfd", "signalfd", "inotify", "fanotify", "userfaultfd")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", ["unmapped", "loop", "ones", "zeros"])
+def test_what_a_kind_of_file_is_made_of(patient: Patient, kind: str, what: str) -> None:
+    """It is all overwritten: one row is damaged, and its lines of fdinfo are one error."""
+    process = patient.core.accounts["fd_zoo"]["processes"][0]
+    pid, fd = process["pid"], next(e["fd"] for e in process["fds"] if e["kind"] == kind)
+    private = file_at(patient, pid, fd).private_data.value_()
+    fill = {"unmapped": UNMAPPED, "loop": private, "ones": (1 << 64) - 1, "zeros": 0}[what]
+    with patient.damaged((private, word(fill) * 16)):
+        argv = ("fds", str(pid), "--output", "pid,tid,fd,name,kind,detail,eventpoll.targets")
+        _, rows = others_stay(patient, argv, 1)
+        [row] = [row for row in rows if row["fd"] == fd]
+        before = [r["detail"] for r in whole(patient, argv) if r["fd"] == fd]
+        assert [row["detail"]] != before or what in ("zeros", "ones")
+        [record] = [r for r in FdReader(patient.prog).read(tables(patient, pid)) if r.fd == fd]
+        with contextlib.suppress(FaultError):
+            b"".join(fdinfo(record))
+
+
+def tables(patient: Patient, pid: int) -> list[FileTable]:
+    return [table for table in Tasks(patient.prog).tables() if table.pid == pid]
 
 
 @pytest.mark.parametrize("value", [UNMAPPED, 0, 1, (1 << 64) - 1], ids=lambda v: f"{v:#x}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from drgn_sockets.check.compare import Comparison, Memory, Mismatch, Result
 from drgn_sockets.check.procfs import NET_FILES, FdLook, Look, NetText
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.views.kinds import Kind, Known
 from drgn_sockets.views.procfs import Row
 
 NS = 4026531840
@@ -375,22 +377,39 @@ def record(fd: int, **changes: Any) -> FdRecord:
         "sk": 0,
         "socket": None,
         "error": None,
+        # Nothing is locked, and its kind has nothing to tell.
+        "file": SimpleNamespace(inode=0),
+        "private_data": 1,
+        "memo": (),
     }
     values.update({k: v for k, v in changes.items() if k != "cloexec"})
     file: Any = SimpleNamespace(**values)
     return FdRecord(TABLE, fd, changes.get("cloexec", False), file, 1)
 
 
-def fd_look(name: bytes | None = b"/f", **info: str) -> FdLook:
-    return FdLook(name, {"pos": "0", "flags": "02", "mnt_id": "9", "ino": "5", **info})
+class Lines(Kind):
+    """A kind of which *it* is the lines."""
+
+    def __init__(self, name: str) -> None:
+        vars(self)["name"] = name
+
+    def fdinfo(self, file: Any, it: list[bytes]) -> Iterator[bytes]:
+        yield from it
+
+
+def fd_look(name: bytes | None = b"/f", lines: tuple[bytes, ...] = (), **info: str) -> FdLook:
+    return FdLook(name, {"pos": "0", "flags": "02", "mnt_id": "9", "ino": "5", **info}, lines)
 
 
 def compare_fds(
-    before: dict[int, FdLook], mine: dict[int, FdRecord], after: dict[int, FdLook] | None
+    before: dict[int, FdLook],
+    mine: dict[int, FdRecord],
+    after: dict[int, FdLook] | None,
+    elapsed_s: float | None = None,
 ) -> Result:
     key = (7, None)
     later = None if after is None else look(fds={key: after})
-    comparison = Comparison(None, live=after is not None)
+    comparison = Comparison(elapsed_s, live=after is not None)
     return comparison.compare(look(fds={key: before}), memory(fds={key: mine}), later)
 
 
@@ -430,6 +449,84 @@ def test_every_field_of_an_fd_is_judged(change: dict[str, Any], field: str) -> N
 def test_a_position_that_never_moves() -> None:
     result = compare_fds({0: fd_look()}, {0: record(0, pos=1, kind="sock")}, None)
     assert told(result.mismatches) == [("pos", "0", "1")]
+
+
+def compare_lines(
+    theirs: tuple[bytes, ...],
+    mine: tuple[bytes, ...],
+    after: tuple[bytes, ...] | None = None,
+    kind: str = "timerfd",
+) -> Result:
+    """What fdinfo has after the lines of all: saved 5 s before, or live if there is *after*."""
+    files = {0: record(0, kind=kind, memo=Known(Lines(kind), mine))}
+    later = None if after is None else {0: fd_look(lines=after)}
+    return compare_fds({0: fd_look(lines=theirs)}, files, later, None if later else 5)
+
+
+ID, COUNT, OTHER = b"id: 3\n", b"count:\t 4\n", b"count:\t 5\n"
+
+
+def test_lines_of_a_kind() -> None:
+    for after in (None, (ID, COUNT)):
+        result = compare_lines((ID, COUNT), (ID, COUNT), after)
+        assert (result.mismatches, result.moved, result.fields) == ([], [], 5 + 2)
+        result = compare_lines((ID, COUNT), (ID, OTHER), after)
+        assert (told(result.mismatches), result.moved) == ([("count", "\\t 4", "\\t 5")], [])
+        result = compare_lines((ID, COUNT), (COUNT, ID), after)
+        assert [m.field for m in result.mismatches] == ["id", "count"]
+        unequal: list[tuple[tuple[bytes, ...], tuple[bytes, ...]]] = [
+            ((ID, COUNT), (ID,)),
+            ((ID, COUNT), ()),
+            ((), (ID,)),
+        ]
+        for theirs, ours in unequal:
+            result = compare_lines(theirs, ours, None if after is None else theirs)
+            assert [m.field for m in result.mismatches] == ["fdinfo"]
+    # Procfs changed its mind.
+    for mine in ((ID, COUNT), (ID, OTHER)):
+        assert not compare_lines((ID, COUNT), mine, (ID, OTHER)).mismatches
+        assert not compare_lines((ID, COUNT), mine, (ID,)).mismatches
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "expected"),
+    [
+        # 5 s have passed, and some that it took to save procfs.
+        (7200, 7195, "equal"),
+        (7200, 6900, "equal"),
+        (7200, 7199, "mismatches"),
+        (7200, 7300, "mismatches"),
+        (7200, 6800, "mismatches"),
+        (7200, 0, "mismatches"),
+        (100, 0, "equal"),
+        # It may have expired since.
+        (100, 9000, "moved"),
+        (0, 50, "moved"),
+    ],
+)
+def test_a_countdown(saved: int, now: int, expected: str) -> None:
+    theirs, mine = (b"it_value: (%d, 500000000)\n" % value for value in (saved, now))
+    result = compare_lines((theirs,), (mine,))
+    told = [name for name in ("mismatches", "moved") if getattr(result, name)]
+    assert told == ([] if expected == "equal" else [expected])
+    # A running kernel is looked at twice.
+    assert compare_lines((theirs,), (mine,), (theirs,)).mismatches
+    # Of another kind it is no countdown.
+    assert compare_lines((theirs,), (mine,), kind="reg").mismatches
+
+
+def test_lines_that_cannot_be_told() -> None:
+    lines = (ID, b"lock:\t1: FLOCK\n")
+    cases: list[tuple[Any, int, list[str]]] = [
+        (Known(Lines("x"), None, "x: no such type", True), 0, ["fdinfo of x: no such type"]),
+        (Known(Lines("x"), None, "x: cannot be read"), 1, []),
+        # There are locks, and none is seen.
+        ((), 1, ["fdinfo of reg: what lines of its own say is not known"]),
+    ]
+    for known, mismatches, left_out in cases:
+        result = compare_fds({0: fd_look(lines=lines)}, {0: record(0, memo=known)}, None)
+        assert len(result.mismatches) == mismatches
+        assert result.left_out == left_out
 
 
 def test_fds_that_come_and_go() -> None:

@@ -299,8 +299,12 @@ def test_a_tree(tmp_path: Path) -> None:
     assert tree.uptime_s() == 12.34
     assert tree.fds("7") == {
         0: FdLook(b"/dev/null", None),
-        3: FdLook(b"socket:[5]\nx", {"pos": "12", "flags": "02004002", "mnt_id": "9", "ino": "5"}),
-        4: FdLook(None, {"pos": "1"}),
+        3: FdLook(
+            b"socket:[5]\nx",
+            {"pos": "12", "flags": "02004002", "mnt_id": "9", "ino": "5"},
+            (b"scm_fds: 0\n", b"pos:\t13\n"),
+        ),
+        4: FdLook(None, {"pos": "1"}, (b"\xff\n", b"flags 7\n")),
     }
     assert tree.fds("10") == {}
     assert tree.fds("11") is None
