@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -71,11 +70,29 @@ def name_of(line: bytes) -> str:
 #: Kinds of modules whose types a kernel has not: 5.10 has no BTF of modules.
 NO_TYPES = {("5.10", "tun")}
 
-#: Kinds that no workload opens, on any kernel or on some.
-NOT_OPENED = frozenset(
-    {"bpf_iter", "bpf_link", "bpf_token", "btf", "dma_buf", "fscontext", "kvm_vcpu"}
-    | {"kvm_vm", "landlock", "seccomp", "secretmem", "vfio"}
-)
+#: Kinds that no workload opens.
+NOT_OPENED = frozenset({"bpf_token", "kvm_vcpu", "kvm_vm", "vfio"})
+
+#: Kinds that fd_kinds opens where the kernel has them.
+OF_FD_KINDS = {
+    "bpf_iter": KERNELS,
+    "bpf_link": KERNELS,
+    "btf": KERNELS,
+    "dma_buf": ("6.12", "7.2"),
+    "fscontext": KERNELS,
+    "landlock": ("6.1", "6.12", "7.2"),
+    "seccomp": KERNELS,
+    "secretmem": ("6.12", "7.2"),
+}
+
+
+def opened_on(core: Core) -> set[str]:
+    """The kinds of which there must be some."""
+    found = {"sock", "reg", "dir", *(kind.name for kind in KINDS)} - NOT_OPENED
+    found -= {kind for kernel, kind in NO_TYPES if kernel == core.kernel}
+    of_fd_kinds = {kind for kind, kernels in OF_FD_KINDS.items() if core.kernel in kernels}
+    found -= OF_FD_KINDS.keys()
+    return found | of_fd_kinds if "fd_kinds" in core.accounts else found
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -99,8 +116,7 @@ def test_fdinfo_is_equal(kernel: str) -> None:
         if not equal:
             wrong.append(f"{record.table.pid}:{record.fd} {kind}\n{expected!r}\n{text!r}")
     assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:40])
-    expected_kinds = {"sock", "reg", "dir", "pipe"} | {kind.name for kind in KINDS} - NOT_OPENED
-    assert kinds >= {kind for kind in expected_kinds if (kernel, kind) not in NO_TYPES}
+    assert kinds >= opened_on(core)
 
 
 IT_VALUE = re.compile(rb"^it_value: \((\d+), (\d+)\)$", re.M)
@@ -227,6 +243,19 @@ def test_terminals(elf: Core) -> None:
     assert {r["tty.name"] for r in slaves} == {f"pts{row['ptmx.tty_index']}"}
 
 
-def test_locks_that_nobody_has(elf: Core) -> None:
-    """No workload takes any."""
-    assert {json.dumps(row["lock"]) for row in elf.rows("fds")} == {"[]"}
+def test_locks(elf: Core) -> None:
+    """No other workload takes any."""
+    said: dict[tuple[int, int], list[str]] = {}
+    account = elf.accounts.get("fd_kinds", {"processes": []})
+    for process in account["processes"]:
+        for entry in process["fds"]:
+            for lock in (entry.get("detail") or {}).get("locks", ()):
+                place = "" if lock["end"] is None else lock["end"]
+                words = f"{lock['kind']} {lock['mode']}"
+                if lock["start"] or lock["end"] is not None:
+                    words += f" {lock['start']}-{place}"
+                said.setdefault((process["pid"], entry["fd"]), []).append(words)
+    seen = {(row["pid"], row["fd"]): row["lock"] for row in elf.rows("fds") if row["lock"]}
+    assert {where: sorted(locks) for where, locks in seen.items()} == {
+        where: sorted(locks) for where, locks in said.items()
+    }

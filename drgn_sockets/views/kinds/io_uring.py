@@ -333,7 +333,7 @@ def _mangle(path: bytes) -> bytes:
 
 def _opcode(prog: Program, opcode: int) -> bytes:
     """``io_uring_get_opcode()``"""
-    # Linux kernel commit a7dd27828b00 ("io_uring: split up io_op_defs") (in v6.3).
+    # Linux kernel commit f30bd4d03824 ("io_uring: Split io_issue_def struct") (in v6.3).
     for table, type_ in (("io_cold_defs", "io_cold_def"), ("io_op_defs", "io_op_def")):
         try:
             address = prog.symbol(table).address
