@@ -14,6 +14,7 @@ from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
+from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
 from drgn_sockets.kernel.file import flag_names, major, minor
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
@@ -53,10 +54,26 @@ def _file_detail(file: FileRecord) -> str | None:
         return file.socket
     known = known_of(file)
     if known is None:
-        return None
+        return _device_detail(file)
     if known.error is not None:
         return known.error if known.unknown else f"unreadable: {known.error}"
-    return known.kind.words(known.it) or None
+    return known.kind.words(known.it) or _device_detail(file)
+
+
+def _device_detail(file: FileRecord) -> str | None:
+    for name, find in (("misc", miscdev_name), ("driver", driver_name)):
+        found = find(file.prog, file.i_mode, file.rdev)
+        if found is not None:
+            return f"{name}={escape(found)}"
+    return None
+
+
+def _driver(
+    r: FdRecord, kind: str, find: Callable[[Program, int, int], bytes | None]
+) -> bytes | None:
+    if r.file is None or r.file.kind != kind:
+        return None
+    return find(r.file.prog, r.file.i_mode, r.file.rdev)
 
 
 def _field(kind: Kind, field: Field) -> Column:
@@ -218,7 +235,27 @@ _COLUMNS = (
         "device number of a device file, major:minor",
         lambda r: _device(r.file.rdev) if r.file and r.file.kind in ("chr", "blk") else None,
     ),
+    Column(
+        "chrdrv",
+        "name of the driver of a character device, as in /proc/devices",
+        lambda r: _driver(r, "chr", chrdev_name),
+    ),
+    Column(
+        "blkdrv",
+        "name of the driver of a block device, as in /proc/devices",
+        lambda r: _driver(r, "blk", blkdev_name),
+    ),
+    Column(
+        "miscdev",
+        "name of a device of the driver misc, as in /proc/misc",
+        lambda r: _driver(r, "chr", miscdev_name),
+    ),
     Column("mnt_id", "mount ID, as in fdinfo", lambda r: r.file and r.file.mnt_id, right=True),
+    Column(
+        "fops",
+        "symbol of the file operations (f_op), which tell the kind, or their address",
+        lambda r: r.file and r.file.fops,
+    ),
     Column("lock", "locks held through it: flock, posix, ofd, lease; of which bytes", _locks),
     Column("file", "address of the struct file", lambda r: f"{r.address:#x}"),
     Column(

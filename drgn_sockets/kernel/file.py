@@ -131,8 +131,8 @@ _KINDS = {
 def file_kind(i_mode: int, name: bytes, is_socket: bool) -> str:
     """
     What kind of file it is: ``sock``, ``pipe``, ``fifo``, ``reg``, ``dir``, ``chr``, ``blk``,
-    ``lnk``, ``sockfile`` (an ``O_PATH`` fd of a unix socket's file), ``memfd``, ``ns``, or
-    what an anonymous inode calls itself: ``eventfd``, ``eventpoll``, ``timerfd``, ….
+    ``lnk``, ``sockfile`` (an ``O_PATH`` fd of a unix socket's file), ``memfd``, ``dmabuf``, ``ns``,
+    or what an anonymous inode calls itself: ``eventfd``, ``eventpoll``, ``timerfd``, ….
     """
     if name.startswith(b"anon_inode:"):
         kind = name[len(b"anon_inode:") :].strip(b"[]").decode("utf-8", "backslashreplace")
@@ -141,6 +141,9 @@ def file_kind(i_mode: int, name: bytes, is_socket: bool) -> str:
     kind = _KINDS.get(stat.S_IFMT(i_mode), "unknown")
     if kind == "sock":
         return "sock" if is_socket else "sockfile"
+    if kind == "unknown" and name.startswith(b"/dmabuf:"):
+        # Its inode has no type.
+        return "dmabuf"
     if kind == "fifo" and name.startswith(b"pipe:["):
         return "pipe"
     if kind == "reg":

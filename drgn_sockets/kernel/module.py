@@ -80,7 +80,8 @@ def module_symbol(prog: Program, module: Module, name: str) -> int:
     raise LookupError(f"module {module.name.decode('ascii', 'replace')} has no symbol {name}")
 
 
-def _find_symbol(prog: Program, kallsyms: ModKallsyms, name: bytes) -> int | None:
+def _symbols(prog: Program, kallsyms: ModKallsyms) -> tuple[dict[int, int], bytes]:
+    """The value of each symbol by where its name begins, and the names."""
     # Elf64_Sym and Elf32_Sym: where the name begins, and the value.
     form = "I4xQ8x" if pointer_size(prog) == 8 else "II8x"
     entry = struct.Struct(byte_order(prog) + form)
@@ -88,15 +89,58 @@ def _find_symbol(prog: Program, kallsyms: ModKallsyms, name: bytes) -> int | Non
     values = dict(entry.iter_unpack(symtab))
     last = max(values)
     if last > _MAX_STRINGS:
-        return None
+        return {}, b""
     names = prog.read(kallsyms.strtab, last) if last else b""
-    names += (read_string(prog, kallsyms.strtab + last, _MAX_NAME) or b"") + b"\0"
+    return values, names + (read_string(prog, kallsyms.strtab + last, _MAX_NAME) or b"") + b"\0"
+
+
+def _find_symbol(prog: Program, kallsyms: ModKallsyms, name: bytes) -> int | None:
+    values, names = _symbols(prog, kallsyms)
     at = names.find(b"\0" + name + b"\0") + 1
     while at:
         if at in values:
-            return values[at]  # type: ignore[no-any-return]
+            return values[at]
         at = names.find(b"\0" + name + b"\0", at) + 1
     return None
+
+
+def module_symbol_name(prog: Program, address: int) -> str:
+    """Name of the function or variable of a module at *address*, or ``""``."""
+    known: dict[int, str] = prog.cache.setdefault("drgn_sockets.module_symbols", {})
+    if address not in known:
+        try:
+            known[address] = _symbol_name(prog, address)
+        except (LookupError, *UNREADABLE):
+            known[address] = ""
+    return known[address]
+
+
+def _symbol_name(prog: Program, address: int) -> str:
+    layout = Module.layout(prog)
+    offset = layout.cls.places["node"].offset
+    for node in list_nodes(prog, prog["modules"].address_of_().value_()):
+        module = layout.read(node - offset)
+        if not _has(prog, module, address):
+            continue
+        kallsyms = ModKallsyms.layout(prog).read(module.kallsyms)
+        if not 0 < kallsyms.num_symtab <= _MAX_SYMBOLS:
+            break
+        values, names = _symbols(prog, kallsyms)
+        for at, value in values.items():
+            name = names[at : names.find(b"\0", at)] if value == address else b""
+            if name:
+                return name.decode("ascii", "backslashreplace")
+        break
+    return ""
+
+
+def _has(prog: Program, module: Module, address: int) -> bool:
+    """Whether *address* is in a module, as ``within_module_core()``."""
+    mod = Module.layout(prog).object(module.address)
+    # Linux kernel commit ac3b43283923 ("module: replace module_layout with module_memory") (in
+    # v6.4).
+    parts = mod.mem if mod.type_.type.has_member("mem") else [mod.core_layout]
+    return any(0 <= address - part.base.value_() < part.size.value_() for part in parts)
 
 
 def module_variable(prog: Program, module: str, name: str, type_: str) -> Object:

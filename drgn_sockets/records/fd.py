@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.dcache import Namer
+from drgn_sockets.kernel.dcache import Namer, symbol_name
 from drgn_sockets.kernel.fdtable import FdChunk, fd_chunks
 from drgn_sockets.kernel.file import (
     O_CLOEXEC,
@@ -21,6 +21,7 @@ from drgn_sockets.kernel.file import (
     file_kind,
     socket_file_ops,
 )
+from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.parts import Batch, Part
@@ -111,6 +112,15 @@ class FileRecord:
     def op(self) -> int:
         """``f_op``, address of the ``struct file_operations``."""
         return self.file.op
+
+    @property
+    def fops(self) -> str:
+        """The symbol of ``f_op``, its address if it has none."""
+        return (
+            symbol_name(self.prog, self.op)
+            or module_symbol_name(self.prog, self.op)
+            or f"{self.op:#x}"
+        )
 
     @property
     def name(self) -> bytes | None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from .machine import Core, Done
-from .test_fdinfo import NO_TYPES, NOT_YET
+from .test_fdinfo import NO_TYPES
 
 INET_FILES = (
     *("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6"),
@@ -126,9 +126,9 @@ def test_everything_is_compared_and_agrees(core: Core) -> None:
     assert lonely
     named = {int(m[1]) for m in re.finditer(r"network namespace (\d+): no process", done.out)}
     assert named == lonely
-    # Lines of kinds of files that we do not know, or that need types which this kernel has not.
+    # Of kinds of files whose types this kernel has not.
     kinds = {m[1] for line in left_out if (m := re.search(r": fdinfo of ([^:]+): ", line))}
-    assert kinds <= NOT_YET | {kind for kernel, kind in NO_TYPES if kernel == core.kernel}
+    assert kinds <= {kind for kernel, kind in NO_TYPES if kernel == core.kernel}
     assert len(left_out) == 1 + len(lonely) + len(kinds)
     # What moved: only what a timer may, TIME-WAIT that was made to last, the position in the TUN
     # device (bytes that went through it), what a raw socket dropped of it, and workers of the

@@ -19,9 +19,11 @@ O_CLOEXEC = 0o2000000
 KINDS = {
     "file": "reg",
     "char": "chr",
+    "block": "blk",
     "socket": "sock",
     "symlink": "lnk",
     "mqueue": "reg",
+    "secretmem": "reg",
     "landlock": "landlock-ruleset",
 }
 ACCESS = {"r": "r", "w": "w", "rw": "u", "path": "p", "none": "-"}

@@ -12,26 +12,67 @@ from drgn import Program
 
 from drgn_sockets.kernel.dcache import symbol_name
 from drgn_sockets.kernel.memory import UNREADABLE
-from drgn_sockets.kernel.module import find_module, module_symbol
+from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.bpf_btf import BpfBtf
+from drgn_sockets.views.kinds.bpf_iter import BpfIter
+from drgn_sockets.views.kinds.bpf_link import BpfLink
+from drgn_sockets.views.kinds.bpf_map import BpfMap
+from drgn_sockets.views.kinds.bpf_prog import BpfProgram
+from drgn_sockets.views.kinds.bpf_token import BpfToken
+from drgn_sockets.views.kinds.dma_buf import DmaBufKind
 from drgn_sockets.views.kinds.eventfd import Eventfd
 from drgn_sockets.views.kinds.eventpoll import Eventpoll
 from drgn_sockets.views.kinds.fanotify import Fanotify
+from drgn_sockets.views.kinds.fscontext import FsContextKind
+from drgn_sockets.views.kinds.fuse_dev import FuseDevKind
 from drgn_sockets.views.kinds.inotify import Inotify
+from drgn_sockets.views.kinds.io_uring import IoUring
+from drgn_sockets.views.kinds.kvm import KvmVcpu, KvmVm
+from drgn_sockets.views.kinds.landlock import Landlock
+from drgn_sockets.views.kinds.memfd import Memfd
+from drgn_sockets.views.kinds.mqueue import Mqueue
+from drgn_sockets.views.kinds.ns import Ns
+from drgn_sockets.views.kinds.perf_event import PerfEventKind
 from drgn_sockets.views.kinds.pidfd import Pidfd
+from drgn_sockets.views.kinds.pipe import Pipe
+from drgn_sockets.views.kinds.seccomp import Seccomp
+from drgn_sockets.views.kinds.secretmem import Secretmem
 from drgn_sockets.views.kinds.signalfd import Signalfd
 from drgn_sockets.views.kinds.sock import Sock
 from drgn_sockets.views.kinds.timerfd import Timerfd
 from drgn_sockets.views.kinds.tty import Ptmx, Tty
 from drgn_sockets.views.kinds.tun import Tun
 from drgn_sockets.views.kinds.userfaultfd import Userfaultfd
+from drgn_sockets.views.kinds.vfio import Vfio
 
 __all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of"]
 
 #: All that are told apart by more than a name.
 KINDS: tuple[Kind, ...] = (
     Eventfd(),
+    BpfProgram(),
+    BpfMap(),
+    BpfLink(),
+    BpfIter(),
+    BpfBtf(),
+    BpfToken(),
+    IoUring(),
+    PerfEventKind(),
+    Pipe(),
+    Ns(),
+    Memfd(),
+    Secretmem(),
+    Mqueue(),
+    DmaBufKind(),
+    FuseDevKind(),
+    FsContextKind(),
+    Landlock(),
+    Seccomp(),
+    KvmVm(),
+    KvmVcpu(),
+    Vfio(),
     Eventpoll(),
     Fanotify(),
     Inotify(),
@@ -44,6 +85,8 @@ KINDS: tuple[Kind, ...] = (
     Tun(),
     Userfaultfd(),
 )
+
+_MODULES = " (types of modules: in BTF since Linux 5.11; or give debugging symbols)"
 
 _BY_FOPS = {name: kind for kind in KINDS for name in kind.fops}
 
@@ -66,25 +109,7 @@ def kind_of(prog: Program, op: int) -> Kind | None:
 
     :param op: ``const struct file_operations *``
     """
-    return _BY_FOPS.get(symbol_name(prog, op) or _of_modules(prog).get(op, ""))
-
-
-def _of_modules(prog: Program) -> dict[int, str]:
-    """Symbols of the file operations that modules have, by their addresses."""
-    found: dict[int, str] | None = prog.cache.get("drgn_sockets.module_fops")
-    if found is None:
-        found = {}
-        for kind in KINDS:
-            module = find_module(prog, kind.module) if kind.module else None
-            if module is None:
-                continue
-            for name in kind.fops:
-                try:
-                    found[module_symbol(prog, module, name)] = name
-                except LookupError:
-                    continue
-        prog.cache["drgn_sockets.module_fops"] = found
-    return found
+    return _BY_FOPS.get(symbol_name(prog, op) or module_symbol_name(prog, op))
 
 
 def known_of(file: FileRecord) -> Known | None:
@@ -96,9 +121,12 @@ def known_of(file: FileRecord) -> Known | None:
 
 def _known_of(file: FileRecord) -> Known | None:
     kind = kind_of(file.prog, file.op)
-    if kind is None:
+    if kind is None or not kind.is_one(file):
         return None
     try:
         return Known(kind, kind.read(file))
-    except (LookupError, *UNREADABLE) as e:
-        return Known(kind, None, f"{kind.name}: {e}", isinstance(e, LookupError))
+    except LookupError as e:
+        hint = _MODULES if "could not find 'struct " in str(e) else ""
+        return Known(kind, None, f"{kind.name}: {e}{hint}", unknown=True)
+    except UNREADABLE as e:
+        return Known(kind, None, f"{kind.name}: {e}")

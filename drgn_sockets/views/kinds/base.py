@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple
 
+from drgn import offsetof
+
+from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.columns import plain
 
@@ -35,9 +38,11 @@ class Kind:
     name: ClassVar[str]
     #: Symbols of the ``struct file_operations``.
     fops: ClassVar[Sequence[str]] = ()
-    #: The module that has them, if it may be one.
-    module: ClassVar[str | None] = None
     fields: ClassVar[Sequence[Field]] = ()
+
+    def is_one(self, file: FileRecord) -> bool:
+        """Whether a file with these operations is one: some kinds share them with others."""
+        return True
 
     def read(self, file: FileRecord) -> Any:
         """
@@ -61,3 +66,17 @@ class Kind:
         """What the column ``detail`` says."""
         values = ((field.name, field.get(it)) for field in self.fields if field.shown)
         return " ".join(f"{name}={plain(value)}" for name, value in values if value is not None)
+
+
+def shows_fdinfo(file: FileRecord) -> bool:
+    """Whether the file's operations have lines of their own to show in fdinfo."""
+    key = ("drgn_sockets.show_fdinfo", file.op)
+    found: bool | None = file.prog.cache.get(key)
+    if found is None:
+        offset = offsetof(file.prog.type("struct file_operations"), "show_fdinfo")
+        try:
+            found = bool(file.prog.read_word(file.op + offset))
+        except UNREADABLE:
+            found = False
+        file.prog.cache[key] = found
+    return found

@@ -41,17 +41,11 @@ class Tun(Kind):
 
     name = "tun"
     fops = ("tun_fops",)
-    module = "tun"
     fields = (Field("iface", "network interface of a tun or tap file", lambda it: it.name),)
 
     def read(self, file: FileRecord) -> Interface:
         prog = file.prog
-        try:
-            files, tuns = _TunFile.layout(prog), _TunStruct.layout(prog)
-        except LookupError as e:
-            raise LookupError(
-                f"{e} (types of modules: in BTF since Linux 5.11; or give debugging symbols)"
-            ) from None
+        files, tuns = _TunFile.layout(prog), _TunStruct.layout(prog)
         tun = files.read(file.private_data).tun
         if not tun:
             return Interface(None)

@@ -9,6 +9,7 @@ from drgn import FaultError, Program
 
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.views.kinds import known_of
+from drgn_sockets.views.kinds.base import shows_fdinfo
 from drgn_sockets.views.locks import lock_line, locks_of
 
 
@@ -58,9 +59,13 @@ def own_lines(record: FdRecord) -> Iterator[bytes]:
     for number, lock in enumerate(locks_of(record), 1):
         yield b"lock:\t%d: %b\n" % (number, lock_line(lock, file.dev or 0, file.ino or 0))
     known = known_of(file)
-    if known is not None:
-        if known.unknown:
-            raise LookupError(known.error)
-        if known.error is not None:
-            raise FaultError(known.error, file.private_data)
+    if known is not None and known.error is None:
         yield from known.kind.fdinfo(file, known.it)
+    elif not shows_fdinfo(file):
+        return
+    elif known is None:
+        raise LookupError(f"what {file.fops} show is not known")
+    elif known.unknown:
+        raise LookupError(known.error)
+    else:
+        raise FaultError(known.error, file.private_data)
