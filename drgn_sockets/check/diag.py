@@ -135,11 +135,22 @@ class DiagResult(Result):
 
     #: By name, all that there are.
     attributes: dict[str, Counts] = field(default_factory=dict)
+    #: Of each attribute of a socket that is not equal, what differs.
+    unequal: list[tuple[Counts, list[Mismatch]]] = field(default_factory=list)
 
     @property
     def equal(self) -> int:
         """How many of the attributes compared were equal."""
         return sum(counts.equal for counts in self.attributes.values())
+
+    def have_moved(self, gone: set[Mismatch]) -> None:
+        """Take back the judgement on what another look did not find different."""
+        self.moved += [m for m in self.mismatches if m in gone]
+        self.mismatches = [m for m in self.mismatches if m not in gone]
+        for counts, found in self.unequal:
+            if gone.issuperset(found):
+                counts.compared -= 1
+                self.fields -= 1
 
 
 class Told(NamedTuple):
@@ -410,16 +421,19 @@ class Comparison:
 
     def _count(self, name: str, found: Iterable[tuple[Mismatch, bool]]) -> None:
         """Count an attribute, with its mismatches and whether each may have moved."""
-        equal = judged = True
+        differ = []
+        judged = True
         for mismatch, moved in found:
             self.tell(mismatch, moved=moved)
-            equal = False
+            differ.append(mismatch)
             judged = judged and not moved
         if judged:
             counts = self._counts(name)
             counts.compared += 1
-            counts.equal += equal
+            counts.equal += not differ
             self.result.fields += 1
+            if differ:
+                self.result.unequal.append((counts, differ))
 
     def _judge_waiting(self) -> None:
         """Judge the moments of messages that have no age: they were told about as long ago."""
@@ -642,9 +656,7 @@ def check_live(prog: Program, proc: str = "/proc") -> DiagResult:
         if not lasting:
             break
         before = after
-    gone = [m for m in result.mismatches if m not in (lasting or ())]
-    result.moved += gone
-    result.mismatches = [m for m in result.mismatches if m in (lasting or ())]
+    result.have_moved(set(result.mismatches) - (lasting or set()))
     return result
 
 

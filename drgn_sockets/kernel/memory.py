@@ -9,7 +9,9 @@ item and no other.
 
 from __future__ import annotations
 
+import math
 import struct
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +23,9 @@ _MAX_SPAN = 1 << 16
 _MAX_GAP = 1 << 11
 # The smallest page there is: larger ones are missing in multiples of it.
 _PAGE = 1 << 12
+
+# How long what was read of a live kernel is taken for what there is.
+_LIVE_S = 1.0
 
 _EXACT = "drgn_sockets.exact"
 #: Begins a line of VMCOREINFO that tells a core which ``distill`` wrote from a whole one; the
@@ -34,10 +39,13 @@ UNREADABLE = (FaultError, OverflowError, ValueError)
 
 
 def remembered(prog: Program, name: str) -> dict[Any, Any]:
-    """What was read of a core for some purpose; nothing for a live kernel, which changes."""
-    if prog.flags & ProgramFlags.IS_LIVE:
-        return {}
-    return prog.cache.setdefault(f"drgn_sockets.{name}", {})  # type: ignore[no-any-return]
+    """What was read for some purpose: of a core always, of a live kernel for a second."""
+    key = "drgn_sockets.remembered." + name
+    found: tuple[float, dict[Any, Any]] | None = prog.cache.get(key)
+    if found is None or found[0] < time.monotonic():
+        live = prog.flags & ProgramFlags.IS_LIVE
+        found = prog.cache[key] = (time.monotonic() + _LIVE_S if live else math.inf, {})
+    return found[1]
 
 
 def pointer_size(prog: Program) -> int:

@@ -10,7 +10,7 @@ from drgn_sockets.records.families.inet import InetRecord, InetSock, Ipv6Pinfo
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.socket import SocketRecord, Timer
-from drgn_sockets.views.escape import escape
+from drgn_sockets.views.columns import escaped
 
 # include/net/sock.h: RCV_SHUTDOWN, SEND_SHUTDOWN
 _RCV_SHUTDOWN, _SEND_SHUTDOWN = 1, 2
@@ -67,9 +67,8 @@ def extended_text(record: SocketRecord) -> str:
 
 def _details(record: SocketRecord) -> list[str]:
     """``sock_details_print()``"""
-    words = []
-    if record.told_uid:
-        words.append(f"uid:{record.told_uid}")
+    uid = record.told_uid
+    words = [f"uid:{uid}"] if uid else []
     words += [f"ino:{record.ino}", f"sk:{record.sock.cookie:x}"]
     if not isinstance(record, InetRecord):
         # Of other families sock_diag does not tell the rest.
@@ -87,7 +86,7 @@ def cgroup_text(path: CgroupPath | None) -> str | None:
     """``cgroup:/system.slice``, or as ss writes it of one that has been removed."""
     if path is None:
         return None
-    return f"cgroup:unreachable:{path.id:x}" if path.removed else f"cgroup:{escape(path)}"
+    return f"cgroup:unreachable:{path.id:x}" if path.removed else f"cgroup:{escaped(path)}"
 
 
 def _inet(record: InetRecord) -> list[str]:

@@ -42,10 +42,10 @@ def test_btf_says_what_dwarf_says(twins: tuple[Core, Core], argv: tuple[str, ...
 
 
 def test_peer_and_tcp_of_sockets(twins: tuple[Core, Core]) -> None:
-    rows = [row for row in twins[0].rows("ss", "-a") if not row["error"]][::2]
+    rows = [row for row in twins[0].rows("ss", "-a") if not row["error"]][::8]
     tcp = [row["sk"] for row in rows if row["netid"] == "tcp"]
-    assert len(tcp) > 50
-    few = [row["sk"] for row in rows[::9]]
+    assert len(tcp) > 20
+    few = [row["sk"] for row in rows[::5]]
     for argv in (
         ("peer", *(row["sk"] for row in rows), "--json", "--output=all"),
         ("peer", *few),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -19,6 +20,18 @@ def ask(core: Core, *what: str) -> list[Row]:
     return [json.loads(line) for line in done.out.splitlines()]
 
 
+def ask_each(core: Core, *what: str) -> dict[str, list[Row]]:
+    """Of many at once, the rows by what was asked for: one walk serves all."""
+    found: dict[str, list[Row]] = {name: [] for name in what}
+    for row in ask(core, *found):
+        found[row["what"]].append(row)
+    return found
+
+
+def name_of(end: End) -> str:
+    return f"{end[0]}:{end[1]}"
+
+
 def ends_of(core: Core, pair: dict[str, Any], a: str, b: str) -> tuple[End, End]:
     return (pair[a]["pid"], pair[a]["fd"]), (pair[b]["pid"], pair[b]["fd"])
 
@@ -27,15 +40,19 @@ def holders(row: Row) -> set[End]:
     return {(h["pid"], h["fd"]) for h in row["holders"]}
 
 
+@functools.lru_cache(None)
+def entries_of(core: Core) -> dict[End, dict[str, Any]]:
+    return {
+        (process["pid"], entry["fd"]): entry
+        for account in core.accounts.values()
+        for process in account["processes"]
+        if process["tid"] == process["pid"]
+        for entry in process["fds"]
+    }
+
+
 def entry_of(core: Core, end: End) -> dict[str, Any]:
-    for account in core.accounts.values():
-        for process in account["processes"]:
-            if process["pid"] == end[0] and process["tid"] == end[0]:
-                for entry in process["fds"]:
-                    if entry["fd"] == end[1]:
-                        found: dict[str, Any] = entry
-                        return found
-    raise AssertionError(f"{end} is in no account")
+    return entries_of(core)[end]
 
 
 def connections(core: Core) -> Iterator[tuple[End, End, dict[str, Any]]]:
@@ -49,18 +66,19 @@ def test_both_ends_of_every_connection(elf: Core) -> None:
     """TCP on this machine (v4-mapped and over veth as well) and unix, from either side."""
     count = 0
     families = set()
+    asked = ask_each(elf, *(name_of(e) for c, s, _ in connections(elf) for e in (c, s)))
     for client, server, row in connections(elf):
         entry = entry_of(elf, client)
         if row.get("protocol") in ("dccp", "tipc"):
             # Of these there is the generic part: nothing is said of another end.
-            assert [r["end"] for r in ask(elf, f"{client[0]}:{client[1]}")] == ["self"]
+            assert [r["end"] for r in asked[name_of(client)]] == ["self"]
             continue
         if entry["family"] == "AF_VSOCK" and elf.kernel == "5.10":
             # Its ends are in a structure of a module, and modules have no BTF before 5.11.
             continue
         one_way = not row.get("points_back", True)
         for mine, other in ((client, server), (server, client))[: 1 if one_way else 2]:
-            found = ask(elf, f"{mine[0]}:{mine[1]}")
+            found = asked[name_of(mine)]
             by_end = {r["end"]: r for r in found}
             assert mine in holders(by_end["self"])
             assert other in holders(by_end["peer"]), (row, found)
@@ -103,26 +121,26 @@ def test_nameless_client_held_by_parent_and_child(elf: Core) -> None:
 
 
 def test_pairs_of_unix_sockets(elf: Core) -> None:
-    for row in elf.accounts["unix_zoo"]["pairs"]:
-        a, b = ends_of(elf, row, "a", "b")
+    pairs = [(*ends_of(elf, row, "a", "b"), row) for row in elf.accounts["unix_zoo"]["pairs"]]
+    asked = ask_each(elf, *(name_of(end) for a, b, _ in pairs for end in (a, b)))
+    for a, b, row in pairs:
         for mine, other in ((a, b), (b, a)):
-            by_end = {r["end"]: r for r in ask(elf, f"{mine[0]}:{mine[1]}")}
+            by_end = {r["end"]: r for r in asked[name_of(mine)]}
             assert by_end["peer"]["ino"] == entry_of(elf, other)["inode"], row
             assert other in holders(by_end["peer"])
             assert by_end["peer"]["note"] is None
 
 
 def test_peer_inodes(elf: Core) -> None:
-    count = 0
-    for account in elf.accounts.values():
-        for process in account["processes"]:
-            for entry in process["fds"]:
-                if not entry.get("peer_inode") or process["pid"] != process["tid"]:
-                    continue
-                by_end = {r["end"]: r for r in ask(elf, str(entry["inode"]))}
-                assert by_end["peer"]["ino"] == entry["peer_inode"]
-                count += 1
-    assert count > 20
+    expected = {
+        str(entry["inode"]): entry["peer_inode"]
+        for entry in entries_of(elf).values()
+        if entry.get("peer_inode")
+    }
+    assert len(expected) > 20
+    for name, rows in ask_each(elf, *expected).items():
+        by_end = {r["end"]: r for r in rows}
+        assert by_end["peer"]["ino"] == expected[name]
 
 
 def test_not_accepted_yet(elf: Core) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.kernel.memory import remembered
 from drgn_sockets.records import filter as filter_module
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.filter import (
@@ -34,7 +35,7 @@ from drgn_sockets.records.socket import SocketRecord
 from .fake_kernel import decoded
 from .test_sockets_view import KERNEL, RAW, UDP, inet
 
-KERNEL.prog.cache["drgn_sockets.local_ports"] = {0: (32768, 60999)}
+remembered(KERNEL.prog, "local_ports")[0] = (32768, 60999)
 
 
 def unix(name: bytes | None, peer_name: bytes | None = None) -> UnixRecord:
