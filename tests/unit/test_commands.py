@@ -271,7 +271,7 @@ def test_columns_have_one_name_each() -> None:
         names = [column.name for column in command.columns]
         assert len(set(names)) == len(names)
         # Those of a kind of file have its name before a dot.
-        assert all(re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", name) for name in names)
+        assert all(re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)*", name) for name in names)
 
 
 @pytest.mark.parametrize(
