@@ -126,7 +126,7 @@ def test_everything_is_compared_and_agrees(core: Core) -> None:
     assert lonely
     named = {int(m[1]) for m in re.finditer(r"network namespace (\d+): no process", done.out)}
     assert named == lonely
-    # Lines of kinds of files that we do not know, or that need types which this kernel has not.
+    # Of kinds of files whose types this kernel has not.
     kinds = {m[1] for line in left_out if (m := re.search(r": fdinfo of ([^:]+): ", line))}
     assert kinds <= {kind for kernel, kind in NO_TYPES if kernel == core.kernel}
     assert len(left_out) == 1 + len(lonely) + len(kinds)
