@@ -381,6 +381,9 @@ class Fds(Command):
         tasks = Tasks(prog)
         problems.add([f"task_struct at {task:#x} cannot be read" for task in tasks.unreadable])
         tables = _tables(tasks, args, who, without=others)
+        if args.user is not None and not tables:
+            _tell(f"no such process of user {args.user}")
+            return TOLD
         if args.kind is not None:
             tests.append(select.of_kinds(args.kind, lambda: _kinds_of(prog, tasks)))
         associated = Associated(each=args.maps, threads=args.threads)

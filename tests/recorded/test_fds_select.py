@@ -270,3 +270,9 @@ def test_nobody_holds_it(one: Core, argv: list[str]) -> None:
     done = one.run("fds", *argv, "--json")
     assert (done.status, done.out) == (1, "")
     assert done.err == f"drgn-sockets: nobody holds {argv[-1]}\n"
+
+
+def test_a_user_without_processes(one: Core) -> None:
+    done = one.run("fds", "--user", "4243", "--json")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "drgn-sockets: no such process of user 4243\n"
