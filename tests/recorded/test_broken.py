@@ -734,7 +734,8 @@ def test_files_of_a_process_that_is_broken(
         assert {name for name in names if after[name].status} == lost
         changed = {name for name in names if after[name] != before[name]}
         assert changed - lost <= {"stat", "status"}
-        if value != UNMAPPED:
+        if value != UNMAPPED or pointer not in ("signal", "files"):
+            # It takes some seconds.
             return
         tree = tmp_path / "tree"
         done = patient.run("procfs", "-o", str(tree))
