@@ -10,7 +10,7 @@ files read that.
   ``PID/fd.json``: ``{"57": {"link": TEXT}}``, made by ``os.fsdecode``, or ``{"57": {"error":
   TEXT}}`` where it cannot be read.
 * ``PID/task/TID/``: likewise; ``fd`` and ``fdinfo`` are symbolic links to those of the process
-  where the thread shares its table.
+  where the thread shares its table, or to those of the thread that it shares one with.
 * ``uptime``, which says of which moment this is.
 """
 
@@ -114,16 +114,18 @@ class _Tree:
                 os.symlink(f"../netns/{ino}/net", "net", dir_fd=directory)
         for kind in ("fd", "fdinfo"):
             os.mkdir(kind, dir_fd=directory)
+        # Who else has a table that is not the leader's.
+        tables = {leader.files: "../.."} if leader is not None else {}
         with _directory("task", directory, make=True) as inside:
             for task in tasks:
                 with _directory(str(task.pid), inside, make=True) as fd:
                     self._task(fd, f"{pid}/task/{task.pid}", task, whole=False)
-                    own = leader is None or task.files != leader.files
+                    where = tables.setdefault(task.files, f"../{task.pid}")
                     for kind in ("fd", "fdinfo"):
-                        if own:
+                        if where == f"../{task.pid}":
                             os.mkdir(kind, dir_fd=fd)
                         else:
-                            os.symlink(f"../../{kind}", kind, dir_fd=fd)
+                            os.symlink(f"{where}/{kind}", kind, dir_fd=fd)
 
     def _task(self, directory: int, where: str, task: Task, *, whole: bool) -> None:
         try:

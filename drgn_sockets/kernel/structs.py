@@ -462,8 +462,10 @@ class Layout(Generic[S]):
         """
         Read the structure at *address*.
 
-        :raises FaultError: if it cannot be read
+        :raises FaultError: if it is null or cannot be read
         """
+        if 0 <= address < _NULL_PAGE:
+            raise FaultError("null pointer", address)
         try:
             return self.decode(address, self._prog.read(address, self.size))
         except UNREADABLE as e:

@@ -801,3 +801,65 @@ def test_damaged_task(patient: Patient, member_: str) -> None:
         }
         summary = [r for r in patient.rows("fds", "--summary")[1] if r["pid"] == pid]
         assert [r["soft"] is None for r in summary] == [member_ == "signal"]
+
+
+def task_of(patient: Patient, pid: int) -> Object:
+    task = find_task(patient.prog, pid)
+    assert task
+    return task
+
+
+@pytest.mark.parametrize("value", [UNMAPPED, 2], ids=str)
+@pytest.mark.parametrize(
+    ("pointer", "lost"),
+    [
+        ("signal", {"stat", "status"}),
+        ("sighand", {"stat", "status"}),
+        ("real_cred", {"status", "ns"}),
+        ("mm", {"stat", "status", "cmdline", "exe"}),
+        ("thread_pid", {"status", "ns"}),
+        ("nsproxy", {"ns"}),
+        ("fs", {"status", "cwd", "root"}),
+        ("files", {"status", "fd"}),
+        ("cgroups", {"cgroup"}),
+        ("real_parent", set()),
+    ],
+)
+def test_files_of_a_process_that_is_broken(
+    patient: Patient, tmp_path: Path, pointer: str, lost: set[str], value: int
+) -> None:
+    """What cannot be read is missing and told; all else is there."""
+    pid, _ = client(patient)
+    names = ("comm", "cmdline", "stat", "status", "cgroup", "cwd", "root", "exe", "ns", "fd")
+    before = {name: patient.run("procfs", f"{pid}/{name}") for name in names}
+    place = member(task_of(patient, pid), pointer)
+    with patient.damaged((place, word(value))):
+        after = {name: patient.run("procfs", f"{pid}/{name}") for name in names}
+        for done in after.values():
+            assert done.err.count("\n") <= 1 and "Traceback" not in done.err
+        assert {name for name in names if after[name].status} == lost
+        changed = {name for name in names if after[name] != before[name]}
+        assert changed - lost <= {"stat", "status"}
+        if value != UNMAPPED or pointer not in ("signal", "files"):
+            # It takes some seconds.
+            return
+        tree = tmp_path / "tree"
+        done = patient.run("procfs", "-o", str(tree))
+        assert done.status == (1 if lost else 0), done.err
+        assert all(f"{pid}/" in line for line in done.err.splitlines())
+        for name in set(names) - lost - {"fd", "ns"}:
+            assert os.path.lexists(tree / str(pid) / name), name
+        for name in lost - {"fd", "ns"}:
+            assert not os.path.lexists(tree / str(pid) / name), name
+        assert (tree / "net/tcp").exists() and len(list(tree.glob("*/status"))) > 50
+
+
+def test_a_list_of_hierarchies_that_loops(patient: Patient) -> None:
+    pid, _ = client(patient)
+    place = patient.prog["cgroup_roots"].next.value_()
+    with patient.damaged((place, word(place))):
+        patient.prog.cache.pop("drgn_sockets.hierarchies", None)
+        done = patient.run("procfs", f"{pid}/cgroup")
+        assert done.out.count("\n") == 1 and done.status == 0
+    patient.prog.cache.pop("drgn_sockets.hierarchies", None)
+    assert patient.run("procfs", f"{pid}/cgroup").out.count("\n") == 2

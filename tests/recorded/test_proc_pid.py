@@ -90,6 +90,12 @@ def values(file: str, text: bytes) -> dict[str, bytes]:
     return status_lines(text) if file == "status" else {file: text}
 
 
+def worker(name: bytes) -> bytes:
+    """The name of a worker of the kernel's without what it does; of others all."""
+    match = re.match(rb"kworker/u?\d+:\d+H?(?=[-+\n]|$)", name)
+    return match[0] if match else name
+
+
 def differences(saved: Saved, file: str, theirs: bytes, ours: bytes) -> list[tuple[str, ...]]:
     """What differs and may not."""
     if theirs == ours:
@@ -103,7 +109,7 @@ def differences(saved: Saved, file: str, theirs: bytes, ours: bytes) -> list[tup
         fine = (
             was == is_
             or may is How.ANY
-            or (may is How.KTHREAD and saved.kthread)
+            or (may is How.KTHREAD and saved.kthread and worker(was) == worker(is_))
             or (may is How.GROWS and int(is_.split()[0]) > int(was.split()[0]))
         )
         if not fine:

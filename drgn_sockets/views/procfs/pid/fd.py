@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from drgn import FaultError
+
 from drgn_sockets.kernel.task import FileTable, Task
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.views.escape import escape
@@ -27,11 +29,18 @@ def fd_lines(records: Iterable[FdRecord]) -> Iterator[bytes]:
     """
     ``fd/`` as text: ``N -> NAME``, names escaped; an fd of which that cannot be read has no
     arrow.
+
+    :raises FaultError: in the end, if something could not be read
     """
+    lost: FdRecord | None = None
     for record in records:
         name = record.file.name if record.file is not None else None
+        if record.fd is None:
+            raise FaultError(record.error or "file table", record.address)
         if name is None:
-            fd = "fds" if record.fd is None else record.fd
-            yield f"{fd} unreadable: {record.error}\n".encode()
+            lost = lost or record
+            yield f"{record.fd} unreadable: {record.error}\n".encode()
         else:
             yield f"{record.fd} -> {escape(name)}\n".encode("utf-8", "surrogateescape")
+    if lost is not None:
+        raise FaultError(f"fd {lost.fd} and maybe others cannot be read", lost.address)

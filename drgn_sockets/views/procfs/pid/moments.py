@@ -31,7 +31,7 @@ class How(Enum):
     GROWS = "only grows"
     #: It may be any other.
     ANY = "changes"
-    #: As ANY, but of threads of the kernel's only.
+    #: What is behind the ID of a worker of the kernel's: ``events`` of ``kworker/0:1-events``.
     KTHREAD = "changes, of threads of the kernel's"
 
 
