@@ -70,21 +70,19 @@ class Associated(Others):
         if exe:
             rows.append(_row(table, "txt", exe, files.get(exe), None))
         shift = page_shift(reader.prog)
+        shown = {vma.file: _as_shown(reader, files.get(vma.file)) for vma in vmas}
         if self._each:
             for vma in vmas:
-                file = _as_shown(reader, files.get(vma.file))
-                rows.append(_row(table, "mem", vma.file, file, _mapped([vma], shift)))
+                rows.append(_row(table, "mem", vma.file, shown[vma.file], _mapped([vma], shift)))
             return rows
-        seen = {_identity(exe, files.get(exe))}
         by_file: dict[object, list[Vma]] = {}
         for vma in vmas:
-            by_file.setdefault(_identity(vma.file, files.get(vma.file)), []).append(vma)
-        for identity, some in by_file.items():
-            # lsof has what is executed once, too.
-            if identity not in seen:
-                address = some[0].file
-                file = _as_shown(reader, files.get(address))
-                rows.append(_row(table, "mem", address, file, _mapped(some, shift)))
+            by_file.setdefault(_identity(vma.file, shown[vma.file]), []).append(vma)
+        # lsof has what is executed once, too.
+        by_file.pop(_identity(exe, files.get(exe)), None)
+        for some in by_file.values():
+            address = some[0].file
+            rows.append(_row(table, "mem", address, shown[address], _mapped(some, shift)))
         return rows
 
 
