@@ -527,7 +527,8 @@ class Comparison:
             if len(theirs) < len(look.lines):
                 self._left_out.add(f"fdinfo of {kind}: what lines of its own say is not known")
         try:
-            ours = tuple(own_lines(record))
+            # Some kinds make a line of parts.
+            ours = tuple(b"".join(own_lines(record)).splitlines(keepends=True))
         except LookupError as e:
             self._left_out.add(f"fdinfo of {e}")
             return
