@@ -521,6 +521,7 @@ class Comparison:
         kind = record.file.kind if known is None else known.kind.name
         theirs, fd = look.lines, str(record.fd)
         try:
+            # Some kinds make a line of parts.
             ours = tuple(b"".join(own_lines(record)).splitlines(keepends=True))
         except LookupError as e:
             self._left_out.add(f"fdinfo of {e}")

@@ -132,11 +132,13 @@ def seconds(text: bytes) -> float:
 def test_timers_are_of_one_moment(kernel: str) -> None:
     """All have gone on by the same time, which is that between the saving and the core."""
     core = opened(kernel, "elf")
-    passed = [
-        seconds(text) - seconds(b"".join(fdinfo(record)))
-        for record, text in files(core)
-        if of_kind(record) == "timerfd"
-    ]
+    passed = []
+    for record, text in files(core):
+        if of_kind(record) == "timerfd":
+            saved_s, ours_s = seconds(text), seconds(b"".join(fdinfo(record)))
+            # None that is not set, or may have expired since.
+            if saved_s > 300:
+                passed.append(saved_s - ours_s)
     assert len(passed) >= 3
     assert max(passed) - min(passed) < TOLERANCE_S
     since, until = (now_s(core) - core.manifest[name] for name in ("time", "finished"))
@@ -244,18 +246,22 @@ def test_terminals(elf: Core) -> None:
 
 
 def test_locks(elf: Core) -> None:
-    """No other workload takes any."""
-    said: dict[tuple[int, int], list[str]] = {}
-    account = elf.accounts.get("fd_kinds", {"processes": []})
-    for process in account["processes"]:
+    """Those that a workload took, and no others."""
+    expected = {}
+    for process in elf.accounts.get("fd_kinds", {"processes": []})["processes"]:
         for entry in process["fds"]:
-            for lock in (entry.get("detail") or {}).get("locks", ()):
-                place = "" if lock["end"] is None else lock["end"]
-                words = f"{lock['kind']} {lock['mode']}"
-                if lock["start"] or lock["end"] is not None:
-                    words += f" {lock['start']}-{place}"
-                said.setdefault((process["pid"], entry["fd"]), []).append(words)
-    seen = {(row["pid"], row["fd"]): row["lock"] for row in elf.rows("fds") if row["lock"]}
-    assert {where: sorted(locks) for where, locks in seen.items()} == {
-        where: sorted(locks) for where, locks in said.items()
+            words = [lock_text(lock) for lock in (entry.get("detail") or {}).get("locks", ())]
+            if words:
+                expected[process["pid"], entry["fd"]] = words
+    found = {(row["pid"], row["fd"]): row["lock"] for row in elf.rows("fds") if row["lock"]}
+    assert {fd: sorted(locks) for fd, locks in found.items()} == {
+        fd: sorted(locks) for fd, locks in expected.items()
     }
+
+
+def lock_text(lock: dict[str, Any]) -> str:
+    text = f"{lock['kind']} {lock['mode']}"
+    start, end = lock["start"], lock["end"]
+    if start or end is not None:
+        text += f" {start}-{'' if end is None else end}"
+    return text

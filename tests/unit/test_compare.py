@@ -476,6 +476,8 @@ def test_lines_of_a_kind() -> None:
         assert (told(result.mismatches), result.moved) == ([("count", "\\t 4", "\\t 5")], [])
         result = compare_lines((ID, COUNT), (COUNT, ID), after)
         assert [m.field for m in result.mismatches] == ["id", "count"]
+        # A kind may make a line of parts.
+        assert not compare_lines((ID, COUNT), (b"id", b": 3\ncount:", b"\t 4\n"), after).mismatches
         unequal: list[tuple[tuple[bytes, ...], tuple[bytes, ...]]] = [
             ((ID, COUNT), (ID,)),
             ((ID, COUNT), ()),
