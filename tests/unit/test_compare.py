@@ -380,7 +380,9 @@ def record(fd: int, **changes: Any) -> FdRecord:
         # Nothing is locked, and its kind has nothing to tell.
         "file": SimpleNamespace(inode=0),
         "private_data": 1,
-        "memo": (),
+        "fops": "x_fops",
+        "prog": SimpleNamespace(cache={("drgn_sockets.show_fdinfo", 1): True}),
+        "memo": Known(Lines("reg"), ()),
     }
     values.update({k: v for k, v in changes.items() if k != "cloexec"})
     file: Any = SimpleNamespace(**values)
@@ -522,8 +524,7 @@ def test_lines_that_cannot_be_told() -> None:
     cases: list[tuple[Any, int, list[str]]] = [
         (Known(Lines("x"), None, "x: no such type", True), 0, ["fdinfo of x: no such type"]),
         (Known(Lines("x"), None, "x: cannot be read"), 1, []),
-        # There are locks, and none is seen.
-        ((), 1, ["fdinfo of reg: what lines of its own say is not known"]),
+        ((), 0, ["fdinfo of reg: what x_fops show is not known"]),
     ]
     for known, mismatches, left_out in cases:
         result = compare_fds({0: fd_look(lines=lines)}, {0: record(0, memo=known)}, None)
