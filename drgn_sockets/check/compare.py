@@ -524,7 +524,7 @@ class Comparison:
             # Some kinds make a line of parts.
             ours = tuple(b"".join(own_lines(record)).splitlines(keepends=True))
         except LookupError as e:
-            self._left_out.add(f"fdinfo of {e}")
+            self._left_out.add(f"fdinfo of {e}" if known else f"fdinfo of {kind}: {e}")
             return
         except FaultError as e:
             self._tell(Mismatch(name, fd, "fdinfo", _shown(theirs), f"cannot be read: {e}"))

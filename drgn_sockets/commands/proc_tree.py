@@ -32,6 +32,7 @@ from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import FileTable, Task, Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
+from drgn_sockets.records.notes import note
 from drgn_sockets.records.process import read_process
 from drgn_sockets.target.new_file import directory_beside
 from drgn_sockets.views.procfs import FILES, Looker
@@ -74,7 +75,7 @@ class _Tree:
         self._namespaces = {ns.ino for ns in net_namespaces(prog).values()}
         self._no_cmdline = distilled_by(prog) is not None
         # The same file is mostly inherited by many: its lines are made once.
-        self._fdinfo: dict[tuple[int, bool], bytes] = {}
+        self._fdinfo: dict[tuple[int, bool, int], bytes] = {}
 
     def write_net(self, root: Path, top: int) -> None:
         """``/proc/net`` of each network namespace."""
@@ -166,15 +167,22 @@ class _Tree:
             _write(directory, "fd.json", [json.dumps(rest).encode() + b"\n"])
 
     def _info(self, directory: int, where: str, record: FdRecord) -> None:
-        key = (record.address, record.cloexec)
+        # Locks are of a table, and sockets have none.
+        of = 0 if record.file is None or record.file.sk else record.table.files
+        key = (record.address, record.cloexec, of)
         text = self._fdinfo.get(key)
         if text is None:
+            lines: list[bytes] = []
             try:
-                text = b"".join(fdinfo(record))
+                for line in fdinfo(record):
+                    lines.append(line)
+            except LookupError as e:
+                note(self.prog, f"fdinfo has no more than what each file has, {e}")
             except FaultError as e:
                 if record.error is None:
                     self.problems.add([f"{where}/fdinfo/{record.fd}: {e}"])
                 return
+            text = b"".join(lines)
             if len(self._fdinfo) > _PIECE:
                 self._fdinfo.clear()
             self._fdinfo[key] = text

@@ -176,7 +176,7 @@ def _read_processes(prog: Program) -> None:
                     if isinstance(found, Iterator):
                         list(found)
     for record in FdReader(prog, namer=at.namer).read(tasks.tables()):
-        with contextlib.suppress(FaultError):
+        with contextlib.suppress(FaultError, LookupError):
             list(fdinfo(record))
 
 
@@ -185,7 +185,7 @@ def _lines(wanted: list[Source], problems: Problems) -> Iterator[Line]:
         try:
             for text in source.lines():
                 yield Line(source.name, source.netns, text)
-        except FaultError as e:
+        except (FaultError, LookupError) as e:
             where = source.name
             if source.netns is not None:
                 where = f"net/{source.name} of network namespace {source.netns}"
