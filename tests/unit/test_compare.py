@@ -525,7 +525,7 @@ def test_lines_that_cannot_be_told() -> None:
         (Known(Lines("x"), None, "x: no such type", True), 0, ["fdinfo of x: no such type"]),
         (Known(Lines("x"), None, "x: cannot be read"), 1, []),
         # No kind that we know.
-        ((), 0, ["fdinfo of odd_fops: what lines of its own say is not known"]),
+        ((), 0, ["fdinfo of reg: odd_fops: what lines of its own say is not known"]),
     ]
     shows = SimpleNamespace(cache={("drgn_sockets.show_fdinfo", 1): True})
     for known, mismatches, left_out in cases:
