@@ -9,7 +9,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from drgn import FaultError, Object, Program, offsetof, sizeof
-from drgn.helpers.linux.xarray import xa_for_each
 
 from drgn_sockets.kernel.chains import list_nodes
 from drgn_sockets.kernel.dcache import Dentry
@@ -539,6 +538,9 @@ def _registered(prog: Program, it: Ring, new: bool) -> Iterator[bytes]:
 
 def _personalities(prog: Program, ctx: IoRingCtx) -> Iterator[bytes]:
     """``io_uring_show_cred()`` of each; up to v6.12."""
+    # It comes with all of drgn's helpers.
+    from drgn.helpers.linux.xarray import xa_for_each
+
     xarray = Object(prog, "struct io_ring_ctx *", ctx.address).personalities.address_of_()
     first = True
     for index, entry in islice(xa_for_each(xarray), _MAX_REGISTERED):
