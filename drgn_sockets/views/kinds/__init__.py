@@ -7,8 +7,8 @@ The kinds of files: one module each, with its structures, what lsfd has of it, a
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from drgn import Program
@@ -23,8 +23,9 @@ __all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of"]
 
 
 def _kinds() -> Iterator[Kind]:
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
+    # pkgutil would bring "inspect".
+    for path in sorted(Path(__path__[0]).glob("[a-z]*.py")):
+        module = importlib.import_module(f"{__name__}.{path.stem}")
         for value in vars(module).values():
             if not isinstance(value, type) or not issubclass(value, Kind):
                 continue
