@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def test_what_is_mapped_of_an_overlay(prog: Program, overlay: Path) -> None:
         pid = process.pid
         while os.readlink(f"/proc/{pid}/exe") != str(overlay / "ours"):  # noqa: PTH115
             pass
+        # Until it has all that it maps, and sleeps.
+        before = None
+        while (now := maps(pid)) != before:
+            before = now
+            time.sleep(0.5)
         rows = ours_json(prog, f"fds {pid} --maps --output all")
         by_fd = {row["fd"]: row["name"] for row in rows}
         assert by_fd["cwd"] == str(overlay)
