@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from drgn_sockets.kernel.task_facts import PF_KTHREAD
 from drgn_sockets.views.procfs import FILES, Row
 from drgn_sockets.views.procfs.moments import COUNTS, How, how
 
 #: The files that are compared, with the columns of each.
 NET_FILES: dict[str, tuple[str, ...]] = {name: file.columns for name, file in FILES.items()}
-
-# include/linux/sched.h
-_PF_KTHREAD = 0x00200000
 
 _UNIX_ROW = re.compile(
     rb"([0-9a-f]{8,16}|\(null\)): ([0-9A-F]{8}) ([0-9A-F]{8}) ([0-9A-F]{8}) ([0-9A-F]{4}) "
@@ -227,7 +225,7 @@ class ProcTree:
         text = self.read(f"{pid}/stat") or b""
         # After the name, which may be any.
         words = text.rpartition(b")")[2].split()
-        return len(words) > 6 and words[6].isdigit() and bool(int(words[6]) & _PF_KTHREAD)
+        return len(words) > 6 and words[6].isdigit() and bool(int(words[6]) & PF_KTHREAD)
 
     def uptime_s(self) -> float | None:
         """When the look was taken, seconds since boot."""

@@ -24,7 +24,8 @@ _TYPES.update({"fifo": "FIFO", "pipe": "FIFO", "memfd": "REG", "ns": "REG", "soc
 _DEVICES = {"chr": "char", "blk": "blk"}
 
 
-def _pair(dev: int | None) -> str | None:
+def device_text(dev: int | None) -> str | None:
+    """``8:1``, of a ``dev_t`` as the kernel keeps it."""
     return None if dev is None else f"{major(dev)}:{minor(dev)}"
 
 
@@ -52,7 +53,7 @@ def _devtype(r: FdRecord) -> str | None:
 def _maj_min(r: FdRecord) -> str | None:
     if r.file is None or r.file.inode is None:
         return None
-    return _pair(r.file.rdev if r.file.kind in _DEVICES else r.file.dev)
+    return device_text(r.file.rdev if r.file.kind in _DEVICES else r.file.dev)
 
 
 def _partition(r: FdRecord) -> Any:
@@ -60,7 +61,7 @@ def _partition(r: FdRecord) -> Any:
     sb = None if file is None else file.sb
     if file is None or sb is None:
         return None
-    return sb.id if sb.bdev else _pair(file.dev)
+    return sb.id if sb.bdev else device_text(file.dev)
 
 
 def _source(r: FdRecord) -> Any:
@@ -78,7 +79,7 @@ def _source(r: FdRecord) -> Any:
     sb = file.sb
     if sb is None:
         return None
-    return sb.id if sb.bdev else file.fs_type or _pair(file.dev)
+    return sb.id if sb.bdev else file.fs_type or device_text(file.dev)
 
 
 def _xmode(r: FdRecord) -> str | None:

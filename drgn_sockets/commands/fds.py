@@ -12,12 +12,12 @@ from typing import Any
 from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import TOLD, Command, Problems
-from drgn_sockets.commands.fd_columns import LSFD, LSOF
+from drgn_sockets.commands.fd_columns import LSFD, LSOF, device_text
 from drgn_sockets.commands.fd_summary import COLUMNS as SUMMARY
 from drgn_sockets.commands.fd_summary import summaries
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
-from drgn_sockets.kernel.file import flag_names, major, minor
+from drgn_sockets.kernel.file import flag_names
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records import select
 from drgn_sockets.records.associated import Associated
@@ -164,10 +164,6 @@ def _locks(r: FdRecord) -> list[str] | str:
         return f"unreadable: {e}"
 
 
-def _device(dev: int | None) -> str | None:
-    return None if dev is None else f"{major(dev)}:{minor(dev)}"
-
-
 def _flags(r: FdRecord) -> list[str] | None:
     return None if r.flags is None else flag_names(r.flags)
 
@@ -247,12 +243,12 @@ _COLUMNS = (
     Column(
         "dev",
         "device of the file system, major:minor",
-        lambda r: r.file and _device(r.file.dev),
+        lambda r: r.file and device_text(r.file.dev),
     ),
     Column(
         "rdev",
         "device number of a device file, major:minor",
-        lambda r: _device(r.file.rdev) if r.file and r.file.kind in ("chr", "blk") else None,
+        lambda r: device_text(r.file.rdev) if r.file and r.file.kind in ("chr", "blk") else None,
     ),
     Column(
         "chrdrv",

@@ -13,8 +13,9 @@ from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.memory import distilled_by
-from drgn_sockets.kernel.process import PF_KTHREAD, Process
+from drgn_sockets.kernel.process import Process
 from drgn_sockets.kernel.task import Task, task_by_tid
+from drgn_sockets.kernel.task_facts import PF_KTHREAD
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.process import ProcessRecord, read_process
 from drgn_sockets.views.escape import escape

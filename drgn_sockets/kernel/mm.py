@@ -9,8 +9,9 @@ from drgn import FaultError, Object, Program, TypeKind, sizeof
 
 from drgn_sockets.kernel.memory import byte_order, page_shift
 from drgn_sockets.kernel.percpu import per_cpu_sums
-from drgn_sockets.kernel.process import PF_KTHREAD, Process
+from drgn_sockets.kernel.process import Process
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.kernel.task_facts import PF_KTHREAD
 
 # include/linux/mm_types_task.h
 MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES = range(4)

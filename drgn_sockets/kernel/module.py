@@ -11,6 +11,9 @@ from drgn_sockets.kernel.chains import list_nodes
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_string
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
+#: Behind an error that says that a type of a module is not known.
+TYPES_OF_MODULES = "(types of modules: in BTF since Linux 5.11; or give debugging symbols)"
+
 _MAX_SYMBOLS = 1 << 18
 _MAX_STRINGS = 1 << 24
 # include/linux/moduleparam.h: MODULE_NAME_LEN, and the longest name of a symbol (KSYM_NAME_LEN).

@@ -16,17 +16,12 @@ from drgn_sockets.kernel.task import Task
 # include/linux/sched.h
 PF_EXITING = 0x00000004
 PF_WQ_WORKER = 0x00000020
-PF_KTHREAD = 0x00200000
 _TASK_UNINTERRUPTIBLE = 0x2
 _TASK_IDLE = 0x402
 _TASK_RTLOCK_WAIT = 0x1000
 _TASK_FROZEN = 0x8000
 _TASK_REPORT = 0x7F
 _TASK_REPORT_IDLE = _TASK_REPORT + 1
-# include/linux/pid.h: enum pid_type
-PIDTYPE_TGID = 1
-PIDTYPE_PGID = 2
-PIDTYPE_SID = 3
 # include/linux/pid_namespace.h
 _MAX_PID_NS_LEVEL = 32
 # include/linux/sched/signal.h

@@ -13,7 +13,7 @@ from drgn_sockets.kernel.memory import byte_order, pointer_size
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
 # include/linux/sched.h
-_PF_KTHREAD = 0x00200000
+PF_KTHREAD = 0x00200000
 # include/uapi/asm-generic/resource.h
 _RLIMIT_NOFILE = 7
 
@@ -68,7 +68,7 @@ class TaskFacts:
     @property
     def is_kthread(self) -> bool | None:
         """Whether it is a thread of the kernel."""
-        return None if self.task is None else bool(self.task.flags & _PF_KTHREAD)
+        return None if self.task is None else bool(self.task.flags & PF_KTHREAD)
 
     @functools.cached_property
     def uid(self) -> int | None:

@@ -12,7 +12,7 @@ from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.module import find_module
+from drgn_sockets.kernel.module import TYPES_OF_MODULES, find_module
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Batch as StructBatch
@@ -457,7 +457,7 @@ def _unknown(
         if family.module is not None and find_module(prog, family.module) is not None:
             text = f"{family.group} sockets that are in no file table are not shown: {e}"
             if "struct " in str(e):
-                text += " (types of modules: in BTF since Linux 5.11; or give debugging symbols)"
+                text += f" {TYPES_OF_MODULES}"
             note(prog, text)
 
 

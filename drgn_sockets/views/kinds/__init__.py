@@ -15,7 +15,7 @@ from drgn import Program
 
 from drgn_sockets.kernel.dcache import symbol_name
 from drgn_sockets.kernel.memory import UNREADABLE
-from drgn_sockets.kernel.module import module_symbol_name
+from drgn_sockets.kernel.module import TYPES_OF_MODULES, module_symbol_name
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
 
@@ -35,8 +35,6 @@ def _kinds() -> Iterator[Kind]:
 
 #: All that are told apart by more than a name: whatever a module in here has.
 KINDS: tuple[Kind, ...] = tuple(_kinds())
-
-_MODULES = " (types of modules: in BTF since Linux 5.11; or give debugging symbols)"
 
 _BY_FOPS = {name: kind for kind in KINDS for name in kind.fops}
 
@@ -76,7 +74,7 @@ def _known_of(file: FileRecord) -> Known | None:
     try:
         return Known(kind, kind.read(file))
     except LookupError as e:
-        hint = _MODULES if "could not find 'struct " in str(e) else ""
+        hint = f" {TYPES_OF_MODULES}" if "could not find 'struct " in str(e) else ""
         return Known(kind, None, f"{kind.name}: {e}{hint}", unknown=True)
     except UNREADABLE as e:
         return Known(kind, None, f"{kind.name}: {e}")

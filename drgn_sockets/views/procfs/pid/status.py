@@ -22,6 +22,7 @@ from drgn_sockets.kernel.mm import (
 )
 from drgn_sockets.kernel.speculation import indirect_branch, store_bypass
 from drgn_sockets.kernel.structs import Int
+from drgn_sockets.kernel.task_facts import PF_KTHREAD
 from drgn_sockets.records.process import ProcessRecord
 from drgn_sockets.views.procfs.pid.base import PidFile, PidLooker
 
@@ -70,7 +71,7 @@ def _state(process: ProcessRecord) -> _Lines:
     yield "Groups", " ".join(map(str, p.groups(prog, cred.group_info))) + " "
     yield from _ids(process)
     if _has_kthread_line(prog):
-        yield "Kthread", int(bool(task.flags & p.PF_KTHREAD))
+        yield "Kthread", int(bool(task.flags & PF_KTHREAD))
 
 
 def _has_kthread_line(prog: Program) -> bool:
