@@ -13,6 +13,7 @@ STANDARD = (
     "unix_fork",
     "database",
     "fd_zoo",
+    "fd_kinds",
     "threads",
     "udp_raw",
     "unix_zoo",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 CLONE_FILES = 0x400
 CLONE_NEWNS = 0x20000
+CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 MS_BIND = 0x1000
 MS_REC = 0x4000
@@ -27,6 +28,7 @@ _NUMBERS = {
         "clone": 56,
         "io_setup": 206,
         "perf_event_open": 298,
+        "seccomp": 317,
         "kcmp": 312,
         "bpf": 321,
         "userfaultfd": 323,
@@ -35,12 +37,26 @@ _NUMBERS = {
         "clone": 220,
         "io_setup": 0,
         "perf_event_open": 241,
+        "seccomp": 277,
         "kcmp": 272,
         "bpf": 280,
         "userfaultfd": 282,
     },
 }
-_COMMON = {"pidfd_getfd": 438, "io_uring_setup": 425, "landlock_create_ruleset": 444}
+_COMMON = {
+    "io_uring_setup": 425,
+    "io_uring_enter": 426,
+    "io_uring_register": 427,
+    "open_tree": 428,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "fspick": 433,
+    "pidfd_getfd": 438,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "memfd_secret": 447,
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # Does not let go of the GIL, which a raw clone() must not do.
