@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple
 
-from drgn import offsetof
+from drgn import Program, offsetof
 
+from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.columns import plain
@@ -26,6 +27,15 @@ class Field(NamedTuple):
     shown: bool = True
 
 
+class End(NamedTuple):
+    """What a file is an end of."""
+
+    #: Address of what all ends of it have in common.
+    of: int
+    #: Those of one side are not ends of each other; 0 if there are no sides.
+    side: int = 0
+
+
 class Kind:
     """
     A kind of file, found by its ``struct file_operations``.
@@ -39,6 +49,8 @@ class Kind:
     #: Symbols of the ``struct file_operations``.
     fops: ClassVar[Sequence[str]] = ()
     fields: ClassVar[Sequence[Field]] = ()
+    #: Whether it matters for what the ends of it are open.
+    ends_have_modes: ClassVar[bool] = True
 
     def is_one(self, file: FileRecord) -> bool:
         """Whether a file with these operations is one: some kinds share them with others."""
@@ -52,6 +64,14 @@ class Kind:
         :raises LookupError: if types or symbols do not lead there
         """
         return file
+
+    def end(self, prog: Program, file: File) -> End | None:
+        """
+        What a file is an end of, if that is something which several files lead to.
+
+        :raises FaultError: if it cannot be read
+        """
+        return None
 
     def fdinfo(self, file: FileRecord, it: Any) -> Iterator[bytes]:
         """

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from drgn import FaultError, sizeof
+from drgn import FaultError, Program, sizeof
 
+from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.base import End, Field, Kind
 
 # More slots than F_SETPIPE_SZ gives.
 _MAX_SLOTS = 1 << 20
@@ -73,3 +74,6 @@ class Pipe(Kind):
                 raise FaultError("buffer of a pipe cannot be read", address)
             unread += buffer.len
         return PipeRecord(pipe, unread, pipe.max_usage << page_shift(prog))
+
+    def end(self, prog: Program, file: File) -> End:
+        return End(file.private_data)

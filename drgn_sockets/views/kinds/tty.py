@@ -9,11 +9,12 @@ from typing import ClassVar, NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
+from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.pid import Pid
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.base import End, Field, Kind
 
 
 class _TtyFilePrivate(Struct):
@@ -67,6 +68,12 @@ class Tty(Kind):
         tty = layout.read(private.tty)
         link = layout.read(tty.link).name if tty.link else None
         return Terminal(tty, link, _number(prog, tty.pgrp), _number(prog, tty.session))
+
+    def end(self, prog: Program, file: File) -> End | None:
+        """Of a pty, whose ends point to each other."""
+        tty = _TtyFilePrivate.layout(prog).read(file.private_data).tty
+        link = TtyStruct.layout(prog).read(tty).link
+        return End(min(tty, link), side=tty) if link else None
 
     def fdinfo(self, file: FileRecord, it: Terminal) -> Iterator[bytes]:
         """``tty_show_fdinfo()``, whose only driver is that of ``/dev/ptmx``"""
