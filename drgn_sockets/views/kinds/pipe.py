@@ -41,8 +41,8 @@ class PipeRecord(NamedTuple):
     """What there is to know of a pipe."""
 
     pipe: PipeInfo
-    #: Bytes that nobody has read.
-    unread: int
+    #: Bytes that nobody has read, or why that is not known.
+    unread: int | FaultError
     #: As ``fcntl(F_GETPIPE_SZ)`` tells it, bytes.
     capacity: int
 
@@ -68,10 +68,11 @@ class Pipe(Kind):
             raise FaultError("more slots of a pipe than there can be", pipe.address)
         size = sizeof(prog.type("struct pipe_buffer"))
         slots = ((pipe.tail + i) & pipe.ring_size - 1 for i in range(used))
-        unread = 0
+        unread: int | FaultError = 0
         for address, buffer in _Buffer.layout(prog).read_many(pipe.bufs + s * size for s in slots):
             if buffer is None:
-                raise FaultError("buffer of a pipe cannot be read", address)
+                unread = FaultError("buffer of a pipe cannot be read", address)
+                break
             unread += buffer.len
         return PipeRecord(pipe, unread, pipe.max_usage << page_shift(prog))
 
