@@ -23,7 +23,7 @@ from drgn_sockets.records import select
 from drgn_sockets.records.associated import Associated
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.views.columns import Column, escaped
+from drgn_sockets.views.columns import Column, escaped, plain
 from drgn_sockets.views.ends import Ends, has_ends
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds import KINDS, Field, Kind, kind_of, known_of
@@ -201,10 +201,12 @@ def _pos(r: FdRecord) -> int | None:
 
 
 def _locks(r: FdRecord) -> list[str] | str:
+    lost: list[FaultError] = []
     try:
-        return [lock_words(lock) for lock in locks_of(r)]
+        words = [lock_words(lock) for lock in locks_of(r, lost)]
     except FaultError as e:
-        return f"unreadable: {e}"
+        return plain(e)
+    return words + [plain(e) for e in lost]
 
 
 def _flags(r: FdRecord) -> list[str] | None:

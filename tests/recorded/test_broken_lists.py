@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from drgn import FaultError, Object
 
+from drgn_sockets.kernel.locks import FileLock
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.views.kinds import known_of
+from drgn_sockets.views.locks import locks_of
 from drgn_sockets.views.procfs.fdinfo import own_lines
 
 from .machine import Core
@@ -213,3 +215,37 @@ def test_a_call_of_which_the_caller_is_none(patient: Patient) -> None:
         after = again(patient, record)
         assert column(after, "calls") == count
         assert "unreadable" in column(after, "waiting")
+
+
+def test_a_lock_that_is_none(patient: Patient) -> None:
+    record = next(r for r in records(patient) if len(_locks(r)[0]) > 2)
+    assert record.file is not None
+    inode = Object(patient.prog, "struct inode *", record.file.file.inode)
+    first = inode.i_flctx.flc_posix
+    locks, before = _locks(record)[0], lines(record)[0]
+    with patient.damaged((first.next.address_ or 0, word(UNMAPPED))):
+        # The list is walked from its other end.
+        assert _locks(again(patient, record)) == (locks, [])
+    with patient.damaged(
+        (first.next.address_ or 0, word(UNMAPPED)),
+        (
+            first.prev.value_() + patient.prog.type("struct list_head").member("prev").offset,
+            word(UNMAPPED + 64),
+        ),
+    ):
+        after = again(patient, record)
+        found, lost = _locks(after)
+        assert found == locks[-1:] and lost
+        text, error = lines(after)
+        assert [line.partition(b": ")[2] for line in text] == [before[-1].partition(b": ")[2]]
+        assert error
+        pid = str(record.table.pid)
+        _, rows = patient.rows("fds", pid, "--output", "fd,lock")
+        [row] = [row for row in rows if row["fd"] == record.fd]
+        assert len(row["lock"]) > 1 and row["lock"][-1].startswith("unreadable: ")
+
+
+def _locks(record: FdRecord) -> tuple[list[FileLock], list[FaultError]]:
+    lost: list[FaultError] = []
+    found = locks_of(record, lost) if record.file is not None and not record.file.sk else []
+    return found, lost
