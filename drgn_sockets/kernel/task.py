@@ -128,7 +128,8 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
     """
     The task with a thread ID in the initial PID namespace, as ``find_task_by_vpid()`` there.
 
-    :return: ``None`` if there is none, or it cannot be read
+    :return: ``None`` if there is none
+    :raises FaultError: if there is one that cannot be read, or that is not known
     """
     try:
         pid = _pid(prog, tid)
@@ -140,9 +141,14 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
         return None
     except FaultError:
         # The table of IDs is damaged: tasks are in a list as well.
-        return Tasks(prog).by_tid.get(tid)
+        task = Tasks(prog).by_tid.get(tid)
+        if task is None:
+            raise
+        return task
     task = Task.layout(prog).try_read(found.first - link)
-    return task if task is not None and task.pid == tid else None
+    if task is None or task.pid != tid:
+        raise FaultError("struct task_struct cannot be read", found.first - link)
+    return task
 
 
 def _pid(prog: Program, tid: int) -> int:
