@@ -20,6 +20,7 @@ from drgn_sockets.kernel.mm import (
     has_thp,
     mm_counters,
 )
+from drgn_sockets.kernel.pid import pid_nr_ns
 from drgn_sockets.kernel.speculation import indirect_branch, store_bypass
 from drgn_sockets.kernel.structs import Int
 from drgn_sockets.kernel.task_facts import PF_KTHREAD
@@ -107,7 +108,7 @@ def _ids(process: ProcessRecord) -> _Lines:
         ("NStgid", "NSpid", "NSpgid", "NSsid"),
         (process.group_ids[0], own, *process.group_ids[1:]),
     ):
-        numbers = (p.pid_nr_ns(ids, upid.ns, level) for level, upid in enumerate(own))
+        numbers = (pid_nr_ns(ids, upid.ns, level) for level, upid in enumerate(own))
         yield what, "\t".join(map(str, numbers))
 
 
