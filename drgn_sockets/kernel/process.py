@@ -324,7 +324,7 @@ def pending_signals(prog: Program, cred: Cred) -> int:
         return _User.layout(prog).read(cred.user).sigpending or 0
     kind = prog.constant("UCOUNT_RLIMIT_SIGPENDING").value_()
     # Linux kernel commit de399236e240 ("ucounts: Split rlimit and ucount values and max values")
-    # (in v6.0)
+    # (in v6.1)
     ucounts = prog.type("struct ucounts")
     name = "rlimit" if ucounts.has_member("rlimit") else "ucount"
     address = cred.ucounts + ucounts.member(name).offset + 8 * kind
@@ -375,7 +375,7 @@ def blkio_delay_ns(prog: Program, task: Process) -> int:
 
 def _swapin(prog: Program, delays: _Delays) -> int:
     # Linux kernel commit a3d5dc908a5f ("delayacct: support swapin delay accounting for swapping
-    # without blkio") (in v5.18): before that it was a part of this delay.
+    # without blkio") (in v5.17): before that it was a part of this delay.
     apart = prog.type("struct task_delay_info").has_member("swapin_start")
     return 0 if apart else delays.swapin_delay
 
