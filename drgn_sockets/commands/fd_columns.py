@@ -114,7 +114,7 @@ def _lock(r: FdRecord) -> str:
     if r.opened is None or r.opened.sk:
         return "-"
     try:
-        locks = locks_of(r)
+        locks = locks_of(r, [])
     except FaultError:
         return "-"
     if not locks:

@@ -23,11 +23,15 @@ from drgn_sockets.records import select
 from drgn_sockets.records.associated import Associated
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.views.columns import Column, escaped
+from drgn_sockets.views.columns import Column, escaped, plain
+from drgn_sockets.views.ends import Ends, has_ends
 from drgn_sockets.views.escape import escape
-from drgn_sockets.views.kinds import KINDS, Field, Kind, known_of, told_apart
+from drgn_sockets.views.kinds import KINDS, Field, Kind, kind_of, known_of, told_apart
 from drgn_sockets.views.locks import lock_words, locks_of
-from drgn_sockets.views.sockets import describe, descriptions
+from drgn_sockets.views.sockets import describe, descriptions, holders_text
+
+# Column ``detail`` has so many holders of other ends; ``endpoints`` has all.
+_ENDS = 4
 
 
 def _mode(r: FdRecord) -> str | None:
@@ -50,7 +54,39 @@ def _file_name_text(file: FileRecord) -> str | None:
 def _detail(r: FdRecord) -> str | None:
     if r.error is not None:
         return f"unreadable: {r.error}"
-    return None if r.file is None else _file_detail(r.file)
+    if r.file is None:
+        return None
+    detail = _file_detail(r.file)
+    if r.opened is None or r.fd is None:
+        return detail
+    return _with_ends(detail, r.table, r.fd, r.file)
+
+
+def _with_ends(detail: str | None, table: FileTable, fd: int, file: FileRecord) -> str | None:
+    """
+    With who holds the other ends of a pipe and the like. What leads through all file tables
+    is not for a machine with very many fds, unless somebody asks for it.
+    """
+    if file.sk or not has_ends(kind_of(file.prog, file.op)):
+        return detail
+    ends = Ends.of(file)
+    found = ends.endpoints(table, fd, file) if ends.are_few else None
+    others = [endpoint.holder for endpoint in found or () if endpoint.is_opposite]
+    if not others:
+        return detail
+    more = f",… ({len(others)})" if len(others) > _ENDS else ""
+    return f"{detail or ''} ends={holders_text(others[:_ENDS])}{more}".lstrip()
+
+
+def _endpoints(r: FdRecord) -> list[bytes] | None:
+    if r.opened is None or r.fd is None:
+        return None
+    found = Ends.of(r.opened).endpoints(r.table, r.fd, r.opened)
+    return None if found is None else [bytes(endpoint) for endpoint in found]
+
+
+def _endpoints_text(r: FdRecord) -> str | None:
+    return " ".join(map(escape, _endpoints(r) or ())) or None
 
 
 def _file_detail(file: FileRecord) -> str | None:
@@ -148,7 +184,14 @@ def _names(batch: FdBatch) -> list[Any]:
 def _details(batch: FdBatch) -> list[Any]:
     if batch.errors():
         return [_detail(record) or "-" for record in batch.records()]
-    return ["-" if file is None else _file_detail(file) or "-" for file in batch.files]
+    return [
+        "-"
+        if file is None
+        else (file.sk and _file_detail(file))
+        or _with_ends(_file_detail(file), batch.table, fd, file)
+        or "-"
+        for fd, file in zip(batch.fds, batch.files)
+    ]
 
 
 def _pos(r: FdRecord) -> int | None:
@@ -158,10 +201,12 @@ def _pos(r: FdRecord) -> int | None:
 
 
 def _locks(r: FdRecord) -> list[str] | str:
+    lost: list[FaultError] = []
     try:
-        return [lock_words(lock) for lock in locks_of(r)]
+        words = [lock_words(lock) for lock in locks_of(r, lost)]
     except FaultError as e:
-        return f"unreadable: {e}"
+        return plain(e)
+    return words + [plain(e) for e in lost]
 
 
 def _flags(r: FdRecord) -> list[str] | None:
@@ -284,6 +329,13 @@ _COLUMNS = (
     ),
     Column("files", "address of the struct files_struct", lambda r: f"{r.table.files:#x}"),
     Column("task", "address of the struct task_struct", lambda r: f"{r.table.task:#x}"),
+    Column(
+        "endpoints",
+        "who holds the other ends of a pipe, pty, eventfd, message queue or unix socket: "
+        "PID,COMMAND,FD and what it can do there: r, w",
+        _endpoints,
+        text=_endpoints_text,
+    ),
     *LSFD,
     *(_field(kind, field) for kind in KINDS for field in kind.fields),
 )

@@ -18,6 +18,7 @@ from drgn_sockets.kernel.task import Task, task_by_tid
 from drgn_sockets.kernel.task_facts import PF_KTHREAD
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.process import ProcessRecord, read_process
+from drgn_sockets.records.select import task_of
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs.fdinfo import fdinfo
 from drgn_sockets.views.procfs.pid import (
@@ -81,16 +82,17 @@ def _is_provided(what: str) -> bool:
 
 def _task(prog: Program, match: re.Match[str]) -> Task:
     pid, tid = int(match["pid"]), match["tid"]
-    task = task_by_tid(prog, pid)
-    if task is None:
-        raise UserError(f"no process {pid}; fds lists all")
+    task = task_of(prog, pid)
     if task.tgid != pid:
         raise UserError(
             f"{pid} is a thread of process {task.tgid}: {task.tgid}/task/{pid}/{match['what']}"
         )
     if tid is None:
         return task
-    thread = task_by_tid(prog, int(tid))
+    try:
+        thread = task_by_tid(prog, int(tid))
+    except FaultError as e:
+        raise UserError(f"thread {tid} of process {pid} cannot be read: {e}") from None
     if thread is None or thread.tgid != pid:
         raise UserError(_no_thread(prog, task, int(tid)))
     return thread

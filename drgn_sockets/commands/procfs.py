@@ -22,10 +22,11 @@ from drgn_sockets.commands.proc_tree import write_tree
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
-from drgn_sockets.kernel.task import Tasks, task_by_tid
+from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.fd import FdReader
 from drgn_sockets.records.netns import find_net
 from drgn_sockets.records.process import read_process
+from drgn_sockets.records.select import task_of
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.procfs import FILES, Looker
@@ -256,9 +257,7 @@ def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
         raise UserError(f"{match[0]}: nobody is 'self' here; give a PID")
     if who in (None, "self"):
         return current_net(prog)
-    task = task_by_tid(prog, int(who))
-    if task is None:
-        raise UserError(f"no process {who}; fds lists all")
+    task = task_of(prog, int(who))
     nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
     net = nets.get(task_net(prog, task.nsproxy))
     if net is None:

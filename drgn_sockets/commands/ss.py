@@ -27,6 +27,7 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.netns import find_net, find_netns
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
+from drgn_sockets.records.select import task_of
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
@@ -237,7 +238,7 @@ class Ss(Command):
         if pid is None or holders is None:
             return None
         if pid not in Tasks(prog).by_tid:
-            raise UserError(f"no process {pid}; fds lists all")
+            task_of(prog, pid)
         return holders.sks_of(pid)
 
 

@@ -58,6 +58,44 @@ def list_nodes(prog: Program, head: int, limit: int = _MAX_CHAIN) -> Iterator[in
         yield node
 
 
+def list_nodes_both_ways(
+    prog: Program, head: int, limit: int = _MAX_CHAIN
+) -> tuple[list[int], FaultError | None]:
+    """
+    Nodes of a list, as :func:`list_nodes`; where it leaves readable memory, what is behind that
+    is found from the other end.
+
+    :return: ``struct list_head *`` as integers in their order, and what is wrong if there may be
+        more between them
+    """
+    forward: list[int] = []
+    try:
+        for node in list_nodes(prog, head, limit):
+            forward.append(node)
+        return forward, None
+    except FaultError as e:
+        error = e
+    places = {node: i for i, node in enumerate(forward)}
+    backward: list[int] = []
+    seen = set()
+    node = head
+    for _ in range(limit):
+        pointers = read_pointers(prog, node, 2) if node >= _NULL_PAGE else None
+        if pointers is None:
+            break
+        node = pointers[1]
+        if node in places:
+            # What is beyond that in the other direction is no node.
+            return forward[: places[node] + 1] + backward[::-1], None
+        if node == head:
+            return backward[::-1], None
+        if node in seen:
+            break
+        seen.add(node)
+        backward.append(node)
+    return forward + backward[::-1], error
+
+
 class HashTable(NamedTuple):
     """An array of buckets, each with a list head."""
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Program, TypeKind, offsetof
 
-from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.exportfs import WatchedInode, WatchedSuper
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 
@@ -76,24 +76,29 @@ class Watched(NamedTuple):
     id: int = 0
 
 
-def fsnotify_marks(prog: Program, group: int) -> list[Watched]:
+def fsnotify_marks(prog: Program, group: int) -> list[Watched | FaultError]:
     """
     The marks of a group in the order in which fdinfo has them.
 
     :param group: ``struct fsnotify_group *``
-    :raises FaultError: if something cannot be read
+    :return: Of each what it is at, or why that is not known
     """
     head = group + offsetof(prog.type("struct fsnotify_group"), "marks_list")
     offset = offsetof(prog.type("struct fsnotify_mark"), "g_list")
-    order = [node - offset for node in list_nodes(prog, head)]
+    nodes, error = list_nodes_both_ways(prog, head)
+    order = [node - offset for node in nodes]
     marks = dict(FsnotifyMark.layout(prog).read_many(order))
-    found = []
+    found: list[Watched | FaultError] = []
     for address in order:
         mark = marks[address]
         if mark is None:
-            raise FaultError("struct fsnotify_mark cannot be read", address)
-        found.append(_watched(prog, mark))
-    return found
+            found.append(FaultError("struct fsnotify_mark cannot be read", address))
+            continue
+        try:
+            found.append(_watched(prog, mark))
+        except FaultError as e:
+            found.append(e)
+    return found if error is None else [*found, error]
 
 
 def _watched(prog: Program, mark: FsnotifyMark) -> Watched:

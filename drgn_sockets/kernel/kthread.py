@@ -88,7 +88,7 @@ def _names_by_id(prog: Program) -> bool:
 
     Linux kernel commit 2a1b02bcba78 ("workqueue: Refactor worker ID formatting and make
     wq_worker_comm() use full ID string") (in v6.10) changed no type; in the same version
-    31103f40ae79 ("workqueue: Increase worker desc's length to 32") did.
+    231035f18d6b ("workqueue: Increase worker desc's length to 32") did.
     """
     return _Worker.layout(prog).cls.places["desc"].size >= 32
 

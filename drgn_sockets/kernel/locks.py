@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.structs import Int, Struct
 
 # include/linux/filelock.h (before v6.3 include/linux/fs.h)
@@ -84,18 +84,21 @@ class FileLock(NamedTuple):
         return bool(self.flags & (FL_UNLOCK_PENDING | FL_DOWNGRADE_PENDING))
 
 
-def fd_locks(prog: Program, inode: int, file: int, files: int) -> list[FileLock]:
+def fd_locks(
+    prog: Program, inode: int, file: int, files: int, lost: list[FaultError]
+) -> list[FileLock]:
     """
     The locks that are held through a file descriptor, as ``show_fd_locks()`` finds them.
 
     :param inode: ``struct inode *`` of the file
     :param file: ``struct file *``
     :param files: ``struct files_struct *`` that the fd is in
-    :raises FaultError: if something cannot be read
+    :param lost: Locks on the file that cannot be read are appended, whosever they are.
+    :raises FaultError: if none can be read
     """
     return [
         _lock(prog, lock)
-        for lock in _inode_locks(prog, inode)
+        for lock in _inode_locks(prog, inode, lost)
         if lock.file == file and lock.owner in (files, file)
     ]
 
@@ -105,35 +108,32 @@ def inode_locks(prog: Program, inode: int) -> list[FileLock]:
     All locks on a file, and leases, by whomever.
 
     :param inode: ``struct inode *``
-    :raises FaultError: if something cannot be read
+    :return: Those that can be read
+    :raises FaultError: if none can
     """
-    return [_lock(prog, lock) for lock in _inode_locks(prog, inode)]
+    return [_lock(prog, lock) for lock in _inode_locks(prog, inode, [])]
 
 
-def _inode_locks(prog: Program, inode: int) -> Iterator[_FileLock]:
+def _inode_locks(prog: Program, inode: int, lost: list[FaultError]) -> Iterator[_FileLock]:
     context = _LockedInode.layout(prog).read(inode).flctx
     if not context:
         return
     type_ = prog.type("struct file_lock_context")
     for name in _LISTS:
-        yield from _locks(prog, context + offsetof(type_, name))
+        yield from _locks(prog, context + offsetof(type_, name), lost)
 
 
-def _locks(prog: Program, head: int) -> Iterator[_FileLock]:
+def _locks(prog: Program, head: int, lost: list[FaultError]) -> Iterator[_FileLock]:
     layout = _FileLock.layout(prog)
     offset = layout.cls.places["next"].offset
-    try:
-        node = prog.read_word(head)
-    except UNREADABLE:
-        raise FaultError("struct file_lock_context cannot be read", head) from None
-    seen = {head}
-    while node not in seen:
-        seen.add(node)
-        if len(seen) > _MAX_LOCKS:
-            raise FaultError("list of locks has no end", head)
-        lock = layout.read(node - offset)
-        yield lock
-        node = lock.next
+    nodes, error = list_nodes_both_ways(prog, head, _MAX_LOCKS)
+    for node in nodes:
+        try:
+            yield layout.read(node - offset)
+        except FaultError as e:
+            lost.append(FaultError("struct file_lock cannot be read", e.address))
+    if error is not None:
+        lost.append(error)
 
 
 def _lock(prog: Program, lock: _FileLock) -> FileLock:

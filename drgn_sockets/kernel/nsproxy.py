@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from drgn import FaultError, Program
 
-from drgn_sockets.kernel.process import Cred, Process, upids
+from drgn_sockets.kernel.pid import upids
+from drgn_sockets.kernel.process import Cred, Process
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 
 
@@ -39,7 +40,7 @@ class _Ipc(Struct):
     inum = Int("ns.inum")
 
 
-class _Pid(Struct):
+class _PidNs(Struct):
     C_TYPE = "struct pid_namespace"
     inum = Int("ns.inum")
     child_reaper = Int("child_reaper", help="struct task_struct *, NULL before the first")
@@ -70,8 +71,8 @@ _KINDS: dict[str, type[Struct]] = {
     "net": _Net,
     "uts": _Uts,
     "ipc": _Ipc,
-    "pid": _Pid,
-    "pid_for_children": _Pid,
+    "pid": _PidNs,
+    "pid_for_children": _PidNs,
     "user": _User,
     "mnt": _Mnt,
     "cgroup": _Cgroup,
@@ -101,7 +102,7 @@ def task_namespaces(prog: Program, task: Process) -> Iterator[tuple[str, int]]:
         if not address:
             continue
         found = kind.layout(prog).read(address)
-        if name == "pid_for_children" and isinstance(found, _Pid) and not found.child_reaper:
+        if name == "pid_for_children" and isinstance(found, _PidNs) and not found.child_reaper:
             continue
         inum = getattr(found, "inum", None)
         if inum is None:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from drgn import Program, sizeof
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.kernel.task import Task
+from drgn import FaultError, Program, sizeof
+
+from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
 # include/linux/pid_namespace.h: MAX_PID_NS_LEVEL
 _MAX_LEVEL = 32
@@ -21,33 +23,44 @@ class Pid(Struct):
     # PIDTYPE_PID is 0.
     first = Int("tasks[0].first", help="struct hlist_node * in the task; NULL if it is gone")
     nr = Int("numbers[0].nr", help="ID in the initial PID namespace")
+    numbers = Bytes("numbers", help="struct upid []")
 
 
 class _Upid(Struct):
     C_TYPE = "struct upid"
 
     nr = Int("nr")
+    ns = Int("ns", help="struct pid_namespace *")
 
 
-class _PidLink(Struct):
-    C_TYPE = "struct task_struct"
+class Upid(NamedTuple):
+    """An ID in a PID namespace."""
 
-    link = Int("pid_links[0].next")
+    nr: int
+    #: ``struct pid_namespace *``
+    ns: int
 
 
-def pid_numbers(prog: Program, pid: Pid) -> list[int]:
+def upids(prog: Program, pid: int) -> list[Upid]:
     """
-    IDs in the PID namespaces, from the initial one on inwards.
+    The IDs of a ``struct pid *``, from the initial PID namespace on.
 
+    :return: None for a null pointer
     :raises FaultError: if they cannot be read
     """
-    layout, size = _Upid.layout(prog), sizeof(prog.type("struct upid"))
-    first = pid.address + Pid.layout(prog).cls.places["nr"].offset
-    levels = range(1, min(pid.level, _MAX_LEVEL) + 1)
-    return [pid.nr, *(layout.read(first + level * size).nr for level in levels)]
+    if not pid:
+        return []
+    layout, each = Pid.layout(prog), _Upid.layout(prog)
+    found = layout.read(pid)
+    if not 0 <= found.level < _MAX_LEVEL:
+        raise FaultError("no struct pid", pid)
+    start = pid + layout.cls.places["numbers"].offset
+    size = sizeof(prog.type("struct upid"))
+    data = prog.read(start, (found.level + 1) * size)
+    read = (each.decode(start + i, data, i) for i in range(0, len(data), size))
+    return [Upid(upid.nr, upid.ns) for upid in read]
 
 
-def pid_task(prog: Program, pid: Pid) -> Task | None:
-    """The task of that ID, as ``pid_task()``; ``None`` if it is gone, or cannot be read."""
-    link = _PidLink.layout(prog).cls.places["link"].offset
-    return Task.layout(prog).try_read(pid.first - link) if pid.first else None
+def pid_nr_ns(ids: Sequence[Upid], ns: int, level: int) -> int:
+    """``pid_nr_ns()``: the ID in a namespace of that level, 0 if there is none."""
+    return ids[level].nr if level < len(ids) and ids[level].ns == ns else 0

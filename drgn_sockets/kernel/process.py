@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from drgn import FaultError, Program, sizeof
@@ -22,8 +22,6 @@ _TASK_RTLOCK_WAIT = 0x1000
 _TASK_FROZEN = 0x8000
 _TASK_REPORT = 0x7F
 _TASK_REPORT_IDLE = _TASK_REPORT + 1
-# include/linux/pid_namespace.h
-_MAX_PID_NS_LEVEL = 32
 # include/linux/sched/signal.h
 _SIGNAL_STOP_STOPPED = 0x1
 _SIGNAL_GROUP_EXIT = 0x4
@@ -202,26 +200,6 @@ class _User(Struct):
     sigpending = OptInt("sigpending.counter")
 
 
-class _Pid(Struct):
-    C_TYPE = "struct pid"
-    level = Int("level", help="of its PID namespace")
-    numbers = Bytes("numbers", help="struct upid []")
-
-
-class _Upid(Struct):
-    C_TYPE = "struct upid"
-    nr = Int("nr")
-    ns = Int("ns", help="struct pid_namespace *")
-
-
-class Upid(NamedTuple):
-    """An ID in a PID namespace."""
-
-    nr: int
-    #: ``struct pid_namespace *``
-    ns: int
-
-
 class _NumaGroup(Struct):
     C_TYPE = "struct numa_group"
     gid = Int("gid")
@@ -233,10 +211,14 @@ class Tty(Struct):
     C_TYPE = "struct tty_struct"
 
     driver = Int("driver", help="struct tty_driver *")
-    index = Int("index")
+    index = Int("index", help="number of the line of its driver")
+    name = Bytes("name", help="name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    link = Int("link", help="struct tty_struct * of the other end of a pty")
+    ops = Int("ops", help="const struct tty_operations *")
     # Linux kernel commit 64d608db38ff ("tty: cumulate and document tty_struct::ctrl* members")
-    # (in v5.13)
-    pgrp = Int("ctrl.pgrp", "pgrp", help="struct pid *, the process group in the foreground")
+    # (in v5.14)
+    pgrp = Int("ctrl.pgrp", "pgrp", help="struct pid * of the process group in the foreground")
+    session = Int("ctrl.session", "session", help="struct pid * of the session")
 
 
 class _TtyDriver(Struct):
@@ -260,31 +242,6 @@ def task_state(task: Process) -> str:
     if task.state & (_TASK_RTLOCK_WAIT | _TASK_FROZEN):
         state = _TASK_UNINTERRUPTIBLE
     return STATES[state.bit_length()]
-
-
-def upids(prog: Program, pid: int) -> list[Upid]:
-    """
-    The IDs of a ``struct pid *``, from the initial PID namespace on.
-
-    :return: None for a null pointer
-    :raises FaultError: if they cannot be read
-    """
-    if not pid:
-        return []
-    layout, each = _Pid.layout(prog), _Upid.layout(prog)
-    found = layout.read(pid)
-    if not 0 <= found.level < _MAX_PID_NS_LEVEL:
-        raise FaultError("no struct pid", pid)
-    start = pid + layout.cls.places["numbers"].offset
-    size = sizeof(prog.type("struct upid"))
-    data = prog.read(start, (found.level + 1) * size)
-    read = (each.decode(start + i, data, i) for i in range(0, len(data), size))
-    return [Upid(upid.nr, upid.ns) for upid in read]
-
-
-def pid_nr_ns(ids: Sequence[Upid], ns: int, level: int) -> int:
-    """``pid_nr_ns()``: the ID in a namespace of that level, 0 if there is none."""
-    return ids[level].nr if level < len(ids) and ids[level].ns == ns else 0
 
 
 def for_each_thread(prog: Program, signal: Signal) -> Iterator[Process]:
@@ -367,7 +324,7 @@ def pending_signals(prog: Program, cred: Cred) -> int:
         return _User.layout(prog).read(cred.user).sigpending or 0
     kind = prog.constant("UCOUNT_RLIMIT_SIGPENDING").value_()
     # Linux kernel commit de399236e240 ("ucounts: Split rlimit and ucount values and max values")
-    # (in v6.0)
+    # (in v6.1)
     ucounts = prog.type("struct ucounts")
     name = "rlimit" if ucounts.has_member("rlimit") else "ucount"
     address = cred.ucounts + ucounts.member(name).offset + 8 * kind
@@ -418,7 +375,7 @@ def blkio_delay_ns(prog: Program, task: Process) -> int:
 
 def _swapin(prog: Program, delays: _Delays) -> int:
     # Linux kernel commit a3d5dc908a5f ("delayacct: support swapin delay accounting for swapping
-    # without blkio") (in v5.18): before that it was a part of this delay.
+    # without blkio") (in v5.17): before that it was a part of this delay.
     apart = prog.type("struct task_delay_info").has_member("swapin_start")
     return 0 if apart else delays.swapin_delay
 

@@ -17,37 +17,50 @@ class _RbNode(Struct):
     right = Int("rb_right")
 
 
-def rb_in_order(prog: Program, root: int) -> list[int]:
+def rb_in_order(prog: Program, root: int, lost: list[FaultError]) -> list[int]:
     """
     Nodes of a tree in its order, as ``rb_first()`` and ``rb_next()``.
 
     :param root: ``struct rb_node *`` at the top, 0 for an empty tree
+    :param lost: What is wrong is appended: nodes that cannot be read, without which what is below
+        them is not found either, and second ways to a node, which are not taken.
     :return: ``struct rb_node *`` as integers
-    :raises FaultError: if a node cannot be read, or there are two ways to one
     """
     layout = _RbNode.layout(prog)
-    nodes: dict[int, _RbNode] = {}
+    children: dict[int, tuple[int, int]] = {}
     level = [root] if root else []
-    while level:
+    seen = set(level)
+    while level and len(seen) <= _MAX_NODES:
         below: list[int] = []
         for address, node in layout.read_many(level):
             if node is None:
-                raise FaultError("node of a tree cannot be read", address)
-            nodes[address] = node
-            below += [child for child in (node.left, node.right) if child]
+                lost.append(FaultError("node of a tree cannot be read", address))
+                continue
+            ways = [_way(child, seen, address, lost) for child in (node.left, node.right)]
+            children[address] = ways[0], ways[1]
+            below += filter(None, ways)
         level = below
-        if not nodes.keys().isdisjoint(level) or len(set(level)) < len(level):
-            raise FaultError("tree has two ways to a node", root)
-        if len(nodes) > _MAX_NODES:
-            raise FaultError("tree has no end", root)
+    if level:
+        lost.append(FaultError("tree has no end", root))
     found: list[int] = []
     above: list[int] = []
     at = root
     while at or above:
-        while at:
+        while at in children:
             above.append(at)
-            at = nodes[at].left
+            at = children[at][0]
+        if not above:
+            break
         at = above.pop()
         found.append(at)
-        at = nodes[at].right
+        at = children[at][1]
     return found
+
+
+def _way(child: int, seen: set[int], node: int, lost: list[FaultError]) -> int:
+    if child in seen:
+        lost.append(FaultError("tree has two ways to a node", node))
+        return 0
+    if child:
+        seen.add(child)
+    return child

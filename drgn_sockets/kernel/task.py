@@ -10,6 +10,7 @@ from typing import NamedTuple
 from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size
+from drgn_sockets.kernel.pid import Pid
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.task_facts import TaskFacts
 
@@ -69,13 +70,6 @@ class _XaNode(Struct):
     slots = Bytes("slots", help="void *[], entries")
 
 
-class _Pid(Struct):
-    C_TYPE = "struct pid"
-
-    # PIDTYPE_PID is 0.
-    first = Int("tasks[0].first", help="struct hlist_node * in the task_struct of that ID")
-
-
 class _PidLink(Struct):
     C_TYPE = "struct task_struct"
 
@@ -128,11 +122,12 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
     """
     The task with a thread ID in the initial PID namespace, as ``find_task_by_vpid()`` there.
 
-    :return: ``None`` if there is none, or it cannot be read
+    :return: ``None`` if there is none
+    :raises FaultError: if there is one that cannot be read, or that is not known
     """
     try:
         pid = _pid(prog, tid)
-        found = _Pid.layout(prog).read(pid) if pid else None
+        found = Pid.layout(prog).read(pid) if pid else None
         if found is None or not found.first:
             return None
         link = _PidLink.layout(prog).cls.places["link"].offset
@@ -140,9 +135,20 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
         return None
     except FaultError:
         # The table of IDs is damaged: tasks are in a list as well.
-        return Tasks(prog).by_tid.get(tid)
+        task = Tasks(prog).by_tid.get(tid)
+        if task is None:
+            raise
+        return task
     task = Task.layout(prog).try_read(found.first - link)
-    return task if task is not None and task.pid == tid else None
+    if task is None or task.pid != tid:
+        raise FaultError("struct task_struct cannot be read", found.first - link)
+    return task
+
+
+def pid_task(prog: Program, pid: Pid) -> Task | None:
+    """The task of an ID, as ``pid_task()``; ``None`` if it is gone, or cannot be read."""
+    link = _PidLink.layout(prog).cls.places["link"].offset
+    return Task.layout(prog).try_read(pid.first - link) if pid.first else None
 
 
 def _pid(prog: Program, tid: int) -> int:
@@ -171,7 +177,7 @@ def _tasks_by_pid(prog: Program) -> tuple[list[int], bool]:
     link = _PidLink.layout(prog).cls.places["link"].offset
     pids, whole = _pids(prog)
     first: dict[int, int] = {}
-    for address, pid in _Pid.layout(prog).read_many(pids):
+    for address, pid in Pid.layout(prog).read_many(pids):
         if pid is None:
             whole = False
         elif pid.first:

@@ -34,7 +34,6 @@ class _MmByTree(Struct):
 
     # Linux kernel commit d4af56c5c7c6 ("mm: start tracking VMAs with maple tree") (in v6.1)
     root = Int("mm_mt.ma_root", help="void *, entry of a maple tree")
-    exe_file = Int("exe_file", help="struct file *")
 
 
 class _MmByRb(Struct):
@@ -42,7 +41,6 @@ class _MmByRb(Struct):
 
     # Linux kernel commit 524e00b36e8c ("mm: remove rb tree.") (in v6.1)
     root = Int("mm_rb.rb_node", help="struct rb_node *")
-    exe_file = Int("exe_file", help="struct file *")
 
 
 class _RbNode(Struct):
@@ -77,17 +75,6 @@ class Mapping(Struct):
 def _mm_layout(prog: Program) -> Layout[_MmByTree] | Layout[_MmByRb]:
     has_tree = prog.type("struct mm_struct").has_member("mm_mt")
     return _MmByTree.layout(prog) if has_tree else _MmByRb.layout(prog)
-
-
-def exe_file(prog: Program, mm: int) -> int:
-    """
-    The file that a process executes, ``get_mm_exe_file()``.
-
-    :param mm: ``struct mm_struct *`` as an integer
-    :return: ``struct file *`` as an integer, 0 for none
-    :raises FaultError: if *mm* cannot be read
-    """
-    return _mm_layout(prog).read(mm).exe_file
 
 
 def mappings(prog: Program, mm: int, unreadable: list[str]) -> list[Mapping]:

@@ -11,9 +11,10 @@ from drgn import FaultError
 from drgn_sockets.kernel.dcache import FsStruct
 from drgn_sockets.kernel.file import file_user_path
 from drgn_sockets.kernel.memory import page_shift
+from drgn_sockets.kernel.mm import Mm
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.kernel.task_facts import TaskFacts
-from drgn_sockets.kernel.vma import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, exe_file, mappings
+from drgn_sockets.kernel.vma import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, mappings
 from drgn_sockets.kernel.vma import Mapping as Vma
 from drgn_sockets.records.fd import FdReader, FdRecord, FileRecord, Found, Mapped, Others
 
@@ -56,7 +57,7 @@ class Associated(Others):
         if unreadable:
             more = f" ({len(unreadable)} such)" if len(unreadable) > 1 else ""
             rows.append(_lost(table, "mem", task.mm, f"memory: {unreadable[0]}{more}"))
-        return exe_file(process.prog, task.mm), vmas
+        return Mm.layout(process.prog).read(task.mm).exe_file, vmas
 
     def _rows(
         self,

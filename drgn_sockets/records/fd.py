@@ -98,6 +98,11 @@ class FileRecord:
         return self._reader.namer
 
     @property
+    def shared(self) -> dict[str, Any]:
+        """What whoever looks closer keeps of all files that were read with it."""
+        return self._reader.shared
+
+    @property
     def private_data(self) -> int:
         """``private_data``, which its file operations give a meaning."""
         return self.file.private_data
@@ -364,6 +369,7 @@ class FdReader:
         self._summary = summary
         self._sockets = SocketReader(prog)
         self.namer = namer or Namer(prog)
+        self.shared: dict[str, Any] = {}
         self._socket_ops = socket_file_ops(prog)
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
         self._inode_offset = offsetof(prog.type("struct socket_alloc"), "vfs_inode")

@@ -22,6 +22,7 @@ from drgn_sockets.records.families import BY_GROUP
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
+from drgn_sockets.records.select import task_of
 from drgn_sockets.records.socket import AnySocket, SocketRecord
 
 # TCP has 13, DCCP one more, and SMC counts from 20 to 27 (net/smc/smc.h).
@@ -116,9 +117,7 @@ class Finder:
         return self._by_name(os.fsencode(what))
 
     def _sk_of_fd(self, pid: int, fd: int) -> int:
-        task = self.tasks.by_tid.get(pid)
-        if task is None:
-            raise UserError(f"no process {pid}; fds lists all")
+        task = self.tasks.by_tid.get(pid) or task_of(self._prog, pid)
         if not task.files:
             raise UserError(f"process {pid} has exited and holds no file descriptors")
         try:

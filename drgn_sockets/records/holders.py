@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who holds each socket: every (process, fd) pair on the machine."""
+"""Who holds each open file and each socket: every (process, fd) pair on the machine."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ class _FilePrivate(Struct):
     private_data = Int("private_data")
 
 
-class Holders:
+class FileHolders:
     """
-    The holders of every socket that is in a file table.
+    The holders of every open file that is in a file table.
 
     :param tables: The file tables to look into; by default those of all tasks.
-    :param jobs: How many processes read, if there is a lot.
+    :param most: Where there are more files, not all are looked for.
     """
 
     def __init__(
-        self, prog: Program, tables: Iterable[FileTable] | None = None, jobs: int = 1
+        self, prog: Program, tables: Iterable[FileTable] | None = None, most: int | None = None
     ) -> None:
         self._prog = prog
         #: The tables looked into.
@@ -78,21 +78,19 @@ class Holders:
         #: What could not be read, a line each.
         self.problems: list[str] = []
         # Of each struct file its first holder, and the others of the few that have some. A holder
-        # is kept as an integer, see packed(), until a row is printed.
+        # is kept as an integer, see of_file(), until a row is printed.
         self._first: dict[int, int] = {}
         self._more: dict[int, list[int]] = {}
+        #: Whether all were looked for.
+        self.complete = True
         for index, table in enumerate(self.tables):
             try:
                 self._take(table, index)
+                if most is not None and len(self._first) > most:
+                    self.complete = False
+                    break
             except FaultError as e:
                 self.problems.append(f"pid {table.pid}: file table: {e}")
-        # Of each sock the struct file that leads to it, and the few others of one that has more.
-        self._file: dict[int, int] = {}
-        self._others: dict[int, list[int]] = {}
-        #: Inodes of the sockets, by ``struct sock *``.
-        self.inodes: dict[int, SocketInode] = {}
-        self._groups: dict[str, list[int]] = defaultdict(list)
-        self._find_sockets(jobs)
 
     def _take(self, table: FileTable, index: int) -> None:
         first, more, n = self._first, self._more, len(self.tables)
@@ -115,15 +113,57 @@ class Holders:
                 else:
                     more[file] = [holder]
 
+    def files(self) -> list[int]:
+        """Every ``struct file *`` that somebody has, in the order of addresses."""
+        return sorted(self._first)
+
+    def unpacked(self, packed: Iterable[int]) -> list[Holder]:
+        """Holders as :meth:`of_file` gives them."""
+        holders = []
+        for item in packed:
+            fd, index = divmod(item, len(self.tables))
+            table = self.tables[index]
+            holders.append(Holder(table.pid, fd, table.comm, table.tid))
+        return holders
+
+    def of_file(self, file: int) -> Sequence[int]:
+        """
+        The holders of a ``struct file *`` that somebody has in the order of :attr:`tables`,
+        packed: the fd times the number of these, and the index in them.
+        """
+        first = self._first[file]
+        return (first, *self._more[file]) if file in self._more else (first,)
+
+
+class Holders(FileHolders):
+    """
+    The holders of every socket that is in a file table.
+
+    :param tables: The file tables to look into; by default those of all tasks.
+    :param jobs: How many processes read, if there is a lot.
+    """
+
+    def __init__(
+        self, prog: Program, tables: Iterable[FileTable] | None = None, jobs: int = 1
+    ) -> None:
+        super().__init__(prog, tables)
+        # Of each sock the struct file that leads to it, and the few others of one that has more.
+        self._file: dict[int, int] = {}
+        self._others: dict[int, list[int]] = {}
+        #: Inodes of the sockets, by ``struct sock *``.
+        self.inodes: dict[int, SocketInode] = {}
+        self._groups: dict[str, list[int]] = defaultdict(list)
+        self._find_sockets(jobs)
+
     def _find_sockets(self, jobs: int) -> None:
-        files = sorted(self._first)
+        files = self.files()
         prog = self._prog
         parts = [files[i : i + _PART] for i in range(0, len(files), _PART)]
         for unreadable, holding, sks, inos, uids, groups in fan_out(
             parts, functools.partial(_sockets_of, prog), jobs
         ):
             for file, what in unreadable:
-                for holder in self._holders(self.of_file(file)):
+                for holder in self.unpacked(self.of_file(file)):
                     self.problems.append(f"pid {holder.pid} fd {holder.fd}: {what} cannot be read")
             for sk, file in zip(sks, holding):
                 if self._file.setdefault(sk, file) != file:
@@ -133,23 +173,10 @@ class Holders:
             for sk, group in zip(sks, groups):
                 self._groups[group].append(sk)
 
-    def _holders(self, packed: Iterable[int]) -> list[Holder]:
-        holders = []
-        for item in packed:
-            fd, index = divmod(item, len(self.tables))
-            table = self.tables[index]
-            holders.append(Holder(table.pid, fd, table.comm, table.tid))
-        return holders
-
-    def of_file(self, file: int) -> Sequence[int]:
-        """The holders of a ``struct file *`` that somebody has, packed, in their order."""
-        first = self._first[file]
-        return (first, *self._more[file]) if file in self._more else (first,)
-
     def packed(self, sks: Iterable[int]) -> Iterator[Sequence[int]]:
         """
-        The holders of each ``struct sock *`` in the order of pids and fds, packed: the fd times
-        the number of :attr:`tables`, and the index in these.
+        The holders of each ``struct sock *`` in the order of pids and fds, packed as those of
+        :meth:`of_file`.
         """
         files, others, first, more = self._file, self._others, self._first, self._more
         for sk in sks:
@@ -169,7 +196,7 @@ class Holders:
 
     def of(self, sk: int) -> list[Holder]:
         """The holders of a ``struct sock *``, in the order of pids and fds."""
-        return self._holders(*self.packed([sk]))
+        return self.unpacked(*self.packed([sk]))
 
     def through_socket(self, sk: Sock) -> list[Holder]:
         """

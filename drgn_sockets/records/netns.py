@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from drgn import Program, ProgramFlags
+from drgn import FaultError, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.mounts import named_net_namespaces
@@ -29,7 +29,10 @@ def find_netns(prog: Program, what: str) -> int:
     names = _names(prog)
     if what in names:
         return names[what]
-    task = task_by_tid(prog, number) if number else None
+    try:
+        task = task_by_tid(prog, number) if number else None
+    except FaultError as e:
+        raise UserError(f"no network namespace {what}; process {what}: {e}") from None
     ino = task_net(prog, task.nsproxy) if task is not None and task.nsproxy else 0
     if ino:
         return ino

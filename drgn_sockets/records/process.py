@@ -11,7 +11,8 @@ from drgn import FaultError, Program
 from drgn_sockets.kernel import process as p
 from drgn_sockets.kernel.kthread import proc_task_name
 from drgn_sockets.kernel.mm import Mm, task_mm
-from drgn_sockets.kernel.process import Cred, Process, Signal, Tty, Upid
+from drgn_sockets.kernel.pid import Upid, upids
+from drgn_sockets.kernel.process import Cred, Process, Signal, Tty
 
 
 class ProcessRecord:
@@ -63,14 +64,14 @@ class ProcessRecord:
 
         :raises FaultError: if they cannot be read
         """
-        return p.upids(self.prog, self.task.thread_pid)
+        return upids(self.prog, self.task.thread_pid)
 
     @functools.cached_property
     def group_ids(self) -> tuple[Sequence[Upid], ...]:
         """Likewise of its process, process group and session."""
         signal = self.signal
         pids = (signal.tgid_pid, signal.pgid_pid, signal.sid_pid)
-        return tuple(p.upids(self.prog, pid) for pid in pids)
+        return tuple(upids(self.prog, pid) for pid in pids)
 
     @functools.cached_property
     def ignored_and_caught(self) -> tuple[int, int]:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from drgn import Program, ProgramFlags
+from drgn import FaultError, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError, nearest
-from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.kernel.task import FileTable, Task, Tasks, task_by_tid
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.fd import FdRecord, FileRecord
@@ -84,6 +84,21 @@ def chosen_tables(
     return [table for table in tables if table in wanted]
 
 
+def task_of(prog: Program, pid: int) -> Task:
+    """
+    The task of an ID.
+
+    :raises UserError: if there is none, or it cannot be read
+    """
+    try:
+        task = task_by_tid(prog, pid)
+    except FaultError as e:
+        raise UserError(f"process {pid} cannot be read: {e}") from None
+    if task is None:
+        raise UserError(f"no process {pid}; fds without arguments lists all")
+    return task
+
+
 def named(tables: Iterable[FileTable], name: str) -> list[FileTable]:
     """
     The tables of processes with a command name.
@@ -104,9 +119,7 @@ def named(tables: Iterable[FileTable], name: str) -> list[FileTable]:
 
 
 def _explain_pid(tasks: Tasks, pid: int, tell: Callable[[str], None]) -> None:
-    task = tasks.by_tid.get(pid)
-    if task is None:
-        raise UserError(f"no process {pid}; fds without arguments lists all")
+    task = tasks.by_tid.get(pid) or task_of(tasks.prog, pid)
     if task.tgid != pid:
         leader = tasks.by_tid.get(task.tgid)
         name = f" ({os.fsdecode(leader.comm)!r})" if leader is not None else ""

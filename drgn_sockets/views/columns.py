@@ -7,6 +7,8 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable, NamedTuple
 
+from drgn import FaultError
+
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.escape import escape
@@ -17,7 +19,8 @@ class Column(NamedTuple):
     A column of a command's output.
 
     Its value is ``None`` for nothing, an ``int``, ``float``, ``bool`` or ``str``, ``bytes``
-    for what the kernel keeps as bytes, or a list or dict of these.
+    for what the kernel keeps as bytes, a ``FaultError`` for what cannot be read, or a list or dict
+    of these.
     """
 
     #: As ``--output`` and JSON have it; the table's heading is the same in capitals.
@@ -102,6 +105,8 @@ def plain(value: Any) -> str:
     """A value as text."""
     if value is None:
         return "-"
+    if isinstance(value, FaultError):
+        return f"unreadable: {value}"
     if isinstance(value, bytes):
         return escaped(value)
     if isinstance(value, bool):

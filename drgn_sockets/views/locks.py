@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from drgn import FaultError
+
 from drgn_sockets.kernel import locks
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.locks import FileLock, fd_locks
@@ -18,16 +20,17 @@ _MAND_TYPES = {0: b"NONE ", _LOCK_READ: b"READ ", _LOCK_WRITE: b"WRITE"}
 _TYPES = {locks.F_RDLCK: b"READ", locks.F_WRLCK: b"WRITE"}
 
 
-def locks_of(record: FdRecord) -> list[FileLock]:
+def locks_of(record: FdRecord, lost: list[FaultError]) -> list[FileLock]:
     """
     The locks that are held through a file descriptor.
 
-    :raises FaultError: if something cannot be read
+    :param lost: Locks on its file that cannot be read are appended.
+    :raises FaultError: if none can be read
     """
     file = record.file
     if file is None or not file.file.inode:
         return []
-    return fd_locks(file.prog, file.file.inode, file.address, record.table.files)
+    return fd_locks(file.prog, file.file.inode, file.address, record.table.files, lost)
 
 
 def lock_words(lock: FileLock) -> str:

@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable, TextIO
 
+from drgn import FaultError
+
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.views.columns import Column, getters, rows_maker
+from drgn_sockets.views.columns import Column, getters, plain, rows_maker
 
 #: Makes the lines of a batch of records.
 Lines = Callable[[Batch], Iterable[str]]
@@ -71,6 +73,8 @@ _JSON = frozenset({int, str, type(None), bool, float})
 
 
 def _json_value(value: Any) -> Any:
+    if isinstance(value, FaultError):
+        return plain(value)
     if isinstance(value, bytes):
         # As os.fsdecode(): what is not UTF-8 becomes surrogates that Python turns back.
         return value.decode("utf-8", "surrogateescape")

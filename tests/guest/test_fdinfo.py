@@ -89,7 +89,7 @@ def test_locks_in_words(prog: Program, zoo: tuple[int, dict[str, Any]]) -> None:
     found: dict[str, list[list[str]]] = {}
     by_fd = records(prog, pid)
     for name, fd in said["fds"].items():
-        words = [lock_words(lock) for lock in locks_of(by_fd[fd])]
+        words = [lock_words(lock) for lock in locks_of(by_fd[fd], [])]
         found.setdefault(re.sub(r" \d+$", "", name), []).append(words)
     assert found["flock"] == [["flock write"]]
     assert found["flock shared"] == [["flock read"], ["flock read"], []]

@@ -41,7 +41,11 @@ class Tree:
         return self.at(numbers[middle])
 
     def walk(self, root: int) -> list[int]:
-        return rb_in_order(self.kernel.prog, root)
+        lost: list[FaultError] = []
+        found = rb_in_order(self.kernel.prog, root, lost)
+        if lost:
+            raise lost[0]
+        return found
 
 
 @given(st.lists(st.integers(0, 255), unique=True, max_size=80))

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
@@ -165,7 +165,10 @@ class NetlinkRecord(SocketRecord):
 
     def _owner(self) -> bytes | None:
         """Name of the process whose ID the port ID is; mostly it made the socket."""
-        task = task_by_tid(self.prog, self.sock.portid)
+        try:
+            task = task_by_tid(self.prog, self.sock.portid)
+        except FaultError:
+            return None
         # A process of a container takes the ID that it has there.
         if task is None or task_net(self.prog, task.nsproxy) != self.netns:
             return None

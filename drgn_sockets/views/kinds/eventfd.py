@@ -8,9 +8,10 @@ from operator import attrgetter
 
 from drgn import Program
 
+from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.base import End, Field, Kind
 
 # include/uapi/linux/eventfd.h
 _EFD_SEMAPHORE = 1
@@ -46,6 +47,7 @@ class Eventfd(Kind):
 
     name = "eventfd"
     fops = ("eventfd_fops",)
+    ends_have_modes = False
     fields = (
         Field("id", "ID of an eventfd, the same in all its fds", attrgetter("id")),
         Field("count", "count of an eventfd", attrgetter("count")),
@@ -58,6 +60,9 @@ class Eventfd(Kind):
 
     def read(self, file: FileRecord) -> EventfdCtx:
         return EventfdCtx.layout(file.prog).read(file.private_data)
+
+    def end(self, prog: Program, file: File) -> End:
+        return End(file.private_data)
 
     def fdinfo(self, file: FileRecord, it: EventfdCtx) -> Iterator[bytes]:
         """``eventfd_show_fdinfo()``"""

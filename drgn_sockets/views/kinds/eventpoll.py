@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from drgn import FaultError, offsetof
 
@@ -13,7 +13,10 @@ from drgn_sockets.kernel.file import File, Inode, SuperBlock
 from drgn_sockets.kernel.rbtree import rb_in_order
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.columns import plain
+from drgn_sockets.views.kinds.base import Field, Kind, tell, there
+
+S = TypeVar("S", bound=Struct)
 
 # Column ``detail`` has so many; ``eventpoll.tfds`` has all.
 _SHOWN = 32
@@ -38,14 +41,20 @@ class Epitem(Struct):
     data = Int("event.data", help="what epoll_wait() gives back")
 
 
-class Target(NamedTuple):
-    """A file that is waited for."""
+class Watched(NamedTuple):
+    """What fdinfo tells of a file that is waited for."""
 
-    item: Epitem
     pos: int
     ino: int
     #: Device of its file system, as the kernel's ``dev_t``.
     sdev: int
+
+
+class Target(NamedTuple):
+    """A file that is waited for."""
+
+    item: Epitem
+    file: Watched | FaultError
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -53,18 +62,19 @@ class Target(NamedTuple):
             "events": f"{self.item.events:#x}",
             "data": f"{self.item.data:#x}",
             "file": f"{self.item.file:#x}",
-            "ino": self.ino,
+            "ino": self.file if isinstance(self.file, FaultError) else self.file.ino,
         }
 
 
 class Targets(NamedTuple):
     """Those of an epoll file, in the order in which fdinfo has them."""
 
-    targets: list[Target]
+    targets: list[Target | FaultError]
 
     @property
-    def tfds(self) -> list[int]:
-        return sorted(target.item.fd for target in self.targets)
+    def tfds(self) -> list[int | FaultError]:
+        fds = sorted(t.item.fd for t in self.targets if isinstance(t, Target))
+        return [*fds, *(t for t in self.targets if isinstance(t, FaultError))]
 
 
 class Eventpoll(Kind):
@@ -77,7 +87,7 @@ class Eventpoll(Kind):
         Field(
             "targets",
             "the same with events, data, struct file and inode",
-            lambda it: [target.as_dict() for target in it.targets],
+            lambda it: [t.as_dict() if isinstance(t, Target) else t for t in it.targets],
             shown=False,
         ),
     )
@@ -86,40 +96,54 @@ class Eventpoll(Kind):
         prog = file.prog
         root = Eventpoll_.layout(prog).read(file.private_data).root
         offset = offsetof(prog.type("struct epitem"), "rbn")
-        order = [node - offset for node in rb_in_order(prog, root)]
+        lost: list[FaultError] = []
+        order = [node - offset for node in rb_in_order(prog, root, lost)]
         found = dict(Epitem.layout(prog).read_many(order))
-        items = [_there(found[address], "epitem", address) for address in order]
-        files = dict(File.layout(prog).read_many(item.file for item in items))
+        items = [_there(found, "epitem", address) for address in order]
+        good = [item for item in items if isinstance(item, Epitem)]
+        files = dict(File.layout(prog).read_many(item.file for item in good))
         inodes = dict(Inode.layout(prog).read_many(f.inode for f in files.values() if f))
         sbs = dict(SuperBlock.layout(prog).read_many(i.sb for i in inodes.values() if i))
-        targets = []
-        for item in items:
-            target = _there(files[item.file], "file", item.file)
-            inode = _there(inodes[target.inode], "inode", target.inode)
-            sb = _there(sbs[inode.sb], "super_block", inode.sb)
-            targets.append(Target(item, target.pos, inode.ino, sb.dev))
-        return Targets(targets)
+
+        def watched(address: int) -> Watched | FaultError:
+            target = _there(files, "file", address)
+            if isinstance(target, FaultError):
+                return target
+            inode = _there(inodes, "inode", target.inode)
+            if isinstance(inode, FaultError):
+                return inode
+            sb = _there(sbs, "super_block", inode.sb)
+            return sb if isinstance(sb, FaultError) else Watched(target.pos, inode.ino, sb.dev)
+
+        targets = [
+            item if isinstance(item, FaultError) else Target(item, watched(item.file))
+            for item in items
+        ]
+        return Targets([*targets, *lost])
 
     def fdinfo(self, file: FileRecord, it: Targets) -> Iterator[bytes]:
         """``ep_show_fdinfo()``"""
-        for target in it.targets:
-            item = target.item
+        lost: list[FaultError] = []
+        for item, watched in there(map(_whole, it.targets), lost):
             yield b"tfd: %8d events: %8x data: %16x  pos:%d ino:%x sdev:%x\n" % (
                 item.fd,
                 item.events,
                 item.data,
-                target.pos,
-                target.ino,
-                target.sdev,
+                *watched,
             )
+        tell(lost)
 
     def words(self, it: Targets) -> str:
         tfds = it.tfds
         more = f",… ({len(tfds)})" if len(tfds) > _SHOWN else ""
-        return f"tfds={','.join(map(str, tfds[:_SHOWN]))}{more}"
+        return f"tfds={plain(tfds[:_SHOWN])}{more}"
 
 
-def _there(struct: Any, name: str, address: int) -> Any:
-    if struct is None:
-        raise FaultError(f"struct {name} cannot be read", address)
-    return struct
+def _whole(target: Target | FaultError) -> tuple[Epitem, Watched] | FaultError:
+    if isinstance(target, FaultError):
+        return target
+    return target.file if isinstance(target.file, FaultError) else (target.item, target.file)
+
+
+def _there(found: Mapping[int, S | None], name: str, address: int) -> S | FaultError:
+    return found[address] or FaultError(f"struct {name} cannot be read", address)

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import attrgetter
 
+from drgn import FaultError
+
 from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.fsnotify import FsnotifyMark
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.base import Field, Kind, tell, there
 from drgn_sockets.views.kinds.notify import Group, file_handle, read_group, where
 
 # include/linux/fanotify.h: FANOTIFY_INTERNAL_GROUP_FLAGS. All others are a user's.
@@ -50,7 +52,9 @@ class Fanotify(Kind):
             "masks",
             "the same with FAN_* events, those ignored, and FAN_MARK_* flags",
             lambda it: [
-                {
+                watched
+                if isinstance(watched, FaultError)
+                else {
                     "at": where(watched, raw=True),
                     "mask": f"{watched.mark.mask:#x}",
                     "ignored": f"{watched.mark.ignore_mask:#x}",
@@ -72,7 +76,8 @@ class Fanotify(Kind):
             _init_flags(it),
             it.group.fanotify_f_flags or 0,
         )
-        for watched in it.watched:
+        lost: list[FaultError] = []
+        for watched in there(it.watched, lost):
             mark = watched.mark
             masks = b"mflags:%x mask:%x ignored_mask:%x" % (
                 _user_flags(mark),
@@ -92,3 +97,4 @@ class Fanotify(Kind):
                 yield b"fanotify sdev:%x %b\n" % (watched.sb.dev, masks)
             elif watched.type == fsnotify.MNTNS:
                 yield b"fanotify mnt_ns:%d %b\n" % (watched.id, masks)
+        tell(lost)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
-from drgn import offsetof
+from drgn import FaultError, offsetof
 
 from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.fsnotify import FsnotifyMark, Watched
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.base import Field, Kind, attempt, tell, there
 from drgn_sockets.views.kinds.notify import Group, file_handle, read_group, where
 
 # include/uapi/linux/inotify.h
@@ -42,7 +42,8 @@ class Inotify_(NamedTuple):
     """The watches of an inotify file."""
 
     group: Group
-    watches: list[Watch]
+    #: Of a watch that cannot be read, why.
+    watches: list[Watch | FaultError]
 
 
 def _user_mask(mark: FsnotifyMark) -> int:
@@ -55,6 +56,10 @@ def _user_mask(mark: FsnotifyMark) -> int:
     return mask
 
 
+def _where(watch: Watch | FaultError, *, raw: bool = False) -> str:
+    return where(watch if isinstance(watch, FaultError) else watch.watched, raw=raw)
+
+
 class Inotify(Kind):
     """inotify."""
 
@@ -64,19 +69,21 @@ class Inotify(Kind):
         Field(
             "inodes",
             "inodes that an inotify watches, with their file systems",
-            lambda it: [where(watch.watched) for watch in it.watches],
+            lambda it: [_where(watch) for watch in it.watches],
         ),
         Field(
             "inodes.raw",
             "the same with devices, major:minor",
-            lambda it: [where(watch.watched, raw=True) for watch in it.watches],
+            lambda it: [_where(watch, raw=True) for watch in it.watches],
             shown=False,
         ),
         Field(
             "watches",
             "the same with watch descriptors and IN_* events",
             lambda it: [
-                {
+                watch
+                if isinstance(watch, FaultError)
+                else {
                     "wd": watch.wd,
                     "inode": where(watch.watched),
                     "mask": f"{_user_mask(watch.watched.mark):#x}",
@@ -97,16 +104,21 @@ class Inotify(Kind):
         group = read_group(file)
         layout = _InotifyMark.layout(file.prog)
         offset = offsetof(file.prog.type("struct inotify_inode_mark"), "fsn_mark")
+
+        def watch(watched: Watched) -> Watch:
+            return Watch(layout.read(watched.mark.address - offset).wd, watched)
+
         watches = [
-            Watch(layout.read(watched.mark.address - offset).wd, watched)
+            watched if isinstance(watched, FaultError) else attempt(watch, watched)
             for watched in group.watched
-            if watched.type == fsnotify.INODE
+            if isinstance(watched, FaultError) or watched.type == fsnotify.INODE
         ]
         return Inotify_(group, watches)
 
     def fdinfo(self, file: FileRecord, it: Inotify_) -> Iterator[bytes]:
         """``inotify_fdinfo()``"""
-        for wd, watched in it.watches:
+        lost: list[FaultError] = []
+        for wd, watched in there(it.watches, lost):
             assert watched.inode is not None and watched.sb is not None
             yield b"inotify wd:%x ino:%x sdev:%x mask:%x ignored_mask:0 %b\n" % (
                 wd & 0xFFFFFFFF,
@@ -115,3 +127,4 @@ class Inotify(Kind):
                 _user_mask(watched.mark),
                 file_handle(file.prog, watched),
             )
+        tell(lost)

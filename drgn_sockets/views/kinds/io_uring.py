@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from drgn import FaultError, Object, Program, offsetof, sizeof
 
-from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_pointers, read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.escape import escape
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.columns import plain
+from drgn_sockets.views.kinds.base import Field, Kind, attempt, tell, there
+
+T = TypeVar("T")
 
 # include/uapi/linux/io_uring.h
 _IORING_SETUP_SQPOLL = 1 << 1
@@ -177,16 +179,15 @@ class Ring(NamedTuple):
     ctx: IoRingCtx
     rings: IoRings
     thread: SqThread
-    #: Registered files by slot (``struct file *``, 0 for an empty slot).
-    files: Sequence[int]
-    #: Their names, as fdinfo has them, ``None`` for an empty slot.
-    file_names: Sequence[bytes | None]
+    # In each list, an entry that cannot be read is what says why.
+    #: Names of registered files by slot, as fdinfo has them, ``None`` for an empty slot.
+    file_names: Sequence[bytes | FaultError | None]
     #: Registered buffers by slot: address and length, ``None`` for an empty slot.
-    bufs: Sequence[tuple[int, int] | None]
+    bufs: Sequence[tuple[int, int] | FaultError | None]
     #: Requests that wait for something: opcode, and whether task work is pending.
-    polls: Sequence[tuple[int, bool]]
+    polls: Sequence[tuple[int, bool] | FaultError]
     #: Completions for which there was no room: user_data, res, flags.
-    overflow: Sequence[tuple[int, int, int]]
+    overflow: Sequence[tuple[int, int, int] | FaultError]
 
     @property
     def locked(self) -> bool:
@@ -208,17 +209,30 @@ class _Reader:
             raise FaultError("slots cannot be read", address)
         return pointers
 
-    def files(self) -> list[int]:
+    def file_names(self) -> Sequence[bytes | FaultError | None]:
         ctx = self.ctx
         if ctx.file_nodes is not None:
-            nodes = self._pointers(ctx.file_nodes, ctx.nr_file_nodes or 0)
-            layout = _RsrcNode.layout(self.prog)
-            return [layout.read(n).file_ptr & _FILE_MASK if n else 0 for n in nodes]
+            return self._slots(ctx.file_nodes, ctx.nr_file_nodes, self._node_file)
         if ctx.files is None:
             raise LookupError("this kernel keeps registered files in another way")
-        return [f & _FILE_MASK for f in self._pointers(ctx.files, ctx.nr_user_files or 0)]
+        return self._slots(ctx.files, ctx.nr_user_files, self._file_name)
 
-    def file_name(self, address: int) -> bytes | None:
+    def _slots(
+        self, address: int | None, count: int | None, read: Callable[[int], T | None]
+    ) -> Sequence[T | FaultError | None]:
+        """What there is in each slot of an array of pointers."""
+        count = count or 0
+        try:
+            slots = self._pointers(address or 0, count)
+        except FaultError as e:
+            return [e] * min(count, _MAX_REGISTERED)
+        return [attempt(read, slot) if slot else None for slot in slots]
+
+    def _node_file(self, node: int) -> bytes | None:
+        return self._file_name(_RsrcNode.layout(self.prog).read(node).file_ptr)
+
+    def _file_name(self, pointer: int) -> bytes | None:
+        address = pointer & _FILE_MASK
         if not address:
             return None
         file = File.layout(self.prog).read(address)
@@ -226,15 +240,15 @@ class _Reader:
             return _mangle(self.file.namer.d_path(file.mnt, file.dentry))
         return Dentry.layout(self.prog).read(file.dentry).shortname.split(b"\0")[0]
 
-    def bufs(self) -> list[tuple[int, int] | None]:
+    def bufs(self) -> Sequence[tuple[int, int] | FaultError | None]:
         ctx = self.ctx
         if ctx.buf_nodes is not None:
-            nodes = self._pointers(ctx.buf_nodes, ctx.nr_buf_nodes or 0)
-            layout = _RsrcNode.layout(self.prog)
-            found: Sequence[int] = [layout.read(n).buf if n else 0 for n in nodes]
-        else:
-            found = self._pointers(ctx.user_bufs or 0, ctx.nr_user_bufs or 0)
-        return [self._buf(buf) if buf else None for buf in found]
+            return self._slots(ctx.buf_nodes, ctx.nr_buf_nodes, self._node_buf)
+        return self._slots(ctx.user_bufs, ctx.nr_user_bufs, self._buf)
+
+    def _node_buf(self, node: int) -> tuple[int, int] | None:
+        address = _RsrcNode.layout(self.prog).read(node).buf
+        return self._buf(address) if address else None
 
     def _buf(self, address: int) -> tuple[int, int]:
         buf = _Ubuf.layout(self.prog).read(address)
@@ -255,8 +269,18 @@ class _Reader:
         total = _stime_us(Object(self.prog, "struct task_struct *", data.thread))
         return SqThread(task.pid, data.sq_cpu, total, data.work_time)
 
-    def polls(self) -> Iterator[tuple[int, bool]]:
+    def polls(self) -> list[tuple[int, bool] | FaultError]:
         """In the order of buckets."""
+        found: list[tuple[int, bool] | FaultError] = []
+        try:
+            for head in self._buckets():
+                found += self._requests(head)
+        except FaultError as e:
+            found.append(e)
+        return found
+
+    def _buckets(self) -> Iterator[int]:
+        """First node of each."""
         ctx = self.ctx
         if ctx.cancel_hash is not None:
             tables, bits, size, first = [ctx.cancel_hash], ctx.cancel_hash_bits, 8, 0
@@ -271,30 +295,41 @@ class _Reader:
             words = self._pointers(table, (size << bits) // 8)
             heads.append(words[first // 8 :: size // 8])
         for bucket_heads in zip(*heads):
-            for head in bucket_heads:
-                yield from self._requests(head)
+            yield from bucket_heads
 
-    def _requests(self, node: int) -> Iterator[tuple[int, bool]]:
+    def _requests(self, node: int) -> Iterator[tuple[int, bool] | FaultError]:
         layout = _Request.layout(self.prog)
         offset = offsetof(self.prog.type("struct io_kiocb"), "hash_node")
-        tasks = _Task.layout(self.prog)
         seen: set[int] = set()
         while node and node not in seen and len(seen) < _MAX_REQUESTS:
             seen.add(node)
-            request = layout.read(node - offset)
-            task = request.task
-            if task is None:
-                task = _Tctx.layout(self.prog).read(request.tctx or 0).task or 0
-            yield request.opcode, bool(tasks.read(task).task_works)
+            request = attempt(layout.read, node - offset)
+            if isinstance(request, FaultError):
+                # With what comes after it in this bucket.
+                yield request
+                return
+            yield attempt(self._request, request)
             node = request.next
 
-    def overflow(self) -> Iterator[tuple[int, int, int]]:
+    def _request(self, request: _Request) -> tuple[int, bool]:
+        task = request.task
+        if task is None:
+            task = _Tctx.layout(self.prog).read(request.tctx or 0).task or 0
+        return request.opcode, bool(_Task.layout(self.prog).read(task).task_works)
+
+    def overflow(self) -> list[tuple[int, int, int] | FaultError]:
         type_ = self.prog.type("struct io_overflow_cqe")
         offset, cqe = offsetof(type_, "list"), offsetof(type_, "cqe")
         head = self.ctx.address + offsetof(self.prog.type("struct io_ring_ctx"), "cq_overflow_list")
-        for node in list_nodes(self.prog, head, _MAX_ENTRIES):
-            data = _bytes(self.prog, node - offset + cqe, _CQE_SIZE)
-            yield struct.unpack(byte_order(self.prog) + "QiI", data)
+        form = struct.Struct(byte_order(self.prog) + "QiI")
+
+        def completion(node: int) -> tuple[int, int, int]:
+            user_data, res, flags = form.unpack(_bytes(self.prog, node - offset + cqe, _CQE_SIZE))
+            return user_data, res, flags
+
+        nodes, error = list_nodes_both_ways(self.prog, head, _MAX_ENTRIES)
+        found = [attempt(completion, node) for node in nodes]
+        return found if error is None else [*found, error]
 
 
 def _bytes(prog: Program, address: int, size: int) -> bytes:
@@ -366,19 +401,19 @@ class IoUring(Kind):
             lambda it: (it.rings.cq_tail - it.rings.cq_head) & 0xFFFFFFFF,
         ),
         Field("cq_overflow", "completions without room", lambda it: len(it.overflow), False),
-        Field("files", "slots for registered files", lambda it: len(it.files)),
+        Field("files", "slots for registered files", lambda it: len(it.file_names)),
         Field("bufs", "slots for registered buffers", lambda it: len(it.bufs)),
         Field("polls", "requests that wait", lambda it: len(it.polls)),
         Field(
             "registered_files",
             "registered files: slot:name, …",
-            lambda it: [f"{i}:{escape(n)}" for i, n in enumerate(it.file_names) if n is not None],
+            lambda it: [f"{i}:{plain(n)}" for i, n in enumerate(it.file_names) if n is not None],
             False,
         ),
         Field(
             "registered_bufs",
             "registered buffers: slot:address/bytes, …",
-            lambda it: [f"{i}:{b[0]:#x}/{b[1]}" for i, b in enumerate(it.bufs) if b is not None],
+            lambda it: [f"{i}:{_buf_text(b)}" for i, b in enumerate(it.bufs) if b is not None],
             False,
         ),
         Field(
@@ -396,16 +431,14 @@ class IoUring(Kind):
 
     def read(self, file: FileRecord) -> Ring:
         reader = _Reader(file)
-        files = reader.files()
         return Ring(
             reader.ctx,
             IoRings.layout(file.prog).read(reader.ctx.rings),
             reader.thread(),
-            files,
-            [reader.file_name(f) for f in files],
+            reader.file_names(),
             reader.bufs(),
-            list(reader.polls()),
-            list(reader.overflow()),
+            reader.polls(),
+            reader.overflow(),
         )
 
     def fdinfo(self, file: FileRecord, it: Ring) -> Iterator[bytes]:
@@ -418,15 +451,17 @@ class IoUring(Kind):
             return
         if _has_queues(file.prog):
             yield from _queues(file.prog, it, new)
-        yield from _registered(file.prog, it, new)
+        lost: list[FaultError] = []
+        yield from _registered(file.prog, it, new, lost)
         yield b"PollList:\n"
-        for opcode, pending in it.polls:
+        for opcode, pending in there(it.polls, lost):
             yield b"  op=%d, task_works=%d\n" % (opcode, pending)
         if _has_queues(file.prog):
             yield b"CqOverflowList:\n"
-            for user_data, res, flags in it.overflow:
+            for user_data, res, flags in there(it.overflow, lost):
                 yield b"  user_data=%d, res=%d, flags=%x\n" % (user_data, res, flags)
         yield from _napi(it.ctx)
+        tell(lost)
 
 
 def _has_queues(prog: Program) -> bool:
@@ -516,24 +551,35 @@ def _new_cqes(prog: Program, it: Ring, count: int) -> Iterator[bytes]:
         entry += 2 if big else 1
 
 
-def _registered(prog: Program, it: Ring, new: bool) -> Iterator[bytes]:
+def _registered(prog: Program, it: Ring, new: bool, lost: list[FaultError]) -> Iterator[bytes]:
     thread = SqThread() if it.locked else it.thread
     yield b"SqThread:\t%d\n" % thread.pid
     yield b"SqThreadCpu:\t%d\n" % thread.cpu
     if prog.type("struct io_sq_data").has_member("work_time"):
         yield b"SqTotalTime:\t%d\n" % thread.total_us
         yield b"SqWorkTime:\t%d\n" % thread.work_us
-    yield b"UserFiles:\t%d\n" % len(it.files)
-    for i, name in enumerate(() if it.locked else it.file_names):
+    yield b"UserFiles:\t%d\n" % len(it.file_names)
+    for i, name in _numbered(() if it.locked else it.file_names, lost):
         if name is not None:
             yield b"%5d: %b\n" % (i, name)
         elif not new:
             yield b"%5d: <none>\n" % i
     yield b"UserBufs:\t%d\n" % len(it.bufs)
-    for i, buf in enumerate(() if it.locked else it.bufs):
+    for i, buf in _numbered(() if it.locked else it.bufs, lost):
         yield b"%5d: 0x%x/%d\n" % (i, *buf) if buf is not None else b"%5d: <none>\n" % i
     if not new and not it.locked:
         yield from _personalities(prog, it.ctx)
+
+
+def _numbered(
+    slots: Sequence[T | FaultError | None], lost: list[FaultError]
+) -> Iterator[tuple[int, T | None]]:
+    numbered = enumerate(slots)
+    return there((s if isinstance(s, FaultError) else (i, s) for i, s in numbered), lost)
+
+
+def _buf_text(buf: tuple[int, int] | FaultError) -> str:
+    return plain(buf) if isinstance(buf, FaultError) else f"{buf[0]:#x}/{buf[1]}"
 
 
 def _personalities(prog: Program, ctx: IoRingCtx) -> Iterator[bytes]:

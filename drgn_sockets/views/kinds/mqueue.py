@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from drgn import Object, offsetof
+from drgn import Object, Program, offsetof
 
+from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.base import End, Field, Kind
 
 
 class MqueueInode(Struct):
@@ -53,3 +54,6 @@ class Mqueue(Kind):
         if queue.notify_owner:
             pid = int(Object(prog, "struct pid *", queue.notify_owner).numbers[0].nr)
         return MqueueRecord(queue, pid)
+
+    def end(self, prog: Program, file: File) -> End:
+        return End(file.inode)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.exportfs import exportfs_encode_fid
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.fsnotify import FsnotifyGroup, Watched, fsnotify_marks
 from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.views.columns import plain
 from drgn_sockets.views.escape import escape
 
 
@@ -19,14 +20,15 @@ class Group(NamedTuple):
     """A group, and what it watches."""
 
     group: FsnotifyGroup
-    watched: list[Watched]
+    #: Of a mark that cannot be read, why.
+    watched: list[Watched | FaultError]
 
 
 def read_group(file: FileRecord) -> Group:
     """
     Read that of an inotify or fanotify file.
 
-    :raises FaultError: if something cannot be read
+    :raises FaultError: if it cannot be read
     """
     group = FsnotifyGroup.layout(file.prog).read(file.private_data)
     return Group(group, fsnotify_marks(file.prog, file.private_data))
@@ -45,12 +47,14 @@ def file_handle(prog: Program, watched: Watched) -> bytes:
     )
 
 
-def where(watched: Watched, *, raw: bool = False) -> str:
+def where(watched: Watched | FaultError, *, raw: bool = False) -> str:
     """
     What is watched.
 
     :param raw: With the number of the device, and not with its name
     """
+    if isinstance(watched, FaultError):
+        return plain(watched)
     if watched.type == fsnotify.VFSMOUNT:
         return f"mount:{watched.id}"
     if watched.type == fsnotify.MNTNS:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from drgn_sockets.kernel.dcache import DnameInode, symbol_name
-from drgn_sockets.kernel.pid import Pid, pid_numbers, pid_task
+from drgn_sockets.kernel.pid import Pid, upids
+from drgn_sockets.kernel.task import pid_task
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds.base import Field, Kind
@@ -45,7 +46,7 @@ class Pidfd(Kind):
         if not pid.first:
             return Referred([-1], None)
         task = pid_task(prog, pid)
-        return Referred(pid_numbers(prog, pid), task.comm if task else None)
+        return Referred([upid.nr for upid in upids(prog, address)], task.comm if task else None)
 
     def fdinfo(self, file: FileRecord, it: Referred) -> Iterator[bytes]:
         """``pidfd_show_fdinfo()``, of a procfs of the initial PID namespace"""

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from drgn import FaultError, sizeof
+from drgn import FaultError, Program, sizeof
 
+from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.base import End, Field, Kind
 
 # More slots than F_SETPIPE_SZ gives.
 _MAX_SLOTS = 1 << 20
@@ -40,8 +41,8 @@ class PipeRecord(NamedTuple):
     """What there is to know of a pipe."""
 
     pipe: PipeInfo
-    #: Bytes that nobody has read.
-    unread: int
+    #: Bytes that nobody has read, or why that is not known.
+    unread: int | FaultError
     #: As ``fcntl(F_GETPIPE_SZ)`` tells it, bytes.
     capacity: int
 
@@ -67,9 +68,13 @@ class Pipe(Kind):
             raise FaultError("more slots of a pipe than there can be", pipe.address)
         size = sizeof(prog.type("struct pipe_buffer"))
         slots = ((pipe.tail + i) & pipe.ring_size - 1 for i in range(used))
-        unread = 0
+        unread: int | FaultError = 0
         for address, buffer in _Buffer.layout(prog).read_many(pipe.bufs + s * size for s in slots):
             if buffer is None:
-                raise FaultError("buffer of a pipe cannot be read", address)
+                unread = FaultError("buffer of a pipe cannot be read", address)
+                break
             unread += buffer.len
         return PipeRecord(pipe, unread, pipe.max_usage << page_shift(prog))
+
+    def end(self, prog: Program, file: File) -> End:
+        return End(file.private_data)

@@ -6,14 +6,15 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import NamedTuple
 
-from drgn import Object
+from drgn import FaultError, Object
 
-from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.structs import Int, Struct, find_place
 from drgn_sockets.kernel.task import Task
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.columns import plain
+from drgn_sockets.views.kinds.base import Field, Kind, attempt
 
 _MAX_CALLS = 1 << 16
 
@@ -28,13 +29,14 @@ class _Call(Struct):
 class SeccompRecord(NamedTuple):
     """What there is to know of a supervisor's fd."""
 
-    #: Of each call that waits: thread ID, and how far it is.
-    calls: list[tuple[int, str]]
+    #: Of each call that waits: thread ID, and how far it is; or why that is not known.
+    calls: list[tuple[int, str] | FaultError]
 
     @property
     def waiting(self) -> str | None:
         """The calls, for people."""
-        return ",".join(f"{tid}:{state}" for tid, state in self.calls) or None
+        words = (plain(c) if isinstance(c, FaultError) else f"{c[0]}:{c[1]}" for c in self.calls)
+        return ",".join(words) or None
 
 
 class Seccomp(Kind):
@@ -57,9 +59,13 @@ class Seccomp(Kind):
             raise LookupError("this kernel keeps calls in another way")
         states = enum_names(prog, "notify_state", "SECCOMP_NOTIFY_")
         head = notif.notifications.address_of_().value_()
-        calls = []
-        for node in list_nodes(prog, head, _MAX_CALLS):
-            call = _Call.layout(prog).read(node - place.offset)
+        offset = place.offset
+
+        def call_of(node: int) -> tuple[int, str]:
+            call = _Call.layout(prog).read(node - offset)
             tid = Task.layout(prog).read(call.task).pid
-            calls.append((tid, states.get(call.state, str(call.state))))
-        return SeccompRecord(calls)
+            return tid, states.get(call.state, str(call.state))
+
+        nodes, error = list_nodes_both_ways(prog, head, _MAX_CALLS)
+        calls = [attempt(call_of, node) for node in nodes]
+        return SeccompRecord(calls if error is None else [*calls, error])

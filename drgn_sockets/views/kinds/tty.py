@@ -9,11 +9,13 @@ from typing import ClassVar, NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
+from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.pid import Pid
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.process import Tty as Tty_
+from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.base import End, Field, Kind
 
 
 class _TtyFilePrivate(Struct):
@@ -22,25 +24,10 @@ class _TtyFilePrivate(Struct):
     tty = Int("tty")
 
 
-class TtyStruct(Struct):
-    """``struct tty_struct``."""
-
-    C_TYPE = "struct tty_struct"
-
-    index = Int("index", help="number of the line of its driver")
-    name = Bytes("name", help="name", convert=lambda raw: raw.split(b"\0", 1)[0])
-    link = Int("link", help="struct tty_struct * of the other end of a pty")
-    ops = Int("ops", help="const struct tty_operations *")
-    # Linux kernel commit 64d608db38ff ("tty: cumulate and document tty_struct::ctrl* members")
-    # (in v5.14)
-    pgrp = Int("ctrl.pgrp", "pgrp", help="struct pid * of the foreground process group")
-    session = Int("ctrl.session", "session", help="struct pid * of the session")
-
-
 class Terminal(NamedTuple):
     """A terminal."""
 
-    tty: TtyStruct
+    tty: Tty_
     #: Name of the other end of a pty.
     link: bytes | None
     #: Foreground process group, and session, in the initial PID namespace.
@@ -63,10 +50,16 @@ class Tty(Kind):
     def read(self, file: FileRecord) -> Terminal:
         prog = file.prog
         private = _TtyFilePrivate.layout(prog).read(file.private_data)
-        layout = TtyStruct.layout(prog)
+        layout = Tty_.layout(prog)
         tty = layout.read(private.tty)
         link = layout.read(tty.link).name if tty.link else None
         return Terminal(tty, link, _number(prog, tty.pgrp), _number(prog, tty.session))
+
+    def end(self, prog: Program, file: File) -> End | None:
+        """Of a pty, whose ends point to each other."""
+        tty = _TtyFilePrivate.layout(prog).read(file.private_data).tty
+        link = Tty_.layout(prog).read(tty).link
+        return End(min(tty, link), side=tty) if link else None
 
     def fdinfo(self, file: FileRecord, it: Terminal) -> Iterator[bytes]:
         """``tty_show_fdinfo()``, whose only driver is that of ``/dev/ptmx``"""

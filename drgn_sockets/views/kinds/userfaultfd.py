@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
-from drgn import Program, offsetof
+from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.chains import list_nodes
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.kinds.base import Field, Kind
+from drgn_sockets.views.kinds.base import Field, Kind, attempt
 
 # include/uapi/linux/userfaultfd.h: UFFD_API, and of UFFD_API_IOCTLS | UFFD_API_RANGE_IOCTLS
 # what all kernels have: _REGISTER, _UNREGISTER, _WAKE, _COPY, _ZEROPAGE, _API.
@@ -43,10 +43,10 @@ class Faults(NamedTuple):
     """A userfaultfd, and how many faults it has."""
 
     ctx: UserfaultfdCtx
-    #: Not read yet.
-    pending: int
+    #: Not read yet; or why that is not known.
+    pending: int | FaultError
     #: Not resolved yet.
-    total: int
+    total: int | FaultError
 
 
 def _ioctls(prog: Program) -> int:
@@ -79,11 +79,15 @@ class Userfaultfd(Kind):
         def waiting(queue: str) -> int:
             return sum(1 for _ in list_nodes(prog, address + offsetof(type_, f"{queue}.head")))
 
-        pending = waiting("fault_pending_wqh")
-        return Faults(ctx, pending, pending + waiting("fault_wqh"))
+        pending, told = (attempt(waiting, queue) for queue in ("fault_pending_wqh", "fault_wqh"))
+        if isinstance(pending, FaultError):
+            return Faults(ctx, pending, pending)
+        return Faults(ctx, pending, told if isinstance(told, FaultError) else pending + told)
 
     def fdinfo(self, file: FileRecord, it: Faults) -> Iterator[bytes]:
         """``userfaultfd_show_fdinfo()``"""
-        yield b"pending:\t%d\n" % it.pending
-        yield b"total:\t%d\n" % it.total
+        for name, count in ((b"pending", it.pending), (b"total", it.total)):
+            if isinstance(count, FaultError):
+                raise count
+            yield b"%b:\t%d\n" % (name, count)
         yield b"API:\t%x:%x:%x\n" % (_UFFD_API, it.ctx.features, _ioctls(file.prog))

@@ -9,7 +9,7 @@ from drgn import FaultError, Program
 
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.views.kinds import known_of
-from drgn_sockets.views.kinds.base import shows_fdinfo
+from drgn_sockets.views.kinds.base import shows_fdinfo, tell
 from drgn_sockets.views.locks import lock_line, locks_of
 
 
@@ -56,16 +56,18 @@ def own_lines(record: FdRecord) -> Iterator[bytes]:
     file = record.file
     if file is None:
         raise FaultError("struct file cannot be read", record.address)
-    for number, lock in enumerate(locks_of(record), 1):
+    lost: list[FaultError] = []
+    for number, lock in enumerate(locks_of(record, lost), 1):
         yield b"lock:\t%d: %b\n" % (number, lock_line(lock, file.dev or 0, file.ino or 0))
     known = known_of(file)
     if known is not None and known.error is None:
         yield from known.kind.fdinfo(file, known.it)
     elif not shows_fdinfo(file):
-        return
+        pass
     elif known is None:
         raise LookupError(f"{file.fops}: what lines of its own say is not known")
     elif known.unknown:
         raise LookupError(known.error)
     else:
         raise FaultError(known.error, file.private_data)
+    tell(lost)

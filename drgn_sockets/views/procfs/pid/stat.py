@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from drgn_sockets.kernel import process as p
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.mm import MM_SWAPENTS, mm_counters
+from drgn_sockets.kernel.pid import upids
 from drgn_sockets.kernel.structs import find_place
 from drgn_sockets.records.process import ProcessRecord
 from drgn_sockets.views.procfs.pid.base import PidFile, PidLooker
@@ -69,7 +70,7 @@ def _tty(process: ProcessRecord) -> tuple[int, int]:
     tty = process.tty
     if tty is None:
         return 0, -1
-    ids = p.upids(process.prog, tty.pgrp)
+    ids = upids(process.prog, tty.pgrp)
     return p.tty_nr(process.prog, tty), ids[0].nr if ids else 0
 
 

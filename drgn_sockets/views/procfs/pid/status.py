@@ -20,6 +20,7 @@ from drgn_sockets.kernel.mm import (
     has_thp,
     mm_counters,
 )
+from drgn_sockets.kernel.pid import pid_nr_ns
 from drgn_sockets.kernel.speculation import indirect_branch, store_bypass
 from drgn_sockets.kernel.structs import Int
 from drgn_sockets.kernel.task_facts import PF_KTHREAD
@@ -78,8 +79,8 @@ def _has_kthread_line(prog: Program) -> bool:
     """
     Whether there is a line ``Kthread:``.
 
-    It came in v6.9 and changed no type; in the same version Linux kernel commit 5797b1c18919
-    ("workqueue: Implement system-wide nr_active enforcement for unbound workqueues") did.
+    It came in v6.9 and changed no type; in the same version Linux kernel commit 91ccc6e7233b
+    ("workqueue: Introduce struct wq_node_nr_active") did.
     """
     return _has_type(prog, "struct wq_node_nr_active")
 
@@ -107,7 +108,7 @@ def _ids(process: ProcessRecord) -> _Lines:
         ("NStgid", "NSpid", "NSpgid", "NSsid"),
         (process.group_ids[0], own, *process.group_ids[1:]),
     ):
-        numbers = (p.pid_nr_ns(ids, upid.ns, level) for level, upid in enumerate(own))
+        numbers = (pid_nr_ns(ids, upid.ns, level) for level, upid in enumerate(own))
         yield what, "\t".join(map(str, numbers))
 
 
@@ -138,7 +139,7 @@ def _has_untag_mask(prog: Program) -> bool:
     """
     Whether there is a line ``untag_mask:``.
 
-    Linux kernel commit f7d304343e34 ("mm: Expose untagging mask in /proc/$PID/status") (in v6.4)
+    Linux kernel commit f7d304343b9d ("mm: Expose untagging mask in /proc/$PID/status") (in v6.4)
     changed no type; in the same version 5e31275cc997 ("mm: add per-VMA lock and helper functions
     to control it") did.
     """
@@ -214,9 +215,9 @@ def _security(process: ProcessRecord) -> _Lines:
     if task.seccomp_filters is not None:
         yield "Seccomp_filters", task.seccomp_filters
     yield "Speculation_Store_Bypass", store_bypass(prog, task.atomic_flags)
-    # Linux kernel commit fe719888344c ("proc: Provide details on indirect branch speculation")
-    # (in v5.11) changed no type; in the same version b86678cf0f1d ("entry: Wire up
-    # syscall_work in common entry code") did.
+    # Linux kernel commit fe719888344c ("proc: provide details on indirect branch speculation")
+    # (in v5.11) changed no type; in the same version b4581a52caff ("x86: Expose syscall_work field
+    # in thread_info") did.
     if prog.type("struct thread_info").has_member("syscall_work"):
         yield "SpeculationIndirectBranch", indirect_branch(prog, task.atomic_flags)
 
