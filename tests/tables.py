@@ -23,7 +23,7 @@ compared and equal; "98 of 100" would be two that differ; "-" is what that kerne
 
 # table -> row -> kernel -> (compared, equal); and what of the row was left out.
 _noted: dict[str, dict[str, dict[str, tuple[int, int]]]] = {}
-_excepted: dict[str, dict[str, str]] = {}
+_excepted: dict[str, dict[str, list[str]]] = {}
 
 
 def note(
@@ -35,13 +35,14 @@ def note(
     :param table: Heading of the table.
     :param row: What is compared: a file, an attribute.
     :param kernel: Series of the kernel, ``6.1``.
-    :param excepted: What of it is not compared, or with a tolerance.
+    :param excepted: What of it is not compared, or with a tolerance; several with ``; `` between.
     """
     cell = _noted.setdefault(table, {}).setdefault(row, {})
     before = cell.get(kernel, (0, 0))
     cell[kernel] = (before[0] + compared, before[1] + equal)
     if excepted:
-        _excepted.setdefault(table, {})[row] = excepted
+        known = _excepted.setdefault(table, {}).setdefault(row, [])
+        known += [reason for reason in excepted.split("; ") if reason not in known]
 
 
 def _cell(counts: tuple[int, int] | None) -> str:
@@ -59,7 +60,7 @@ def render(table: str, kernels: Iterable[str]) -> str:
     lines = [headings, ["---", *["---:"] * len(kernels), *(["---"] if excepted else [])]]
     rows = _noted[table]
     for row, cells in rows.items():
-        last = [excepted.get(row, "")] if excepted else []
+        last = ["; ".join(excepted.get(row, ()))] if excepted else []
         lines.append([f"`{row}`", *(_cell(cells.get(kernel)) for kernel in kernels), *last])
     sums = []
     for kernel in kernels:

@@ -30,13 +30,16 @@ from .conftest import KERNELS, opened
 from .machine import Core
 
 
+def where(core: Core, record: FdRecord) -> Path:
+    """Where procfs was saved of the task that holds it."""
+    table = record.table
+    of_process: Path = core.oracle / str(table.pid)
+    return of_process if table.tid is None else of_process / "task" / str(table.tid)
+
+
 def saved(core: Core, record: FdRecord) -> bytes | None:
     """What procfs said of it."""
-    table = record.table
-    where = core.oracle / str(table.pid)
-    if table.tid is not None:
-        where = where / "task" / str(table.tid)
-    path: Path = where / "fdinfo" / str(record.fd)
+    path = where(core, record) / "fdinfo" / str(record.fd)
     return path.read_bytes() if path.exists() else None
 
 
@@ -68,31 +71,38 @@ def name_of(line: bytes) -> str:
 
 
 #: Kinds of modules whose types a kernel has not: 5.10 has no BTF of modules.
-NO_TYPES = {("5.10", "tun")}
+NO_TYPES = {("5.10", "tun"), ("5.10", "kvm_vcpu"), ("5.10", "kvm_vm")}
 
-#: Kinds that no workload opens.
-NOT_OPENED = frozenset({"bpf_token", "kvm_vcpu", "kvm_vm", "vfio"})
+#: Kinds that no workload opens, and why.
+NOT_OPENED = {"vfio": "wants a device behind an IOMMU"}
 
-#: Kinds that fd_kinds opens where the kernel has them.
-OF_FD_KINDS = {
-    "bpf_iter": KERNELS,
-    "bpf_link": KERNELS,
-    "btf": KERNELS,
-    "dma_buf": ("6.12", "7.2"),
-    "fscontext": KERNELS,
-    "landlock": ("6.1", "6.12", "7.2"),
-    "seccomp": KERNELS,
-    "secretmem": ("6.12", "7.2"),
+#: Kinds that some of the kernels have not, and why.
+LACKING = {
+    "bpf_token": dict.fromkeys(("5.10", "6.1"), "since 6.9"),
+    "dma_buf": dict.fromkeys(("5.10", "6.1"), "without udmabuf"),
+    "landlock": {"5.10": "since 5.13"},
+    "secretmem": {"5.10": "since 5.14", "6.1": "off unless secretmem.enable"},
 }
+
+#: The tables of kinds.
+FDINFO = "Kinds of files: fdinfo"
+NAMES = "Kinds of files: names as readlink has them"
 
 
 def opened_on(core: Core) -> set[str]:
     """The kinds of which there must be some."""
-    found = {"sock", "reg", "dir", *(kind.name for kind in KINDS)} - NOT_OPENED
-    found -= {kind for kernel, kind in NO_TYPES if kernel == core.kernel}
-    of_fd_kinds = {kind for kind, kernels in OF_FD_KINDS.items() if core.kernel in kernels}
-    found -= OF_FD_KINDS.keys()
-    return found | of_fd_kinds if "fd_kinds" in core.accounts else found
+    lacking = {kind for kind, kernels in LACKING.items() if core.kernel in kernels}
+    kinds = {"sock", "reg", "dir", "chr", "blk", "lnk", *(kind.name for kind in KINDS)}
+    return kinds - NOT_OPENED.keys() - lacking
+
+
+def tell_what_lacks(table: str, kernel: str) -> None:
+    """A row for kinds that this kernel has not, with the reason."""
+    for kind, kernels in LACKING.items():
+        if kernel in kernels:
+            tables.note(table, kind, kernel, 0, 0, excepted=f"{kernel}: {kernels[kernel]}")
+    for kind, reason in NOT_OPENED.items():
+        tables.note(table, kind, kernel, 0, 0, excepted=reason)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -102,21 +112,43 @@ def test_fdinfo_is_equal(kernel: str) -> None:
     kinds: set[str] = set()
     for record, expected in files(core):
         kind = of_kind(record)
+        kinds.add(kind)
         try:
             text = b"".join(fdinfo(record))
         except (FaultError, LookupError) as e:
             text = str(e).encode()
-        equal = without_moments(kind, text) == without_moments(kind, expected)
-        if (kernel, kind) in NO_TYPES:
-            assert b"types of modules" in text
-            tables.note("fdinfo", kind, kernel, 1, 0, excepted="5.10 has no types of modules")
+        if b"types of modules" in text:
+            assert (kernel, kind) in NO_TYPES
+            tables.note(FDINFO, kind, kernel, 1, 0, excepted="5.10 has no types of modules")
             continue
-        kinds.add(kind)
-        tables.note("fdinfo", kind, kernel, 1, equal)
+        equal = without_moments(kind, text) == without_moments(kind, expected)
+        tables.note(FDINFO, kind, kernel, 1, equal)
         if not equal:
             wrong.append(f"{record.table.pid}:{record.fd} {kind}\n{expected!r}\n{text!r}")
+    tell_what_lacks(FDINFO, kernel)
     assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:40])
+    # Those and no others: a kind that a kernel has after all does not lack.
+    assert {kind.name for kind in KINDS} & kinds == {kind.name for kind in KINDS} & opened_on(core)
     assert kinds >= opened_on(core)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_names_are_equal(kernel: str) -> None:
+    core = opened(kernel, "elf")
+    wrong = []
+    for record in FdReader(core.prog).read(Tasks(core.prog).tables()):
+        if record.fd is None or record.file is None:
+            continue
+        link = where(core, record) / "fd" / str(record.fd)
+        if not link.is_symlink():
+            continue
+        theirs = os.readlink(os.fsencode(link))  # noqa: PTH115
+        equal = record.file.name == theirs
+        tables.note(NAMES, of_kind(record), kernel, 1, equal)
+        if not equal:
+            wrong.append(f"{record.table.pid}:{record.fd} {theirs!r} {record.file.name!r}")
+    tell_what_lacks(NAMES, kernel)
+    assert not wrong, f"{len(wrong)}\n" + "\n".join(wrong[:40])
 
 
 IT_VALUE = re.compile(rb"^it_value: \((\d+), (\d+)\)$", re.M)

@@ -52,29 +52,46 @@ class Compared(NamedTuple):
     wrong: list[Difference]
     used: collections.Counter[str]
     excepted: dict[str, set[str]]
+    #: The same by kind of file, of all columns; what is excepted with the column before it.
+    kinds: dict[str, list[int]]
+    excepted_of: dict[str, set[str]]
+
+
+def kind_of(row: Row | None) -> str:
+    """The kind of a file: that of the columns that only it has, or the column ``kind``."""
+    if row is None or "kind" not in row:
+        return "unknown"
+    own = (name.partition(".")[0] for name, value in row.items() if "." in name and value)
+    return next(own, row["kind"])
 
 
 class Comparison:
     def __init__(self, core: Core, exceptions: tuple[Exception_, ...]) -> None:
         self._core = core
         self._exceptions = exceptions
-        self.result = Compared({}, [], collections.Counter(), {})
+        self.result = Compared({}, [], collections.Counter(), {}, {}, {})
 
     def compare(
         self, column: str, ours: Any, theirs: Any, row: Row | None, entry: Row | None
     ) -> None:
         counts = self.result.counts.setdefault(column, [0, 0])
+        kind = kind_of(row)
+        counts_of = self.result.kinds.setdefault(kind, [0, 0])
         if ours != theirs:
             difference = Difference(column, ours, theirs, row, entry, self._core)
             for exception in self._exceptions:
                 if exception.is_it(difference):
                     self.result.used[exception.reason] += 1
                     self.result.excepted.setdefault(column, set()).add(exception.reason)
+                    told = f"{column}: {exception.reason}"
+                    self.result.excepted_of.setdefault(kind, set()).add(told)
                     return
             self.result.wrong.append(difference)
         else:
             counts[1] += 1
+            counts_of[1] += 1
         counts[0] += 1
+        counts_of[0] += 1
 
 
 def ran_then(core: Core, pid: int) -> bool:
@@ -363,6 +380,13 @@ def _text(d: Difference) -> str:
     return f"{d.column} of {who}: {d.ours!r}, not {d.theirs!r} ({d.entry})"
 
 
+def _tell_of_kinds(table: str, kernel: str, compared: Compared) -> None:
+    """The same by kind of file; of those for which exceptions hold, which."""
+    for kind, (total, equal) in compared.kinds.items():
+        excepted = "; ".join(sorted(compared.excepted_of.get(kind, ())))
+        note(table, kind, kernel, total, equal, excepted=excepted)
+
+
 def _tell(table: str, kernel: str, compared: Compared) -> None:
     for column, (total, equal) in compared.counts.items():
         excepted = "; ".join(sorted(compared.excepted.get(column, ())))
@@ -529,7 +553,7 @@ def lsfd_compared(kernel: str) -> Compared:
         rows = ours[entry["pid"], entry["assoc"]]
         # What is mapped is in the order of addresses in both.
         found = [r for r in rows if r["maplen"] is None or _is_mapping(r, entry)]
-        comparison.compare("row", bool(found), True, None, entry)
+        comparison.compare("row", bool(found), True, found[0] if found else None, entry)
         if not found:
             continue
         row = found[0]
@@ -558,6 +582,7 @@ def _is_mapping(row: Row, entry: dict[str, Any]) -> bool:
 def test_as_lsfd_says(kernel: str) -> None:
     compared = lsfd_compared(kernel)
     _tell("lsfd", kernel, compared)
+    _tell_of_kinds("Kinds of files: columns of lsfd", kernel, compared)
     assert not compared.wrong, "\n".join(map(_text, compared.wrong[:50]))
     assert compared.counts["row"][0] > 5000
 
