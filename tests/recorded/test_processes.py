@@ -235,8 +235,10 @@ def test_shared_table(elf: Core) -> None:
     assert total["fds"] == len(fds)
     # Both hold what is in it.
     listener = next(e for e in owner["fds"] if e.get("state") == "LISTEN")
-    holders = next(r["users"] for r in elf.rows("ss", "-tlp") if r["ino"] == listener["inode"])
-    assert all(f"pid={pid},fd={listener['fd']}" in str(holders) for pid in by_pid), holders
+    (row,) = (r for r in elf.rows("ss", "-tl") if r["ino"] == listener["inode"])
+    assert {(h["pid"], h["fd"]) for h in row["holders"]} == {
+        (pid, listener["fd"]) for pid in by_pid
+    }
 
 
 def summaries(core: Core, *argv: str) -> list[Row]:
@@ -310,7 +312,8 @@ def test_mapped(elf: Core) -> None:
             assert row["assoc"] == ("shm" if wanted["shared"] else "mem")
             if "dev" in wanted:
                 assert row["dev"] == f"{os.major(wanted['dev'])}:{os.minor(wanted['dev'])}"
-            pages = sum(m["maplen"] for m in each if m["ino"] == row["ino"] and m["name"] == name)
+            same = [m for m in each if m["ino"] == row["ino"] and m["name"] == name]
+            pages = sum(m["maplen"] or 0 for m in same)
             assert pages * 4096 == wanted["size"]
             path = name[: -len(" (deleted)")] if deleted else name
             found = elf.rows("fds", path)
