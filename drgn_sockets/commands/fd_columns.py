@@ -10,10 +10,10 @@ from typing import Any
 
 from drgn import FaultError, Program, ProgramFlags
 
-from drgn_sockets.kernel.device import chrdev_name, miscdev_name
+from drgn_sockets.kernel.device import blkdev_name, chrdev_name, miscdev_name, partition_name
 from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, major, minor
 from drgn_sockets.kernel.locks import F_WRLCK
-from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.records.fd import FdRecord, FileRecord
 from drgn_sockets.views import lsof
 from drgn_sockets.views.columns import Column, escaped
 from drgn_sockets.views.locks import locks_of
@@ -56,10 +56,23 @@ def _maj_min(r: FdRecord) -> str | None:
     return device_text(r.file.rdev if r.file.kind in _DEVICES else r.file.dev)
 
 
+def _block_device(file: FileRecord) -> Any:
+    """Name of the disk or partition that a device file stands for; else driver and minor."""
+    partition = partition_name(file.prog, file.rdev)
+    if partition is not None:
+        return partition
+    driver = blkdev_name(file.prog, file.i_mode, file.rdev)
+    return device_text(file.rdev) if driver is None else b"%b:%d" % (driver, minor(file.rdev))
+
+
 def _partition(r: FdRecord) -> Any:
     file = r.file
-    sb = None if file is None else file.sb
-    if file is None or sb is None:
+    if file is None:
+        return None
+    if file.kind == "blk":
+        return _block_device(file)
+    sb = file.sb
+    if sb is None:
         return None
     return sb.id if sb.bdev else device_text(file.dev)
 
@@ -75,7 +88,7 @@ def _source(r: FdRecord) -> Any:
         driver = chrdev_name(file.prog, file.i_mode, file.rdev)
         return _maj_min(r) if driver is None else b"%b:%d" % (driver, minor(file.rdev))
     if file.kind == "blk":
-        return _maj_min(r)
+        return _block_device(file)
     sb = file.sb
     if sb is None:
         return None
@@ -171,7 +184,11 @@ LSFD = (
         "name of the file's owner (of a core the number, but for root)",
         lambda r: user_name(r.file and r.file.prog, _fuid(r)),
     ),
-    Column("partition", "block device of the file system; if there is none, dev", _partition),
+    Column(
+        "partition",
+        "name of the block device: of a device file itself, else of the file system; if none, dev",
+        _partition,
+    ),
     Column("protoname", "protocol of a socket", _protoname),
     Column("size", "size of the file, bytes", lambda r: r.file and r.file.size, right=True),
     Column("source", "type or block device of the file system, or the device itself", _source),

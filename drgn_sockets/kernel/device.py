@@ -37,6 +37,24 @@ class _BlockMajor(Struct):
     name = Bytes("name")
 
 
+class _BdevInode(Struct):
+    """``struct bdev_inode``: a block device and the inode that its pages belong to."""
+
+    C_TYPE = "struct bdev_inode"
+
+    dev = Int("vfs_inode.i_rdev")
+    size = Int("vfs_inode.i_size")
+    disk = Int("bdev.bd_disk")
+    #: Since 1116b9fa15c0 ("bdev: infrastructure for flags", v6.10) the low byte beside flags.
+    partno = Int("bdev.__bd_flags.counter", "bdev.bd_partno")
+
+
+class _Gendisk(Struct):
+    C_TYPE = "struct gendisk"
+
+    disk_name = Bytes("disk_name")
+
+
 class _MiscDevice(Struct):
     C_TYPE = "struct miscdevice"
 
@@ -65,6 +83,17 @@ def miscdev_name(prog: Program, i_mode: int, dev: int) -> bytes | None:
     if not stat.S_ISCHR(i_mode) or major(dev) != _MISC_MAJOR:
         return None
     return _remembered(prog, "miscdev", dev, _miscdev_name)
+
+
+def partition_name(prog: Program, dev: int) -> bytes | None:
+    """
+    The name of a disk or a partition as in ``/proc/partitions``, where :c:func:`show_partition()`
+    leaves out what has no sectors.
+
+    :param dev: ``dev_t``
+    :return: ``None`` for another device, and if it cannot be read
+    """
+    return _remembered(prog, "partition", dev, _partition_name)
 
 
 def driver_name(prog: Program, i_mode: int, dev: int) -> bytes | None:
@@ -110,6 +139,27 @@ def _blkdev_name(prog: Program, dev: int) -> bytes | None:
             return device.name.split(b"\0")[0]
         node, count = device.next, count + 1
     return None
+
+
+def _partition_name(prog: Program, dev: int) -> bytes | None:
+    # Each block device is an inode of the file system "bdev".
+    sb = prog["blockdev_superblock"]
+    type_ = prog.type("struct bdev_inode")
+    offset = offsetof(type_, "vfs_inode.i_sb_list")
+    layout = _BdevInode.layout(prog)
+    for node in list_nodes(prog, sb.s_inodes.address_of_().value_(), _MAX_ENTRIES):
+        bdev = layout.read(node - offset)
+        if bdev.dev == dev and bdev.size and bdev.disk:
+            return _disk_name(prog, bdev.disk, bdev.partno & 0xFF)
+    return None
+
+
+def _disk_name(prog: Program, disk: int, partno: int) -> bytes:
+    # bdev_name(): nvme0n1p1, but sda1
+    name = _Gendisk.layout(prog).read(disk).disk_name.split(b"\0")[0]
+    if not partno:
+        return name
+    return b"%b%b%d" % (name, b"p" if name[-1:].isdigit() else b"", partno)
 
 
 def _miscdev_name(prog: Program, dev: int) -> bytes | None:

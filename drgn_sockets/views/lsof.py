@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import stat
 import struct
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ _TYPES.update({"fifo": "FIFO", "pipe": "FIFO", "memfd": "REG", "ns": "REG", "soc
 
 # Of some kinds lsof tells more: the field of each.
 _TOLD = {"eventfd": "id", "pidfd": "pid", "eventpoll": "tfds"}
+#: ``Pid`` of a pidfd whose process has ended.
+_GONE = -1
 
 #: States of TCP, as netstat and lsof have them.
 _TCP_STATES = {
@@ -110,6 +113,9 @@ def _type(file: FileRecord, name: bytes) -> str:
         return "a_inode"
     if file.fs_type == b"mqueue" and file.kind == "reg":
         return "PSXMQ"
+    if not stat.S_IFMT(file.i_mode):
+        # Of a file system that has no types, as that of dma-buf.
+        return "0000"
     return _TYPES.get(file.kind, "unknown")
 
 
@@ -140,6 +146,8 @@ def _name(r: FdRecord, file: FileRecord, name: bytes) -> bytes:
     value = next((f.get(known.it) for f in known.kind.fields if f.name == field), None)
     if isinstance(value, (list, tuple)):
         value = ",".join(map(str, sorted(value)))
+    elif field == "pid" and value == _GONE:
+        return name
     return b"%b:%b]" % (name[:-1], str(value).encode()) if value not in (None, "") else name
 
 

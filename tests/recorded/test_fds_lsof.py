@@ -152,9 +152,11 @@ def home_inodes(oracle: Any) -> frozenset[int]:
 @functools.lru_cache(None)
 def protocols(oracle: Any) -> dict[tuple[int, str], str]:
     """By process and fd, the protocol of a socket as lsfd has it."""
-    text = os.fsdecode((oracle / "tools" / "lsfd-json").read_bytes())
-    rows = json.loads(text, strict=False)["lsfd"]
-    return {(r["pid"], r["assoc"]): r["protoname"] for r in rows if r["protoname"]}
+    return {
+        (row["pid"], row["assoc"]): row["protoname"]
+        for row in lsfd_rows(oracle)
+        if row["protoname"]
+    }
 
 
 def _protocol(d: Difference) -> str:
@@ -184,7 +186,25 @@ def _is_cut(d: Difference) -> bool:
     return bool(words) and as_lsof_prints(f"{words[0]} {match[2]}") == d.theirs
 
 
+#: What lsof adds to the name of something mapped that it does not find.
+NO_PATH = " (stat: No such file or directory)"
+
+
+def without_path(name: str) -> str:
+    """The name of something mapped, as lsof has that of an fd."""
+    return name.replace(NO_PATH, "").replace("anon_inode:", "")
+
+
 LSOF_EXCEPTIONS = (
+    Exception_(
+        "lsof looks for what is mapped by its name, and takes it for a file if there is none",
+        lambda d: (
+            d.column in ("NAME", "TYPE")
+            and d.entry is not None
+            and d.entry["n"].endswith(NO_PATH)
+            and (d.column == "TYPE" or d.ours == without_path(d.theirs))
+        ),
+    ),
     Exception_(
         "kernel threads and zombies execute nothing: lsof has rows that say unknown",
         lambda d: d.column == "row" and d.row is None and _has(d, t="unknown"),
@@ -292,7 +312,8 @@ def _take(
     rows = by_file.get(key, [])
     for i, row in enumerate(rows):
         # One file each: that of this inode.
-        if fd not in ("mem", "DEL") or (row["node"], row["name"]) == (fields["i"], fields["n"]):
+        name = without_path(fields["n"])
+        if fd not in ("mem", "DEL") or (row["node"], row["name"]) == (fields["i"], name):
             return rows.pop(i)
     return None
 
@@ -360,6 +381,33 @@ OURS = {"mode": "xmode", "inode": "ino", "mntid": "mnt_id", "maj:min": "maj_min"
 KEYS = ("pid", "tid", "fd", "assoc")
 
 
+#: What comes of stat().
+STAT = ("dev", "inode", "maj:min", "nlink", "partition", "rdev", "size", "source", "type")
+
+
+@functools.lru_cache(None)
+def lsfd_rows(oracle: Any) -> list[Row]:
+    """What lsfd has of all processes."""
+    text = os.fsdecode((oracle / "tools" / "lsfd-json").read_bytes())
+    rows: list[Row] = json.loads(text, strict=False)["lsfd"]
+    return rows
+
+
+@functools.lru_cache(None)
+def _before(oracle: Any) -> dict[tuple[int, str], Row]:
+    rows = lsfd_rows(oracle)
+    return {
+        (row["pid"], row["assoc"]): previous
+        for previous, row in zip(rows, rows[1:])
+        if previous["pid"] == row["pid"]
+    }
+
+
+def before(oracle: Any, entry: Row) -> Row:
+    """The entry of lsfd before one of the same process; an empty one if there is none."""
+    return _before(oracle).get((entry["pid"], entry["assoc"]), {})
+
+
 def _assoc(d: Difference) -> str:
     return d.entry["assoc"] if d.entry is not None else ""
 
@@ -410,11 +458,18 @@ LSFD_EXCEPTIONS = (
         lambda d: d.column == "source" and re.fullmatch(r"0:\d+", d.theirs) is not None,
     ),
     Exception_(
-        "lsfd 2.38 takes all pidfds for the first one's inode, and pidfs for anon_inodefs",
+        "lsfd 2.38 takes an fd for the one before it if they have one name",
         lambda d: (
-            d.column in ("inode", "source")
+            d.column in STAT
             and d.entry is not None
-            and d.entry["name"] == "anon_inode:[pidfd]"
+            and before(d.core.oracle, d.entry).get("name") == d.entry["name"]
+            and before(d.core.oracle, d.entry)[d.column] == d.theirs
+        ),
+    ),
+    Exception_(
+        "lsfd 2.38 does not know pidfs",
+        lambda d: (
+            d.column == "source" and d.entry is not None and d.entry["name"] == "anon_inode:[pidfd]"
         ),
     ),
     Exception_(
@@ -426,9 +481,14 @@ LSFD_EXCEPTIONS = (
         ),
     ),
     Exception_(
-        "lsfd 2.38 leaves out what is mapped of /dev/zero",
+        "lsfd 2.38 leaves out what is mapped of /dev/zero and of no path",
         lambda d: (
-            d.column == "row" and d.row is not None and d.row["name"] == "/dev/zero (deleted)"
+            d.column == "row"
+            and d.row is not None
+            and (
+                d.row["name"] == "/dev/zero (deleted)"
+                or (d.row["maplen"] is not None and d.row["name"].startswith("anon_inode:"))
+            )
         ),
     ),
     Exception_(
@@ -442,10 +502,11 @@ def lsfd_flags(flags: list[str] | None, access: str | None) -> str | None:
     """Flags as lsfd 2.38 has them, in the order of the alphabet."""
     if flags is None:
         return None
-    # It knows no O_NOFOLLOW, and of O_SYNC and O_TMPFILE each bit by itself, whatever the others.
+    # It knows no O_NOFOLLOW and FASYNC, and of O_SYNC and O_TMPFILE each bit by itself, whatever
+    # the others.
     bits = {"sync": {"dsync"}, "tmpfile": {"directory", "_tmpfile"}, "nofollow": set()}
     bits["directory"] = bits["tmpfile"]
-    bits["largefile"] = set()
+    bits["largefile"] = bits["async"] = set()
     words: set[str] = set()
     for flag in flags:
         words |= bits.get(flag.lower(), {flag.lower()})
@@ -462,7 +523,7 @@ def lsfd_compared(kernel: str) -> Compared:
         # lsfd lists processes.
         if row["tid"] is None and ran_then(core, row["pid"]):
             ours[row["pid"], row["assoc"]].append(row)
-    for entry in json.loads(core.tool("lsfd-json"), strict=False)["lsfd"]:
+    for entry in lsfd_rows(core.oracle):
         if entry["assoc"] in NAMESPACES or not ran_then(core, entry["pid"]):
             continue
         rows = ours[entry["pid"], entry["assoc"]]

@@ -2,8 +2,8 @@
 """
 What of the files of ``/proc/PID`` names a moment, or cannot be known: the one place that says so.
 
-Two looks at a process that is stopped differ in none of these; of one that runs, and of threads
-of the kernel's, in these and in no other.
+Two looks at a process that is stopped differ in none of these but :data:`KHUGEPAGED`; of one that
+runs, and of threads of the kernel's, in these and in no other.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ STAT_FIELDS = (
     *("policy", "delayacct_blkio_ticks", "guest_time", "cguest_time", "start_data", "end_data"),
     *("start_brk", "arg_start", "arg_end", "env_start", "env_end", "exit_code"),
 )
+
+
+#: What khugepaged makes more of, also of a process that is stopped: it fills the holes of a huge
+#: page (``collapse_huge_page()``).
+KHUGEPAGED = frozenset(("rss", "VmHWM", "VmRSS", "RssAnon"))
 
 
 class How(Enum):
