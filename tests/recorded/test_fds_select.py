@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import pytest
 
 from .machine import Core, Row
-from .test_fds_lsof import lsof_entries, ran_then
+from .test_fds_lsof import has_no_leader, lsof_entries, ran_then
 
 Place = tuple[int, str]
 
@@ -28,6 +28,7 @@ def by_lsof(core: Core, **wanted: str) -> set[Place]:
         for entry in lsof_entries(core)
         if entry.task == 0
         and ran_then(core, entry.pid)
+        and not has_no_leader(core.oracle, entry.pid)
         and wanted.items() <= entry.fields.items()
         and not entry.fields["f"].startswith("*")
     }
@@ -170,8 +171,10 @@ def test_threads(elf: Core) -> None:
     tasks = {
         (int(d.name), int(task.name))
         for d in elf.oracle.iterdir()
-        if d.name.isdecimal() and any((d / "fdinfo").iterdir())
+        if d.name.isdecimal()
         for task in (d / "task").iterdir()
+        # Of who has the table of its process there is no directory.
+        if any((task if (task / "fdinfo").is_dir() else d).joinpath("fdinfo").iterdir())
     }
     rows = [r for r in elf.rows("fds", "--threads") if ran_then(elf, r["pid"])]
     assert {(row["pid"], row["tid"] or row["pid"]) for row in rows} == tasks

@@ -66,7 +66,7 @@ def good(core: Core, path: str) -> bytes:
 def _saved(path: Path, name: str) -> Saved:
     fields = stat_fields((path / "stat").read_bytes())
     kthread = bool(int(fields["flags"]) & PF_KTHREAD)
-    return Saved(path, name, kthread, fields["state"] in b"TZ")
+    return Saved(path, name, kthread, fields["state"] in b"TtZ")
 
 
 def processes(core: Core) -> list[Saved]:
