@@ -86,8 +86,12 @@ def has_no_leader(oracle: Any, pid: int) -> bool:
 
 
 def ran_then(core: Core, pid: int) -> bool:
-    """Whether a process was there when procfs was saved: the tools and who ran them were not."""
-    return pid not in core.manifest["excluded"] and (core.oracle / str(pid)).exists()
+    """
+    Whether a process was there when procfs was saved, as the tools and who ran them were not,
+    and still is.
+    """
+    was_there = pid not in core.manifest["excluded"] and (core.oracle / str(pid)).exists()
+    return was_there and pid not in core.ended
 
 
 # lsof
