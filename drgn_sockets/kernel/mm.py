@@ -12,6 +12,7 @@ from drgn_sockets.kernel.percpu import per_cpu_sums
 from drgn_sockets.kernel.process import Process
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.kernel.task_facts import PF_KTHREAD
+from drgn_sockets.kernel.vma import VM_READ, all_mappings
 
 # include/linux/mm_types_task.h
 MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES = range(4)
@@ -104,14 +105,15 @@ def has_thp(prog: Program, mm: Mm) -> bool:
 
 def cmdline(prog: Program, mm: Mm) -> bytes:
     """
-    The command line of a process, as ``get_mm_cmdline()``.
+    The command line of a process, as ``get_mm_cmdline()``: of what is not anonymous memory, and
+    of what is behind it, nothing is told.
 
     :raises FaultError: if the pages are not there: swapped out, or not in the core
     """
     start, end = mm.arg_start, mm.arg_end
     if not mm.env_end or start >= end or end - start > _MAX_ARGUMENTS:
         return b""
-    if _read_user(prog, mm, end - 1, 1) == b"\0":
+    if _read_user(prog, mm, end - 1, 1) in (b"\0", b""):
         return _read_user(prog, mm, start, end - start)
     # setproctitle(3) has overwritten it, and goes on in the environment.
     last = mm.env_end if mm.env_start == end and mm.env_end >= end else end
@@ -120,10 +122,27 @@ def cmdline(prog: Program, mm: Mm) -> bytes:
     return title[: title.find(b"\0") + 1] or title
 
 
+def _anonymous(prog: Program, mm: Mm, address: int, size: int) -> int:
+    """How much of that memory ``access_remote_vm(…, FOLL_ANON)`` would read."""
+    if mm.start_stack <= address and address + size <= mm.env_end:
+        # Where execve() has put it.
+        return size
+    end = address
+    for vma in all_mappings(prog, mm.address, []):
+        if vma.start <= end < vma.end:
+            if vma.ops or not vma.flags & VM_READ:
+                break
+            end = vma.end
+    return min(end - address, size)
+
+
 def _read_user(prog: Program, mm: Mm, address: int, size: int) -> bytes:
     # It comes with all of drgn's helpers.
     from drgn.helpers.linux.mm import access_remote_vm
 
+    size = _anonymous(prog, mm, address, size)
+    if not size:
+        return b""
     try:
         data: bytes = access_remote_vm(
             Object(prog, "struct mm_struct *", mm.address), address, size

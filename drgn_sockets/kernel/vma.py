@@ -70,6 +70,7 @@ class Mapping(Struct):
     flags = Int("vm_flags", help="VM_* flags")
     pgoff = Int("vm_pgoff", help="offset in the file, pages")
     file = Int("vm_file", help="struct file *")
+    ops = Int("vm_ops", help="struct vm_operations_struct *, NULL for anonymous memory")
 
 
 def _mm_layout(prog: Program) -> Layout[_MmByTree] | Layout[_MmByRb]:
@@ -85,6 +86,11 @@ def mappings(prog: Program, mm: int, unreadable: list[str]) -> list[Mapping]:
     :param unreadable: What is wrong is appended, in words.
     :raises FaultError: if *mm* cannot be read
     """
+    return [vma for vma in all_mappings(prog, mm, unreadable) if vma.file]
+
+
+def all_mappings(prog: Program, mm: int, unreadable: list[str]) -> list[Mapping]:
+    """Likewise those of anonymous memory as well."""
     layout = _mm_layout(prog)
     root = layout.read(mm).root
     walk = _maple_entries if issubclass(layout.cls, _MmByTree) else _rb_entries
@@ -93,7 +99,7 @@ def mappings(prog: Program, mm: int, unreadable: list[str]) -> list[Mapping]:
         # Who follows a damaged tree into freed memory finds what is of another process, or none.
         if vma is None or vma.mm != mm:
             unreadable.append(f"struct vm_area_struct at {address:#x} cannot be read")
-        elif vma.file:
+        else:
             found.append(vma)
     return sorted(found, key=lambda vma: vma.start)
 

@@ -132,6 +132,20 @@ class Core:
         return found
 
     @functools.cached_property
+    def ended(self) -> set[int]:
+        """
+        Workers of the kernel's that are no more: those that have nothing to do for five minutes
+        end, and so long a slow machine may take from its start to its stop.
+        """
+        from drgn.helpers.linux.pid import find_task
+
+        names = self.oracle.glob("[0-9]*/comm")
+        workers = {
+            int(path.parent.name) for path in names if path.read_bytes().startswith(b"kworker/")
+        }
+        return {pid for pid in workers if not find_task(self.prog, pid)}
+
+    @functools.cached_property
     def tools_ran_s(self) -> float:
         """At most so long before the machine's stop the tools ran: what timers may fire in."""
         return float(self.manifest["finished"] - self.manifest["time"]) + 20

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from drgn_sockets.views.procfs.pid.moments import stat_fields
 from tests.tables import note
 
 from .conftest import KERNELS, opened
@@ -94,9 +95,20 @@ class Comparison:
         counts_of[0] += 1
 
 
+@functools.lru_cache(None)
+def has_no_leader(oracle: Any, pid: int) -> bool:
+    """Whether a process has threads, but its first one has exited: lsof leaves that one out."""
+    fields = stat_fields((oracle / str(pid) / "stat").read_bytes())
+    return fields["state"] == b"Z" and int(fields["num_threads"]) > 1
+
+
 def ran_then(core: Core, pid: int) -> bool:
-    """Whether a process was there when procfs was saved: the tools and who ran them were not."""
-    return pid not in core.manifest["excluded"] and (core.oracle / str(pid)).exists()
+    """
+    Whether a process was there when procfs was saved, as the tools and who ran them were not,
+    and still is.
+    """
+    was_there = pid not in core.manifest["excluded"] and (core.oracle / str(pid)).exists()
+    return was_there and pid not in core.ended
 
 
 # lsof
@@ -209,6 +221,8 @@ NO_PATH = " (stat: No such file or directory)"
 
 def without_path(name: str) -> str:
     """The name of something mapped, as lsof has that of an fd."""
+    # A newline is escaped by procfs, and the backslash by lsof.
+    name = name.replace(r"\\012", "\n")
     return name.replace(NO_PATH, "").replace("anon_inode:", "")
 
 
@@ -220,6 +234,24 @@ LSOF_EXCEPTIONS = (
             and d.entry is not None
             and d.entry["n"].endswith(NO_PATH)
             and (d.column == "TYPE" or d.ours == without_path(d.theirs))
+        ),
+    ),
+    Exception_(
+        "a newline in the name of something mapped is \\012, as in /proc/PID/maps",
+        lambda d: (
+            d.column == "NAME"
+            and d.row is not None
+            and r"\\012" in d.theirs
+            and d.row["name"] == without_path(d.theirs)
+        ),
+    ),
+    Exception_(
+        "lsof takes the user of a thread for that of its process",
+        lambda d: (
+            d.column == "USER"
+            and d.row is not None
+            and d.row["tid"] is not None
+            and d.row["tid"] != d.row["pid"]
         ),
     ),
     Exception_(
@@ -432,6 +464,12 @@ def before(oracle: Any, entry: Row) -> Row:
     return _before(oracle).get((entry["pid"], entry["assoc"]), {})
 
 
+@functools.lru_cache(None)
+def mount_ns(oracle: Any, pid: int) -> str:
+    """The mount namespace of a process."""
+    return str((oracle / str(pid) / "ns" / "mnt").readlink())
+
+
 def _assoc(d: Difference) -> str:
     return d.entry["assoc"] if d.entry is not None else ""
 
@@ -505,14 +543,31 @@ LSFD_EXCEPTIONS = (
         ),
     ),
     Exception_(
-        "lsfd 2.38 leaves out what is mapped of /dev/zero and of no path",
+        "lsfd 2.38 looks for what is mapped by its name: not what is deleted, of no path, with a "
+        "newline in it, or of another mount namespace",
         lambda d: (
             d.column == "row"
             and d.row is not None
+            and d.row["maplen"] is not None
             and (
-                d.row["name"] == "/dev/zero (deleted)"
-                or (d.row["maplen"] is not None and d.row["name"].startswith("anon_inode:"))
+                d.row["name"].startswith("anon_inode:")
+                or d.row["name"].endswith(" (deleted)")
+                or "\n" in d.row["name"]
+                or mount_ns(d.core.oracle, d.row["pid"]) != mount_ns(d.core.oracle, 2)
             )
+        ),
+    ),
+    Exception_(
+        "lsfd writes null for a name of no length",
+        lambda d: d.column == "command" and (d.ours, d.theirs) == ("", None),
+    ),
+    Exception_(
+        "an overlay tells stat() how many names a file has below it",
+        lambda d: (
+            d.column in ("deleted", "nlink")
+            and d.entry is not None
+            and d.entry["source"] == "overlay"
+            and d.entry["name"].endswith(" (deleted)")
         ),
     ),
     Exception_(

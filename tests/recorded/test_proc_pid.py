@@ -66,13 +66,13 @@ def good(core: Core, path: str) -> bytes:
 def _saved(path: Path, name: str) -> Saved:
     fields = stat_fields((path / "stat").read_bytes())
     kthread = bool(int(fields["flags"]) & PF_KTHREAD)
-    return Saved(path, name, kthread, fields["state"] in b"TZ")
+    return Saved(path, name, kthread, fields["state"] in b"TtZ")
 
 
 def processes(core: Core) -> list[Saved]:
     """All that were saved."""
     pids = sorted(int(p.name) for p in core.oracle.iterdir() if p.name.isdecimal())
-    found = [_saved(core.oracle / str(pid), str(pid)) for pid in pids]
+    found = [_saved(core.oracle / str(pid), str(pid)) for pid in pids if pid not in core.ended]
     assert len(found) > 100
     return found
 
@@ -168,7 +168,7 @@ def saved_fds(where: Path) -> dict[int, bytes]:
 
 def with_fds(core: Core) -> Iterator[tuple[str, dict[int, bytes]]]:
     for path in (*core.oracle.glob("[0-9]*"), *core.oracle.glob("[0-9]*/task/*")):
-        if (path / "fd").is_dir():
+        if (path / "fd").is_dir() and int(path.name) not in core.ended:
             yield str(path.relative_to(core.oracle)), saved_fds(path)
 
 

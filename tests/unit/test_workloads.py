@@ -76,7 +76,15 @@ def test_freeze_of_nothing_is_an_error(tmp_path: Path) -> None:
 
 # Some set up networks, or attach to the kernel, which is a guest's business and not this machine's:
 # tests/recorded holds their accounts against everything else.
-NETWORKS = ("tcp_states", "netns", "packet_zoo", "kernel_sockets", "transports", "fd_kinds")
+NETWORKS = (
+    "tcp_states",
+    "netns",
+    "packet_zoo",
+    "kernel_sockets",
+    "transports",
+    "fd_kinds",
+    "processes",
+)
 ON_THIS_MACHINE = [name for name in STANDARD if name not in NETWORKS]
 
 

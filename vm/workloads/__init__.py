@@ -24,6 +24,7 @@ STANDARD = (
     "netns",
     "many_holders",
     "payload",
+    "processes",
     # After those that make MPTCP connections: of a number of subflows, by then.
     "transports",
     # At the end: before 5.15 there are no more control groups of sockets after it.

@@ -117,6 +117,8 @@ class ProcessAccount(_ProcessBase, total=False):
     keeper: str
     cwd: str
     root: str
+    #: What was set of the process itself: uid, cmdline, limit, exe, tracer, mapped, ...
+    detail: dict[str, Any]
     #: Instead of 160,000 entries in ``fds``: see the ``bench`` workload.
     fd_ranges: list[dict[str, Any]]
 

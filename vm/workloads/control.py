@@ -209,7 +209,7 @@ def freeze(directory: Path, settle: float = 1.0) -> int:
     pids = [pid for pid in pids if pid not in keepers]
     _send(pids, signal.SIGSTOP)
     _hush(keepers)
-    left = _wait(pids, lambda state: state in ("", "T", "Z"), 30)
+    left = _wait(pids, lambda state: state in ("", "T", "t", "Z"), 30)
     if left:
         raise WorkloadFailed(f"processes {left} do not stop")
     time.sleep(settle)

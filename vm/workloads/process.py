@@ -476,7 +476,8 @@ class Process:
             "netns": self.netns,
             "fds": self.entries(),
             "steady": self.steady,
-            "cwd": str(Path.cwd()),
+            # Of a directory that is gone there is no other way to tell.
+            "cwd": self.facts.get("cwd") or str(Path.cwd()),
         }
         entry.update(cast(ProcessAccount, self.facts))
         return entry

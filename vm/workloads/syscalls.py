@@ -32,6 +32,7 @@ _NUMBERS = {
         "kcmp": 312,
         "bpf": 321,
         "userfaultfd": 323,
+        "sched_setattr": 314,
     },
     "aarch64": {
         "clone": 220,
@@ -41,6 +42,7 @@ _NUMBERS = {
         "kcmp": 272,
         "bpf": 280,
         "userfaultfd": 282,
+        "sched_setattr": 274,
     },
 }
 _COMMON = {
