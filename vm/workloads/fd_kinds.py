@@ -662,6 +662,56 @@ def _mount_fds(me: Process) -> None:
         me.attempt(what, action)
 
 
+#: What a BPF token is to allow, by the mount options.
+_DELEGATED = {"cmds": b"0x3", "maps": b"any", "progs": b"0x2", "attachs": b"0x8"}
+
+
+def _delegate(context: int) -> None:
+    set_string = 1
+    for what, mask in _DELEGATED.items():
+        option = f"delegate_{what}".encode()
+        syscalls.syscall("fsconfig", context, set_string, option, mask, 0)
+
+
+def _delegated(me: Process) -> None:
+    """The child in a user namespace of its own, whose file system its parent lets delegate."""
+    me.drop_all_but()
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    assert me.up is not None
+    context = syscalls.syscall("fsopen", b"bpf", 1)
+    me.up.send_fds(context)
+    os.close(context)
+    (mount,) = me.up.receive_fds(1)
+    root = os.open(b".", os.O_RDONLY | CLOEXEC, dir_fd=mount)
+    os.close(mount)
+    me.hold(root, "dir", "/")
+    token = bpf.token(root)
+    allowed = {what: mask.decode() for what, mask in _DELEGATED.items()}
+    me.hold(token, "bpf-token", None, detail={"allowed": allowed})
+
+
+def _token(me: Process) -> None:
+    """A BPF token: only a privileged process may allow that, and only one that is not has it."""
+    context = syscalls.syscall("fsopen", b"bpf", 1)
+    try:
+        # Before there is a child that waits for it.
+        _delegate(context)
+    finally:
+        os.close(context)
+    child = me.spawn("kinds-token", _delegated)
+    (context,) = child.channel.receive_fds(1)
+    create = 6
+    try:
+        _delegate(context)
+        syscalls.syscall("fsconfig", context, create, None, None, 0)
+        mount = syscalls.syscall("fsmount", context, 1, 0)
+    finally:
+        os.close(context)
+    child.channel.send_fds(mount)
+    os.close(mount)
+    child.finish()
+
+
 def _fuse(me: Process) -> None:
     """A file system that nobody serves: nobody may look at it either."""
     target = os.fsencode(me.work) + b"/fuse"
@@ -831,7 +881,7 @@ def _landlock(me: Process) -> None:
 
 
 def run(me: Process) -> None:
-    me.modprobe("tun", "fuse", "loop", "udmabuf", "kvm", "vhost_net")
+    me.modprobe("tun", "fuse", "loop", "udmabuf", "kvm_amd", "kvm_intel", "vhost_net")
     # While there is little for other processes to inherit.
     me.attempt("seccomp", partial(_supervise, me))
     for role, body in (
@@ -840,6 +890,7 @@ def run(me: Process) -> None:
         ("kinds-network", _network),
     ):
         me.spawn(role, body).finish()
+    me.attempt("BPF token", partial(_token, me))
     _locks(me)
     _timers(me)
     _events(me)
