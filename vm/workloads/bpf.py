@@ -166,4 +166,4 @@ def function_id(name: bytes) -> int:
 
 def token(root: int) -> int:
     """Get a token of the root directory of a BPF file system."""
-    return command(TOKEN_CREATE, struct.pack("=II", 0, root))
+    return command(TOKEN_CREATE, struct.pack("=Ii", 0, root))

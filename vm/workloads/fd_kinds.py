@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -692,12 +693,12 @@ def _delegated(me: Process) -> None:
 
 def _token(me: Process) -> None:
     """A BPF token: only a privileged process may allow that, and only one that is not has it."""
-    context = syscalls.syscall("fsopen", b"bpf", 1)
     try:
-        # Before there is a child that waits for it.
-        _delegate(context)
-    finally:
-        os.close(context)
+        # Before there is a child that waits for it: older kernels do not know the command.
+        bpf.token(-1)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
     child = me.spawn("kinds-token", _delegated)
     (context,) = child.channel.receive_fds(1)
     create = 6
