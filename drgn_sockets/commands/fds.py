@@ -25,7 +25,7 @@ from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.columns import Column, escaped
 from drgn_sockets.views.escape import escape
-from drgn_sockets.views.kinds import KINDS, Field, Kind, known_of
+from drgn_sockets.views.kinds import KINDS, Field, Kind, known_of, told_apart
 from drgn_sockets.views.locks import lock_words, locks_of
 from drgn_sockets.views.sockets import describe, descriptions
 
@@ -325,7 +325,9 @@ class Fds(Command):
             "--inode", metavar="INO,…", help="files by inode number, or MAJOR:MINOR:INO"
         )
         parser.add_argument(
-            "--kind", metavar="KIND,…", help="only these kinds of files (column kind)"
+            "--kind",
+            metavar="KIND,…",
+            help="only these kinds of files, of the column kind or as columns begin: tun",
         )
         parser.add_argument(
             "--fd",
@@ -381,7 +383,7 @@ class Fds(Command):
             _tell(f"no such process of user {args.user}")
             return TOLD
         if args.kind is not None:
-            tests.append(select.of_kinds(args.kind, lambda: _kinds_of(prog, tasks)))
+            tests.append(select.of_kinds(args.kind, told_apart(), lambda: _kinds_of(prog, tasks)))
         associated = Associated(each=args.maps, threads=args.threads)
         reader = FdReader(
             prog,

@@ -207,6 +207,8 @@ def file_kind(i_mode: int, name: bytes, is_socket: bool) -> str:
     """
     if name.startswith(b"anon_inode:"):
         kind = name[len(b"anon_inode:") :].strip(b"[]").decode("utf-8", "backslashreplace")
+        # kvm-vcpu:3
+        kind = kind.rstrip("0123456789").rstrip(":") if ":" in kind else kind
         # A word of the kernel's own, unless the dentry is damaged.
         return kind if kind and kind.isprintable() else "anon_inode"
     kind = _KINDS.get(stat.S_IFMT(i_mode), "unknown")

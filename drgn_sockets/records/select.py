@@ -12,7 +12,7 @@ import os
 import pwd
 import re
 from _socket import AF_INET, AF_INET6, inet_pton  # as in records.socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
-from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.records.fd import FdRecord, FileRecord
 
 #: What an fd must pass.
 Test = Callable[[FdRecord], bool]
@@ -307,22 +307,33 @@ def of_fds(text: str) -> tuple[Test, bool]:
     return test, bool(words)
 
 
-def of_kinds(text: str, others: Callable[[], Iterable[str]]) -> Test:
+def of_kinds(
+    text: str,
+    told_apart: Mapping[str, Callable[[FileRecord], bool]],
+    others: Callable[[], Iterable[str]],
+) -> Test:
     """
     A test for kinds of files.
 
+    :param told_apart: By further names, tests of those kinds.
     :param others: Finds what kinds this machine has besides the usual ones; that takes a while.
     :raises UserError: if there is no such kind
     """
     kinds = frozenset(kind.strip() for kind in text.split(","))
-    unknown = kinds - set(KINDS)
+    unknown = kinds - {*KINDS, *told_apart}
     if unknown:
-        here = sorted({*KINDS, *others()})
+        here = sorted({*KINDS, *told_apart, *others()})
         for kind in sorted(unknown - set(here)):
             raise UserError(
                 f"no such kind: {kind!r}{nearest(kind, here)}; there are {', '.join(here)}"
             )
-    return lambda record: record.file is not None and record.file.kind in kinds
+    tests = [test for name, test in told_apart.items() if name in kinds]
+
+    def test(record: FdRecord) -> bool:
+        file = record.file
+        return file is not None and (file.kind in kinds or any(one(file) for one in tests))
+
+    return test
 
 
 def any_of(tests: Sequence[Test]) -> Test:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import json
 import os
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -85,6 +86,30 @@ def test_an_inode(elf: Core) -> None:
     assert settled(elf, places(elf.rows("fds", "--inode", text))) == expected
     assert settled(elf, places(elf.rows("fds", "--inode", libc["i"]))) >= expected
     assert elf.run("fds", "--inode", f"0:999:{libc['i']}").status == 1
+
+
+@pytest.mark.parametrize(
+    "kind, names",
+    [
+        ("tun", r"/dev/net/tun"),
+        ("bpf_map", r"anon_inode:bpf-map"),
+        ("bpf-map", r"anon_inode:bpf-map"),
+        ("ptmx,tty", r"/dev/ptmx|/dev/pts/\d+|/dev/(tty|console).*"),
+    ],
+)
+def test_a_kind(elf: Core, kind: str, names: str) -> None:
+    """By the column ``kind``, and by what is told apart by file operations."""
+    expected = {
+        (process["pid"], str(entry["fd"]))
+        for account in elf.accounts.values()
+        for process in account["processes"]
+        for entry in process["fds"]
+        if re.fullmatch(names, entry["name"] or "") and entry["access"] != "path"
+    }
+    found = elf.rows("fds", "--kind", kind)
+    assert len(expected) > 1
+    assert places(found) >= expected
+    assert [row["name"] for row in found if not re.fullmatch(names, row["name"])] == []
 
 
 def test_a_port(elf: Core) -> None:

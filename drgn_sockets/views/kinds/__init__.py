@@ -7,7 +7,8 @@ The kinds of files: one module each, with its structures, what lsfd has of it, a
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from drgn_sockets.kernel.module import TYPES_OF_MODULES, module_symbol_name
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
 
-__all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of"]
+__all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of", "told_apart"]
 
 
 def _kinds() -> Iterator[Kind]:
@@ -58,6 +59,15 @@ def kind_of(prog: Program, op: int) -> Kind | None:
     :param op: ``const struct file_operations *``
     """
     return _BY_FOPS.get(symbol_name(prog, op) or module_symbol_name(prog, op))
+
+
+def told_apart() -> dict[str, Callable[[FileRecord], bool]]:
+    """By the names of kinds, whether a file is one of that kind."""
+    return {kind.name: partial(_is, kind) for kind in KINDS}
+
+
+def _is(kind: Kind, file: FileRecord) -> bool:
+    return kind_of(file.prog, file.op) is kind and kind.is_one(file)
 
 
 def known_of(file: FileRecord) -> Known | None:
