@@ -687,8 +687,8 @@ def _delegated(me: Process) -> None:
     os.close(mount)
     me.hold(root, "dir", "/")
     token = bpf.token(root)
-    allowed = {what: mask.decode() for what, mask in _DELEGATED.items()}
-    me.hold(token, "bpf-token", None, detail={"allowed": allowed})
+    detail = {f"allowed_{what}": mask.decode() for what, mask in _DELEGATED.items()}
+    me.hold(token, "bpf-token", None, detail=detail)
 
 
 def _token(me: Process) -> None:
@@ -850,9 +850,12 @@ def _devices(me: Process) -> None:
         device = os.open("/dev/kvm", os.O_RDWR | CLOEXEC)
         try:
             vm = me.hold(fcntl.ioctl(device, create_vm, 0), "kvm-vm", "anon_inode:kvm-vm")
+            me.note(vm, detail={"vcpus": 1, "pid": me.pid})
         finally:
             os.close(device)
-        me.hold(fcntl.ioctl(vm, create_vcpu, 3), "kvm-vcpu:3", None, detail={"id": 3})
+        me.hold(
+            fcntl.ioctl(vm, create_vcpu, 3), "kvm-vcpu", "anon_inode:kvm-vcpu:3", detail={"id": 3}
+        )
 
     me.attempt("virtual machine", kvm)
     for _ in range(2):
