@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from .machine import Core, Row
+from .test_fdinfo import NO_TYPES
 
 Entry = dict[str, Any]
 
@@ -190,11 +191,17 @@ def test_what_is_of_another_kind_is_empty(elf: Core) -> None:
         ("bpf_link", "bpf_link", ("type",)),
         ("bpf_iter", "bpf_iter", ("target",)),
         ("io_uring", "io_uring", ("sq_entries", "cq_entries", "sq_pending", "cq_pending")),
+        ("kvm-vm", "kvm_vm", ("vcpus", "pid")),
+        ("kvm-vcpu", "kvm_vcpu", ("id",)),
+        ("bpf-token", "bpf_token", [f"allowed_{x}" for x in ("cmds", "maps", "progs", "attachs")]),
     ],
 )
-def test_as_the_workload_says(elf: Core, kind: str, prefix: str, fields: tuple[str, ...]) -> None:
-    what = {"secretmem": "memfd_secret", "dmabuf": "udmabuf"}.get(kind)
+def test_as_the_workload_says(elf: Core, kind: str, prefix: str, fields: Sequence[str]) -> None:
+    what = {"secretmem": "memfd_secret", "dmabuf": "udmabuf", "bpf-token": "BPF token"}.get(kind)
     for entry, row in kinds(elf, kind, what):
+        if (elf.kernel, prefix) in NO_TYPES:
+            assert "types of modules" in row["detail"]
+            continue
         for field in fields:
             if field in entry["detail"]:
                 assert row[f"{prefix}.{field}"] == entry["detail"][field], entry

@@ -13,7 +13,7 @@ from . import syscalls
 
 # enum bpf_cmd
 MAP_CREATE, MAP_UPDATE, PROG_LOAD, RAW_TRACEPOINT_OPEN, BTF_LOAD, MAP_FREEZE = 0, 2, 5, 17, 18, 22
-LINK_CREATE, ITER_CREATE = 28, 33
+LINK_CREATE, ITER_CREATE, TOKEN_CREATE = 28, 33, 36
 # enum bpf_map_type
 HASH, ARRAY, PROG_ARRAY, PERCPU_HASH, PERCPU_ARRAY, STACK_TRACE = 1, 2, 3, 5, 6, 7
 LRU_HASH, LRU_PERCPU_HASH, LPM_TRIE, DEVMAP, SOCKMAP, CPUMAP = 9, 10, 11, 14, 15, 16
@@ -162,3 +162,8 @@ def function_id(name: bytes) -> int:
     if number is None:
         raise OSError(2, f"no function {name.decode()} in the kernel's BTF")
     return number
+
+
+def token(root: int) -> int:
+    """Get a token of the root directory of a BPF file system."""
+    return command(TOKEN_CREATE, struct.pack("=Ii", 0, root))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import array
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -662,6 +663,56 @@ def _mount_fds(me: Process) -> None:
         me.attempt(what, action)
 
 
+#: What a BPF token is to allow, by the mount options.
+_DELEGATED = {"cmds": b"0x3", "maps": b"any", "progs": b"0x2", "attachs": b"0x8"}
+
+
+def _delegate(context: int) -> None:
+    set_string = 1
+    for what, mask in _DELEGATED.items():
+        option = f"delegate_{what}".encode()
+        syscalls.syscall("fsconfig", context, set_string, option, mask, 0)
+
+
+def _delegated(me: Process) -> None:
+    """The child in a user namespace of its own, whose file system its parent lets delegate."""
+    me.drop_all_but()
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    assert me.up is not None
+    context = syscalls.syscall("fsopen", b"bpf", 1)
+    me.up.send_fds(context)
+    os.close(context)
+    (mount,) = me.up.receive_fds(1)
+    root = os.open(b".", os.O_RDONLY | CLOEXEC, dir_fd=mount)
+    os.close(mount)
+    me.hold(root, "dir", "/")
+    token = bpf.token(root)
+    detail = {f"allowed_{what}": mask.decode() for what, mask in _DELEGATED.items()}
+    me.hold(token, "bpf-token", None, detail=detail)
+
+
+def _token(me: Process) -> None:
+    """A BPF token: only a privileged process may allow that, and only one that is not has it."""
+    try:
+        # Before there is a child that waits for it: older kernels do not know the command.
+        bpf.token(-1)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+    child = me.spawn("kinds-token", _delegated)
+    (context,) = child.channel.receive_fds(1)
+    create = 6
+    try:
+        _delegate(context)
+        syscalls.syscall("fsconfig", context, create, None, None, 0)
+        mount = syscalls.syscall("fsmount", context, 1, 0)
+    finally:
+        os.close(context)
+    child.channel.send_fds(mount)
+    os.close(mount)
+    child.finish()
+
+
 def _fuse(me: Process) -> None:
     """A file system that nobody serves: nobody may look at it either."""
     target = os.fsencode(me.work) + b"/fuse"
@@ -799,9 +850,12 @@ def _devices(me: Process) -> None:
         device = os.open("/dev/kvm", os.O_RDWR | CLOEXEC)
         try:
             vm = me.hold(fcntl.ioctl(device, create_vm, 0), "kvm-vm", "anon_inode:kvm-vm")
+            me.note(vm, detail={"vcpus": 1, "pid": me.pid})
         finally:
             os.close(device)
-        me.hold(fcntl.ioctl(vm, create_vcpu, 3), "kvm-vcpu:3", None, detail={"id": 3})
+        me.hold(
+            fcntl.ioctl(vm, create_vcpu, 3), "kvm-vcpu", "anon_inode:kvm-vcpu:3", detail={"id": 3}
+        )
 
     me.attempt("virtual machine", kvm)
     for _ in range(2):
@@ -831,7 +885,7 @@ def _landlock(me: Process) -> None:
 
 
 def run(me: Process) -> None:
-    me.modprobe("tun", "fuse", "loop", "udmabuf", "kvm", "vhost_net")
+    me.modprobe("tun", "fuse", "loop", "udmabuf", "kvm_amd", "kvm_intel", "vhost_net")
     # While there is little for other processes to inherit.
     me.attempt("seccomp", partial(_supervise, me))
     for role, body in (
@@ -840,6 +894,7 @@ def run(me: Process) -> None:
         ("kinds-network", _network),
     ):
         me.spawn(role, body).finish()
+    me.attempt("BPF token", partial(_token, me))
     _locks(me)
     _timers(me)
     _events(me)
