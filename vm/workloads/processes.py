@@ -33,7 +33,7 @@ from .process import Process, WorkloadError
 
 CLOEXEC = os.O_CLOEXEC
 CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x02000000, 0x04000000, 0x08000000
-CLONE_NEWTIME, CLONE_NEWUSER, CLONE_FS = 0x80, 0x10000000, 0x200
+CLONE_NEWTIME, CLONE_FS = 0x80, 0x200
 _PAGE = mmap.PAGESIZE
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -169,7 +169,7 @@ def _namespaces(me: Process) -> None:
             Path(f"/proc/{me.pid}/{name}").write_text(lines)
         os.write(go_w, b"g")
         os._exit(0)
-    syscalls.unshare(CLONE_NEWUSER)
+    syscalls.unshare(syscalls.CLONE_NEWUSER)
     os.write(ready_w, b"r")
     os.read(go_r, 1)
     os.waitpid(pid, 0)
