@@ -53,6 +53,9 @@ class FileTable(NamedTuple):
     task: int
     #: What else there is to know of its process (or thread).
     process: TaskFacts | None = None
+    #: Whether it is the first thread of a process whose leader has exited: what the process has
+    #: besides its fds is told of by this one.
+    stands_in: bool = False
 
 
 class _PidNamespace(Struct):
@@ -292,6 +295,7 @@ class Tasks:
         :param without: Rows for processes without a table as well.
         """
         first: dict[tuple[int, ...], FileTable] = {}
+        stands_in: dict[int, int] = {}
         for task in self.by_tid.values():
             if not task.files and (not without or task.pid != task.tgid):
                 continue
@@ -302,8 +306,11 @@ class Tasks:
             # A leader that has exited leaves its threads the table, but /proc/PID/fd is
             # empty then: the fds are those of /proc/PID/task/TID/fd.
             own = leader is None or leader.files != task.files
+            is_thread = task.pid != task.tgid
+            if is_thread and (leader is None or not leader.files):
+                stands_in.setdefault(task.tgid, task.pid)
             if threads:
-                own = task.pid != task.tgid
+                own = is_thread
             first[key] = FileTable(
                 task.tgid,
                 task.pid if own else None,
@@ -311,5 +318,6 @@ class Tasks:
                 task.files,
                 task.address,
                 TaskFacts(self.prog, task.address),
+                stands_in.get(task.tgid) == task.pid,
             )
         return sorted(first.values(), key=lambda t: (t.pid, t.tid or 0))

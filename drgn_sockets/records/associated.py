@@ -27,7 +27,8 @@ class Associated(Others):
     Its working directory and root directory, its executable, and the files that it has mapped.
 
     :param each: A row for each mapping, as in ``/proc/PID/maps``, not one for each mapped file.
-    :param threads: The latter two of threads as well, which are those of the process.
+    :param threads: The latter two of threads as well, which are those of the process; otherwise
+        of one only, and only where the process's first thread has exited.
     """
 
     def __init__(self, *, each: bool = False, threads: bool = False) -> None:
@@ -38,7 +39,7 @@ class Associated(Others):
         process = table.process
         rows = list(_directories(reader, table)) if process is not None else []
         exe, vmas = 0, list[Vma]()
-        if process is not None and (self._threads or table.tid is None):
+        if process is not None and (self._threads or table.tid is None or table.stands_in):
             try:
                 exe, vmas = self._memory(process, table, rows)
             except FaultError as e:

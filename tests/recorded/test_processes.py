@@ -16,6 +16,7 @@ import pytest
 from drgn_sockets.views.procfs.pid.moments import stat_fields, status_lines
 
 from .machine import Core, Row
+from .test_fds_lsof import lsof_entries
 
 WORK = "/tmp/drgn-sockets/processes"
 #: Kernels without file_user_inode(): of what is mapped of an overlay they tell the device and
@@ -176,6 +177,18 @@ def test_who_has_no_leader(elf: Core) -> None:
     assert done.status == 2 and f"{tid} is a thread of process {pid}" in done.err
     found = elf.rows("fds", f"{WORK}/headless")
     assert {(row["pid"], row["tid"]) for row in found} == {(pid, tid)}
+    # What it executes and has mapped is in use all the same.
+    theirs = {
+        (e.fields["f"], e.fields["n"])
+        for e in lsof_entries(elf)
+        if e.pid == pid and not e.fields["f"].isdecimal()
+    }
+    ours = {
+        (row["fd"], row["name"])
+        for row in elf.rows("fds", str(pid), "--all")
+        if not isinstance(row["fd"], int)
+    }
+    assert ours == theirs and {fd for fd, _ in ours} >= {"cwd", "rtd", "txt", "mem"}
 
 
 def test_zombies(elf: Core) -> None:
