@@ -268,8 +268,8 @@ def parser() -> argparse.ArgumentParser:
     c = command(
         "demo-core",
         "make the core that comes with the package",
-        "A guest with the standard\nworkloads, dumped (or from the cache of `dump --cached`), "
-        "distilled, and its oracle, packed.",
+        "A guest with\nmost of the standard workloads, dumped (or from the cache), distilled, "
+        "and its oracle, packed.",
     )
     _guest_options(c)
     c.add_argument(

@@ -328,7 +328,7 @@ def of_kinds(
     """
     A test for kinds of files.
 
-    :param told_apart: By further names, tests of those kinds.
+    :param told_apart: By further names, tests of those kinds. Names of :data:`KINDS` come first.
     :param others: Finds what kinds this machine has besides the usual ones; that takes a while.
     :raises UserError: if there is no such kind
     """
@@ -340,7 +340,7 @@ def of_kinds(
             raise UserError(
                 f"no such kind: {kind!r}{nearest(kind, here)}; there are {', '.join(here)}"
             )
-    tests = [test for name, test in told_apart.items() if name in kinds]
+    tests = [test for name, test in told_apart.items() if name in kinds and name not in KINDS]
 
     def test(record: FdRecord) -> bool:
         file = record.file

@@ -75,7 +75,7 @@ def test_distill(prog: Program, accounts: dict[str, Any], tmp_path: Path) -> Non
         took_s = time.monotonic() - started
     finally:
         control.thaw(ACCOUNTS)
-    assert core.stat().st_size <= 5 << 20
+    assert core.stat().st_size <= 6 << 20
 
     distilled = open_target(make_parser().parse_args(["-c", str(core), "ss"]))
     told = truth.ours(distilled, f"check --procfs {saved}").splitlines()

@@ -146,6 +146,18 @@ class Core:
         return {pid for pid in workers if not find_task(self.prog, pid)}
 
     @functools.cached_property
+    def begun(self) -> set[int]:
+        """Workers of the kernel's that have begun since procfs was saved."""
+        from drgn.helpers.linux.pid import for_each_task
+
+        return {
+            task.pid.value_()
+            for task in for_each_task(self.prog)
+            if task.comm.string_().startswith(b"kworker/")
+            and not (self.oracle / str(task.pid.value_())).exists()
+        }
+
+    @functools.cached_property
     def tools_ran_s(self) -> float:
         """At most so long before the machine's stop the tools ran: what timers may fire in."""
         return float(self.manifest["finished"] - self.manifest["time"]) + 20

@@ -25,6 +25,7 @@ KINDS = {
     "symlink": "lnk",
     "mqueue": "reg",
     "secretmem": "reg",
+    "bpf-token": "reg",
     "landlock": "landlock-ruleset",
 }
 ACCESS = {"r": "r", "w": "w", "rw": "u", "path": "p", "none": "-"}
