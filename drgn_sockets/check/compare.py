@@ -10,14 +10,15 @@ timer of the kernel may have changed since then is counted as moved, not as a mi
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from drgn import FaultError, Program, ProgramFlags
 
@@ -31,8 +32,7 @@ from drgn_sockets.check.procfs import (
 )
 from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
-from drgn_sockets.kernel.task import Tasks
-from drgn_sockets.kernel.time import clock
+from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds import known_of
@@ -54,6 +54,10 @@ _TIMESPEC = re.compile(rb"\((\d+), (\d+)\)")
 # A field of two values that goes back and forth with every segment (ref) can seem to stay: on
 # a busy machine three looks were too few.
 _TRIES = 8
+
+
+#: A process ID, and a thread ID for a thread's own table.
+Table = tuple[int, Optional[int]]
 
 
 class Mismatch(NamedTuple):
@@ -100,7 +104,7 @@ class Memory:
     """What kernel memory says at one moment."""
 
     net: dict[tuple[int, str], list[Row]]
-    fds: dict[tuple[int, int | None], dict[int, FdRecord]]
+    fds: dict[Table, dict[int, FdRecord]]
     #: A process to ask about each network namespace, by its inode.
     net_pids: dict[int, list[int]]
     netns: list[int]
@@ -114,33 +118,22 @@ class Memory:
 
 def look_at_memory(prog: Program) -> Memory:
     """Walk kernel memory for all that procfs shows as well."""
-    namespaces = [ns.ino for ns in net_namespaces(prog).values()]
     net: dict[tuple[int, str], list[Row]] = {}
     texts: dict[tuple[int, str], NetText] = {}
     at = Looker(prog)
-    for address, ns in net_namespaces(prog).items():
-        names = proc_net_names(at.net_object(address))
-        for name, file in FILES.items():
-            if names and name.encode() not in names:
-                continue
-            try:
-                text = NetText(*_heading_and_rows(name, file.lines(at, address)))
-                parse = row_parser(name, text.heading)
-                net[ns.ino, name] = [parse(line) for line in text.lines]
-                texts[ns.ino, name] = text
-            except (FaultError, LookupError, ValueError) as e:
-                at.problems.append(f"net/{name} of network namespace {ns.ino}: {e}")
-    problems = at.problems
+    for key, text, rows in net_in_memory(at):
+        net[key], texts[key] = rows, text
     tasks = Tasks(prog)
     tables = tasks.tables()
-    fds: dict[tuple[int, int | None], dict[int, FdRecord]] = {
-        (table.pid, table.tid): {} for table in tables
-    }
-    for fd in FdReader(prog).read(tables):
-        if fd.fd is None:
-            problems.append(f"pid {fd.table.pid}: {fd.error}")
-        else:
-            fds[fd.table.pid, fd.table.tid][fd.fd] = fd
+    keys = [(table.pid, table.tid) for table in tables]
+    found = (fds_of(records, at.problems) for records in fds_in_memory(prog, tables))
+    fds = dict(zip(keys, found))
+    return look_around(prog, tasks, net=net, fds=fds, problems=at.problems, text=texts)
+
+
+def look_around(prog: Program, tasks: Tasks, **rest: Any) -> Memory:
+    """A look at memory, of which :class:`Memory` has the *rest*."""
+    namespaces = [ns.ino for ns in net_namespaces(prog).values()]
     net_pids: dict[int, list[int]] = {}
     own_netns = namespaces[0]
     live = bool(prog.flags & ProgramFlags.IS_LIVE)
@@ -151,12 +144,53 @@ def look_at_memory(prog: Program) -> Memory:
             if live and task.pid == os.getpid():
                 own_netns = ino
     pids = {task.tgid for task in tasks.by_tid.values()}
-    return Memory(net, fds, net_pids, namespaces, pids, own_netns, problems, texts)
+    return Memory(netns=namespaces, net_pids=net_pids, pids=pids, own_netns=own_netns, **rest)
+
+
+def net_in_memory(at: Looker) -> Iterator[tuple[tuple[int, str], NetText, list[Row]]]:
+    """The files of ``net`` of each network namespace, one by one."""
+    for address, ns in net_namespaces(at.prog).items():
+        names = proc_net_names(at.net_object(address))
+        for name, file in FILES.items():
+            if names and name.encode() not in names:
+                continue
+            try:
+                text = NetText(*_heading_and_rows(name, file.lines(at, address)))
+                parse = row_parser(name, text.heading)
+                rows = [parse(line) for line in text.lines]
+            except (FaultError, LookupError, ValueError) as e:
+                at.problems.append(f"net/{name} of network namespace {ns.ino}: {e}")
+            else:
+                yield (ns.ino, name), text, rows
+                del text, rows
 
 
 def _heading_and_rows(name: str, lines: Iterator[bytes]) -> tuple[bytes, list[bytes]]:
     heading = b"" if name.startswith("sockstat") else next(lines).removesuffix(b"\n")
     return heading, list(lines)
+
+
+def fds_in_memory(prog: Program, tables: Sequence[FileTable]) -> Iterator[Iterator[FdRecord]]:
+    """The fds of each of *tables*, to be taken before the next."""
+    groups = itertools.groupby(FdReader(prog).read(tables), lambda fd: fd.table)
+    of, records = next(groups, (None, None))
+    for table in tables:
+        if of is table and records is not None:
+            yield records
+            of, records = next(groups, (None, None))
+        else:
+            yield iter(())
+
+
+def fds_of(records: Iterable[FdRecord], problems: list[str]) -> dict[int, FdRecord]:
+    """Fds by their numbers; what else there is are problems."""
+    fds: dict[int, FdRecord] = {}
+    for record in records:
+        if record.fd is None:
+            problems.append(f"pid {record.table.pid}: {record.error}")
+        else:
+            fds[record.fd] = record
+    return fds
 
 
 def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
@@ -168,42 +202,69 @@ def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
     """
     look = Look()
     for ino in memory.netns:
-        places = [""] if ino == memory.own_netns else []
-        places += [f"{pid}/" for pid in memory.net_pids.get(ino, ())]
         for file in FILES:
-            if (ino, file) not in memory.net:
-                continue
-            for place in places:
-                text = tree.read(f"{place}net/{file}")
-                if text is not None:
-                    break
-            else:
-                if places:
-                    look.missing.append(f"net/{file} of network namespace {ino}: not there")
-                continue
-            try:
-                paths = _unix_paths(memory.net.get((ino, file), ())) if file == "unix" else None
-                look.text[ino, file], look.net[ino, file] = split_net(file, text, paths)
-            except (ValueError, IndexError, UnicodeDecodeError) as e:
-                look.missing.append(f"{place}net/{file}: {e}")
-        if not places:
-            look.missing.append(
-                f"network namespace {ino}: no process lives in it, so procfs does not show it"
-            )
+            if (ino, file) in memory.net:
+                read_net(tree, look, memory, ino, file)
+        look.missing += no_places(memory, ino)
     for pid in tree.pids():
-        table = tree.fds(str(pid))
-        if table is None:
-            look.missing.append(f"{pid}/fd: not there, or no permission")
-            continue
-        look.fds[pid, None] = table
-        if pid not in memory.pids and tree.is_kthread(pid):
-            look.kthreads.add(pid)
-        for tid in tree.own_tables(pid):
-            if (pid, tid) in memory.fds:
-                own = tree.fds(f"{pid}/task/{tid}")
-                if own is not None:
-                    look.fds[pid, tid] = own
+        tables: list[Table] = [(pid, None)]
+        tables += [(pid, tid) for tid in tree.own_tables(pid) if (pid, tid) in memory.fds]
+        for table in tables:
+            numbers = find_fds(tree, look, table, memory)
+            if numbers is not None:
+                look.fds[table] = tree.some_fds(where(table), numbers)
+            elif table[1] is None:
+                break
     return look
+
+
+def _places(memory: Memory, ino: int) -> list[str]:
+    """Where in procfs the files of a network namespace are."""
+    places = [""] if ino == memory.own_netns else []
+    return places + [f"{pid}/" for pid in memory.net_pids.get(ino, ())]
+
+
+def no_places(memory: Memory, ino: int) -> list[str]:
+    """Says so if procfs does not show a network namespace."""
+    if _places(memory, ino):
+        return []
+    return [f"network namespace {ino}: no process lives in it, so procfs does not show it"]
+
+
+def read_net(tree: ProcTree, look: Look, memory: Memory, ino: int, file: str) -> None:
+    """Read a file of ``net`` of a network namespace, as far as procfs has it."""
+    places = _places(memory, ino)
+    for place in places:
+        text = tree.read(f"{place}net/{file}")
+        if text is not None:
+            break
+    else:
+        if places:
+            look.missing.append(f"net/{file} of network namespace {ino}: not there")
+        return
+    try:
+        paths = _unix_paths(memory.net.get((ino, file), ())) if file == "unix" else None
+        look.text[ino, file], look.net[ino, file] = split_net(file, text, paths)
+    except (ValueError, IndexError, UnicodeDecodeError) as e:
+        look.missing.append(f"{place}net/{file}: {e}")
+
+
+def where(table: Table) -> str:
+    """The directory of a file table."""
+    pid, tid = table
+    return str(pid) if tid is None else f"{pid}/task/{tid}"
+
+
+def find_fds(tree: ProcTree, look: Look, table: Table, memory: Memory) -> list[int] | None:
+    """The fds that procfs lists in a file table; ``None`` if it does not."""
+    pid, tid = table
+    numbers = tree.fd_numbers(where(table))
+    if numbers is None:
+        if tid is None:
+            look.missing.append(f"{pid}/fd: not there, or no permission")
+    elif pid not in memory.pids and tree.is_kthread(pid):
+        look.kthreads.add(pid)
+    return numbers
 
 
 def _unix_paths(rows: Iterable[Row]) -> dict[str, str]:
@@ -220,6 +281,11 @@ def _unix_paths(rows: Iterable[Row]) -> dict[str, str]:
 def _shows_address(pointer: str) -> bool:
     # kptr_restrict=1 shows real addresses to root; others are hashed to 32 bits, or zero.
     return len(pointer) == 16 and pointer.startswith("ff")
+
+
+def order_of(table: Table) -> tuple[int, int]:
+    """By which tables are sorted."""
+    return table[0], table[1] or 0
 
 
 def _key(file: str, row: Row, by_address: bool) -> tuple[str, ...]:
@@ -262,10 +328,16 @@ class Comparison:
         :param after: A look at procfs after that at memory; what differs from the one
             before is not judged.
         """
-        looks: list[Look | Memory] = [before, memory, *([after] if after else [])]
-        for look in looks:
-            for where, text in look.text.items():
-                self._lines.update(zip(map(id, look.net[where]), text.lines))
+        self.look_over(before, memory)
+        for key in sorted(before.net):
+            self.net_of(key, before, memory, after)
+        for table in sorted(before.fds, key=order_of):
+            self.table(table, before, memory, after)
+        self.finish(before, memory)
+        return self.result
+
+    def look_over(self, before: Look, memory: Memory) -> None:
+        """Learn of all files what the sums of them are compared by; compare headings."""
         for (ino, file), rows in before.net.items():
             if file.startswith("tcp"):
                 self._passed_s = self._passed(rows, memory.net.get((ino, file), []))
@@ -276,21 +348,34 @@ class Comparison:
                 name = f"net/{file} of netns {ino}"
                 shown = (escape(heading) for heading in (theirs.heading, text.heading))
                 self._tell(Mismatch(name, "heading", "line", *shown))
-        for key in sorted(before.net):
-            later = None if after is None else after.net.get(key, [])
-            self._net(key, before.net[key], memory.net.get(key, []), later)
-        for table in sorted(before.fds, key=lambda t: (t[0], t[1] or 0)):
-            later_fds = None if after is None else after.fds.get(table)
-            if after is not None and later_fds is None:
-                continue
-            if table[0] not in memory.pids and table[1] is None:
-                # The kernel's workers come and go.
-                self._tell(
-                    Mismatch(f"{table[0]}", "process", "", "there", "not found"),
-                    moved=not self._live and table[0] in before.kthreads,
-                )
-                continue
-            self._fds(table, before.fds[table], memory.fds.get(table, {}), later_fds)
+
+    def net_of(
+        self, key: tuple[int, str], before: Look, memory: Memory, after: Look | None = None
+    ) -> None:
+        """Compare one file of ``net``."""
+        looks: list[Look | Memory] = [before, memory, *([after] if after else [])]
+        self._lines.clear()
+        for look in looks:
+            if key in look.text:
+                self._lines.update(zip(map(id, look.net[key]), look.text[key].lines))
+        later = None if after is None else after.net.get(key, [])
+        self._net(key, before.net[key], memory.net.get(key, []), later)
+
+    def table(self, table: Table, before: Look, memory: Memory, after: Look | None = None) -> None:
+        """Compare one file table."""
+        later = None if after is None else after.fds.get(table)
+        if after is not None and later is None:
+            return
+        pid, tid = table
+        if pid not in memory.pids and tid is None:
+            # The kernel's workers come and go.
+            moved = not self._live and pid in before.kthreads
+            self._tell(Mismatch(f"{pid}", "process", "", "there", "not found"), moved=moved)
+            return
+        self._fds(table, before.fds[table], memory.fds.get(table, {}), later)
+
+    def finish(self, before: Look, memory: Memory) -> None:
+        """Say what was not compared."""
         if not self._live:
             unsaved = sorted(pid for pid, tid in memory.fds if (pid, tid) not in before.fds)
             if unsaved:
@@ -301,7 +386,6 @@ class Comparison:
                 )
         self.result.left_out.extend(sorted(self._left_out))
         self.result.left_out.extend(before.missing)
-        return self.result
 
     def _tell(self, mismatch: Mismatch, *, moved: bool = False) -> None:
         (self.result.moved if moved else self.result.mismatches).append(mismatch)
@@ -472,13 +556,13 @@ class Comparison:
 
     def _fds(
         self,
-        table: tuple[int, int | None],
+        table: Table,
         before: dict[int, FdLook],
         memory: dict[int, FdRecord],
         after: dict[int, FdLook] | None,
     ) -> None:
-        pid, tid = table
-        name = f"{pid}/fd" if tid is None else f"{pid}/task/{tid}/fd"
+        tid = table[1]
+        name = f"{where(table)}/fd"
         for fd in sorted(before):
             look = before[fd]
             then = None if after is None else after.get(fd)
@@ -627,22 +711,5 @@ def check_live(prog: Program, root: str = "/proc") -> Result:
     gone = [m for m in result.mismatches if m not in (lasting or ())]
     result.moved += gone
     result.mismatches = [m for m in result.mismatches if m in (lasting or ())]
-    result.left_out += memory.problems
-    return result
-
-
-def check_saved(prog: Program, root: str) -> Result:
-    """Compare a core (or a live kernel) with a directory laid out as ``/proc`` is."""
-    tree = ProcTree(root)
-    memory = look_at_memory(prog)
-    saved = look_at_procfs(tree, memory)
-    saved_s = tree.uptime_s()
-    elapsed_s = None
-    if saved_s is not None:
-        try:
-            elapsed_s = max(clock(prog).uptime_s() - saved_s, 0)
-        except (LookupError, FaultError):
-            pass
-    result = Comparison(elapsed_s, live=False).compare(saved, memory)
     result.left_out += memory.problems
     return result

@@ -6,7 +6,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -137,6 +138,8 @@ def _inet_row(file: str, line: bytes) -> Row:
     values = [*words[1:4], *pairs, *words[6:]]
     if len(pairs) != 4 or len(values) < 13:
         raise ValueError(f"{file}: not a row: {line!r}")
+    # Of what is the same in most rows there need not be one for each of very many.
+    values[2:8] = map(sys.intern, values[2:8])
     return dict(zip(NET_FILES[file], values))
 
 
@@ -184,7 +187,7 @@ def _unix_lines(rest: bytes, paths: Mapping[str, str]) -> list[bytes]:
     return lines
 
 
-def _read(path: str) -> bytes:
+def _read(path: str | bytes) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = []
@@ -235,42 +238,52 @@ class ProcTree:
         except (ValueError, IndexError):
             return None
 
-    def fds(self, where: str) -> dict[int, FdLook] | None:
+    def fd_numbers(self, where: str) -> list[int] | None:
         """
-        The fds that ``where/fd`` and ``where/fdinfo`` list.
+        The fds that ``where/fd`` and ``where/fdinfo`` list, in order.
 
         :param where: ``PID`` or ``PID/task/TID``.
         :return: ``None`` if there is no such directory, or it may not be read
         """
-        links: dict[int, bytes] = {}
-        infos: dict[int, tuple[dict[str, str], tuple[bytes, ...]]] = {}
-        found = False
+        found: set[int] | None = None
         for kind in ("fd", "fdinfo"):
-            directory = f"{self.root}/{where}/{kind}"
             try:
                 # Listed whole before any is read, and read by path: a directory held open
                 # would be an fd of our own, in every look at ourselves, and not in memory.
-                names = os.listdir(directory)  # noqa: PTH208
+                names = os.listdir(f"{self.root}/{where}/{kind}")  # noqa: PTH208
             except OSError:
                 continue
-            found = True
-            for name in names:
-                if not name.isdecimal():
-                    continue
-                try:
-                    if kind == "fd":
-                        link = os.fsencode(f"{directory}/{name}")
-                        links[int(name)] = os.readlink(link)  # noqa: PTH115
-                    else:
-                        infos[int(name)] = _fdinfo(_read(f"{directory}/{name}"))
-                except OSError:
-                    # Closed since, or a name longer than PATH_MAX.
-                    continue
-        if not found:
-            return None
-        return {
-            fd: FdLook(links.get(fd), *infos.get(fd, (None,))) for fd in links.keys() | infos.keys()
-        }
+            found = (found or set()).union(int(name) for name in names if name.isdecimal())
+        return None if found is None else sorted(found)
+
+    def fds(self, where: str) -> dict[int, FdLook] | None:
+        """What there is to read of all of :meth:`fd_numbers`, ``None`` as that has it."""
+        numbers = self.fd_numbers(where)
+        return None if numbers is None else self.some_fds(where, numbers)
+
+    def some_fds(self, where: str, numbers: Iterable[int]) -> dict[int, FdLook]:
+        """The same of some of them."""
+        directory = os.fsencode(f"{self.root}/{where}")
+        looks = {}
+        for fd in numbers:
+            link: bytes | None
+            info: dict[str, str] | None
+            # One was closed since, or its name is longer than PATH_MAX.
+            try:
+                link = os.readlink(b"%b/fd/%d" % (directory, fd))  # noqa: PTH115
+            except OSError:
+                link = None
+            try:
+                info, lines = _fdinfo(_read(b"%b/fdinfo/%d" % (directory, fd)))
+            except OSError:
+                info, lines = None, ()
+            if link is not None or info is not None:
+                looks[fd] = FdLook(link, info, lines)
+        return looks
+
+
+# A name for all of a kind, and not one for each file.
+_INFO = {name: name for name in ("pos", "flags", "mnt_id", "ino")}
 
 
 def _fdinfo(text: bytes) -> tuple[dict[str, str], tuple[bytes, ...]]:
@@ -279,7 +292,8 @@ def _fdinfo(text: bytes) -> tuple[dict[str, str], tuple[bytes, ...]]:
     lines = text.splitlines(keepends=True)
     for i, line in enumerate(lines):
         name, separator, value = line.decode("utf-8", "surrogateescape").partition(":\t")
-        if not separator or name not in ("pos", "flags", "mnt_id", "ino") or name in info:
+        known = _INFO.get(name)
+        if not separator or known is None or known in info:
             return info, tuple(lines[i:])
-        info[name] = value.rstrip("\n")
+        info[known] = value.rstrip("\n")
     return info, ()

@@ -10,7 +10,8 @@ from pathlib import Path
 from drgn import Program, ProgramFlags
 
 from drgn_sockets.check import diag
-from drgn_sockets.check.compare import Result, check_live, check_saved, look_at_memory
+from drgn_sockets.check.compare import Result, check_live, look_at_memory
+from drgn_sockets.check.saved import check_saved
 from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.time import clock

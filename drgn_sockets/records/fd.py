@@ -436,7 +436,7 @@ class FdReader:
                 yield Batch([FdRecord(table, None, False, None, table.files, piece)])
 
     def _read_files(self, addresses: set[int]) -> None:
-        new = addresses - self._files.keys()
+        new = addresses.difference(self._files)
         if len(self._files) + len(new) > _MAX_FILES:
             self._files.clear()
             new = addresses

@@ -56,6 +56,7 @@ class BtfTypes:
         self._base = base
         self._types: dict[int, Type] = {}
         self._depth = 0
+        self._narrowed: dict[int, tuple[int, int]] = {}
         self._heights: tuple[dict[int, int], dict[int, int]] = {}, {}
         self._constants: dict[int, int] | None = None
         self._per_cpu: dict[int, int] | None = None
@@ -305,7 +306,10 @@ class BtfTypes:
         for member in self._btf.members(type_id):
             offset, bits = member.bit_offset, member.bit_size
             if narrow and not bits:
-                shift, bits = self._narrow(member.type_id)
+                known = self._narrowed.get(member.type_id)
+                if known is None:
+                    known = self._narrowed[member.type_id] = self._narrow(member.type_id)
+                shift, bits = known
                 offset += shift
             if offset > size:
                 raise BtfError(f"a member of its type {type_id} lies outside it")

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+A core against the procfs that was saved of it.
+
+Neither moves, so they need not be looked at whole: of a machine with very many sockets, the rows
+of one file, or of one file table, are much less than all of them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from drgn import FaultError, Program
+
+from drgn_sockets.check.compare import (
+    Comparison,
+    Memory,
+    Mismatch,
+    Result,
+    Table,
+    fds_in_memory,
+    fds_of,
+    find_fds,
+    look_around,
+    net_in_memory,
+    no_places,
+    order_of,
+    read_net,
+    where,
+)
+from drgn_sockets.check.procfs import Look, ProcTree
+from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.kernel.time import clock
+from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.views.procfs import Looker
+
+# How many fds are compared at a time.
+_FDS = 4096
+# They count what timers may have changed in all other files.
+_SUMS = ("sockstat", "protocols")
+
+
+def check_saved(prog: Program, root: str) -> Result:
+    """Compare a core (or a live kernel) with a directory laid out as ``/proc`` is."""
+    tree = ProcTree(root)
+    saved_s = tree.uptime_s()
+    elapsed_s = None
+    if saved_s is not None:
+        try:
+            elapsed_s = max(clock(prog).uptime_s() - saved_s, 0)
+        except (LookupError, FaultError):
+            pass
+    return _Saved(prog, tree, elapsed_s).run()
+
+
+class _Saved:
+    """One such comparison, piece by piece, and told in the order of a whole one."""
+
+    def __init__(self, prog: Program, tree: ProcTree, elapsed_s: float | None) -> None:
+        self._prog = prog
+        self._tree = tree
+        self._comparison = Comparison(elapsed_s, live=False)
+        self._result = self._comparison.result
+        self._tasks = Tasks(prog)
+        # Of both, what there is: with a piece of what is in it, they are a look.
+        self._memory = look_around(prog, self._tasks, net={}, fds={}, problems=[])
+        self._saved = Look()
+
+    def run(self) -> Result:
+        """Compare."""
+        self._net()
+        self._fds()
+        self._comparison.finish(self._saved, self._memory)
+        self._result.left_out += self._memory.problems
+        return self._result
+
+    def _net(self) -> None:
+        headings: list[Mismatch] = []
+        missing = {ino: no_places(self._memory, ino) for ino in self._memory.netns}
+        told: dict[tuple[int, str], tuple[list[Mismatch], list[Mismatch]]] = {}
+        sums: list[tuple[tuple[int, str], Look, Memory]] = []
+        at = Looker(self._prog)
+        at.problems = self._memory.problems
+        for key, text, rows in net_in_memory(at):
+            memory = replace(self._memory, net={key: rows}, text={key: text})
+            saved = Look()
+            read_net(self._tree, saved, memory, *key)
+            missing[key[0]] += saved.missing
+            self._comparison.look_over(saved, memory)
+            headings += self._take()[0]
+            if key in saved.net:
+                if key[1].startswith(_SUMS):
+                    sums.append((key, saved, memory))
+                else:
+                    self._comparison.net_of(key, saved, memory)
+                    told[key] = self._take()
+            # Before there are those of the next.
+            del text, rows, memory, saved
+        for key, saved, memory in sums:
+            self._comparison.net_of(key, saved, memory)
+            told[key] = self._take()
+        self._result.mismatches = headings
+        for _, (mismatches, moved) in sorted(told.items()):
+            self._result.mismatches += mismatches
+            self._result.moved += moved
+        self._saved.missing = [line for lines in missing.values() for line in lines]
+
+    def _take(self) -> tuple[list[Mismatch], list[Mismatch]]:
+        """What was told since the last time."""
+        told = self._result.mismatches, self._result.moved
+        self._result.mismatches, self._result.moved = [], []
+        return told
+
+    def _fds(self) -> None:
+        tables = self._tasks.tables()
+        # Their keys are in it from the beginning: they say which there are.
+        here = self._memory.fds
+        here.update({(table.pid, table.tid): {} for table in tables})
+        in_memory = fds_in_memory(self._prog, tables)
+        pids = set(self._tree.pids())
+        for table in sorted({*here, *((pid, None) for pid in pids)}, key=order_of):
+            pid, tid = table
+            mine = next(in_memory) if table in here else iter(())
+            if pid in pids if tid is None else (pid, None) in self._saved.fds:
+                self._table(table, mine)
+            else:
+                fds_of(mine, self._memory.problems)
+
+    def _table(self, table: Table, records: Iterator[FdRecord]) -> None:
+        here, there, problems = self._memory.fds, self._saved.fds, self._memory.problems
+        numbers = find_fds(self._tree, self._saved, table, self._memory)
+        if numbers is None:
+            fds_of(records, problems)
+            return
+        first = len(self._result.mismatches)
+        start, some = 0, None
+        while some is None or some:
+            some = here[table] = fds_of(itertools.islice(records, _FDS), problems)
+            end = bisect.bisect(numbers, max(some), start) if some else len(numbers)
+            there[table] = self._tree.some_fds(where(table), numbers[start:end])
+            self._comparison.table(table, self._saved, self._memory)
+            start = end
+        there[table] = {}
+        # Those that procfs does not have come after all that it has.
+        self._result.mismatches[first:] = sorted(self._result.mismatches[first:], key=_is_not_there)
+
+
+def _is_not_there(mismatch: Mismatch) -> bool:
+    return not mismatch.field and mismatch.procfs == "not there"
