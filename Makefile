@@ -11,6 +11,9 @@ KERNELS ?= 7.2 6.1 5.10 6.12
 DWARF ?= 6.1
 GUESTS := $(KERNELS:%=test-guest-%)
 
+# Compiling every module in every process would take longer than some tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: all demo test test-unit test-recorded test-guest test-vm lint fuzz bench clean
 
 all: test lint
