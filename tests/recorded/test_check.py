@@ -583,7 +583,7 @@ def test_changed_link_missing_fd_and_extra_fd(one: Core, tmp_path: Path) -> None
 
 def test_fd_of_a_thread_with_a_table_of_its_own(one: Core, tmp_path: Path) -> None:
     tree = overlay(one.oracle, tmp_path)
-    (directory,) = tree.glob("[0-9]*/task/[0-9]*/fd")
+    directory = min(tree.glob("[0-9]*/task/[0-9]*/fd"))
     link = sorted(directory.iterdir())[-1]
     link.unlink()
     link.symlink_to("/no/such")

@@ -74,18 +74,13 @@ def test_freeze_of_nothing_is_an_error(tmp_path: Path) -> None:
     assert "no workload" in done.stderr
 
 
-# Some set up networks, or attach to the kernel, which is a guest's business and not this machine's:
-# tests/recorded holds their accounts against everything else.
-NETWORKS = (
-    "tcp_states",
-    "netns",
-    "packet_zoo",
-    "kernel_sockets",
-    "transports",
-    "fd_kinds",
-    "processes",
+# Some set up networks, mount things, or attach to the kernel, which is a guest's business and not
+# this machine's: tests/recorded holds their accounts against everything else.
+IN_GUESTS = (
+    *("tcp_states", "netns", "packet_zoo", "kernel_sockets", "transports"),
+    *("fd_kinds", "processes"),
 )
-ON_THIS_MACHINE = [name for name in STANDARD if name not in NETWORKS]
+ON_THIS_MACHINE = [name for name in STANDARD if name not in IN_GUESTS]
 
 
 @needs_root
