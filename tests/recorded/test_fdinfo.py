@@ -92,7 +92,7 @@ NAMES = "Kinds of files: names as readlink has them"
 def opened_on(core: Core) -> set[str]:
     """The kinds of which there must be some."""
     lacking = {kind for kind, kernels in LACKING.items() if core.kernel in kernels}
-    kinds = {"sock", "reg", "dir", "chr", "blk", "lnk", *(kind.name for kind in KINDS)}
+    kinds = {"sock", "reg", "dir", "chr", "lnk", *(kind.name for kind in KINDS)}
     return kinds - NOT_OPENED.keys() - lacking
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from vm import rootfs
+
 from .machine import Core, Row
 from .test_fdinfo import NO_TYPES
 
@@ -276,3 +278,24 @@ def test_mounted_fuse(elf: Core) -> None:
             major, minor = map(int, entry["detail"]["connection"].split(":"))
             assert row["fuse_dev.connection"] in (major << 20 | minor, None)
             assert row["fuse_dev.connection"] is not None or elf.kernel == "5.10"
+
+
+def test_block_devices(elf: Core) -> None:
+    """A disk with the guest's root on it, and one that has nothing to be read."""
+    found = {
+        entry["name"]: row for entry, row in entries(elf, "fd_kinds", "block") if row["block.size"]
+    }
+    names = [entry["name"] for entry, _ in entries(elf, "fd_kinds", "block")]
+    assert names == ["/dev/vda", "/dev/loop0"] and [*found] == ["/dev/vda"]
+    disk = found["/dev/vda"]
+    assert disk["block.size"] == rootfs.get().stat().st_size
+    # It is mounted, and open once.
+    assert (disk["block.disk"], disk["block.driver"], disk["block.openers"]) == (
+        "vda",
+        "virtblk",
+        2,
+    )
+    for entry, row in entries(elf, "fd_kinds", "block"):
+        if row["block.size"] == 0:
+            assert (row["block.disk"], row["block.driver"]) == (None, "loop"), entry
+            assert row["block.openers"] == 1
