@@ -106,3 +106,8 @@ def restricted_pointer(prog: Program) -> Callable[[int], str]:
     if restrict == 1:
         return lambda pointer: f"{pointer:0{width}x}"
     return lambda pointer: "0" * width
+
+
+def shows_addresses(prog: Program) -> bool:
+    """Whether root is shown addresses of symbols, as ``kallsyms_show_value()`` decides."""
+    return (_read(prog, "kptr_restrict", "i") or (0,))[0] < 2

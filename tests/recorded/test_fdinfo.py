@@ -71,7 +71,7 @@ def name_of(line: bytes) -> str:
 
 
 #: Kinds of modules whose types a kernel has not: 5.10 has no BTF of modules.
-NO_TYPES = {("5.10", "tun"), ("5.10", "kvm_vcpu"), ("5.10", "kvm_vm")}
+NO_TYPES = {("5.10", "tun")}
 
 #: Kinds that no workload opens, and why.
 NOT_OPENED = {"vfio": "wants a device behind an IOMMU"}
@@ -184,7 +184,7 @@ def now_s(core: Core) -> float:
 
 def test_clocks(elf: Core) -> None:
     """It was stopped soon after all was saved."""
-    assert 0 < now_s(elf) - elf.manifest["finished"] < 20
+    assert 0 < now_s(elf) - elf.manifest["finished"] < 60
     # No machine was suspended, and jiffies are a little coarser.
     monotonic, boot = (ktime_get(elf.prog, c) / 1e9 for c in (CLOCK_MONOTONIC, CLOCK_BOOTTIME))
     assert monotonic == boot

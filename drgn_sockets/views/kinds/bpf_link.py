@@ -14,6 +14,7 @@ from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.memory import read_pointers, read_string
 from drgn_sockets.kernel.net import net_ino
 from drgn_sockets.kernel.structs import Int, OptInt, Struct, find_place
+from drgn_sockets.kernel.vsprintf import shows_addresses
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds.base import Field, Kind
@@ -225,7 +226,9 @@ class _Lines:
         yield _text(self.prog, "name", kprobe.symbol)
         yield Line("offset", b"%#x" % kprobe.rp.kp.offset.value_())
         yield _line("missed", missed)
-        yield Line("addr", b"%#x" % kprobe.rp.kp.addr.value_())
+        # bpf_get_kprobe_info() has none for those who may not see any.
+        address = kprobe.rp.kp.addr.value_() if shows_addresses(self.prog) else 0
+        yield Line("addr", b"%#x" % address)
         yield Line("event_type", b"kretprobe" if returns else b"kprobe")
 
     def kprobe_multi(self) -> Iterator[Line]:
