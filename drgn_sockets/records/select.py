@@ -335,7 +335,9 @@ def of_kinds(
     kinds = frozenset(kind.strip() for kind in text.split(","))
     unknown = kinds - {*KINDS, *told_apart}
     if unknown:
-        here = sorted({*KINDS, *told_apart, *others()})
+        # One name of each is enough for a list.
+        more = {name for name in told_apart if name.replace("_", "-") not in KINDS}
+        here = sorted({*KINDS, *more, *others()})
         for kind in sorted(unknown - set(here)):
             raise UserError(
                 f"no such kind: {kind!r}{nearest(kind, here)}; there are {', '.join(here)}"
