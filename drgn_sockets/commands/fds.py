@@ -471,9 +471,17 @@ class Fds(Command):
         tables = Tasks(prog).tables(threads=True, without=True)
         # Some columns read more of memory, when they are asked.
         reader = FdReader(prog, _described, others=Associated(each=True))
+        # What files of a kind have is the same for all who hold them.
+        of_files = [column for column in self.columns if "." in column.name]
+        of_fds = [column for column in (*self.columns, *LSOF) if "." not in column.name]
+        seen: set[int] = set()
         for record in reader.read(tables):
-            for column in (*self.columns, *LSOF):
+            for column in of_fds:
                 column.value(record)
+            if record.file is not None and record.file.address not in seen:
+                seen.add(record.file.address)
+                for column in of_files:
+                    column.value(record)
             if record.assoc is not None:
                 continue
             try:
