@@ -82,7 +82,7 @@ def test_one_flipped_digit_is_found_and_named(
     assert told and all("net/tcp" in line and f":{port:04X} " in line for line in told), done.stdout
     # It shows at a kernel address that is known (kptr_restrict=1) as one field, else as a row
     # too many and a row too few.
-    assert truth.summary(done.stdout)["mismatches"] in (1, 2)
+    assert truth.summary(done.stdout)["mismatches"] in (1, 2), done.stdout
 
 
 #: Those of one namespace's own sockets: others count memory and such of the whole machine.

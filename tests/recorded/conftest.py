@@ -7,6 +7,7 @@ same moment. What is expected always comes from these, never from our own output
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,9 @@ from vm import dump
 from vm.errors import VmError
 
 from .machine import FILES, Core
+
+# A shell has what runs in the background ignore SIGINT, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Each kernel, and where its types come from in most tests; test_btf.py shows that it is
 #: all the same. DWARF is a download of 300 MB: only those of BOTH need it.
