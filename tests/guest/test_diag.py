@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -105,6 +106,9 @@ def _btf() -> int:
 @pytest.fixture
 def stored() -> Iterator[dict[int, list[bytes]]]:
     """Sockets with what is kept with them, by inode."""
+    # Before 5.11 maps are locked memory, of which the workloads have most of root's.
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
     btf = _btf()
     maps: dict[int, int] = {}
     for size, type_ in ((4, 1), (12, 2)):
