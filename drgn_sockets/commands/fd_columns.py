@@ -61,7 +61,10 @@ def _block_device(file: FileRecord) -> Any:
     partition = partition_name(file.prog, file.rdev)
     if partition is not None:
         return partition
-    driver = blkdev_name(file.prog, file.i_mode, file.rdev)
+    return _by_driver(file, blkdev_name(file.prog, file.i_mode, file.rdev))
+
+
+def _by_driver(file: FileRecord, driver: bytes | None) -> Any:
     return device_text(file.rdev) if driver is None else b"%b:%d" % (driver, minor(file.rdev))
 
 
@@ -85,8 +88,7 @@ def _source(r: FdRecord) -> Any:
         misc = miscdev_name(file.prog, file.i_mode, file.rdev)
         if misc is not None:
             return b"misc:" + misc
-        driver = chrdev_name(file.prog, file.i_mode, file.rdev)
-        return _maj_min(r) if driver is None else b"%b:%d" % (driver, minor(file.rdev))
+        return _by_driver(file, chrdev_name(file.prog, file.i_mode, file.rdev))
     if file.kind == "blk":
         return _block_device(file)
     sb = file.sb

@@ -185,11 +185,7 @@ def _details(batch: FdBatch) -> list[Any]:
     if batch.errors():
         return [_detail(record) or "-" for record in batch.records()]
     return [
-        "-"
-        if file is None
-        else (file.sk and _file_detail(file))
-        or _with_ends(_file_detail(file), batch.table, fd, file)
-        or "-"
+        "-" if file is None else _with_ends(_file_detail(file), batch.table, fd, file) or "-"
         for fd, file in zip(batch.fds, batch.files)
     ]
 

@@ -37,14 +37,17 @@ class _BlockMajor(Struct):
     name = Bytes("name")
 
 
-class _BdevInode(Struct):
+class Bdev(Struct):
     """``struct bdev_inode``: a block device and the inode that its pages belong to."""
 
     C_TYPE = "struct bdev_inode"
 
     dev = Int("vfs_inode.i_rdev")
-    size = Int("vfs_inode.i_size")
-    disk = Int("bdev.bd_disk")
+    size = Int("vfs_inode.i_size", help="bytes")
+    disk = Int("bdev.bd_disk", help="struct gendisk *")
+    # Linux kernel commit 9acf381f3e8f ("block: turn bdev->bd_openers into an atomic_t")
+    # (in v5.19)
+    openers = Int("bdev.bd_openers.counter", "bdev.bd_openers", help="how often it is open")
     #: Since 1116b9fa15c0 ("bdev: infrastructure for flags", v6.10) the low byte beside flags.
     partno = Int("bdev.__bd_flags.counter", "bdev.bd_partno")
 
@@ -94,6 +97,18 @@ def partition_name(prog: Program, dev: int) -> bytes | None:
     :return: ``None`` for another device, and if it cannot be read
     """
     return _remembered(prog, "partition", dev, _partition_name)
+
+
+def disk_name(prog: Program, bdev: Bdev) -> bytes | None:
+    """The same of a block device, as ``bdev_name()`` makes it: nvme0n1p1, but sda1."""
+    disk = _Gendisk.layout(prog).try_read(bdev.disk) if bdev.size and bdev.disk else None
+    if disk is None:
+        return None
+    name = disk.disk_name.split(b"\0")[0]
+    partno = bdev.partno & 0xFF
+    if not partno:
+        return name
+    return b"%b%b%d" % (name, b"p" if name[-1:].isdigit() else b"", partno)
 
 
 def driver_name(prog: Program, i_mode: int, dev: int) -> bytes | None:
@@ -146,20 +161,14 @@ def _partition_name(prog: Program, dev: int) -> bytes | None:
     sb = prog["blockdev_superblock"]
     type_ = prog.type("struct bdev_inode")
     offset = offsetof(type_, "vfs_inode.i_sb_list")
-    layout = _BdevInode.layout(prog)
+    layout = Bdev.layout(prog)
     for node in list_nodes(prog, sb.s_inodes.address_of_().value_(), _MAX_ENTRIES):
         bdev = layout.read(node - offset)
-        if bdev.dev == dev and bdev.size and bdev.disk:
-            return _disk_name(prog, bdev.disk, bdev.partno & 0xFF)
+        if bdev.dev == dev:
+            name = disk_name(prog, bdev)
+            if name is not None:
+                return name
     return None
-
-
-def _disk_name(prog: Program, disk: int, partno: int) -> bytes:
-    # bdev_name(): nvme0n1p1, but sda1
-    name = _Gendisk.layout(prog).read(disk).disk_name.split(b"\0")[0]
-    if not partno:
-        return name
-    return b"%b%b%d" % (name, b"p" if name[-1:].isdigit() else b"", partno)
 
 
 def _miscdev_name(prog: Program, dev: int) -> bytes | None:

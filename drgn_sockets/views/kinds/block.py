@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from drgn import offsetof
 
-from drgn_sockets.kernel.device import blkdev_name, partition_name
+from drgn_sockets.kernel.device import Bdev, blkdev_name, disk_name
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.escape import escape
@@ -24,17 +24,6 @@ class _AddressSpace(Struct):
     C_TYPE = "struct address_space"
 
     host = Int("host", help="struct inode *")
-
-
-class Bdev(Struct):
-    """``struct bdev_inode``."""
-
-    C_TYPE = "struct bdev_inode"
-
-    size = Int("vfs_inode.i_size", help="bytes")
-    # Linux kernel commit 9acf381f3e8f ("block: turn bdev->bd_openers into an atomic_t")
-    # (in v5.19)
-    openers = Int("bdev.bd_openers.counter", "bdev.bd_openers", help="how often it is open")
 
 
 class BlockRecord(NamedTuple):
@@ -62,9 +51,7 @@ class Block(Kind):
         prog = file.prog
         mapping = _Opened.layout(prog).read(file.address).mapping
         inode = _AddressSpace.layout(prog).read(mapping).host
-        bdev = inode - offsetof(prog.type("struct bdev_inode"), "vfs_inode")
-        return BlockRecord(
-            partition_name(prog, file.rdev),
-            blkdev_name(prog, file.i_mode, file.rdev),
-            Bdev.layout(prog).read(bdev),
-        )
+        address = inode - offsetof(prog.type("struct bdev_inode"), "vfs_inode")
+        bdev = Bdev.layout(prog).read(address)
+        driver = blkdev_name(prog, file.i_mode, file.rdev)
+        return BlockRecord(disk_name(prog, bdev), driver, bdev)
