@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -179,11 +181,27 @@ class Guest:
         tail = qemu.console.tail()
         if qemu.console.panic is not None:
             return GuestError(f"the guest panicked: {qemu.console.panic}", tail)
-        if (qemu.process.poll() or 0) > 0:
+        status = qemu.process.poll() or 0
+        if status > 0:
             return VmError(f"QEMU failed: {qemu.complaint() or 'no message'}")
+        if status < 0:
+            why = f"signal {-status} ended QEMU: {qemu.complaint() or 'no message'}"
+            return GuestError(why, tail)
         if "drgn-sockets: " in tail:
             return GuestError(tail.split("drgn-sockets: ")[-1].splitlines()[0], tail)
         return GuestError("the guest is gone", tail)
+
+    def _registers(self) -> str:
+        """Where its processors are, a line each, for who has to find out why they stay there."""
+        try:
+            text = self.qmp.monitor("info registers -a")
+        except QmpError as e:
+            return f"(its processors cannot be asked: {e})"
+        found = []
+        for cpu in re.split(r"^CPU#", text, flags=re.MULTILINE)[1:]:
+            words = re.findall(r"\b(?:RIP|RSP|RFL|CR3|HLT)=\w+", cpu)
+            found.append(f"CPU {cpu.split()[0]}: {' '.join(words)}")
+        return "\n".join(found)
 
     def _paused(self) -> bool:
         try:
@@ -214,7 +232,7 @@ class Guest:
                 if not self._paused():
                     raise GuestError(
                         f"the guest hangs: no sign of life for {SILENCE_SECONDS:.0f} seconds",
-                        qemu.console.tail(),
+                        f"{qemu.console.tail()}\n{self._registers()}",
                     )
                 heard = now
             wait = 1.0 if deadline is None else min(1.0, max(0.0, deadline - now))
@@ -412,9 +430,15 @@ class Guest:
         return self.pull(ORACLE, to)
 
     def _ours(self, argv: Sequence[str], what: str) -> None:
-        r = self.run(argv, timeout=WORKLOAD_SECONDS)
+        told = io.BytesIO()
+        try:
+            r = self.run(argv, stdout=told, timeout=WORKLOAD_SECONDS)
+        except GuestError as e:
+            # Which workload it was: the one after that which came last.
+            came = told.getvalue().decode(errors="replace").splitlines() or ["nothing"]
+            raise type(e)(f"{e}; {what}, of which the last was: {came[-1]}", e.console) from e
         if r.returncode != 0:
-            lines = (r.stderr or r.stdout).decode(errors="replace").strip().splitlines()
+            lines = (r.stderr or told.getvalue()).decode(errors="replace").strip().splitlines()
             raise VmError(f"{what} failed: {lines[-1] if lines else f'status {r.returncode}'}")
 
 

@@ -23,11 +23,10 @@ from vm.errors import VmError
 #: A guest under KVM has said something by then; it takes a tenth of it where KVM works.
 PROBE_SECONDS = 5.0
 
-ACCEL = {
-    "kvm": ["-accel", "kvm", "-cpu", "host"],
-    # QEMU 7.2's TCG gets the flags of cmpxchg16b wrong, and SLUB double-faults on it.
-    "tcg": ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
-}
+# Before QEMU's commit deba78709ae8 ("accel/tcg: Always lock pages before translation") (in 8.1) a
+# processor could go on with what another had patched meanwhile. Kernels patch themselves whenever
+# a static key changes: they died of an int3 that was gone, or stood still, once in some 40 boots.
+PATCHING_WORKS = 8, 1
 
 APPEND = "console=ttyS0 panic=-1"
 
@@ -41,6 +40,17 @@ _libc = ctypes.CDLL(None)
 
 def _die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _processors(accel: str, binary: str) -> list[str]:
+    """What runs the guest's processors, as arguments."""
+    if accel == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    told = host.call([binary, "--version"], "asking QEMU for its version").decode()
+    version = re.search(r"version (\d+)\.(\d+)", told)
+    works = version is not None and (int(version[1]), int(version[2])) >= PATCHING_WORKS
+    # QEMU 7.2's TCG gets the flags of cmpxchg16b wrong, and SLUB double-faults on it.
+    return ["-accel", f"tcg,thread={'multi' if works else 'single'}", "-cpu", "max,-cx16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +128,9 @@ class Qemu:
         qmp: Path | None = None,
         echo: int | None = None,
     ) -> None:
-        argv = [host.program(BINARY), "-nodefaults", "-no-user-config", "-display", "none"]
-        argv += ["-no-reboot", "-m", memory, "-smp", str(cpus), *ACCEL[accel]]
+        binary = host.program(BINARY)
+        argv = [binary, "-nodefaults", "-no-user-config", "-display", "none"]
+        argv += ["-no-reboot", "-m", memory, "-smp", str(cpus), *_processors(accel, binary)]
         argv += ["-kernel", str(kernel), "-initrd", str(initramfs)]
         argv += ["-append", f"{APPEND} {append}".strip()]
         # With the guest's qemu_fw_cfg, this brings VMCOREINFO into dumps.

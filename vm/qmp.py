@@ -62,6 +62,11 @@ class Qmp:
         finally:
             self.sock.settimeout(usual)
 
+    def monitor(self, line: str) -> str:
+        """Execute what a person would type into QEMU's monitor, and return what it prints."""
+        arguments: dict[str, Any] = {"command-line": line}
+        return str(self.execute("human-monitor-command", **arguments))
+
     def close(self) -> None:
         """Close the connection."""
         self.file.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -122,6 +123,7 @@ def test_hang(runs: Runs) -> None:
     out, err = runs.run("run", "sh", "-c", _FREEZE, status=125, silence=8)
     assert out == "about to freeze\n"
     assert "vm: the guest hangs: no sign of life" in err
+    assert len(re.findall(r"^  \| CPU \d: .*RIP=[0-9a-f]{16} ", err, re.MULTILINE)) == 2
 
 
 def test_timeout(runs: Runs) -> None:

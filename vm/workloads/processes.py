@@ -785,25 +785,13 @@ def _shared(me: Process) -> None:
     _sockets(me)
     place = me.work / "shared-cwd"
     place.mkdir()
-    flag = mmap.mmap(-1, _PAGE)
-    pid = syscalls.clone_sharing_files()
-    if not pid:
-        try:
-            syscalls.set_comm(b"proc-sharer")
-            os.setpgid(0, 0)
-            os.chdir(place)
-            os.setresuid(4131, 4131, 4131)
-            syscalls.die_with_parent()
-            flag[0] = 1
-            while True:
-                signal.pause()
-        finally:
-            os._exit(1)
-    try:
-        me.wait_until("process with the same table", lambda: flag[0] == 1)
-    except WorkloadError:
-        os.kill(pid, signal.SIGKILL)
-        raise
+
+    def move() -> None:
+        os.setpgid(0, 0)
+        os.chdir(place)
+        os.setresuid(4131, 4131, 4131)
+
+    pid = me.spawn_with_same_table(b"proc-sharer", move)
     me.others.append(
         _task(
             *("proc-sharer", "same table", pid, me),

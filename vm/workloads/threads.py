@@ -10,15 +10,13 @@ third is a zombie, which has none.
 
 from __future__ import annotations
 
-import mmap
 import os
-import signal
 import socket
 import threading
 
 from . import syscalls
 from .account import ProcessAccount
-from .process import Process, WorkloadError, describe
+from .process import Process, describe
 
 HIGH = (1023, 1024, 1500, 70000)
 
@@ -69,23 +67,8 @@ def _loner(me: Process, report: threading.Barrier, ready: threading.Barrier) -> 
 
 
 def _share_table(me: Process) -> None:
-    """Start the process with the same table. It cannot write to a pipe it must not have."""
-    flag = mmap.mmap(-1, mmap.PAGESIZE)
-    pid = syscalls.clone_sharing_files()
-    if not pid:
-        try:
-            syscalls.die_with_parent()
-            syscalls.set_comm(b"same-table")
-            flag[0] = 1
-            while True:
-                signal.pause()
-        finally:
-            os._exit(1)
-    try:
-        me.wait_until("the process with the same table", lambda: flag[0] == 1)
-    except WorkloadError:
-        os.kill(pid, signal.SIGKILL)
-        raise
+    """Start the process with the same table."""
+    pid = me.spawn_with_same_table(b"same-table")
     me.others.append(
         {
             "pid": pid,
