@@ -7,7 +7,6 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from drgn import FaultError, Program
 
@@ -16,6 +15,7 @@ from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.process import Process
 from drgn_sockets.kernel.task import Task, task_by_tid
 from drgn_sockets.kernel.task_facts import PF_KTHREAD
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.process import ProcessRecord, read_process
 from drgn_sockets.records.select import task_of

@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from drgn import FaultError, Program, ProgramFlags
 
@@ -23,6 +22,7 @@ from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FdReader
 from drgn_sockets.records.netns import find_net
 from drgn_sockets.records.process import read_process

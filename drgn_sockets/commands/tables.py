@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from drgn_sockets.errors import nearest
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS

@@ -6,12 +6,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Any, NamedTuple
+from typing import Any
 
 from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.tcp import (
     InetConnectionSock,
     TcpRecord,

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from drgn import Program
 
 from drgn_sockets.kernel.memory import read_bytes, read_string, remembered
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
 
 _MAX_DEPTH = 1024
 _MAX_ROOTS = 1024

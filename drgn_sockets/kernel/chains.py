@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Callable, NamedTuple, TypeVar
+from typing import Callable, TypeVar
 
 from drgn import FaultError, Program, ProgramFlags
 
 from drgn_sockets.kernel.memory import pointer_size, read_pointers, read_sparse_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
+from drgn_sockets.named_tuple import NamedTuple
 
 S = TypeVar("S", bound=Struct)
 

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from drgn import FaultError, Program, TypeKind, offsetof
 
 from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.exportfs import WatchedInode, WatchedSuper
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
+from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/fsnotify_backend.h: enum fsnotify_obj_type
 INODE = 0

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/filelock.h (before v6.3 include/linux/fs.h)
 FL_POSIX = 0x1

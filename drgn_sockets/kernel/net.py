@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from drgn import Object, Program, ProgramFlags
 
 from drgn_sockets.kernel.memory import UNREADABLE, remembered
+from drgn_sockets.named_tuple import NamedTuple
 
 _MAX_NETS = 1 << 20
 # include/linux/netdevice.h: NETDEV_HASHENTRIES.

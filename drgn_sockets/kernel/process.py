@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from drgn import FaultError, Program, sizeof
 
 from drgn_sockets.kernel.memory import byte_order, read_bytes, read_pointers
 from drgn_sockets.kernel.structs import Bytes, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.task import Task
+from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/sched.h
 PF_EXITING = 0x00000004

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 
@@ -13,6 +12,7 @@ from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size
 from drgn_sockets.kernel.pid import Pid
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.task_facts import TaskFacts
+from drgn_sockets.named_tuple import NamedTuple
 
 # Far above PID_MAX_LIMIT (4 Mi): ends the walk of a list that does not end.
 _MAX_TASKS = 1 << 23

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import NamedTuple
 
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.memory import byte_order, pointer_size
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/sched.h
 PF_KTHREAD = 0x00200000

@@ -31,12 +31,13 @@ import re
 from _socket import AF_INET, AF_INET6, inet_pton  # as in records.socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.cgroup import sock_cgroup_path
 from drgn_sockets.kernel.net import ip_local_port_range
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.netlink import PROTOCOLS as NETLINK_PROTOCOLS
 from drgn_sockets.records.families.netlink import NetlinkRecord

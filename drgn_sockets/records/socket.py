@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from drgn import Program
 
@@ -17,6 +17,7 @@ from drgn_sockets.kernel.sock import (
     sk_forward_alloc_get,
 )
 from drgn_sockets.kernel.structs import Struct
+from drgn_sockets.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from drgn_sockets.records.find import Finder

@@ -191,7 +191,7 @@ struct cpuinfo_x86 cpu_info;
 struct exception_stacks exception_stacks;
 """
 
-_DECLARATION = re.compile(
+_DECLARATION = (
     r"\s*(?P<type>[A-Za-z_][\w\s*]*?[\s*])(?P<name>[A-Za-z_]\w*)\s*(?P<lengths>(\[\w*\])*)\s*;?\s*"
 )
 
@@ -206,7 +206,7 @@ def parse(text: str) -> Iterator[tuple[str, str]]:
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        match = _DECLARATION.fullmatch(line)
+        match = re.fullmatch(_DECLARATION, line)
         if match is None:
             raise ValueError(
                 f"not a declaration of a variable, such as struct net init_net: {line}"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from drgn_sockets.named_tuple import NamedTuple
 
 
 class OddTextError(Exception):

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from drgn import FaultError
 
 from drgn_sockets.errors import UserError, nearest
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.escape import escape
 

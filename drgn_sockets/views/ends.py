@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from drgn import Program
 
@@ -12,6 +12,7 @@ from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, File
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.holders import FileHolders, Holder, Holders
 from drgn_sockets.records.notes import note

@@ -14,7 +14,7 @@ import sys
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LONG = {"n": b"\n", "r": b"\r", "t": b"\t", "\\": b"\\", '"': b'"'}
 # A backslash with what follows it, also where that is none of these.
-_ESCAPE = re.compile(r"\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[^xuU]|)", re.DOTALL)
+_ESCAPE = r"(?s)\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[^xuU]|)"
 
 
 def escape(raw: bytes) -> str:
@@ -59,7 +59,7 @@ def unescape(text: str) -> bytes:
     """
     raw = bytearray()
     end = 0
-    for match in _ESCAPE.finditer(text):
+    for match in re.finditer(_ESCAPE, text):
         raw += text[end : match.start()].encode("utf-8", "surrogateescape")
         end = match.end()
         kind, digits = match[0][1:2], match[0][2:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import stat
 import struct
-from typing import NamedTuple
 
 from drgn import FaultError
 
@@ -13,6 +12,7 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.locks import F_WRLCK, inode_locks
 from drgn_sockets.kernel.memory import byte_order
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord

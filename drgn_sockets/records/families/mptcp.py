@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from drgn import Program, offsetof
 
@@ -20,6 +20,7 @@ from drgn_sockets.kernel.mptcp import (
 )
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Int, OptInt
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord, other_end
 from drgn_sockets.records.families.tcp import (
     Age,

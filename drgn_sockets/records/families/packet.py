@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from drgn import FaultError, Program
 
@@ -16,6 +15,7 @@ from drgn_sockets.kernel.memory import page_shift, read_pointers
 from drgn_sockets.kernel.net import netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptInt, Struct
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.socket import Endpoint, Family, SocketRecord
 
 ETH_P_ALL = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from drgn import Program
 
@@ -17,6 +17,7 @@ from drgn_sockets.kernel.sctp import for_each_sctp, sctp_bind_addrs, sctp_list
 from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.time import clock
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord, InetSock, ip_text
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
 

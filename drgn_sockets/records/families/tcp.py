@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable
 
 from drgn import Program
 
@@ -13,6 +13,7 @@ from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.sock import SockCommon
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
 from drgn_sockets.kernel.time import clock
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord, InetSock, other_end
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from drgn import Program
 
@@ -13,6 +13,7 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.socket import Derived, Endpoint, Family, SocketRecord
 
 

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
+from typing import Any, Callable, ClassVar, TypeVar
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.columns import plain
 
@@ -43,8 +44,8 @@ class Kind:
     """
     A kind of file, found by its ``struct file_operations``.
 
-    To add one is to derive a class from this, in a module of its own:
-    :data:`drgn_sockets.views.kinds.KINDS` finds it there.
+    To add one is to derive a class from this, in a module of its own, and to name that module in
+    :mod:`drgn_sockets.views.kinds`.
     """
 
     #: What stands before the names of its fields in columns: ``eventfd`` of ``eventfd.id``.

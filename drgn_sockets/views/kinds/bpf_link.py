@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from drgn import FaultError, Object, Program, container_of, offsetof
 
@@ -15,6 +15,7 @@ from drgn_sockets.kernel.memory import read_pointers, read_string
 from drgn_sockets.kernel.net import net_ino
 from drgn_sockets.kernel.structs import Int, OptInt, Struct, find_place
 from drgn_sockets.kernel.vsprintf import shows_addresses
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds.base import Field, Kind

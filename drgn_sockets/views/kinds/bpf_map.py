@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from drgn import Object, Program, TypeKind, offsetof, sizeof
 
@@ -13,6 +13,7 @@ from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.percpu import percpu_counter_sum, possible_cpus
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
 from drgn_sockets.views.kinds.bpf_prog import object_name

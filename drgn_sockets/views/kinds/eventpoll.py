@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from drgn import FaultError, offsetof
 
 from drgn_sockets.kernel.file import File, Inode, SuperBlock
 from drgn_sockets.kernel.rbtree import rb_in_order
 from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.columns import plain
 from drgn_sockets.views.kinds.base import Field, Kind, tell, there

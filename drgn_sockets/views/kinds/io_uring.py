@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from drgn import FaultError, Object, Program, offsetof, sizeof
 
@@ -15,6 +15,7 @@ from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_pointers, read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.columns import plain
 from drgn_sockets.views.kinds.base import Field, Kind, attempt, tell, there

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from drgn import Object, Program, offsetof
 
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import End, Field, Kind
 

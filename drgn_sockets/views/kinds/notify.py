@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.exportfs import exportfs_encode_fid
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.fsnotify import FsnotifyGroup, Watched, fsnotify_marks
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.columns import plain
 from drgn_sockets.views.escape import escape

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from drgn_sockets.kernel.dcache import DnameInode, symbol_name
 from drgn_sockets.kernel.pid import Pid, upids
 from drgn_sockets.kernel.task import pid_task
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.escape import escape
 from drgn_sockets.views.kinds.base import Field, Kind

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import NamedTuple
 
 from drgn import FaultError, Object
 
@@ -12,6 +11,7 @@ from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.structs import Int, Struct, find_place
 from drgn_sockets.kernel.task import Task
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.columns import plain
 from drgn_sockets.views.kinds.base import Field, Kind, attempt

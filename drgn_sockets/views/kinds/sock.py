@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
@@ -13,6 +12,7 @@ from drgn_sockets.kernel.chains import list_nodes
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
 

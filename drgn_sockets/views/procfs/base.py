@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
+from typing import Any, Callable, ClassVar, TypeVar
 
 from drgn import Object, Program
 
@@ -16,6 +16,7 @@ from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.kernel.structs import Batch
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.reader import SocketReader
 
 T = TypeVar("T")

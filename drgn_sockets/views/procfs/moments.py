@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 from enum import Enum
-from typing import NamedTuple
+
+from drgn_sockets.named_tuple import NamedTuple
 
 
 class How(Enum):

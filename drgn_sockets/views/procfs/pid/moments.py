@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 from enum import Enum
-from typing import NamedTuple
+
+from drgn_sockets.named_tuple import NamedTuple
 
 #: Fields of ``stat``, from the first on, as proc_pid_stat(5) calls them.
 STAT_FIELDS = (
