@@ -10,7 +10,6 @@ from typing import Any
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.cgroup import sock_cgroup_path
-from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.structs import Member
 from drgn_sockets.records.families import RECORDS
 from drgn_sockets.records.families.inet import InetRecord
@@ -23,7 +22,6 @@ from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorith
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
-from drgn_sockets.records.tcp_info import tcp_get_info
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.extended import (
     cgroup_text,
@@ -34,7 +32,7 @@ from drgn_sockets.views.extended import (
     tos_text,
     tos_values,
 )
-from drgn_sockets.views.names import family_name, type_name
+from drgn_sockets.views.names import device_text, family_name, type_name
 from drgn_sockets.views.sockets import (
     local_numbers,
     local_text,
@@ -52,7 +50,6 @@ from drgn_sockets.views.sockets import (
     users_text,
     users_texts,
 )
-from drgn_sockets.views.tcp_info import tcp_info_text
 
 # Columns of any socket that could be read, and of those of some families.
 _socket = functools.partial(Column, of=SocketRecord)
@@ -86,7 +83,7 @@ def _file_ino(record: UnixRecord) -> int | None:
 
 def _file_dev(record: UnixRecord) -> str | None:
     file = record.socket_file()
-    return None if file is None else f"{major(file[1])}:{minor(file[1])}"
+    return None if file is None else device_text(file[1])
 
 
 def _timer(record: SocketRecord) -> dict[str, object] | None:
@@ -150,14 +147,23 @@ def _skmem_text(record: SocketRecord) -> str | None:
 
 
 def _info(record: SocketRecord) -> Any:
-    return record.info() if record.group != "tcp" else tcp_get_info(record)
+    if record.group != "tcp":
+        return record.info()
+    # It takes a while to import, and most ask for less.
+    from drgn_sockets.records.tcp_info import tcp_get_info
+
+    return tcp_get_info(record)
 
 
 def _info_text(record: SocketRecord) -> str | None:
     if record.group != "tcp":
         return record.info_words() or None
-    info = tcp_get_info(record)
-    return None if info is None else tcp_info_text(info)
+    info = _info(record)
+    if info is None:
+        return None
+    from drgn_sockets.views.tcp_info import tcp_info_text
+
+    return tcp_info_text(info)
 
 
 COLUMNS: tuple[Column, ...] = (

@@ -11,22 +11,18 @@ from typing import Any
 from drgn import FaultError, Program, ProgramFlags
 
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, miscdev_name, partition_name
-from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, major, minor
+from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, minor
 from drgn_sockets.kernel.locks import F_WRLCK
 from drgn_sockets.records.fd import FdRecord, FileRecord
 from drgn_sockets.views import lsof
 from drgn_sockets.views.columns import Column, escaped
 from drgn_sockets.views.locks import locks_of
+from drgn_sockets.views.names import device_text
 
 # As lsfd has them.
 _TYPES = {"reg": "REG", "dir": "DIR", "chr": "CHR", "blk": "BLK", "lnk": "LINK", "sock": "SOCK"}
 _TYPES.update({"fifo": "FIFO", "pipe": "FIFO", "memfd": "REG", "ns": "REG", "sockfile": "SOCK"})
 _DEVICES = {"chr": "char", "blk": "blk"}
-
-
-def device_text(dev: int | None) -> str | None:
-    """``8:1``, of a ``dev_t`` as the kernel keeps it."""
-    return None if dev is None else f"{major(dev)}:{minor(dev)}"
 
 
 def assoc(r: FdRecord) -> str | None:

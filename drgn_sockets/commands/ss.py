@@ -17,17 +17,12 @@ from drgn_sockets.commands.columns import COLUMNS, NUMERIC
 from drgn_sockets.commands.tables import Tables, Test, add_table_arguments
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.kernel.mounts import named_net_namespaces
 from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
-from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.find import parse_address, sk_at
 from drgn_sockets.records.holders import Holders
-from drgn_sockets.records.netns import find_net, find_netns
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
-from drgn_sockets.records.select import task_of
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
@@ -177,6 +172,9 @@ class Ss(Command):
             return [NUMERIC.get(column.name, column) for column in columns]
         return columns
 
+    # What few options need is imported when one of these is given: imports are a good part of the
+    # time that a small machine's sockets take.
+
     def run(self, prog: Program, args: argparse.Namespace) -> int:
         problems = Problems()
         if args.summary:
@@ -190,6 +188,7 @@ class Ss(Command):
         return problems.status()
 
     def read_all(self, prog: Program) -> None:
+        from drgn_sockets.kernel.mounts import named_net_namespaces
         from drgn_sockets.views.procfs.base import Looker
         from drgn_sockets.views.summary import summary
 
@@ -210,11 +209,7 @@ class Ss(Command):
     def _parts(
         self, prog: Program, args: argparse.Namespace, wanted: _Wanted, problems: Problems
     ) -> Iterable[Part]:
-        address = None
-        if args.addr is not None:
-            address = parse_address(args.addr)
-            if address is None:
-                raise UserError(f"not a kernel address: {args.addr!r}; give it as 0xffff…")
+        sk = None if args.addr is None else _sk_at(prog, args.addr)
         holders = None
         # Sockets in no hash table are all closed, and only their holders lead to them.
         if (
@@ -227,8 +222,7 @@ class Ss(Command):
             holders = Holders(prog, jobs=self.jobs(prog, args))
             problems.add(holders.problems)
         held = self._held(prog, args.pid, holders)
-        if address is not None:
-            sk = sk_at(prog, address)
+        if sk is not None:
             return [Part(lambda: SocketReader(prog, holders).read_many([sk]))]
         if held is not None:
             return [Part(lambda: SocketReader(prog, holders).read_many(sorted(held)))]
@@ -237,12 +231,25 @@ class Ss(Command):
     def _held(self, prog: Program, pid: int | None, holders: Holders | None) -> set[int] | None:
         if pid is None or holders is None:
             return None
+        from drgn_sockets.kernel.task import Tasks
+        from drgn_sockets.records.select import task_of
+
         if pid not in Tasks(prog).by_tid:
             task_of(prog, pid)
         return holders.sks_of(pid)
 
 
+def _sk_at(prog: Program, text: str) -> int:
+    from drgn_sockets.records.find import parse_address, sk_at
+
+    address = parse_address(text)
+    if address is None:
+        raise UserError(f"not a kernel address: {text!r}; give it as 0xffff…")
+    return sk_at(prog, address)
+
+
 def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) -> None:
+    from drgn_sockets.records.netns import find_net
     from drgn_sockets.views.procfs.base import Looker
     from drgn_sockets.views.summary import summary
 
@@ -286,6 +293,8 @@ class _Wanted:
         if args.inode is not None:
             yield lambda r: r.ino == args.inode
         if args.netns is not None:
+            from drgn_sockets.records.netns import find_netns
+
             netns = find_netns(prog, args.netns)
             yield lambda r: r.netns == netns
         if args.port is not None:

@@ -13,13 +13,12 @@ import pwd
 import re
 from _socket import AF_INET, AF_INET6, inet_pton  # as in records.socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 from drgn import FaultError, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.task import FileTable, Task, Tasks, task_by_tid
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.fd import FdRecord, FileRecord
@@ -30,11 +29,11 @@ Test = Callable[[FdRecord], bool]
 _DELETED = b" (deleted)"
 # A word that begins so is a path.
 _PATHS = ("/", "./", "../")
-_PORT = re.compile(r"(?P<host>|\*|[0-9.]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\w[\w.+-]*|\*)")
+_PORT = r"(?P<host>|\*|[0-9.]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\w[\w.+-]*|\*)"
 _ABSTRACT = "@"
 #: What is no fd, by its name in the column ``fd``.
 ASSOCIATIONS = ("cwd", "rtd", "txt", "mem", "DEL")
-_INO = re.compile(r"(?:(?P<major>\d+):(?P<minor>\d+):)?(?P<ino>\d+)", re.ASCII)
+_INO = r"(?:(?P<major>\d+):(?P<minor>\d+):)?(?P<ino>\d+)"
 
 #: The kinds that :func:`~drgn_sockets.kernel.file.file_kind` gives on a usual machine.
 KINDS = (
@@ -56,7 +55,7 @@ class Word(NamedTuple):
 
 def word(text: str) -> Word:
     """Tell what sort of thing a word is."""
-    is_file = text.startswith((*_PATHS, _ABSTRACT)) or _PORT.fullmatch(text)
+    is_file = text.startswith((*_PATHS, _ABSTRACT)) or re.fullmatch(_PORT, text)
     return Word("file" if is_file else "process", text)
 
 
@@ -199,7 +198,7 @@ def _at_path(prog: Program, text: str) -> Test:
     dev = ino = None
     if live:
         try:
-            status = Path(os.fsdecode(path)).stat()
+            status = os.stat(path)  # noqa: PTH116 (pathlib takes a while to import)
             dev = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
             ino = status.st_ino
         except OSError:
@@ -232,7 +231,7 @@ def _is_named(name: bytes) -> Callable[[object], bool]:
 
 
 def _at_port(text: str) -> Callable[[object], bool]:
-    match = _PORT.fullmatch(text)
+    match = re.fullmatch(_PORT, text)
     assert match is not None
     host, port = match["host"], match["port"]
     if host in ("", "*"):
@@ -268,7 +267,7 @@ def _check_address(host: str, text: str) -> None:
 
 
 def _of_inode(text: str) -> Test:
-    match = _INO.fullmatch(text)
+    match = re.fullmatch(_INO, text, re.ASCII)
     if match is None:
         raise UserError(f"no inode: {text!r}; --inode takes 4711 or MAJOR:MINOR:4711")
     ino = int(match["ino"])

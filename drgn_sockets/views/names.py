@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Names of address families, socket types and states, as ss and the kernel call them."""
+"""
+Names of address families, socket types and states, as ss and the kernel call them; and of devices.
+"""
 
 from __future__ import annotations
 
 import functools
 
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.file import major, minor
 
 # include/linux/socket.h
 # fmt: off
@@ -122,3 +125,8 @@ def netid(family: int, type_: int, protocol: int) -> str:
 def state_name(record_state: int) -> str:
     """``ESTAB`` and so on."""
     return STATES.get(record_state, str(record_state))
+
+
+def device_text(dev: int | None) -> str | None:
+    """``8:1``, of a ``dev_t`` as the kernel keeps it."""
+    return None if dev is None else f"{major(dev)}:{minor(dev)}"
