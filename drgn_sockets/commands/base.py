@@ -38,8 +38,11 @@ class Command:
     summary: ClassVar[str]
     #: More, after the summary in ``--help``.
     description: ClassVar[str] = ""
-    #: All that it can show of a record.
-    columns: ClassVar[Sequence[Column]]
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """All that it can show of a record."""
+        raise NotImplementedError
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's own arguments."""
@@ -76,7 +79,10 @@ class Command:
         )
 
     def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
-        """All columns that there are with these options."""
+        """
+        All columns that there are with these options; those that nothing but ``--output`` shows
+        may be missing without it.
+        """
         return self.columns
 
     def usual(self, args: argparse.Namespace) -> list[str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
@@ -12,22 +13,18 @@ from typing import Any
 from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import TOLD, Command, Problems
-from drgn_sockets.commands.fd_columns import LSFD, LSOF, device_text
-from drgn_sockets.commands.fd_summary import COLUMNS as SUMMARY
-from drgn_sockets.commands.fd_summary import summaries
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
 from drgn_sockets.kernel.file import flag_names
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records import select
-from drgn_sockets.records.associated import Associated
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.columns import Column, escaped, plain
 from drgn_sockets.views.ends import Ends, has_ends
 from drgn_sockets.views.escape import escape
-from drgn_sockets.views.kinds import KINDS, Field, Kind, kind_of, known_of, told_apart
-from drgn_sockets.views.locks import lock_words, locks_of
+from drgn_sockets.views.kinds import Field, Kind, all_kinds, kind_of, known_of, told_apart
+from drgn_sockets.views.names import device_text
 from drgn_sockets.views.sockets import describe, descriptions, holders_text
 
 # Column ``detail`` has so many holders of other ends; ``endpoints`` has all.
@@ -197,6 +194,8 @@ def _pos(r: FdRecord) -> int | None:
 
 
 def _locks(r: FdRecord) -> list[str] | str:
+    from drgn_sockets.views.locks import lock_words, locks_of
+
     lost: list[FaultError] = []
     try:
         words = [lock_words(lock) for lock in locks_of(r, lost)]
@@ -209,6 +208,7 @@ def _flags(r: FdRecord) -> list[str] | None:
     return None if r.flags is None else flag_names(r.flags)
 
 
+# What is shown unless somebody names others, and what else takes nothing to import.
 _COLUMNS = (
     Column(
         "command",
@@ -332,8 +332,6 @@ _COLUMNS = (
         _endpoints,
         text=_endpoints_text,
     ),
-    *LSFD,
-    *(_field(kind, field) for kind in KINDS for field in kind.fields),
 )
 
 
@@ -353,7 +351,13 @@ class Fds(Command):
         "once; a thread with a table of its own is shown with its TID. Where nobody has what is "
         "asked for, a line says so, and the exit status is 1."
     )
-    columns = _COLUMNS
+
+    @functools.cached_property
+    def columns(self) -> Sequence[Column]:
+        from drgn_sockets.commands.fd_columns import LSFD
+
+        of_kinds = (_field(kind, field) for kind in all_kinds() for field in kind.fields)
+        return (*_COLUMNS, *LSFD, *of_kinds)
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
@@ -406,9 +410,15 @@ class Fds(Command):
         )
 
     def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
-        if getattr(args, "lsof", False):
+        if args.lsof:
+            from drgn_sockets.commands.fd_columns import LSOF
+
             return LSOF
-        return SUMMARY if getattr(args, "summary", False) else self.columns
+        if args.summary:
+            from drgn_sockets.commands.fd_summary import COLUMNS
+
+            return COLUMNS
+        return _COLUMNS if args.output is None else self.columns
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
         words = [select.word(text) for text in args.who]
@@ -432,12 +442,13 @@ class Fds(Command):
             return TOLD
         if args.kind is not None:
             tests.append(select.of_kinds(args.kind, told_apart(), lambda: _kinds_of(prog, tasks)))
-        associated = Associated(each=args.maps, threads=args.threads)
-        reader = FdReader(
-            prog,
-            _summary(args.lsof or wanted.sockets, self.shows(args, "detail")),
-            others=associated if others and not args.summary else None,
-        )
+        associated = None
+        if others and not args.summary:
+            from drgn_sockets.records.associated import Associated
+
+            associated = Associated(each=args.maps, threads=args.threads)
+        summary = _summary(args.lsof or wanted.sockets, self.shows(args, "detail"))
+        reader = FdReader(prog, summary, others=associated)
         if args.summary:
             self._summarize(tables, reader, args, tests, problems)
         else:
@@ -456,12 +467,16 @@ class Fds(Command):
         tests: Sequence[Callable[[FdRecord], bool]],
         problems: Problems,
     ) -> None:
+        from drgn_sockets.commands.fd_summary import summaries
+
         rows = summaries(tables, problems.watch(reader.read(tables)), tests)
         problems.good = rows[-1].fds
         # Kernel threads have tables with nothing in them.
         self.emit([row for row in rows if row.fds or row.error or row.table is None], args)
 
     def read_all(self, prog: Program) -> None:
+        from drgn_sockets.commands.fd_columns import LSOF
+        from drgn_sockets.records.associated import Associated
         from drgn_sockets.views.procfs.fdinfo import fdinfo
 
         tables = Tasks(prog).tables(threads=True, without=True)

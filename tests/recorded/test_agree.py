@@ -123,7 +123,7 @@ def batches(core: Core) -> dict[str, tuple[Sequence[Column], list[Batch]]]:
     sockets = [b for part in socket_parts(core.prog, FAMILIES, found) for b in part.batches()]
     fds_reader = FdReader(core.prog, descriptions)
     fds = [b for part in fds_reader.parts(Tasks(core.prog).tables()) for b in part.batches()]
-    return {"ss": (COLUMNS, sockets), "fds": (Fds.columns, fds)}
+    return {"ss": (COLUMNS, sockets), "fds": (Fds().columns, fds)}
 
 
 def test_columns_of_a_batch_are_those_of_its_records(elf: Core) -> None:
@@ -154,7 +154,7 @@ def test_fds_of_a_batch_that_cannot_be_read(elf: Core) -> None:
     files = [None, lost, *batch.files[2:]]
     broken = FdBatch(batch.table, batch.fds, batch.addresses, batch.cloexec, files)
     assert broken.errors() == 2
-    for column in Fds.columns:
+    for column in Fds().columns:
         if column.texts is not None:
             text = column.text or column.get
             each = [text(record) for record in broken.records()]

@@ -2,42 +2,84 @@
 """
 The kinds of files: one module each, with its structures, what lsfd has of it, and its lines in
 ``/proc/PID/fdinfo``.
+
+Together they take longer to import than most commands to run: each is imported when there is a
+file of its kind.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import lru_cache, partial
+from importlib import import_module
+from typing import Any
 
 from drgn import Program
 
 from drgn_sockets.kernel.dcache import symbol_name
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.module import TYPES_OF_MODULES, module_symbol_name
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
 
-__all__ = ["KINDS", "Field", "Kind", "Known", "kind_of", "known_of", "told_apart"]
+__all__ = ["Field", "Kind", "Known", "all_kinds", "kind_of", "known_of", "told_apart"]
 
 
-def _kinds() -> Iterator[Kind]:
-    # pkgutil would bring "inspect".
-    for path in sorted(Path(__path__[0]).glob("[a-z]*.py")):
-        module = importlib.import_module(f"{__name__}.{path.stem}")
-        for value in vars(module).values():
-            if not isinstance(value, type) or not issubclass(value, Kind):
-                continue
-            if value.fops and value.__module__ == module.__name__:
-                yield value()
+# Of each module the file operations of its kinds.
+_MODULES = {
+    "block": ["def_blk_fops"],
+    "bpf_btf": ["btf_fops"],
+    "bpf_iter": ["bpf_iter_fops"],
+    "bpf_link": ["bpf_link_fops", "bpf_link_fops_poll"],
+    "bpf_map": ["bpf_map_fops"],
+    "bpf_prog": ["bpf_prog_fops"],
+    "bpf_token": ["bpf_token_fops"],
+    "dma_buf": ["dma_buf_fops"],
+    "eventfd": ["eventfd_fops"],
+    "eventpoll": ["eventpoll_fops"],
+    "fanotify": ["fanotify_fops"],
+    "fscontext": ["fscontext_fops"],
+    "fuse_dev": ["fuse_dev_operations"],
+    "inotify": ["inotify_fops"],
+    "io_uring": ["io_uring_fops"],
+    "kvm": ["kvm_vm_fops", "kvm_vcpu_fops"],
+    "landlock": ["ruleset_fops"],
+    "memfd": ["shmem_file_operations", "hugetlbfs_file_operations"],
+    "mqueue": ["mqueue_file_operations"],
+    "ns": ["ns_file_operations"],
+    "perf_event": ["perf_fops"],
+    "pidfd": ["pidfd_fops", "pidfs_file_operations"],
+    "pipe": ["pipefifo_fops", "pipeanon_fops"],
+    "seccomp": ["seccomp_notify_ops"],
+    "secretmem": ["secretmem_fops"],
+    "signalfd": ["signalfd_fops"],
+    "sock": ["socket_file_ops"],
+    "timerfd": ["timerfd_fops"],
+    "tty": ["tty_fops", "console_fops", "ptmx_fops"],
+    "tun": ["tun_fops"],
+    "userfaultfd": ["userfaultfd_fops"],
+    "vfio": ["vfio_device_fops"],
+}
+_BY_FOPS = {name: module for module, names in _MODULES.items() for name in names}
 
 
-#: All that are told apart by more than a name: whatever a module in here has.
-KINDS: tuple[Kind, ...] = tuple(_kinds())
+@lru_cache(None)
+def _kinds_in(name: str) -> list[Kind]:
+    module = import_module(f"{__name__}.{name}")
+    return [
+        value()
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Kind)
+        and value.fops
+        and value.__module__ == module.__name__
+    ]
 
-_BY_FOPS = {name: kind for kind in KINDS for name in kind.fops}
+
+def all_kinds() -> list[Kind]:
+    """All that are told apart by more than a name."""
+    return [kind for module in _MODULES for kind in _kinds_in(module)]
 
 
 class Known(NamedTuple):
@@ -58,12 +100,19 @@ def kind_of(prog: Program, op: int) -> Kind | None:
 
     :param op: ``const struct file_operations *``
     """
-    return _BY_FOPS.get(symbol_name(prog, op) or module_symbol_name(prog, op))
+    return _kind_with(symbol_name(prog, op) or module_symbol_name(prog, op))
+
+
+@lru_cache(1024)
+def _kind_with(fops: str | None) -> Kind | None:
+    if fops not in _BY_FOPS:
+        return None
+    return next(kind for kind in _kinds_in(_BY_FOPS[fops]) if fops in kind.fops)
 
 
 def told_apart() -> dict[str, Callable[[FileRecord], bool]]:
     """By the names of kinds, whether a file is one of that kind."""
-    return {kind.name: partial(_is, kind) for kind in KINDS}
+    return {kind.name: partial(_is, kind) for kind in all_kinds()}
 
 
 def _is(kind: Kind, file: FileRecord) -> bool:
