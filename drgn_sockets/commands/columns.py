@@ -1,27 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Columns of sockets, shared by the commands that show sockets."""
+"""Columns of sockets that options of ``ss`` show, and others that all have."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.cgroup import sock_cgroup_path
-from drgn_sockets.kernel.structs import Member
-from drgn_sockets.records.families import RECORDS
 from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.families.mptcp import MptcpRecord, mptcp_parent
-from drgn_sockets.records.families.netlink import NetlinkRecord
-from drgn_sockets.records.families.packet import PacketRecord, Ring
-from drgn_sockets.records.families.raw import RawRecord
-from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
-from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
+from drgn_sockets.records.socket import AnySocket, SocketRecord
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.extended import (
     cgroup_text,
@@ -53,17 +43,8 @@ from drgn_sockets.views.sockets import (
 
 # Columns of any socket that could be read, and of those of some families.
 _socket = functools.partial(Column, of=SocketRecord)
-_tcp = functools.partial(Column, of=TcpSockRecord)
 _inet = functools.partial(Column, of=InetRecord)
 _unix = functools.partial(Column, of=UnixRecord)
-_netlink = functools.partial(Column, of=NetlinkRecord)
-_packet = functools.partial(Column, of=PacketRecord)
-_mptcp = functools.partial(Column, of=MptcpRecord)
-_sctp = functools.partial(Column, of=SctpRecord)
-
-
-def _address(address: int | None) -> str | None:
-    return f"{address:#x}" if address else None
 
 
 def _holders(record: AnySocket) -> list[dict[str, object]] | None:
@@ -99,35 +80,6 @@ def _timer_text(record: SocketRecord) -> str | None:
 
 def _cgroup_text(record: SocketRecord) -> str | None:
     return cgroup_text(sock_cgroup_path(record.prog, record.sock))
-
-
-def _ring(which: str, record: PacketRecord) -> dict[str, int] | None:
-    ring: Ring | None = getattr(record, which)
-    return None if ring is None else ring._asdict()
-
-
-def _fanout(record: PacketRecord) -> dict[str, object] | None:
-    fanout = record.fanout
-    if fanout is None:
-        return None
-    return {
-        "id": fanout.id,
-        "type": fanout.type_name,
-        "flags": fanout.flags,
-        "members": [f"{sk:#x}" for sk in fanout.members],
-    }
-
-
-def _memberships(record: PacketRecord) -> list[dict[str, object]]:
-    return [
-        {
-            "ifindex": m.ifindex,
-            "type": m.type_name,
-            "address": m.address[: m.alen].hex(":"),
-            "times": m.times,
-        }
-        for m in record.memberships
-    ]
 
 
 # In the order and with the letters of ss -m.
@@ -166,7 +118,8 @@ def _info_text(record: SocketRecord) -> str | None:
     return tcp_info_text(info)
 
 
-COLUMNS: tuple[Column, ...] = (
+#: Those that options show, and what else takes nothing to import.
+COMMON: tuple[Column, ...] = (
     Column(
         "netid",
         "tcp, udp, raw, u_str, u_dgr, u_seq, nl, p_raw, …",
@@ -290,7 +243,7 @@ COLUMNS: tuple[Column, ...] = (
     _inet(
         "rport",
         "remote port",
-        lambda r: None if isinstance(r, RawRecord) else r.remote_port,
+        lambda r: None if r.group == "raw" else r.remote_port,
         right=True,
     ),
     _unix("path", "name of a unix socket, as bytes", attrgetter("name")),
@@ -317,104 +270,9 @@ COLUMNS: tuple[Column, ...] = (
         "name of a unix socket's other end, as bytes",
         attrgetter("peer_name"),
     ),
-    _netlink("nl_protocol", "netlink protocol, as ss calls it", attrgetter("protocol_name")),
-    _netlink("nl_flag_names", "names of nl_flags (NETLINK_F_*)", attrgetter("flag_names")),
-    _netlink("groups", "netlink groups it has joined, by number from 1", attrgetter("groups")),
-    _packet(
-        "packet_flags",
-        "running, auxdata, origdev, vnethdr, loss, tx_has_off, pressure, qdisc_bypass",
-        attrgetter("flag_names"),
-    ),
-    _packet(
-        "rx_ring",
-        "ring that a packet socket receives into; bytes, ms",
-        functools.partial(_ring, "rx_ring"),
-    ),
-    _packet(
-        "tx_ring",
-        "ring that a packet socket sends from; bytes, ms",
-        functools.partial(_ring, "tx_ring"),
-    ),
-    _packet("fanout", "sockets that a packet socket shares what comes with", _fanout),
-    _packet("memberships", "what a packet socket has interfaces receive", _memberships),
-    _packet(
-        "filter",
-        "classic BPF of a packet socket: code, jt, jf, k of each instruction",
-        attrgetter("filter"),
-        text=lambda r: r.filter_words() or None,
-    ),
-    _tcp(
-        "congestion",
-        "congestion control algorithm",
-        lambda r: congestion_algorithm(r.prog, r.sock),
-    ),
-    _tcp(
-        "mptcp_sk",
-        "address of the MPTCP socket that it is a subflow of",
-        lambda r: _address(mptcp_parent(r)),
-    ),
-    Column(
-        "assoc",
-        "address of the struct sctp_association",
-        lambda r: _address(r.assoc.address),
-        of=SctpAssociationRecord,
-    ),
-    _sctp("locals", "IP addresses of this end", lambda r: r.local_addresses()),
-    _sctp("peers", "IP addresses of the other end", lambda r: r.peer_addresses()),
-    _mptcp(
-        "subflows",
-        "addresses of its subflows, TCP sockets",
-        lambda r: [f"{sk:#x}" for sk in r.subflows()],
-    ),
-    _tcp("ulp", "upper layer protocol (tls, mptcp)", lambda r: ulp_name(r.prog, r.sock)),
-    Column(
-        "error",
-        "what cannot be read",
-        lambda r: r.error if isinstance(r, UnreadableSocket) else None,
-    ),
 )
 
-
-def _member_columns() -> Iterator[Column]:
-    """A column for every declared member of every kind of socket."""
-    taken = {column.name for column in COLUMNS}
-    members: dict[str, Member[Any]] = {}
-    records: dict[str, list[type[SocketRecord]]] = {}
-    places: dict[str, str] = {}
-    for cls in RECORDS:
-        for name, member in cls.struct.members().items():
-            members.setdefault(name, member)
-            records.setdefault(name, []).append(cls)
-    for cls in RECORDS:
-        for attribute, struct in cls.more.items():
-            for name, member in struct.members().items():
-                assert name not in members, name
-                members[name] = member
-                records[name] = [cls]
-                places[name] = f"{attribute}.{name}"
-    common = k.Sock.members()
-    for name, member in members.items():
-        if name in taken:
-            continue
-        yield Column(
-            name,
-            f"{member.help} ({member.c_type.split()[-1]}.{member.paths[0]})",
-            # Any family has these, but for timewait and request sockets.
-            functools.partial(_sock_member, name)
-            if name in common
-            else attrgetter(places.get(name, f"sock.{name}")),
-            right=not member.as_bytes,
-            of=SocketRecord if name in common else tuple(records[name]),
-        )
-
-
-def _sock_member(name: str, record: SocketRecord) -> Any:
-    return getattr(record.sock, name, None)
-
-
-COLUMNS += tuple(_member_columns())
-
-_BY_NAME = {column.name: column for column in COLUMNS}
+_BY_NAME = {column.name: column for column in COMMON}
 
 
 def _unless_others(texts: Any, batch: Batch) -> Any:

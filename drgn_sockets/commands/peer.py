@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
-from drgn_sockets.commands.columns import COLUMNS
+from drgn_sockets.commands.more_columns import COLUMNS
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.records.families import BY_GROUP, OTHER
+from drgn_sockets.records.families import OTHER
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord
@@ -118,7 +118,7 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
         yield End(what, "peer", peer, _peer_note(record, peer))
     elif isinstance(record, NetlinkRecord) and record.sock.dst_group:
         yield End(what, "peer", None, f"whoever has joined group {record.sock.dst_group}")
-    elif record.group in BY_GROUP and record.group != "unix" and record.is_connected:
+    elif record.group not in (OTHER, "unix") and record.is_connected:
         yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
     for end in (record, peer):
         listener = finder.unix_listener(end) if isinstance(end, UnixRecord) else None

@@ -7,13 +7,13 @@ import argparse
 import contextlib
 import functools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import Command, Problems
-from drgn_sockets.commands.columns import COLUMNS, NUMERIC
+from drgn_sockets.commands.columns import COMMON, NUMERIC
 from drgn_sockets.commands.tables import Tables, Test, add_table_arguments
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel import sock as k
@@ -88,7 +88,12 @@ class Ss(Command):
         "in ss. HOST is an address, a network as 10.0.0.0/8, or a name in /etc/hosts: DNS is not "
         "asked."
     )
-    columns = COLUMNS
+
+    @functools.cached_property
+    def columns(self) -> Sequence[Column]:
+        from drgn_sockets.commands.more_columns import COLUMNS
+
+        return COLUMNS
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_table_arguments(parser)
@@ -139,6 +144,9 @@ class Ss(Command):
             refused.add_argument(
                 *options, action=_Refuse, nargs=nargs, metavar=metavar, dest="refused", help=help
             )
+
+    def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
+        return COMMON if args.output is None and not args.bpf else self.columns
 
     def usual(self, args: argparse.Namespace) -> list[str]:
         names = super().usual(args)

@@ -18,7 +18,7 @@ from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Tasks
-from drgn_sockets.records.families import BY_GROUP
+from drgn_sockets.records.families import family_of_group
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
@@ -183,7 +183,7 @@ class Finder:
 
     def peer(self, record: SocketRecord) -> AnySocket | None:
         """The other end of a socket, if its family knows of one on this machine."""
-        family = BY_GROUP.get(record.group)
+        family = family_of_group(record.group)
         return None if family is None else family.peer(self, record)
 
     def unix_listener(self, record: UnixRecord) -> UnixRecord | None:

@@ -17,9 +17,9 @@ from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_inde
 from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Batch as StructBatch
 from drgn_sockets.records.families import (
-    BY_GROUP,
     FAMILIES,
     family_of,
+    family_of_group,
     group_like,
     groups_like,
     plain_record,
@@ -39,15 +39,13 @@ _PART = 2048
 
 _NO_INODES: Mapping[int, AnyInode] = {}
 
-_UNIX = BY_GROUP["unix"]
-
 
 def _small_record(common: SockCommon) -> type[SocketRecord] | None:
     """The record of what is no full socket."""
     if common.state not in (k.TCP_TIME_WAIT, k.TCP_NEW_SYN_RECV):
         return None
     # Only of stream sockets there are such.
-    family = BY_GROUP.get(group_like(common.family, k.SOCK_STREAM))
+    family = family_of_group(group_like(common.family, k.SOCK_STREAM))
     return family.small_record(common) if family is not None else None
 
 
@@ -193,7 +191,7 @@ class SocketReader:
 
         :param group: One of :data:`FAMILIES`.
         """
-        family = BY_GROUP.get(group)
+        family = family_of_group(group)
         if family is None or not family.is_known(self.prog):
             return _with_parts(self._read_full(sks, self._known))
         # A socket that is in a file table is a full one, and mostly what its struct socket
@@ -211,10 +209,10 @@ class SocketReader:
         unix: list[int] = []
         others: list[int] = []
         for sk, socket in sockets.items():
-            is_unix = groups[socket.ops, socket.type] == _UNIX.group
+            is_unix = groups[socket.ops, socket.type] == UnixRecord.group
             (unix if is_unix else others).append(sk)
         yield from self._read_full(others, sockets, brief=True)
-        yield from self._read(UnixRecord, unix, sockets, _UNIX)
+        yield from self._read(UnixRecord, unix, sockets, family_of_group(UnixRecord.group))
 
     def read_entries(
         self, entries: Iterable[tuple[int, SockCommon | None]], family: Family
@@ -421,7 +419,7 @@ def socket_parts(
     looked_at = frozenset[str]().union(*map(groups_like, wanted))
     reader = SocketReader(prog, holders)
     nexts: dict[str, dict[int, int]] = {}
-    walks = [family for group, family in BY_GROUP.items() if group in wanted]
+    walks = [f for f in map(family_of_group, filter(wanted.__contains__, FAMILIES)) if f]
     passed: set[str] = set()
     for group in FAMILIES:
         if holders is not None and group in looked_at:

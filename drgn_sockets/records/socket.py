@@ -230,19 +230,14 @@ AnySocket = Union[SocketRecord, UnreadableSocket]
 
 class Family:
     """
-    A family of sockets: what adding one takes, in a module of :mod:`drgn_sockets.records.families`.
+    A family of sockets: what adding one takes, in a module of :mod:`drgn_sockets.records.families`,
+    which also has how its sockets are told from others.
     """
 
     #: Its name, ``tcp``; that of its records.
     group: ClassVar[str]
     #: Name of the module that it may be.
     module: ClassVar[str | None] = None
-    #: ``AF_*`` of its sockets, and ``SOCK_*`` and ``IPPROTO_*`` if not all are its.
-    address_families: ClassVar[tuple[int, ...]]
-    types: ClassVar[tuple[int, ...] | None] = None
-    protocols: ClassVar[tuple[int, ...] | None] = None
-    #: Whether what looks like it, by address family and type, mostly is of another family.
-    rare: ClassVar[bool] = False
     #: The record of its full sockets, and those of what the kernel has before and after these.
     record: ClassVar[type[SocketRecord]]
     small: ClassVar[tuple[type[SocketRecord], ...]] = ()
@@ -256,14 +251,6 @@ class Family:
     def __init_subclass__(cls) -> None:
         if "plain" not in cls.__dict__:
             cls.plain = type(f"{cls.__name__}PlainRecord", (SocketRecord,), {"group": cls.group})
-
-    def owns(self, family: int, type_: int, protocol: int) -> bool:
-        """Whether a socket of these is one of the family."""
-        return (
-            family in self.address_families
-            and (self.types is None or type_ in self.types)
-            and (self.protocols is None or protocol in self.protocols)
-        )
 
     def small_record(self, common: SockCommon) -> type[SocketRecord] | None:
         """The record of what is no full socket, told by its state, as ``sk_fullsock()``."""

@@ -7,7 +7,6 @@ from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.cgroup import CgroupPath, sock_cgroup_path
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.records.families.inet import InetRecord, InetSock, Ipv6Pinfo
-from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.socket import SocketRecord, Timer
 from drgn_sockets.views.columns import escaped
@@ -52,6 +51,9 @@ def extended_text(record: SocketRecord) -> str:
     What ``ss -e`` writes of a socket, but for its timer; after that ``addr:``, the address of the
     ``struct sock``, and ``netns:``, the inode of its network namespace.
     """
+    # Not imported for those who do not ask for it.
+    from drgn_sockets.records.families.netlink import NetlinkRecord
+
     if isinstance(record, UnixRecord):
         words = _unix(record)
     elif isinstance(record, NetlinkRecord):

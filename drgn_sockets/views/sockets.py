@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.families.netlink import NetlinkRecord
-from drgn_sockets.records.families.raw import RawRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holder
 from drgn_sockets.records.parts import Batch
@@ -100,7 +98,7 @@ def remote_text(record: AnySocket) -> str | None:
     if isinstance(record, UnixRecord):
         return f"{unix_name_text(record.peer_name)} {record.peer_ino}"
     if isinstance(record, InetRecord):
-        port = 0 if isinstance(record, RawRecord) else record.remote_port
+        port = 0 if record.group == "raw" else record.remote_port
         return _inet(record, record.remote_address, port, local=False)
     end = record.remote_end()
     return "*" if end is None else _end_text(end)
@@ -152,6 +150,8 @@ def describe(record: AnySocket) -> str:
         here = "never bound" if nowhere else unix_name_text(record.name)
         return f"{kind} {here} -> {remote_text(record)}" if record.peer else f"{kind} {here}"
     if record.is_unbound:
+        from drgn_sockets.records.families.netlink import NetlinkRecord
+
         if isinstance(record, NetlinkRecord):
             return f"{kind} {record.protocol_name} never bound"
         return f"{kind} never bound"
@@ -230,7 +230,7 @@ def remotes(batch: Batch) -> list[str] | None:
         return [f"{unix_name_text(name)} {ino}" for ino, name in batch.peers]
     if not issubclass(batch.cls, InetRecord):
         return None if _has_names(batch.cls) else ["*"] * len(batch)
-    raw = issubclass(batch.cls, RawRecord)
+    raw = batch.cls.group == "raw"
     return _endpoints(batch, "daddr", [0] * len(batch) if raw else batch.column("remote_port"))
 
 

@@ -2,65 +2,81 @@
 """
 The families of sockets: one module each, with its structures, its records, its walk, the names
 of its ends, and its peers.
+
+A module is imported when there are sockets of its family, or somebody asks for these.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from importlib import import_module
 
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.families.mptcp import Mptcp
-from drgn_sockets.records.families.netlink import Netlink
-from drgn_sockets.records.families.packet import Packet
-from drgn_sockets.records.families.ping import Ping
-from drgn_sockets.records.families.raw import Raw
-from drgn_sockets.records.families.sctp import Sctp
-from drgn_sockets.records.families.tcp import Tcp
-from drgn_sockets.records.families.udp import Udp
-from drgn_sockets.records.families.unix import Unix
-from drgn_sockets.records.families.vsock import Vsock
-from drgn_sockets.records.families.xdp import Xdp
 from drgn_sockets.records.socket import Family, SocketRecord
 
-#: By the names of their groups; sockets are walked and shown in that order, after those of no
-#: family that is known.
-BY_GROUP: dict[str, Family] = {
-    family.group: family
-    for family in (
-        Netlink(),
-        Packet(),
-        Unix(),
-        Ping(),
-        Raw(),
-        Udp(),
-        Tcp(),
-        Mptcp(),
-        Vsock(),
-        Sctp(),
-        Xdp(),
-    )
+
+class _Looks(NamedTuple):
+    """How sockets of a family are told from others."""
+
+    #: ``AF_*``, and ``SOCK_*`` and ``IPPROTO_*`` if not all are its.
+    families: tuple[int, ...]
+    types: tuple[int, ...] | None = None
+    protocols: tuple[int, ...] | None = None
+    #: Whether what looks like it, by address family and type, mostly is of another family.
+    rare: bool = False
+
+
+_INET = (k.AF_INET, k.AF_INET6)
+
+# A family is in the module of its group's name, in the class of that name in capitals.
+_LOOKS = {
+    "netlink": _Looks((k.AF_NETLINK,)),
+    "packet": _Looks((k.AF_PACKET,)),
+    "unix": _Looks((k.AF_UNIX,)),
+    "ping": _Looks(_INET, (k.SOCK_DGRAM,), (k.IPPROTO_ICMP, k.IPPROTO_ICMPV6), rare=True),
+    "raw": _Looks(_INET, (k.SOCK_RAW,)),
+    "udp": _Looks(_INET, (k.SOCK_DGRAM,), (k.IPPROTO_UDP, k.IPPROTO_UDPLITE)),
+    "tcp": _Looks(_INET, (k.SOCK_STREAM,), (k.IPPROTO_TCP,)),
+    "mptcp": _Looks(_INET, (k.SOCK_STREAM,), (k.IPPROTO_MPTCP,), rare=True),
+    "vsock": _Looks((k.AF_VSOCK,)),
+    "sctp": _Looks(_INET, (k.SOCK_STREAM, k.SOCK_SEQPACKET), (k.IPPROTO_SCTP,), rare=True),
+    "xdp": _Looks((k.AF_XDP,)),
 }
 
 OTHER = "other"
 
-#: All groups.
-FAMILIES: tuple[str, ...] = (OTHER, *BY_GROUP)
+#: All groups. Sockets are walked and shown in that order, after those of no family that is known.
+FAMILIES: tuple[str, ...] = (OTHER, *_LOOKS)
 
-#: The records of all kinds of sockets that are told apart.
-RECORDS: tuple[type[SocketRecord], ...] = tuple(
-    record
-    for family in BY_GROUP.values()
-    for record in (family.record, *family.small, *family.parts)
-)
+
+@functools.lru_cache(None)
+def family_of_group(group: str) -> Family | None:
+    """The family that a group is of, ``None`` for what is :data:`OTHER`."""
+    if group not in _LOOKS:
+        return None
+    module = import_module(f"{__name__}.{group}")
+    return getattr(module, group.capitalize())()  # type: ignore[no-any-return]
+
+
+def all_records() -> Iterator[type[SocketRecord]]:
+    """The records of all kinds of sockets that are told apart."""
+    for family in filter(None, map(family_of_group, _LOOKS)):
+        yield from (family.record, *family.small, *family.parts)
 
 
 @functools.lru_cache(1024)
 def family_of(family: int, type_: int, protocol: int) -> Family | None:
     """The family of a socket, ``None`` for one that has only its generic part."""
-    for known in BY_GROUP.values():
-        if known.owns(family, type_, protocol):
-            return known
+    for group, looks in _LOOKS.items():
+        if (
+            family in looks.families
+            and (looks.types is None or type_ in looks.types)
+            and (looks.protocols is None or protocol in looks.protocols)
+        ):
+            return family_of_group(group)
     return None
 
 
@@ -70,12 +86,12 @@ def group_like(family: int, type_: int) -> str:
     The group that a socket of an address family and type looks like: SCTP, say, looks like TCP.
     """
     alike = [
-        known
-        for known in BY_GROUP.values()
-        if family in known.address_families and (known.types is None or type_ in known.types)
+        group
+        for group, looks in _LOOKS.items()
+        if family in looks.families and (looks.types is None or type_ in looks.types)
     ]
-    alike.sort(key=lambda known: known.rare)
-    return alike[0].group if alike else OTHER
+    alike.sort(key=lambda group: _LOOKS[group].rare)
+    return alike[0] if alike else OTHER
 
 
 @functools.lru_cache(64)
@@ -84,9 +100,9 @@ def groups_like(group: str) -> frozenset[str]:
     if group == OTHER:
         # An unknown protocol of a known family.
         return frozenset(FAMILIES)
-    known = BY_GROUP[group]
-    types = range(_SOCK_MAX) if known.types is None else known.types
-    return frozenset(group_like(f, t) for f in known.address_families for t in types)
+    looks = _LOOKS[group]
+    types = range(_SOCK_MAX) if looks.types is None else looks.types
+    return frozenset(group_like(f, t) for f in looks.families for t in types)
 
 
 def plain_record(family: int, type_: int, protocol: int) -> type[SocketRecord]:

@@ -310,10 +310,6 @@ class Mptcp(Family):
     """MPTCP."""
 
     group = "mptcp"
-    address_families = (k.AF_INET, k.AF_INET6)
-    types = (k.SOCK_STREAM,)
-    protocols = (k.IPPROTO_MPTCP,)
-    rare = True
     record = MptcpRecord
     plain = MptcpPlainRecord
     brief = True

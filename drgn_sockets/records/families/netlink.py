@@ -218,7 +218,6 @@ class Netlink(Family):
     """Netlink sockets."""
 
     group = "netlink"
-    address_families = (k.AF_NETLINK,)
     record = NetlinkRecord
 
     def walk(

@@ -436,7 +436,6 @@ class Packet(Family):
     """Packet sockets."""
 
     group = "packet"
-    address_families = (k.AF_PACKET,)
     record = PacketRecord
 
     def walk(

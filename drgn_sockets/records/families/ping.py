@@ -37,10 +37,6 @@ class Ping(Family):
     """Ping sockets."""
 
     group = "ping"
-    address_families = (k.AF_INET, k.AF_INET6)
-    types = (k.SOCK_DGRAM,)
-    protocols = (k.IPPROTO_ICMP, k.IPPROTO_ICMPV6)
-    rare = True
     record = PingRecord
     plain = PingPlainRecord
     brief = True

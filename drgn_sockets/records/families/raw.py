@@ -47,8 +47,6 @@ class Raw(Family):
     """Raw sockets."""
 
     group = "raw"
-    address_families = (k.AF_INET, k.AF_INET6)
-    types = (k.SOCK_RAW,)
     record = RawRecord
     plain = RawPlainRecord
     brief = True

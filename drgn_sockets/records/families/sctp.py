@@ -573,10 +573,6 @@ class Sctp(Family):
 
     group = "sctp"
     module = "sctp"
-    address_families = (k.AF_INET, k.AF_INET6)
-    types = (k.SOCK_STREAM, k.SOCK_SEQPACKET)
-    protocols = (k.IPPROTO_SCTP,)
-    rare = True
     record = SctpRecord
     parts = (SctpAssociationRecord,)
     plain = SctpPlainRecord

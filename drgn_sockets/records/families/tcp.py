@@ -464,9 +464,6 @@ class Tcp(Family):
     """TCP."""
 
     group = "tcp"
-    address_families = (k.AF_INET, k.AF_INET6)
-    types = (k.SOCK_STREAM,)
-    protocols = (k.IPPROTO_TCP,)
     record = TcpSockRecord
     small = (TcpTimewaitRecord, TcpRequestRecord)
     plain = TcpPlainRecord

@@ -50,9 +50,6 @@ class Udp(Family):
     """UDP and UDP-Lite."""
 
     group = "udp"
-    address_families = (k.AF_INET, k.AF_INET6)
-    types = (k.SOCK_DGRAM,)
-    protocols = (k.IPPROTO_UDP, k.IPPROTO_UDPLITE)
     record = UdpRecord
     plain = UdpPlainRecord
     brief = True

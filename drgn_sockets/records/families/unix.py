@@ -226,7 +226,6 @@ class Unix(Family):
     """Unix sockets."""
 
     group = "unix"
-    address_families = (k.AF_UNIX,)
     record = UnixRecord
 
     def walk(

@@ -72,7 +72,6 @@ class Vsock(Family):
 
     group = "vsock"
     module = "vsock"
-    address_families = (k.AF_VSOCK,)
     record = VsockRecord
 
     def walk(

@@ -197,7 +197,6 @@ class Xdp(Family):
     """XDP."""
 
     group = "xdp"
-    address_families = (k.AF_XDP,)
     record = XdpRecord
 
     def walk(
