@@ -158,6 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         # In a process that is all ours: drgn decides once, for all programs.
         leave_out()
+        # There are no translations of our own; and to look for those of argparse, which has none
+        # either, takes as long as to make the parser.
+        vars(argparse)["_"] = str
     # There is nothing to undo: die of Ctrl-C at once. As an exception it waits for drgn to load
     # symbols, and in a callback of C code it is printed and lost.
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -7,13 +7,13 @@ import functools
 from operator import attrgetter
 from typing import Any
 
-from drgn_sockets.kernel.cgroup import sock_cgroup_path
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.socket import AnySocket, SocketRecord
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.extended import (
+    cgroup_path,
     cgroup_text,
     extended_text,
     inet_options,
@@ -74,12 +74,12 @@ def _timer(record: SocketRecord) -> dict[str, object] | None:
     return {"name": timer.name, "expires_s": timer.expires_s, "retrans": timer.retrans}
 
 
+def _cgroup_text(record: SocketRecord) -> str | None:
+    return cgroup_text(cgroup_path(record))
+
+
 def _timer_text(record: SocketRecord) -> str | None:
     return timer_text(record.timer)
-
-
-def _cgroup_text(record: SocketRecord) -> str | None:
-    return cgroup_text(sock_cgroup_path(record.prog, record.sock))
 
 
 # In the order and with the letters of ss -m.
@@ -204,7 +204,7 @@ COMMON: tuple[Column, ...] = (
     _socket(
         "cgroup",
         "path of its cgroup (version 2)",
-        lambda r: sock_cgroup_path(r.prog, r.sock),
+        cgroup_path,
         text=_cgroup_text,
     ),
     _inet(

@@ -21,9 +21,9 @@ from drgn_sockets.records import select
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.columns import Column, escaped, plain
-from drgn_sockets.views.ends import Ends, has_ends
+from drgn_sockets.views.ends import Ends
 from drgn_sockets.views.escape import escape
-from drgn_sockets.views.kinds import Field, Kind, all_kinds, kind_of, known_of, told_apart
+from drgn_sockets.views.kinds import Field, Kind, all_kinds, kind_with_ends, known_of, told_apart
 from drgn_sockets.views.names import device_text
 from drgn_sockets.views.sockets import describe, descriptions, holders_text
 
@@ -64,7 +64,7 @@ def _with_ends(detail: str | None, table: FileTable, fd: int, file: FileRecord) 
     With who holds the other ends of a pipe and the like. What leads through all file tables
     is not for a machine with very many fds, unless somebody asks for it.
     """
-    if file.sk or not has_ends(kind_of(file.prog, file.op)):
+    if file.sk or kind_with_ends(file.prog, file.op) is None:
         return detail
     ends = Ends.of(file)
     found = ends.endpoints(table, fd, file) if ends.are_few else None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from drgn import Program
 
@@ -16,11 +16,8 @@ from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.holders import FileHolders, Holder, Holders
 from drgn_sockets.records.notes import note
-from drgn_sockets.views.kinds import kind_of
+from drgn_sockets.views.kinds import kind_with_ends
 from drgn_sockets.views.kinds.base import End, Kind
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeGuard
 
 H = TypeVar("H", bound=FileHolders)
 
@@ -110,7 +107,7 @@ class Ends:
         files = File.layout(prog).read_batch(self._holders.files())
         ops = files.column("op")
         # There are few operations, and very many files.
-        kinds = {op: kind for op in set(ops) if has_ends(kind := kind_of(prog, op))}
+        kinds = {op: kind for op in set(ops) if (kind := kind_with_ends(prog, op))}
         found: dict[int, list[_OpenEnd]] = {}
         some = files.select([i for i, op in enumerate(ops) if op in kinds])
         for file in some:
@@ -145,8 +142,8 @@ class Ends:
         """
         if file.sk:
             return self._of_socket(file.sk)
-        kind = kind_of(file.prog, file.op)
-        if not has_ends(kind):
+        kind = kind_with_ends(file.prog, file.op)
+        if kind is None:
             return None
         end = _end(kind, file.prog, file.file)
         if end is None:
@@ -178,11 +175,6 @@ class Ends:
             for holder in self._sockets.of(o.address)
         ]
         return sorted(found, key=_order)
-
-
-def has_ends(kind: Kind | None) -> TypeGuard[Kind]:
-    """Whether files of a kind are ends of something."""
-    return kind is not None and type(kind).end is not Kind.end
 
 
 def _end(kind: Kind, prog: Program, file: File) -> End | None:

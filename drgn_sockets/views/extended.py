@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from drgn_sockets.kernel import sock as k
-from drgn_sockets.kernel.cgroup import CgroupPath, sock_cgroup_path
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.records.families.inet import InetRecord, InetSock, Ipv6Pinfo
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.socket import SocketRecord, Timer
 from drgn_sockets.views.columns import escaped
+
+if TYPE_CHECKING:
+    from drgn_sockets.kernel.cgroup import CgroupPath
 
 # include/net/sock.h: RCV_SHUTDOWN, SEND_SHUTDOWN
 _RCV_SHUTDOWN, _SEND_SHUTDOWN = 1, 2
@@ -51,7 +55,7 @@ def extended_text(record: SocketRecord) -> str:
     What ``ss -e`` writes of a socket, but for its timer; after that ``addr:``, the address of the
     ``struct sock``, and ``netns:``, the inode of its network namespace.
     """
-    # Not imported for those who do not ask for it.
+    # As below: not imported for those who do not ask for it.
     from drgn_sockets.records.families.netlink import NetlinkRecord
 
     if isinstance(record, UnixRecord):
@@ -78,10 +82,17 @@ def _details(record: SocketRecord) -> list[str]:
     mark = getattr(record.sock, "mark", 0)
     if mark:
         words.append(f"fwmark:{mark:#x}")
-    cgroup = cgroup_text(sock_cgroup_path(record.prog, record.sock))
+    cgroup = cgroup_text(cgroup_path(record))
     if cgroup is not None:
         words.append(cgroup)
     return words
+
+
+def cgroup_path(record: SocketRecord) -> CgroupPath | None:
+    """Path of its cgroup, of version 2."""
+    from drgn_sockets.kernel.cgroup import sock_cgroup_path
+
+    return sock_cgroup_path(record.prog, record.sock)
 
 
 def cgroup_text(path: CgroupPath | None) -> str | None:

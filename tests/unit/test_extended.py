@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from drgn_sockets.kernel import cgroup as cgroups
 from drgn_sockets.kernel.cgroup import CgroupPath
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holders import SocketInode
 from drgn_sockets.records.socket import SocketRecord, Timer
-from drgn_sockets.views import extended
 from drgn_sockets.views.extended import cgroup_text, extended_text, timer_text
 
 from .fake_kernel import decoded
@@ -68,7 +68,7 @@ def test_cgroups() -> None:
 @pytest.fixture(autouse=True)
 def everybody_in_a_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        extended,
+        cgroups,
         "sock_cgroup_path",
         lambda prog, sk: cgroup(b"/x") if hasattr(sk, "shutdown") else None,
     )

@@ -23,7 +23,16 @@ from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.views.kinds.base import Field, Kind
 
-__all__ = ["Field", "Kind", "Known", "all_kinds", "kind_of", "known_of", "told_apart"]
+__all__ = [
+    "Field",
+    "Kind",
+    "Known",
+    "all_kinds",
+    "kind_of",
+    "kind_with_ends",
+    "known_of",
+    "told_apart",
+]
 
 
 # Of each module the file operations of its kinds.
@@ -61,6 +70,8 @@ _MODULES = {
     "userfaultfd": ["userfaultfd_fops"],
     "vfio": ["vfio_device_fops"],
 }
+# Those of which a file is an end of something, see Kind.end().
+_WITH_ENDS = ("eventfd", "mqueue", "pipe", "tty")
 _BY_FOPS = {name: module for module, names in _MODULES.items() for name in names}
 
 
@@ -100,11 +111,21 @@ def kind_of(prog: Program, op: int) -> Kind | None:
 
     :param op: ``const struct file_operations *``
     """
-    return _kind_with(symbol_name(prog, op) or module_symbol_name(prog, op))
+    return _kind_with(_fops(prog, op))
+
+
+def kind_with_ends(prog: Program, op: int) -> Kind | None:
+    """:func:`kind_of` if such files are ends of something; for very many files."""
+    fops = _fops(prog, op)
+    return _kind_with(fops) if _BY_FOPS.get(fops) in _WITH_ENDS else None
+
+
+def _fops(prog: Program, op: int) -> str:
+    return symbol_name(prog, op) or module_symbol_name(prog, op) or ""
 
 
 @lru_cache(1024)
-def _kind_with(fops: str | None) -> Kind | None:
+def _kind_with(fops: str) -> Kind | None:
     if fops not in _BY_FOPS:
         return None
     return next(kind for kind in _kinds_in(_BY_FOPS[fops]) if fops in kind.fops)

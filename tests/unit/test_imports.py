@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a command imports: just what it needs, and by tables that must be whole."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+
+import drgn
+import pytest
+
+import drgn_sockets
+from drgn_sockets import demo, named_tuple
+from drgn_sockets.records.families import FAMILIES, OTHER, family_of_group
+from drgn_sockets.views import kinds
+
+_LIST = "import sys; from drgn_sockets.cli import main; main(); print(*sys.modules)"
+_FAMILIES = "drgn_sockets.records.families"
+# Large, and for what few ask.
+_RARE = {
+    *("pathlib", "ipaddress", "dataclasses", "inspect", "json", "tabulate", "importlib.metadata"),
+    *("drgn_sockets.records.tcp_info", "drgn_sockets.records.filter", "drgn_sockets.views.lsof"),
+    *("drgn_sockets.records.associated", "drgn_sockets.commands.fd_columns"),
+    *("drgn_sockets.commands.fd_summary", "drgn_sockets.commands.more_columns"),
+    *("drgn_sockets.records.find", "drgn_sockets.kernel.locks", "drgn_sockets.views.locks"),
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "also"),
+    [
+        (
+            ["ss", "-tuxap"],
+            {
+                *("drgn_sockets.records.fd", "drgn_sockets.records.select"),
+                *(f"{_FAMILIES}.{name}" for name in ("netlink", "packet", "raw", "vsock", "xdp")),
+            },
+        ),
+        (["ss", "-xl"], {f"{_FAMILIES}.{name}" for name in ("mptcp", "sctp", "tcp", "udp")}),
+        (["fds", "1"], {f"drgn_sockets.views.kinds.{name}" for name in ("bpf_link", "tun")}),
+    ],
+)
+def test_what_a_command_does_not_import(words: Sequence[str], also: set[str]) -> None:
+    # Without "site", which has imports of its own.
+    paths = [Path(drgn_sockets.__file__).parents[1], Path(drgn.__file__).parents[1]]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _LIST, "-c", str(demo.CORE), "--types=btf", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "drgn_sockets.records.reader" in imported
+    assert imported & (_RARE | also) == set()
+
+
+def test_every_kind_of_file_is_in_the_table() -> None:
+    package = Path(kinds.__file__).parent
+    found = {
+        path.stem: [fops for kind in kinds._kinds_in(path.stem) for fops in kind.fops]
+        for path in sorted(package.glob("[a-z]*.py"))
+    }
+    # Some modules are for others.
+    assert {name: fops for name, fops in found.items() if fops} == kinds._MODULES
+    assert all(kinds._kind_with(fops) in kinds.all_kinds() for fops in kinds._BY_FOPS)
+    assert kinds._kind_with("no_fops") is None
+    ends = {module for module in found for kind in kinds._kinds_in(module) if has_end(kind)}
+    assert ends == set(kinds._WITH_ENDS)
+
+
+def has_end(kind: kinds.Kind) -> bool:
+    return type(kind).end is not kinds.Kind.end
+
+
+def test_every_family_is_where_its_group_says() -> None:
+    for group in FAMILIES:
+        family = family_of_group(group)
+        if group == OTHER:
+            assert family is None
+            continue
+        assert family is not None
+        assert family is family_of_group(group)
+        assert {family.group, family.record.group, family.plain.group} == {group}
+
+
+class Usual(typing.NamedTuple):
+    """A tuple."""
+
+    a: int
+    b: str | None = None
+    c: Sequence[int] = ()
+
+    @property
+    def more(self) -> int:
+        return self.a + 1
+
+
+class Ours(named_tuple.NamedTuple):
+    """A tuple."""
+
+    a: int
+    b: str | None = None
+    c: Sequence[int] = ()
+
+    @property
+    def more(self) -> int:
+        return self.a + 1
+
+
+def test_named_tuple_is_as_usual() -> None:
+    for name in ("__doc__", "__module__", "_fields", "_field_defaults"):
+        assert getattr(Ours, name) == getattr(Usual, name), name
+    assert Ours.__qualname__ == "Ours"
+    assert list(Ours.__annotations__) == list(Usual.__annotations__)
+    one, usual = Ours(1, c=[2]), Usual(1, c=[2])
+    assert list(one) == list(usual) == [1, None, [2]]
+    assert (one.more, one._replace(a=5).more, one._asdict()) == (2, 6, usual._asdict())
+    assert repr(one) == "Ours(a=1, b=None, c=[2])"
+    assert Ours._make([1, "b", ()]) == (1, "b", ())
+    assert pickle.loads(pickle.dumps(one)) == one
+    with pytest.raises(TypeError):
+        Ours()  # type: ignore[call-arg]
+    with pytest.raises(AttributeError):
+        one.a = 2  # type: ignore[misc]
