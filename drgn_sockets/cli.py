@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+# signal makes enumerations of what this has, which takes as long as to parse all options.
+import _signal as signal  # type: ignore[import-not-found]
 import argparse
 import codecs
 import contextlib
@@ -11,7 +13,6 @@ import gc
 import io
 import logging
 import os
-import signal
 import stat
 import sys
 from collections.abc import Callable, Sequence

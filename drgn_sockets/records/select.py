@@ -55,7 +55,8 @@ class Word(NamedTuple):
 
 def word(text: str) -> Word:
     """Tell what sort of thing a word is."""
-    is_file = text.startswith((*_PATHS, _ABSTRACT)) or re.fullmatch(_PORT, text)
+    is_port = ":" in text and re.fullmatch(_PORT, text)
+    is_file = is_port or text.startswith((*_PATHS, _ABSTRACT))
     return Word("file" if is_file else "process", text)
 
 
