@@ -23,6 +23,7 @@ its version.
 
 from __future__ import annotations
 
+import functools
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -234,10 +235,18 @@ def _bits(place: Place) -> Callable[[int], int]:
     return lambda value: value >> shift & mask
 
 
+@functools.lru_cache(None)
+def _bits_of_bytes(shift: int, mask: int) -> bytes:
+    """What each byte has in some of its bits."""
+    return bytes(byte >> shift & mask for byte in range(256))
+
+
 def _column_bits(place: Place, column: Sequence[int]) -> Sequence[int]:
     if place.signed_bits:
         return list(map(_bits(place), column))
     shift, mask = place.shift, place.mask
+    if place.size == 1:
+        return bytes(column).translate(_bits_of_bytes(shift, mask))
     return [value >> shift & mask for value in column]
 
 

@@ -60,13 +60,16 @@ class Clock:
 
     def all_to_us(self, jiffies: Iterable[int]) -> list[int]:
         """:meth:`to_us` of each."""
-        hz = self.hz
-        return [value * 1_000_000 // hz for value in jiffies]
+        tick, rest = divmod(1_000_000, self.hz)
+        return list(map(self.to_us, jiffies)) if rest else [value * tick for value in jiffies]
 
     def all_since_ms(self, jiffies32: Iterable[int]) -> list[int]:
         """:meth:`since_ms` of each, at the same moment."""
-        now, hz = self.jiffies, self.hz
-        return [-(-(now - moment & 0xFFFFFFFF) * 1000 // hz) for moment in jiffies32]
+        now = self.jiffies
+        tick, rest = divmod(1000, self.hz)
+        if rest:
+            return [self.to_ms(now - moment & 0xFFFFFFFF) for moment in jiffies32]
+        return [(now - moment & 0xFFFFFFFF) * tick for moment in jiffies32]
 
     def until_s(self, expires: int) -> float:
         """Seconds until a timer expires; negative if it is late."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from typing import NamedTuple, Union
 
 from drgn import FaultError, Program, offsetof
@@ -165,13 +166,20 @@ class Holders(FileHolders):
             for file, what in unreadable:
                 for holder in self.unpacked(self.of_file(file)):
                     self.problems.append(f"pid {holder.pid} fd {holder.fd}: {what} cannot be read")
-            for sk, file in zip(sks, holding):
-                if self._file.setdefault(sk, file) != file:
-                    # Two files of one sock do not happen; were it so, both count.
-                    self._others.setdefault(sk, []).append(file)
+            found = dict(zip(sks, holding))
+            if len(found) == len(sks) and self._file.keys().isdisjoint(found):
+                self._file.update(found)
+            else:
+                self._add_again(sks, holding)
             self.inodes.update(zip(sks, map(_inode, zip(inos, uids))))
-            for sk, group in zip(sks, groups):
-                self._groups[group].append(sk)
+            for group in set(groups):
+                self._groups[group] += compress(sks, map(group.__eq__, groups))
+
+    def _add_again(self, sks: Sequence[int], files: Sequence[int]) -> None:
+        # Two files of one sock do not happen; were it so, both count.
+        for sk, file in zip(sks, files):
+            if self._file.setdefault(sk, file) != file:
+                self._others.setdefault(sk, []).append(file)
 
     def packed(self, sks: Iterable[int]) -> Iterator[Sequence[int]]:
         """
@@ -241,30 +249,31 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _Sockets:
     files = _FilePrivate.layout(prog).read_batch(addresses)
     unreadable = [(file, f"struct file at {file:#x}") for file in files.unreadable]
     socket_ops = socket_file_ops(prog)
-    by_socket: dict[int, list[int]] = {}
     columns = (files.addresses, files.column("op"), files.column("private_data"))
-    for file, op, private_data in zip(*columns):
-        if op == socket_ops:
-            by_socket.setdefault(private_data - offset, []).append(file)
+    held = [(private - offset, file) for file, op, private in zip(*columns) if op == socket_ops]
+    by_socket = dict(held)
     sockets = SocketAlloc.layout(prog).read_batch(by_socket)
-    for address in sockets.unreadable:
-        what = f"struct socket at {address + offset:#x}"
-        unreadable += [(file, what) for file in by_socket[address]]
-    groups = SocketGroups(prog)
-    rows = [
-        (file, sk, ino, uid, groups[key])
-        for address, sk, ino, uid, key in zip(
-            sockets.addresses,
-            sockets.column("sk"),
-            sockets.column("ino"),
-            sockets.column("uid"),
-            zip(sockets.column("ops"), sockets.column("type")),
-        )
-        if sk
-        for file in by_socket[address]
-    ]
-    holding, sks, inos, uids, names = map(list, zip(*rows)) if rows else ([], [], [], [], [])
-    return unreadable, holding, sks, inos, uids, names
+    if sockets.unreadable:
+        bad = set(sockets.unreadable)
+        for address, file in held:
+            if address in bad:
+                unreadable.append((file, f"struct socket at {address + offset:#x}"))
+    kinds = zip(sockets.column("ops"), sockets.column("type"))
+    found = (
+        sockets.column("sk"),
+        sockets.column("ino"),
+        sockets.column("uid"),
+        list(map(SocketGroups(prog).__getitem__, kinds)),
+    )
+    if len(by_socket) == len(held) and all(found[0]):
+        # Always, but for damage and sockets without a sock.
+        holding = list(map(by_socket.__getitem__, sockets.addresses))
+        sks, inos, uids, groups = map(list, found)
+        return unreadable, holding, sks, inos, uids, groups
+    by_address = dict(zip(sockets.addresses, zip(*found)))
+    rows = [(file, *by_address[at]) for at, file in held if at in by_address and by_address[at][0]]
+    holding, sks, inos, uids, groups = map(list, zip(*rows)) if rows else ([], [], [], [], [])
+    return unreadable, holding, sks, inos, uids, groups
 
 
 class SocketGroups(dict[tuple[int, int], str]):

@@ -49,6 +49,18 @@ class Age(Member[int]):
         return clock(prog).all_since_ms
 
 
+class Scaled(Member[int]):
+    """A smoothed value that the kernel keeps as a multiple of 2**bits."""
+
+    def __init__(self, *paths: str, bits: int, help: str) -> None:
+        super().__init__(*paths, help=help, convert=lambda value: value >> bits)
+        self._bits = bits
+
+    def column_converter(self, prog: Program) -> Callable[[Iterable[int]], Iterable[int]]:
+        bits = self._bits
+        return lambda values: [value >> bits for value in values]
+
+
 class InetConnectionSock(InetSock):
     """``struct inet_connection_sock``."""
 
@@ -133,12 +145,10 @@ class TcpSock(InetConnectionSock):
     snd_cwnd = Int("snd_cwnd", help="congestion window, segments")
     snd_ssthresh = Int("snd_ssthresh", help="slow start threshold, segments; 2147483647 for none")
     snd_cwnd_clamp = Int("snd_cwnd_clamp", help="upper bound of the congestion window, segments")
-    rtt_us = Member[int]("srtt_us", convert=lambda v: v >> 3, help="smoothed round-trip time, us")
-    rttvar_us = Member[int]("mdev_us", convert=lambda v: v >> 2, help="its mean deviation, us")
+    rtt_us = Scaled("srtt_us", bits=3, help="smoothed round-trip time, us")
+    rttvar_us = Scaled("mdev_us", bits=2, help="its mean deviation, us")
     min_rtt_us = Int("rtt_min.s[0].v", help="smallest round-trip time of late, us")
-    rcv_rtt_us = Member[int](
-        "rcv_rtt_est.rtt_us", convert=lambda v: v >> 3, help="receiver's estimate of it, us"
-    )
+    rcv_rtt_us = Scaled("rcv_rtt_est.rtt_us", bits=3, help="receiver's estimate of it, us")
     mss = Int("mss_cache", help="segment size for sending, bytes")
     advmss = Int("advmss", help="segment size advertised, bytes")
     write_seq = Int("write_seq", help="sequence number after the last byte written")
