@@ -32,7 +32,6 @@ from typing import (
     Callable,
     ClassVar,
     Generic,
-    NamedTuple,
     Optional,
     TypeVar,
     overload,
@@ -41,6 +40,7 @@ from typing import (
 from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
 
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_groups
+from drgn_sockets.named_tuple import NamedTuple
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Struct")

@@ -7,7 +7,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
-from typing import NamedTuple, Union
+from typing import Union
 
 from drgn import FaultError, Program, offsetof
 
@@ -16,6 +16,7 @@ from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families import OTHER, group_like
 from drgn_sockets.records.fan_out import fan_out
 

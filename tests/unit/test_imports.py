@@ -60,18 +60,28 @@ def test_what_a_command_does_not_import(words: Sequence[str], also: set[str]) ->
     assert imported & (_RARE | also) == set()
 
 
-def test_every_kind_of_file_is_in_the_table() -> None:
-    package = Path(kinds.__file__).parent
+def test_the_table_of_kinds_of_files() -> None:
     found = {
-        path.stem: [fops for kind in kinds._kinds_in(path.stem) for fops in kind.fops]
-        for path in sorted(package.glob("[a-z]*.py"))
+        name: [fops for kind in kinds._kinds_in(name) for fops in kind.fops]
+        for name in kinds._modules()
     }
-    # Some modules are for others.
-    assert {name: fops for name, fops in found.items() if fops} == kinds._MODULES
+    assert {name: found.get(name) for name in kinds._MODULES} == kinds._MODULES
     assert all(kinds._kind_with(fops) in kinds.all_kinds() for fops in kinds._BY_FOPS)
     assert kinds._kind_with("no_fops") is None
-    ends = {module for module in found for kind in kinds._kinds_in(module) if has_end(kind)}
+    ends = {name for name in kinds._MODULES for kind in kinds._kinds_in(name) if has_end(kind)}
     assert ends == set(kinds._WITH_ENDS)
+
+
+def test_a_kind_that_is_not_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pipe", "eventfd"):
+        kind = kinds._kinds_in(name)[0]
+        fops = kind.fops[0]
+        kinds._kind_with.cache_clear()
+        monkeypatch.delitem(kinds._MODULES, name)
+        monkeypatch.delitem(kinds._BY_FOPS, fops)
+        assert kinds._kind_with(fops) is kind
+        assert kinds._kind_with("no_fops") is None
+    kinds._kind_with.cache_clear()
 
 
 def has_end(kind: kinds.Kind) -> bool:

@@ -3,12 +3,13 @@
 The kinds of files: one module each, with its structures, what lsfd has of it, and its lines in
 ``/proc/PID/fdinfo``.
 
-Together they take longer to import than most commands to run: each is imported when there is a
-file of its kind.
+Together they take longer to import than most commands to run: one whose file operations are known
+here is imported when there is such a file, and any other with the first file of an unknown kind.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib import import_module
@@ -35,8 +36,11 @@ __all__ = [
 ]
 
 
-# Of each module the file operations of its kinds.
-_MODULES = {
+# Of modules the file operations of their kinds. It is enough to be in this folder: what is here as
+# well is not imported in vain.
+_MODULES: dict[str, list[str]] = {
+    "base": [],
+    "notify": [],
     "block": ["def_blk_fops"],
     "bpf_btf": ["btf_fops"],
     "bpf_iter": ["bpf_iter_fops"],
@@ -70,7 +74,7 @@ _MODULES = {
     "userfaultfd": ["userfaultfd_fops"],
     "vfio": ["vfio_device_fops"],
 }
-# Those of which a file is an end of something, see Kind.end().
+# Those of these of which a file is an end of something, see Kind.end().
 _WITH_ENDS = ("eventfd", "mqueue", "pipe", "tty")
 _BY_FOPS = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -88,9 +92,16 @@ def _kinds_in(name: str) -> list[Kind]:
     ]
 
 
+@lru_cache(None)
+def _modules() -> list[str]:
+    # pkgutil would import more than all of them.
+    names = os.listdir(__path__[0])  # noqa: PTH208
+    return sorted(name[:-3] for name in names if name.endswith(".py") and name != "__init__.py")
+
+
 def all_kinds() -> list[Kind]:
     """All that are told apart by more than a name."""
-    return [kind for module in _MODULES for kind in _kinds_in(module)]
+    return [kind for module in _modules() for kind in _kinds_in(module)]
 
 
 class Known(NamedTuple):
@@ -117,7 +128,8 @@ def kind_of(prog: Program, op: int) -> Kind | None:
 def kind_with_ends(prog: Program, op: int) -> Kind | None:
     """:func:`kind_of` if such files are ends of something; for very many files."""
     fops = _fops(prog, op)
-    return _kind_with(fops) if _BY_FOPS.get(fops) in _WITH_ENDS else None
+    module = _BY_FOPS.get(fops)
+    return _kind_with(fops) if module is None or module in _WITH_ENDS else None
 
 
 def _fops(prog: Program, op: int) -> str:
@@ -126,9 +138,9 @@ def _fops(prog: Program, op: int) -> str:
 
 @lru_cache(1024)
 def _kind_with(fops: str) -> Kind | None:
-    if fops not in _BY_FOPS:
-        return None
-    return next(kind for kind in _kinds_in(_BY_FOPS[fops]) if fops in kind.fops)
+    modules = [_BY_FOPS[fops]] if fops in _BY_FOPS else set(_modules()).difference(_MODULES)
+    kinds = (kind for module in modules for kind in _kinds_in(module) if fops in kind.fops)
+    return next(kinds, None)
 
 
 def told_apart() -> dict[str, Callable[[FileRecord], bool]]:
