@@ -13,6 +13,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,7 +225,14 @@ def helped(prog: Program, scene: Scene, tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("script") / "script.py"
     path.write_text(_SCRIPT)
     argv = [str(scene.pid), str(scene.ino("unix client"))]
-    out = truth.script(prog, path, *argv).stdout
+    with socket.socket() as waiting:
+        # It waits for data: until then what is connected is a request, which outlives those of
+        # the workloads if it has to.
+        waiting.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 600)
+        waiting.bind(("127.0.0.1", 0))
+        waiting.listen()
+        with socket.create_connection(waiting.getsockname()):
+            out = truth.script(prog, path, *argv).stdout
     return json.loads(out)  # type: ignore[no-any-return]
 
 
@@ -264,7 +272,7 @@ def test_helpers_of_sockets(helped: dict[str, Any], scene: Scene) -> None:
             [child, child, 500],
         ]
     )
-    # tcp_states keeps requests; each leads to one that listens.
+    # Each request leads to one that listens.
     assert helped["requests"] and set(helped["requests"]) == {10}
 
 
