@@ -327,7 +327,9 @@ def _run(
             stdout=sys.stdout.buffer,
             stderr=sys.stderr.buffer,
             timeout=args.timeout,
-            env={"DRGN_SOCKETS_VM": kernel.name},
+            # drgn's threads, which index debugging symbols, spin while they wait for each other:
+            # where one thread is all processors (see vm.qemu), that is a fourth of the time.
+            env={"DRGN_SOCKETS_VM": kernel.name, "OMP_NUM_THREADS": "1"},
         )
     return done.returncode
 

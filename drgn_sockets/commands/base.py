@@ -181,12 +181,12 @@ class Command:
             text: list[str] = []
             seen = Problems()
             for batch in read(part):
-                seen.found(batch)
                 if part.alone:
                     # That is done here, and may be long.
                     rows.write(batch)
                 else:
                     text += lines(batch)
+                seen.found(batch)
             return "".join(text), seen.count, seen.good, part.found()
 
         jobs = self.jobs(prog, args) if len(rest) >= _FEW_PARTS else 1

@@ -22,7 +22,8 @@ from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord, Ring
 from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
 from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
-from drgn_sockets.records.socket import SocketRecord, UnreadableSocket
+from drgn_sockets.records.families.unix import LostName, UnixRecord
+from drgn_sockets.records.socket import AnySocket, SocketRecord
 from drgn_sockets.views.columns import Column
 
 _tcp = functools.partial(Column, of=TcpSockRecord)
@@ -63,6 +64,12 @@ def _memberships(record: PacketRecord) -> list[dict[str, object]]:
         }
         for m in record.memberships
     ]
+
+
+def _error(record: AnySocket) -> str | None:
+    if isinstance(record, UnixRecord) and isinstance(record.name, LostName):
+        return "its name cannot be read"
+    return record.error
 
 
 _OF_FAMILIES = (
@@ -119,7 +126,7 @@ _OF_FAMILIES = (
     Column(
         "error",
         "what cannot be read",
-        lambda r: r.error if isinstance(r, UnreadableSocket) else None,
+        _error,
     ),
 )
 

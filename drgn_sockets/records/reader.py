@@ -24,7 +24,7 @@ from drgn_sockets.records.families import (
     groups_like,
     plain_record,
 )
-from drgn_sockets.records.families.unix import UnixRecord, UnixSock, unix_name
+from drgn_sockets.records.families.unix import LOST_NAME, UnixRecord, UnixSock, unix_name
 from drgn_sockets.records.holders import AnyInode, Holders, SocketGroups, SocketInode
 from drgn_sockets.records.notes import note
 from drgn_sockets.records.parts import Batch, Part
@@ -147,6 +147,10 @@ class UnixBatch(SocketBatch):
             ends.update(zip(far.addresses, zip(inos, names)))
         return [ends.get(peer, (0, None)) for peer in peers]
 
+    def errors(self) -> int:
+        # To count them alone they need not be read.
+        return sum(n is LOST_NAME for n in self.names) if self.reader.lost_names else 0
+
     def _make(self) -> Iterator[SocketRecord]:
         for record, name, peer in zip(super()._make(), self.names, self.peers):
             assert isinstance(record, UnixRecord)
@@ -168,6 +172,8 @@ class SocketReader:
         self._netns = {net: ns.ino for net, ns in net_namespaces(prog).items()}
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
         self._unix_names: dict[int, bytes | None] = {}
+        #: Whether names of unix sockets could not be read.
+        self.lost_names = False
         self._ifnames: dict[tuple[int, int], bytes | None] = {}
         self._known = holders.inodes if holders is not None else _NO_INODES
 
@@ -345,13 +351,17 @@ class SocketReader:
         return found
 
     def unix_name(self, addr: int) -> bytes | None:
-        """The name at a ``struct unix_address *``, ``None`` for none."""
+        """
+        The name at a ``struct unix_address *``, ``None`` for none; :data:`LOST_NAME` for one that
+        cannot be read.
+        """
         # An accepted socket shares the unix_address of its listener.
         if addr not in self._unix_names:
             try:
                 self._unix_names[addr] = unix_name(self.prog, addr)
             except FaultError:
-                self._unix_names[addr] = None
+                self._unix_names[addr] = LOST_NAME
+                self.lost_names = True
         return self._unix_names[addr]
 
 

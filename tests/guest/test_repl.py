@@ -43,7 +43,7 @@ class Repl:
 
     def _until_prompt(self) -> str:
         data = b""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not data.endswith(_PROMPT.encode()):
             assert time.monotonic() < deadline, data
             if select.select([self.fd], [], [], 1)[0]:

@@ -398,6 +398,20 @@ def test_pointers_of_a_unix_socket(patient: Patient) -> None:
                     json.loads(line)
 
 
+def test_lost_name_of_a_unix_socket(patient: Patient) -> None:
+    """It is not one without a name: that it is lost is seen in its row, and by the status."""
+    end = patient.core.accounts["unix_fork"]["connections"][0]["listener"]
+    usk = sock_at(patient, end["pid"], end["fd"], "unix_sock")
+    for value in (UNMAPPED, 1, (1 << 64) - 1):
+        with patient.damaged((member(usk, "addr"), word(value))):
+            argv = ("ss", "-xl", "--output", "sk,path,error")
+            done, rows = others_stay(patient, argv, 1)
+            assert done.status == 1
+            (row,) = [row for row in rows if row["error"] is not None]
+            assert row["sk"] == f"{usk.value_():#x}"
+            assert (row["path"], row["error"]) == ("?", "its name cannot be read")
+
+
 def test_receive_queue_that_loops(patient: Patient) -> None:
     """Its length is damaged as well, or the walk would end by that."""
     # Newer kernels count the bytes of SOCK_STREAM.

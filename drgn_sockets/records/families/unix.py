@@ -57,6 +57,13 @@ class UnixAddress(Struct):
     name = Bytes("name", help="struct sockaddr_un[]")
 
 
+class LostName(bytes):
+    """In the place of a name that cannot be read: what is shown of it."""
+
+
+LOST_NAME = LostName(b"?")
+
+
 def unix_name(prog: Program, addr: int) -> bytes | None:
     """
     The name a unix socket is bound to.
