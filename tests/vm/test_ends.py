@@ -126,6 +126,17 @@ def test_hang(runs: Runs) -> None:
     assert len(re.findall(r"^  \| CPU \d: .*RIP=[0-9a-f]{16} ", err, re.MULTILINE)) == 2
 
 
+def test_qemu_crashes(runs: Runs) -> None:
+    """125, and by which signal."""
+    with runs.start("run", "sh", "-c", "echo up; sleep 1000") as p:
+        assert p.stdout and p.stdout.readline() == "up\n"
+        (pid,) = runs.qemus()
+        os.kill(pid, signal.SIGSEGV)
+        _, err = p.communicate(timeout=60)
+    assert p.returncode == 125
+    assert err.startswith("vm: signal 11 ended QEMU: ")
+
+
 def test_timeout(runs: Runs) -> None:
     """124, and which command it was; what it printed before is not lost."""
     out, err = runs.run("run", "--timeout", "3", "sh", "-c", "echo up; sleep 1000", status=124)
