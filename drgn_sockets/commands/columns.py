@@ -246,7 +246,7 @@ COMMON: tuple[Column, ...] = (
         lambda r: None if r.group == "raw" else r.remote_port,
         right=True,
     ),
-    _unix("path", "name of a unix socket, as bytes", attrgetter("name")),
+    _unix("path", "name of a unix socket, as bytes; ? if lost", attrgetter("name")),
     _unix(
         "file_ino",
         "inode of a unix socket's file, which stat shows",

@@ -362,6 +362,8 @@ class SocketReader:
             except FaultError:
                 self._unix_names[addr] = LOST_NAME
                 self.lost_names = True
+                # A row of it may not be shown, as by a filter of names.
+                note(self.prog, "names of unix sockets that cannot be read are shown as ?")
         return self._unix_names[addr]
 
 

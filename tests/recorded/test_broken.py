@@ -410,6 +410,8 @@ def test_lost_name_of_a_unix_socket(patient: Patient) -> None:
             (row,) = [row for row in rows if row["error"] is not None]
             assert row["sk"] == f"{usk.value_():#x}"
             assert (row["path"], row["error"]) == ("?", "its name cannot be read")
+            for words in (("fds", str(end["pid"])), ("ss", "-xl", "src", "unix:nobody")):
+                assert "names of unix sockets that cannot be read" in patient.run(*words).err
 
 
 def test_receive_queue_that_loops(patient: Patient) -> None:

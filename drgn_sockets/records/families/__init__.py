@@ -28,6 +28,14 @@ class _Looks(NamedTuple):
     #: Whether what looks like it, by address family and type, mostly is of another family.
     rare: bool = False
 
+    def like(self, family: int, type_: int) -> bool:
+        """Whether a socket of an address family and type looks like one of these."""
+        return family in self.families and (self.types is None or type_ in self.types)
+
+    def owns(self, family: int, type_: int, protocol: int) -> bool:
+        """Whether a socket of these is one of the family."""
+        return self.like(family, type_) and (self.protocols is None or protocol in self.protocols)
+
 
 _INET = (k.AF_INET, k.AF_INET6)
 
@@ -71,11 +79,7 @@ def all_records() -> Iterator[type[SocketRecord]]:
 def family_of(family: int, type_: int, protocol: int) -> Family | None:
     """The family of a socket, ``None`` for one that has only its generic part."""
     for group, looks in _LOOKS.items():
-        if (
-            family in looks.families
-            and (looks.types is None or type_ in looks.types)
-            and (looks.protocols is None or protocol in looks.protocols)
-        ):
+        if looks.owns(family, type_, protocol):
             return family_of_group(group)
     return None
 
@@ -85,11 +89,7 @@ def group_like(family: int, type_: int) -> str:
     """
     The group that a socket of an address family and type looks like: SCTP, say, looks like TCP.
     """
-    alike = [
-        group
-        for group, looks in _LOOKS.items()
-        if family in looks.families and (looks.types is None or type_ in looks.types)
-    ]
+    alike = [group for group, looks in _LOOKS.items() if looks.like(family, type_)]
     alike.sort(key=lambda group: _LOOKS[group].rare)
     return alike[0] if alike else OTHER
 
