@@ -267,7 +267,7 @@ def run() -> NoReturn:
 
 def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    # As views.escape has it; "backslashreplace" makes of U+00E9 what stands for byte 0xE9.
+    # As drgn_sockets.text has it; "backslashreplace" makes of U+00E9 what stands for byte 0xE9.
     codes = map(ord, error.object[error.start : error.end])
     return "".join(f"\\u{c:04x}" if c <= 0xFFFF else f"\\U{c:08x}" for c in codes), error.end
 

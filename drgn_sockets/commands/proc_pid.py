@@ -19,7 +19,7 @@ from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.process import ProcessRecord, read_process
 from drgn_sockets.records.select import task_of
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.procfs.fdinfo import fdinfo
 from drgn_sockets.views.procfs.pid import (
     LINKS,

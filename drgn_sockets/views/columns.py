@@ -12,7 +12,7 @@ from drgn import FaultError
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 
 
 class Column(NamedTuple):

@@ -21,7 +21,7 @@ from drgn_sockets.records.socket import (
     SocketRecord,
     UnreadableSocket,
 )
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.names import netid, state_name
 
 if TYPE_CHECKING:

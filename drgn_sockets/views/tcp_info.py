@@ -23,7 +23,7 @@ from drgn_sockets.records.tcp_info import (
     TlsInfo,
     VegasInfo,
 )
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 
 # In the order of ss; wscale follows the algorithm.
 _OPTIONS = {

@@ -302,7 +302,7 @@ def test_table_and_csv_stay_in_line(elf: Core, column: str) -> None:
     """Names with newlines and escape sequences: still a line each, and they come back."""
     import csv
 
-    from drgn_sockets.views.escape import unescape
+    from drgn_sockets.text import unescape
 
     rows = elf.rows("fds")
     assert any("\n" in (row[column] or "") for row in rows)

@@ -129,7 +129,7 @@ def test_memfds(elf: Core) -> None:
 
 
 def unescaped(text: str) -> bytes:
-    from drgn_sockets.views.escape import unescape
+    from drgn_sockets.text import unescape
 
     return unescape(text)
 

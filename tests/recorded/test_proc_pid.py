@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.procfs.pid import LINKS, PID_FILES
 from drgn_sockets.views.procfs.pid.moments import (
     KHUGEPAGED,

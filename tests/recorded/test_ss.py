@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from drgn_sockets.views.escape import unescape
+from drgn_sockets.text import unescape
 
 from .machine import Core, Row
 from .ss_text import SsRow

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from drgn_sockets.views.escape import unescape
+from drgn_sockets.text import unescape
 
 from .. import tables
 from .conftest import KERNELS

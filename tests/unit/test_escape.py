@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_sockets.views.escape import escape, unescape
+from drgn_sockets.text import escape, unescape
 
 ODD = st.one_of(
     st.binary(max_size=64),

@@ -8,7 +8,7 @@ from drgn import Object, container_of
 from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.kinds.base import Field, Kind
 from drgn_sockets.views.kinds.bpf_prog import prog_id
 

@@ -17,7 +17,7 @@ from drgn_sockets.kernel.structs import Int, OptInt, Struct, find_place
 from drgn_sockets.kernel.vsprintf import shows_addresses
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.kinds.base import Field, Kind
 from drgn_sockets.views.kinds.bpf_map import map_id
 from drgn_sockets.views.kinds.bpf_prog import BpfProg, BpfProgAux

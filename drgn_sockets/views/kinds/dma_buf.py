@@ -9,7 +9,7 @@ from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.kinds.base import Field, Kind
 
 _NAME_MAX = 256

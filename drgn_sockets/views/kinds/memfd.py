@@ -8,7 +8,7 @@ from drgn import offsetof
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.kinds.base import Field, Kind
 
 # include/uapi/linux/fcntl.h: F_SEAL_*

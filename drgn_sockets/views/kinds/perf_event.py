@@ -13,7 +13,7 @@ from drgn_sockets.kernel.structs import Int, OptInt, Struct
 from drgn_sockets.kernel.task import Task
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.kinds.base import Field, Kind, shows_fdinfo
 from drgn_sockets.views.kinds.bpf_prog import prog_id
 

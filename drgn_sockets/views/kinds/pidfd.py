@@ -10,7 +10,7 @@ from drgn_sockets.kernel.pid import Pid, upids
 from drgn_sockets.kernel.task import pid_task
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.kinds.base import Field, Kind
 
 _PIDFS = "pidfs_file_operations"

@@ -11,7 +11,7 @@ from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.kinds.base import Field, Kind, shows_fdinfo
 
 _MAX_DEPTH = 256

@@ -9,7 +9,7 @@ from drgn import FaultError
 
 from drgn_sockets.kernel.task import FileTable, Task
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.views.escape import escape
+from drgn_sockets.text import escape
 from drgn_sockets.views.procfs.pid.base import PidLooker
 
 
