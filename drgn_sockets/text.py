@@ -8,8 +8,12 @@ CSV what is not printable is written with a backslash, and so is the backslash i
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
+from typing import Any
+
+from drgn import FaultError
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LONG = {"n": b"\n", "r": b"\r", "t": b"\t", "\\": b"\\", '"': b'"'}
@@ -72,3 +76,26 @@ def unescape(text: str) -> bytes:
         else:
             raise ValueError(f"no such escape: {match[0]!r}")
     return bytes(raw + text[end:].encode("utf-8", "surrogateescape"))
+
+
+# Commands and paths come again and again.
+escaped = functools.lru_cache(1024)(escape)
+
+
+def plain(value: Any) -> str:
+    """A value as text."""
+    if value is None:
+        return "-"
+    if isinstance(value, FaultError):
+        return f"unreadable: {value}"
+    if isinstance(value, bytes):
+        return escaped(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(plain, value)) or "-"
+    if isinstance(value, dict):
+        return " ".join(f"{k}={plain(v)}" for k, v in value.items()) or "-"
+    return str(value)

@@ -11,7 +11,8 @@ from drgn_sockets.commands.fd_columns import user_name
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.kernel.task_facts import Limit
 from drgn_sockets.records.fd import FdRecord
-from drgn_sockets.views.columns import Column, escaped, plain
+from drgn_sockets.text import escaped, plain
+from drgn_sockets.views.columns import Column
 
 
 class Summary:

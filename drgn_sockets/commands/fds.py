@@ -20,8 +20,8 @@ from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records import select
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.text import escape
-from drgn_sockets.views.columns import Column, escaped, plain
+from drgn_sockets.text import escape, escaped, plain
+from drgn_sockets.views.columns import Column
 from drgn_sockets.views.ends import Ends
 from drgn_sockets.views.kinds import Field, Kind, all_kinds, kind_with_ends, known_of, told_apart
 from drgn_sockets.views.names import device_text

@@ -7,12 +7,10 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable
 
-from drgn import FaultError
-
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.text import escape
+from drgn_sockets.text import plain
 
 
 class Column(NamedTuple):
@@ -48,10 +46,6 @@ class Column(NamedTuple):
     def value(self, record: Any) -> Any:
         """Its value for *record*."""
         return self.get(record) if isinstance(record, self.of) else None
-
-
-# Commands and paths come again and again.
-escaped = functools.lru_cache(1024)(escape)
 
 
 def getters(columns: Sequence[Column], cls: type) -> list[Callable[[Any], Any] | None]:
@@ -100,25 +94,6 @@ def _cell(column: Column, cls: type) -> Callable[[Any], Any]:
 
 def _nothing(record: object) -> None:
     return None
-
-
-def plain(value: Any) -> str:
-    """A value as text."""
-    if value is None:
-        return "-"
-    if isinstance(value, FaultError):
-        return f"unreadable: {value}"
-    if isinstance(value, bytes):
-        return escaped(value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(plain, value)) or "-"
-    if isinstance(value, dict):
-        return " ".join(f"{k}={plain(v)}" for k, v in value.items()) or "-"
-    return str(value)
 
 
 def choose(columns: Sequence[Column], output: str | None, shown: Iterable[str]) -> list[Column]:

@@ -10,7 +10,7 @@ from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.records.families.inet import InetRecord, InetSock, Ipv6Pinfo
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.socket import SocketRecord, Timer
-from drgn_sockets.views.columns import escaped
+from drgn_sockets.text import escaped
 
 if TYPE_CHECKING:
     from drgn_sockets.kernel.cgroup import CgroupPath

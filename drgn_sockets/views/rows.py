@@ -9,7 +9,8 @@ from typing import Any, Callable, TextIO
 from drgn import FaultError
 
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.views.columns import Column, getters, plain, rows_maker
+from drgn_sockets.text import plain
+from drgn_sockets.views.columns import Column, getters, rows_maker
 
 #: Makes the lines of a batch of records.
 Lines = Callable[[Batch], Iterable[str]]

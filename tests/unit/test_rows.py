@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.text import unescape
+from drgn_sockets.text import plain, unescape
 from drgn_sockets.views import rows
-from drgn_sockets.views.columns import Column, choose, plain, rows_maker
+from drgn_sockets.views.columns import Column, choose, rows_maker
 from drgn_sockets.views.rows import Csv, Json, Rows, Table
 
 NUMBER = Column("number", "a number", lambda r: r[0], True, right=True)

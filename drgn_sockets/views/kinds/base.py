@@ -12,7 +12,7 @@ from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.columns import plain
+from drgn_sockets.text import plain
 
 S = TypeVar("S")
 T = TypeVar("T")

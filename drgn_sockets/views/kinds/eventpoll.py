@@ -14,7 +14,7 @@ from drgn_sockets.kernel.rbtree import rb_in_order
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.columns import plain
+from drgn_sockets.text import plain
 from drgn_sockets.views.kinds.base import Field, Kind, tell, there
 
 S = TypeVar("S", bound=Struct)

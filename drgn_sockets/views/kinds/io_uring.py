@@ -17,7 +17,7 @@ from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_pointers, re
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.columns import plain
+from drgn_sockets.text import plain
 from drgn_sockets.views.kinds.base import Field, Kind, attempt, tell, there
 
 T = TypeVar("T")

@@ -11,8 +11,7 @@ from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.fsnotify import FsnotifyGroup, Watched, fsnotify_marks
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.text import escape
-from drgn_sockets.views.columns import plain
+from drgn_sockets.text import escape, plain
 
 
 class Group(NamedTuple):

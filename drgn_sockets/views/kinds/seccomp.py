@@ -13,7 +13,7 @@ from drgn_sockets.kernel.structs import Int, Struct, find_place
 from drgn_sockets.kernel.task import Task
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.views.columns import plain
+from drgn_sockets.text import plain
 from drgn_sockets.views.kinds.base import Field, Kind, attempt
 
 _MAX_CALLS = 1 << 16
