@@ -35,8 +35,8 @@ from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FdReader, FdRecord
+from drgn_sockets.records.kinds import known_of
 from drgn_sockets.text import escape
-from drgn_sockets.views.kinds import known_of
 from drgn_sockets.views.procfs import FILES, Looker, Row
 from drgn_sockets.views.procfs.fdinfo import own_lines
 from drgn_sockets.views.procfs.moments import COUNTS, PAGES, TOLERANCE_S, How, fd_how, how

@@ -14,10 +14,10 @@ from drgn_sockets.kernel.device import blkdev_name, chrdev_name, miscdev_name, p
 from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, minor
 from drgn_sockets.kernel.locks import F_WRLCK
 from drgn_sockets.records.fd import FdRecord, FileRecord
+from drgn_sockets.records.locks import locks_of
 from drgn_sockets.text import escaped
 from drgn_sockets.views import lsof
 from drgn_sockets.views.columns import Column
-from drgn_sockets.views.locks import locks_of
 from drgn_sockets.views.names import device_text
 
 # As lsfd has them.

@@ -18,12 +18,12 @@ from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, mi
 from drgn_sockets.kernel.file import flag_names
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records import select
+from drgn_sockets.records.ends import Ends
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
+from drgn_sockets.records.kinds import Field, Kind, all_kinds, kind_with_ends, known_of, told_apart
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.text import escape, escaped, plain
 from drgn_sockets.views.columns import Column
-from drgn_sockets.views.ends import Ends
-from drgn_sockets.views.kinds import Field, Kind, all_kinds, kind_with_ends, known_of, told_apart
 from drgn_sockets.views.names import device_text
 from drgn_sockets.views.sockets import describe, descriptions, holders_text
 
@@ -194,7 +194,7 @@ def _pos(r: FdRecord) -> int | None:
 
 
 def _locks(r: FdRecord) -> list[str] | str:
-    from drgn_sockets.views.locks import lock_words, locks_of
+    from drgn_sockets.records.locks import lock_words, locks_of
 
     lost: list[FaultError] = []
     try:

@@ -18,8 +18,8 @@ from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.fd import FdRecord, FileRecord
+from drgn_sockets.records.kinds import known_of
 from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.views.kinds import known_of
 
 _DELETED = b" (deleted)"
 _ANON = b"anon_inode:"

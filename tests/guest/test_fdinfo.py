@@ -13,8 +13,8 @@ from drgn import Program
 
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.views.kinds import kind_of
-from drgn_sockets.views.locks import lock_words, locks_of
+from drgn_sockets.records.kinds import kind_of
+from drgn_sockets.records.locks import lock_words, locks_of
 from drgn_sockets.views.procfs.fdinfo import fdinfo
 from drgn_sockets.views.procfs.moments import TOLERANCE_S, How, fd_how
 

@@ -15,8 +15,8 @@ from drgn import FaultError, Object
 
 from drgn_sockets.kernel.locks import FileLock
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.views.kinds import known_of
-from drgn_sockets.views.locks import locks_of
+from drgn_sockets.records.kinds import known_of
+from drgn_sockets.records.locks import locks_of
 from drgn_sockets.views.procfs.fdinfo import own_lines
 
 from .machine import Core

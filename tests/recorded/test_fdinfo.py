@@ -21,7 +21,7 @@ from drgn_sockets.kernel.time import (
     ktime_get,
 )
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.views.kinds import all_kinds, known_of
+from drgn_sockets.records.kinds import all_kinds, known_of
 from drgn_sockets.views.procfs.fdinfo import fdinfo
 from drgn_sockets.views.procfs.moments import TOLERANCE_S, fd_how
 from tests import tables

@@ -15,7 +15,7 @@ from drgn_sockets.check.compare import Comparison, Memory, Mismatch, Result
 from drgn_sockets.check.procfs import NET_FILES, FdLook, Look, NetText
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.fd import FdRecord
-from drgn_sockets.views.kinds import Kind, Known
+from drgn_sockets.records.kinds import Kind, Known
 from drgn_sockets.views.procfs import Row
 
 NS = 4026531840

@@ -16,8 +16,8 @@ import pytest
 
 import drgn_sockets
 from drgn_sockets import demo, named_tuple
+from drgn_sockets.records import kinds
 from drgn_sockets.records.families import FAMILIES, OTHER, family_of_group
-from drgn_sockets.views import kinds
 
 _LIST = "import sys; from drgn_sockets.cli import main; main(); print(*sys.modules)"
 _FAMILIES = "drgn_sockets.records.families"
@@ -27,7 +27,7 @@ _RARE = {
     *("drgn_sockets.records.tcp_info", "drgn_sockets.records.filter", "drgn_sockets.views.lsof"),
     *("drgn_sockets.records.associated", "drgn_sockets.commands.fd_columns"),
     *("drgn_sockets.commands.fd_summary", "drgn_sockets.commands.more_columns"),
-    *("drgn_sockets.records.find", "drgn_sockets.kernel.locks", "drgn_sockets.views.locks"),
+    *("drgn_sockets.records.find", "drgn_sockets.kernel.locks", "drgn_sockets.records.locks"),
 }
 
 
@@ -42,7 +42,7 @@ _RARE = {
             },
         ),
         (["ss", "-xl"], {f"{_FAMILIES}.{name}" for name in ("mptcp", "sctp", "tcp", "udp")}),
-        (["fds", "1"], {f"drgn_sockets.views.kinds.{name}" for name in ("bpf_link", "tun")}),
+        (["fds", "1"], {f"drgn_sockets.records.kinds.{name}" for name in ("bpf_link", "tun")}),
     ],
 )
 def test_what_a_command_does_not_import(words: Sequence[str], also: set[str]) -> None:

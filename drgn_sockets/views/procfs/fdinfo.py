@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from drgn import FaultError, Program
 
 from drgn_sockets.records.fd import FdRecord
-from drgn_sockets.views.kinds import known_of
-from drgn_sockets.views.kinds.base import shows_fdinfo, tell
-from drgn_sockets.views.locks import lock_line, locks_of
+from drgn_sockets.records.kinds import known_of
+from drgn_sockets.records.kinds.base import shows_fdinfo, tell
+from drgn_sockets.records.locks import lock_line, locks_of
 
 
 def has_ino(prog: Program) -> bool:

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Who holds the other ends of an open file, as lsfd's column ``ENDPOINTS`` has them."""
+
+from __future__ import annotations
+
+import functools
+from typing import TypeVar
+
+from drgn import Program
+
+from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, File
+from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.records.holders import FileHolders, Holder, Holders
+from drgn_sockets.records.kinds import kind_with_ends
+from drgn_sockets.records.kinds.base import End, Kind
+from drgn_sockets.records.notes import note
+
+H = TypeVar("H", bound=FileHolders)
+
+_FEW = 1 << 13
+_BOTH = FMODE_READ, FMODE_WRITE
+
+# include/net/sock.h
+_RCV_SHUTDOWN = 1
+_SEND_SHUTDOWN = 2
+
+
+class _UnixSock(Struct):
+    C_TYPE = "struct unix_sock"
+
+    shutdown = Int("sk.sk_shutdown")
+    peer = Int("peer")
+
+
+class Endpoint(NamedTuple):
+    """An fd at another end."""
+
+    holder: Holder
+    #: What it is open for: ``rw``, ``r-``, ``-w``; nothing where ends do not differ in that.
+    mode: str = ""
+    #: Whether one reads what the other writes.
+    is_opposite: bool = True
+
+    def __bytes__(self) -> bytes:
+        """As lsfd writes it: ``184,cat,0r-``."""
+        holder = self.holder
+        return b"%d,%b,%d%b" % (holder.pid, holder.comm, holder.fd, self.mode.encode())
+
+
+class _OpenEnd(NamedTuple):
+    """An open file that is an end of something."""
+
+    file: File
+    end: End
+
+
+class Ends:
+    """
+    The ends of pipes and the like that processes hold, and who holds them.
+
+    Nothing is read before it is asked for, and then of the whole machine.
+    """
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+
+    @classmethod
+    def of(cls, file: FileRecord) -> Ends:
+        """Those that go with *file*, the same for all that its reader reads."""
+        found: Ends | None = file.shared.get("ends")
+        if found is None:
+            found = file.shared["ends"] = cls(file.prog)
+        return found
+
+    @functools.cached_property
+    def _tables(self) -> list[FileTable]:
+        return Tasks(self._prog).tables()
+
+    @functools.cached_property
+    def are_few(self) -> bool:
+        """Whether the machine has so few open files that nobody notices what all of this takes."""
+        some = FileHolders(self._prog, self._tables, _FEW)
+        if some.complete:
+            self._holders = self._told(some)
+        return some.complete
+
+    @functools.cached_property
+    def _holders(self) -> FileHolders:
+        return self._told(FileHolders(self._prog, self._tables))
+
+    @functools.cached_property
+    def _sockets(self) -> Holders:
+        return self._told(Holders(self._prog, self._tables))
+
+    def _told(self, holders: H) -> H:
+        for problem in holders.problems:
+            note(self._prog, f"other ends may be missing: {problem}")
+        return holders
+
+    @functools.cached_property
+    def _by_end(self) -> dict[int, list[_OpenEnd]]:
+        prog = self._prog
+        files = File.layout(prog).read_batch(self._holders.files())
+        ops = files.column("op")
+        # There are few operations, and very many files.
+        kinds = {op: kind for op in set(ops) if (kind := kind_with_ends(prog, op))}
+        found: dict[int, list[_OpenEnd]] = {}
+        some = files.select([i for i, op in enumerate(ops) if op in kinds])
+        for file in some:
+            end = _end(kinds[file.op], prog, file)
+            if end is not None:
+                found.setdefault(end.of, []).append(_OpenEnd(file, end))
+        return found
+
+    @functools.cached_property
+    def _unix(self) -> dict[int, _UnixSock]:
+        return {
+            sk: sock
+            for sk, sock in _UnixSock.layout(self._prog).read_many(
+                self._sockets.sks_of_group("unix")
+            )
+            if sock is not None
+        }
+
+    @functools.cached_property
+    def _senders(self) -> dict[int, list[_UnixSock]]:
+        """By unix socket, those that are connected to it."""
+        found: dict[int, list[_UnixSock]] = {}
+        for sock in self._unix.values():
+            found.setdefault(sock.peer, []).append(sock)
+        return found
+
+    def endpoints(self, table: FileTable, fd: int, file: FileRecord) -> list[Endpoint] | None:
+        """
+        Who holds the other ends of what an fd is an end of, in the order of processes and fds.
+
+        :return: ``None`` if it is no end of anything
+        """
+        if file.sk:
+            return self._of_socket(file.sk)
+        kind = kind_with_ends(file.prog, file.op)
+        if kind is None:
+            return None
+        end = _end(kind, file.prog, file.file)
+        if end is None:
+            return None
+        n = len(self._tables)
+        found = []
+        for other in self._by_end.get(end.of, ()):
+            if end.side and end.side == other.end.side:
+                continue
+            mode = _mode(other.file) if kind.ends_have_modes else ""
+            is_opposite = not mode or bool(end.side) or _are_opposite(file.mode, other.file.mode)
+            for packed in self._holders.of_file(other.file.address):
+                of = self._tables[packed % n]
+                if (of.pid, of.files, packed // n) != (table.pid, table.files, fd):
+                    [holder] = self._holders.unpacked([packed])
+                    found.append(Endpoint(holder, mode, is_opposite))
+        return sorted(found, key=_order)
+
+    def _of_socket(self, sk: int) -> list[Endpoint] | None:
+        sock = self._unix.get(sk)
+        if sock is None:
+            return None
+        peer = self._unix.get(sock.peer)
+        # Who has no peer may be what others send to.
+        others = self._senders.get(sk, []) if not sock.peer else [peer] if peer else []
+        found = [
+            Endpoint(holder, _rw(~o.shutdown & _RCV_SHUTDOWN, ~o.shutdown & _SEND_SHUTDOWN))
+            for o in others
+            for holder in self._sockets.of(o.address)
+        ]
+        return sorted(found, key=_order)
+
+
+def _end(kind: Kind, prog: Program, file: File) -> End | None:
+    try:
+        return kind.end(prog, file)
+    except (LookupError, *UNREADABLE):
+        # Its own row says so.
+        return None
+
+
+def _rw(readable: int, writable: int) -> str:
+    return ("r" if readable else "-") + ("w" if writable else "-")
+
+
+def _mode(file: File) -> str:
+    return _rw(file.mode & FMODE_READ, file.mode & FMODE_WRITE)
+
+
+def _are_opposite(one: int, other: int) -> bool:
+    return any(one & a and other & b for a, b in (_BOTH, _BOTH[::-1]))
+
+
+def _order(endpoint: Endpoint) -> tuple[int, int, int]:
+    holder = endpoint.holder
+    return holder.pid, holder.tid or 0, holder.fd

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""epoll: fs/eventpoll.c."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from typing import Any, TypeVar
+
+from drgn import FaultError, offsetof
+
+from drgn_sockets.kernel.file import File, Inode, SuperBlock
+from drgn_sockets.kernel.rbtree import rb_in_order
+from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.records.kinds.base import Field, Kind, tell, there
+from drgn_sockets.text import plain
+
+S = TypeVar("S", bound=Struct)
+
+# Column ``detail`` has so many; ``eventpoll.tfds`` has all.
+_SHOWN = 32
+
+
+class Eventpoll_(Struct):
+    """``struct eventpoll``."""
+
+    C_TYPE = "struct eventpoll"
+
+    root = Int("rbr.rb_root.rb_node", help="struct rb_node *")
+
+
+class Epitem(Struct):
+    """``struct epitem``."""
+
+    C_TYPE = "struct epitem"
+
+    fd = Int("ffd.fd", help="fd under which it was added")
+    file = Int("ffd.file", help="struct file *")
+    events = Int("event.events", help="EPOLL* flags")
+    data = Int("event.data", help="what epoll_wait() gives back")
+
+
+class Watched(NamedTuple):
+    """What fdinfo tells of a file that is waited for."""
+
+    pos: int
+    ino: int
+    #: Device of its file system, as the kernel's ``dev_t``.
+    sdev: int
+
+
+class Target(NamedTuple):
+    """A file that is waited for."""
+
+    item: Epitem
+    file: Watched | FaultError
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "tfd": self.item.fd,
+            "events": f"{self.item.events:#x}",
+            "data": f"{self.item.data:#x}",
+            "file": f"{self.item.file:#x}",
+            "ino": self.file if isinstance(self.file, FaultError) else self.file.ino,
+        }
+
+
+class Targets(NamedTuple):
+    """Those of an epoll file, in the order in which fdinfo has them."""
+
+    targets: list[Target | FaultError]
+
+    @property
+    def tfds(self) -> list[int | FaultError]:
+        fds = sorted(t.item.fd for t in self.targets if isinstance(t, Target))
+        return [*fds, *(t for t in self.targets if isinstance(t, FaultError))]
+
+
+class Eventpoll(Kind):
+    """epoll."""
+
+    name = "eventpoll"
+    fops = ("eventpoll_fops",)
+    fields = (
+        Field("tfds", "fds that an epoll waits for", attrgetter("tfds")),
+        Field(
+            "targets",
+            "the same with events, data, struct file and inode",
+            lambda it: [t.as_dict() if isinstance(t, Target) else t for t in it.targets],
+            shown=False,
+        ),
+    )
+
+    def read(self, file: FileRecord) -> Targets:
+        prog = file.prog
+        root = Eventpoll_.layout(prog).read(file.private_data).root
+        offset = offsetof(prog.type("struct epitem"), "rbn")
+        lost: list[FaultError] = []
+        order = [node - offset for node in rb_in_order(prog, root, lost)]
+        found = dict(Epitem.layout(prog).read_many(order))
+        items = [_there(found, "epitem", address) for address in order]
+        good = [item for item in items if isinstance(item, Epitem)]
+        files = dict(File.layout(prog).read_many(item.file for item in good))
+        inodes = dict(Inode.layout(prog).read_many(f.inode for f in files.values() if f))
+        sbs = dict(SuperBlock.layout(prog).read_many(i.sb for i in inodes.values() if i))
+
+        def watched(address: int) -> Watched | FaultError:
+            target = _there(files, "file", address)
+            if isinstance(target, FaultError):
+                return target
+            inode = _there(inodes, "inode", target.inode)
+            if isinstance(inode, FaultError):
+                return inode
+            sb = _there(sbs, "super_block", inode.sb)
+            return sb if isinstance(sb, FaultError) else Watched(target.pos, inode.ino, sb.dev)
+
+        targets = [
+            item if isinstance(item, FaultError) else Target(item, watched(item.file))
+            for item in items
+        ]
+        return Targets([*targets, *lost])
+
+    def fdinfo(self, file: FileRecord, it: Targets) -> Iterator[bytes]:
+        """``ep_show_fdinfo()``"""
+        lost: list[FaultError] = []
+        for item, watched in there(map(_whole, it.targets), lost):
+            yield b"tfd: %8d events: %8x data: %16x  pos:%d ino:%x sdev:%x\n" % (
+                item.fd,
+                item.events,
+                item.data,
+                *watched,
+            )
+        tell(lost)
+
+    def words(self, it: Targets) -> str:
+        tfds = it.tfds
+        more = f",… ({len(tfds)})" if len(tfds) > _SHOWN else ""
+        return f"tfds={plain(tfds[:_SHOWN])}{more}"
+
+
+def _whole(target: Target | FaultError) -> tuple[Epitem, Watched] | FaultError:
+    if isinstance(target, FaultError):
+        return target
+    return target.file if isinstance(target.file, FaultError) else (target.item, target.file)
+
+
+def _there(found: Mapping[int, S | None], name: str, address: int) -> S | FaultError:
+    return found[address] or FaultError(f"struct {name} cannot be read", address)

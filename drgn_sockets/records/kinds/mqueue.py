@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""POSIX message queues: ipc/mqueue.c."""
+
+from __future__ import annotations
+
+from drgn import Object, Program, offsetof
+
+from drgn_sockets.kernel.file import File
+from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.records.kinds.base import End, Field, Kind
+
+
+class MqueueInode(Struct):
+    """``struct mqueue_inode_info``."""
+
+    C_TYPE = "struct mqueue_inode_info"
+
+    messages = Int("attr.mq_curmsgs", help="messages in the queue")
+    max_messages = Int("attr.mq_maxmsg", help="how many there may be")
+    max_size = Int("attr.mq_msgsize", help="how large one may be, bytes")
+    bytes = Int("qsize", help="bytes in the queue")
+    notify_owner = Int("notify_owner", help="struct pid * of who wants to be told")
+
+
+class MqueueRecord(NamedTuple):
+    """What there is to know of a message queue."""
+
+    queue: MqueueInode
+    #: Who wants to be told of messages (mq_notify(3)), ``None`` if nobody does.
+    notify_pid: int | None
+
+
+class Mqueue(Kind):
+    """A POSIX message queue."""
+
+    name = "mqueue"
+    fops = ("mqueue_file_operations",)
+    fields = (
+        Field("messages", "messages in a queue", lambda it: it.queue.messages),
+        Field("bytes", "bytes in a message queue", lambda it: it.queue.bytes),
+        Field("max_messages", "messages that there may be", lambda it: it.queue.max_messages),
+        Field("max_size", "size that a message may have, bytes", lambda it: it.queue.max_size),
+        Field("notify_pid", "process that is told of messages", lambda it: it.notify_pid),
+    )
+
+    def read(self, file: FileRecord) -> MqueueRecord:
+        prog = file.prog
+        offset = offsetof(prog.type(MqueueInode.C_TYPE), "vfs_inode")
+        queue = MqueueInode.layout(prog).read(file.file.inode - offset)
+        pid = None
+        if queue.notify_owner:
+            pid = int(Object(prog, "struct pid *", queue.notify_owner).numbers[0].nr)
+        return MqueueRecord(queue, pid)
+
+    def end(self, prog: Program, file: File) -> End:
+        return End(file.inode)

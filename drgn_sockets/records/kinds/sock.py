@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Sockets, as far as fdinfo tells of them: net/socket.c and net/unix/af_unix.c."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import FaultError, Program, offsetof
+
+from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.sock import SocketAlloc
+from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.records.kinds.base import Field, Kind
+
+
+class _UnixScm(Struct):
+    C_TYPE = "struct unix_sock"
+
+    state = Int("sk.__sk_common.skc_state")
+    nr_fds = Int("scm_stat.nr_fds.counter")
+
+
+class _SkBuffSock(Struct):
+    C_TYPE = "struct sk_buff"
+
+    sk = Int("sk")
+
+
+class Scm(NamedTuple):
+    """What is on its way to a socket."""
+
+    #: Files in messages that a unix socket has not received; ``None`` for other sockets.
+    fds: int | None
+
+
+class Sock(Kind):
+    """Sockets."""
+
+    name = "sock"
+    fops = ("socket_file_ops",)
+    fields = (
+        Field("scm_fds", "fds in messages that a unix socket has not received", lambda it: it.fds),
+    )
+
+    def read(self, file: FileRecord) -> Scm:
+        # What a file whose socket was exchanged has as its inode is another's.
+        address = _socket_alloc(file)
+        socket = file.inode
+        if not isinstance(socket, SocketAlloc) or socket.address != address:
+            socket = SocketAlloc.layout(file.prog).read(address)
+        if not socket.sk or not _shows_fdinfo(file.prog, socket.ops):
+            return Scm(None)
+        return Scm(_scm_fds(file.prog, socket))
+
+    def fdinfo(self, file: FileRecord, it: Scm) -> Iterator[bytes]:
+        """``unix_show_fdinfo()``"""
+        if it.fds is not None:
+            yield b"scm_fds: %d\n" % it.fds
+
+
+def _socket_alloc(file: FileRecord) -> int:
+    offset: int = offsetof(file.prog.type("struct socket_alloc"), "socket")
+    return file.private_data - offset
+
+
+def _shows_fdinfo(prog: Program, ops: int) -> bool:
+    """Whether its family has something to show: only that of unix sockets has."""
+    known: dict[int, bool] = prog.cache.setdefault("drgn_sockets.sock_fdinfo", {})
+    if ops not in known:
+        offset = offsetof(prog.type("struct proto_ops"), "show_fdinfo")
+        try:
+            known[ops] = bool(prog.read_word(ops + offset))
+        except UNREADABLE:
+            raise FaultError("struct proto_ops cannot be read", ops) from None
+    return known[ops]
+
+
+def _scm_fds(prog: Program, socket: SocketAlloc) -> int:
+    layout = _UnixScm.layout(prog)
+    sock = layout.read(socket.sk)
+    # Linux kernel commit de4370892443 ("af_unix: Show number of inflight fds for sockets in
+    # TCP_LISTEN state too") (in v6.1) changed no type; in the same version commit d1e5e6408b30
+    # ("tcp: Introduce optional per-netns ehash.") did.
+    if sock.state != k.TCP_LISTEN or not prog.type("struct inet_hashinfo").has_member("pernet"):
+        return sock.nr_fds
+    # unix_count_nr_fds(): of connections that nobody has accepted.
+    queue = socket.sk + offsetof(prog.type("struct sock"), "sk_receive_queue")
+    skbs = _SkBuffSock.layout(prog)
+    return sum(layout.read(skbs.read(skb).sk).nr_fds for skb in list_nodes(prog, queue))

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""userfaultfd: fs/userfaultfd.c."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+
+from drgn import FaultError, Program, offsetof
+
+from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.fd import FileRecord
+from drgn_sockets.records.kinds.base import Field, Kind, attempt
+
+# include/uapi/linux/userfaultfd.h: UFFD_API, and of UFFD_API_IOCTLS | UFFD_API_RANGE_IOCTLS
+# what all kernels have: _REGISTER, _UNREGISTER, _WAKE, _COPY, _ZEROPAGE, _API.
+_UFFD_API = 0xAA
+_IOCTLS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 0x3F
+# What came later, each with a type of its argument.
+_LATER = (
+    # 63b2d4174c4a ("userfaultfd: wp: add the writeprotect API to userfaultfd ioctl") (in v5.7)
+    (1 << 6, "struct uffdio_writeprotect"),
+    # f619147104c8 ("userfaultfd: add UFFDIO_CONTINUE ioctl") (in v5.13)
+    (1 << 7, "struct uffdio_continue"),
+    # fc71884a5f59 ("mm: userfaultfd: add new UFFDIO_POISON ioctl") (in v6.6)
+    (1 << 8, "struct uffdio_poison"),
+    # adef440691ba ("userfaultfd: UFFDIO_MOVE uABI") (in v6.8)
+    (1 << 5, "struct uffdio_move"),
+)
+
+
+class UserfaultfdCtx(Struct):
+    """``struct userfaultfd_ctx``."""
+
+    C_TYPE = "struct userfaultfd_ctx"
+
+    features = Int("features", help="UFFD_FEATURE_* flags")
+
+
+class Faults(NamedTuple):
+    """A userfaultfd, and how many faults it has."""
+
+    ctx: UserfaultfdCtx
+    #: Not read yet; or why that is not known.
+    pending: int | FaultError
+    #: Not resolved yet.
+    total: int | FaultError
+
+
+def _ioctls(prog: Program) -> int:
+    ioctls = _IOCTLS
+    for bit, type_ in _LATER:
+        try:
+            prog.type(type_)
+        except LookupError:
+            continue
+        ioctls |= bit
+    return ioctls
+
+
+class Userfaultfd(Kind):
+    """userfaultfd."""
+
+    name = "userfaultfd"
+    fops = ("userfaultfd_fops",)
+    fields = (
+        Field("pending", "faults that a userfaultfd has not told yet", attrgetter("pending")),
+        Field("total", "those, and the ones that nobody has resolved", attrgetter("total")),
+        Field("features", "UFFD_FEATURE_* flags", lambda it: f"{it.ctx.features:#x}"),
+    )
+
+    def read(self, file: FileRecord) -> Faults:
+        prog, address = file.prog, file.private_data
+        ctx = UserfaultfdCtx.layout(prog).read(address)
+        type_ = prog.type("struct userfaultfd_ctx")
+
+        def waiting(queue: str) -> int:
+            return sum(1 for _ in list_nodes(prog, address + offsetof(type_, f"{queue}.head")))
+
+        pending, told = (attempt(waiting, queue) for queue in ("fault_pending_wqh", "fault_wqh"))
+        if isinstance(pending, FaultError):
+            return Faults(ctx, pending, pending)
+        return Faults(ctx, pending, told if isinstance(told, FaultError) else pending + told)
+
+    def fdinfo(self, file: FileRecord, it: Faults) -> Iterator[bytes]:
+        """``userfaultfd_show_fdinfo()``"""
+        for name, count in ((b"pending", it.pending), (b"total", it.total)):
+            if isinstance(count, FaultError):
+                raise count
+            yield b"%b:\t%d\n" % (name, count)
+        yield b"API:\t%x:%x:%x\n" % (_UFFD_API, it.ctx.features, _ioctls(file.prog))
