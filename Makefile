@@ -24,7 +24,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 # What it takes to use it; Debian has venv in a package of its own.
 $(VENV)/.usable: pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || \
-	  { $(SUDO) apt-get install --yes python3-venv && $(PYTHON) -m venv --clear $(VENV); } || \
+	  { $(SUDO) apt-get -o DPkg::Lock::Timeout=600 install --yes python3-venv && $(PYTHON) -m venv --clear $(VENV); } || \
 	  { echo "cannot make a virtual environment: apt install python3-venv" >&2; exit 2; }
 	$(PIP) --editable .
 	@touch $@

@@ -32,15 +32,19 @@ def note(text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of cache entry *path*; it goes with the process, however that ends."""
+def locked(path: Path, what: str | None = None) -> Iterator[None]:
+    """
+    Hold the lock of cache entry *path*; it goes with the process, however that ends.
+
+    :param what: what another holder of the lock does, for the message; makes *path* if not given
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            note(f"waiting for another process that makes {path.name}")
+            note(f"waiting for another process that {what or f'makes {path.name}'}")
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:

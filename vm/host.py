@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from vm import cache
 from vm.cache import note
 from vm.errors import VmError
 
@@ -25,6 +29,11 @@ PACKAGES = {
     "tar": "tar",
     "zstd": "zstd",
 }
+
+#: How long another apt or dpkg of this machine may hold its locks.
+LOCK_SECONDS = 600
+#: Without this option apt gives up at once where somebody else holds dpkg's lock.
+LOCK_TIMEOUT = ("-o", f"DPkg::Lock::Timeout={LOCK_SECONDS}")
 
 
 def as_root(argv: Sequence[str]) -> list[str]:
@@ -48,19 +57,44 @@ def install(package: str) -> None:
     if find("apt-get") is None:
         raise VmError(f"{package} is missing, and there is no apt-get here: install it by hand")
     note(f"installing {package}")
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    argv = as_root(["apt-get", "-qq", "-y", "--no-install-recommends", "install", package])
-    failed = VmError(f"cannot install {package}: try `{' '.join(argv)}`")
-    try:
-        for attempt in ("as is", "after an update"):
+    argv = as_root(["apt-get", *LOCK_TIMEOUT, "-qq", "-y", "--no-install-recommends"])
+    argv += ["install", package]
+    update = as_root(["apt-get", *LOCK_TIMEOUT, "-qq", "update"])
+    with _installing():
+        failed = _apt_get(argv)
+        if failed is not None:
+            _apt_get(update)
+            failed = _apt_get(argv)
+    if failed is not None:
+        raise VmError(f"cannot install {package}: `{' '.join(argv)}`: {failed}")
+
+
+def _installing() -> AbstractContextManager[None]:
+    """Hold the lock of those who install: apt waits for some of its locks only."""
+    return cache.locked(cache.root() / "apt" / "install", "installs packages")
+
+
+# Somebody else's apt has a lock.
+_LOCKED = re.compile(r"^E: (Could not get lock|Unable to (acquire|lock)) ", re.MULTILINE)
+
+
+def _apt_get(argv: Sequence[str]) -> str | None:
+    """Run the host's ``apt-get``; return its last error, or ``None`` if it did well."""
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
             r = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, env=env)
-            if r.returncode == 0:
-                return
-            if attempt == "as is":
-                subprocess.run(as_root(["apt-get", "-qq", "update"]), capture_output=True, env=env)
-    except OSError as e:
-        raise failed from e
-    raise failed
+        except OSError as e:
+            return f"{argv[0]}: {e.strerror}"
+        if r.returncode == 0:
+            return None
+        text = r.stderr.decode(errors="replace").strip()
+        # Package lists and archives have locks that apt does not wait for, whatever its options.
+        if not _LOCKED.search(text) or time.monotonic() >= deadline:
+            lines = text.splitlines() or [f"status {r.returncode}"]
+            return ([line for line in lines if line.startswith("E:")] or lines)[-1]
+        time.sleep(1)
 
 
 def program(name: str) -> str:
@@ -69,7 +103,9 @@ def program(name: str) -> str:
 
     :raises VmError: if it cannot be had
     """
-    path = find(name)
+    # A program that another process is installing is there before the libraries that it needs.
+    with _installing():
+        path = find(name)
     if path is None:
         install(PACKAGES.get(name, name))
         path = find(name)

@@ -12,14 +12,16 @@ import shutil
 import stat
 import struct
 import subprocess
+import sys
 import tarfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vm import __main__ as cli
-from vm import agent, cache, dump, initramfs, kernels, project
+from vm import agent, cache, dump, host, initramfs, kernels, project
 from vm.errors import GoneError, VmError
 from vm.qemu import Console
 
@@ -79,6 +81,83 @@ def test_no_space_is_said_before_the_work(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(VmError, match="MiB free"):
         cache.need_space(tmp_path / "not" / "there", free * 2, "the dump")
+
+
+# Packages of the host
+
+
+@pytest.fixture
+def apt_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """
+    An ``apt-get`` that fails while ``held`` is there, as apt does while another has its lock, and
+    fails if two of them run at a time.
+    """
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "apt-get").write_text(
+        "#!/bin/sh\n"
+        f'cd {tmp_path}; echo "$@" >> calls\n'
+        "if [ -e held ]; then rm held\n"
+        "  echo 'W: a warning' >&2\n"
+        "  echo 'E: Could not get lock /var/lib/apt/lists/lock. It is held by 1.' >&2; exit 100\n"
+        "fi\n"
+        "case $* in *no-such-package*) echo 'E: Unable to locate package' >&2; exit 100;; esac\n"
+        "mkdir busy || { echo 'E: two at a time' >&2; exit 100; }\n"
+        "sleep 0.2; rmdir busy\n"
+    )
+    (bin_ / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_}:{os.environ['PATH']}")
+    monkeypatch.setattr(host, "as_root", list)
+    return tmp_path
+
+
+def test_installing_waits_for_whoever_has_the_lock(apt_get: Path) -> None:
+    (apt_get / "held").touch()
+    host.install("p")
+    calls = (apt_get / "calls").read_text().splitlines()
+    assert len(calls) == 2 and all(line.endswith(" install p") for line in calls)
+    assert all("DPkg::Lock::Timeout=" in line for line in calls)
+
+
+def test_a_lock_that_is_held_for_ever(apt_get: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "LOCK_SECONDS", 0)
+    script = apt_get / "bin" / "apt-get"
+    script.write_text(script.read_text().replace("rm held", ":"))
+    (apt_get / "held").touch()
+    with pytest.raises(VmError, match=r"cannot install p: `apt-get .* install p`: E: Could not"):
+        host.install("p")
+
+
+def test_what_cannot_be_installed_is_said_in_apts_words(apt_get: Path) -> None:
+    with pytest.raises(VmError, match=r"install no-such-package`: E: Unable to locate package$"):
+        host.install("no-such-package")
+    words = [line.split()[-1] for line in (apt_get / "calls").read_text().splitlines()]
+    assert words == ["no-such-package", "update", "no-such-package"]
+
+
+def test_two_of_us_install_one_after_the_other(apt_get: Path) -> None:
+    script = "from vm import host; host.as_root = list; host.install('p')"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).resolve().parents[2],
+        )
+        for _ in range(2)
+    ]
+    assert [p.communicate()[1] for p in both if p.wait() != 0] == []
+
+
+def test_a_program_is_not_used_while_another_process_installs_it(apt_get: Path) -> None:
+    (apt_get / "bin" / "half").write_text("")
+    (apt_get / "bin" / "half").chmod(0o755)
+    with cache.locked(cache.root() / "apt" / "install"):
+        waits = threading.Thread(target=host.program, args=["half"])
+        waits.start()
+        waits.join(0.2)
+        assert waits.is_alive()
+    waits.join(10)
+    assert not waits.is_alive()
 
 
 # Kernels
