@@ -17,7 +17,7 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
 from drgn_sockets.kernel.file import flag_names
 from drgn_sockets.kernel.task import FileTable, Tasks
-from drgn_sockets.records import select
+from drgn_sockets.query import select
 from drgn_sockets.records.ends import Ends
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.kinds import Field, Kind, all_kinds, kind_with_ends, known_of, told_apart
@@ -354,7 +354,7 @@ class Fds(Command):
 
     @functools.cached_property
     def columns(self) -> Sequence[Column]:
-        from drgn_sockets.commands.fd_columns import LSFD
+        from drgn_sockets.commands.fds_columns import LSFD
 
         of_kinds = (_field(kind, field) for kind in all_kinds() for field in kind.fields)
         return (*_COLUMNS, *LSFD, *of_kinds)
@@ -411,11 +411,11 @@ class Fds(Command):
 
     def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
         if args.lsof:
-            from drgn_sockets.commands.fd_columns import LSOF
+            from drgn_sockets.commands.fds_columns import LSOF
 
             return LSOF
         if args.summary:
-            from drgn_sockets.commands.fd_summary import COLUMNS
+            from drgn_sockets.commands.fds_summary import COLUMNS
 
             return COLUMNS
         return _COLUMNS if args.output is None else self.columns
@@ -467,7 +467,7 @@ class Fds(Command):
         tests: Sequence[Callable[[FdRecord], bool]],
         problems: Problems,
     ) -> None:
-        from drgn_sockets.commands.fd_summary import summaries
+        from drgn_sockets.commands.fds_summary import summaries
 
         rows = summaries(tables, problems.watch(reader.read(tables)), tests)
         problems.good = rows[-1].fds
@@ -475,7 +475,7 @@ class Fds(Command):
         self.emit([row for row in rows if row.fds or row.error or row.table is None], args)
 
     def read_all(self, prog: Program) -> None:
-        from drgn_sockets.commands.fd_columns import LSOF
+        from drgn_sockets.commands.fds_columns import LSOF
         from drgn_sockets.records.associated import Associated
         from drgn_sockets.views.procfs.fdinfo import fdinfo
 

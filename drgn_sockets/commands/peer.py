@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
-from drgn_sockets.commands.more_columns import COLUMNS
+from drgn_sockets.commands.ss_member_columns import COLUMNS
 from drgn_sockets.kernel import sock as k
+from drgn_sockets.query.find import Finder
 from drgn_sockets.records.families import OTHER
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.families.tcp import TcpRecord
 from drgn_sockets.records.families.unix import UnixRecord
-from drgn_sockets.records.find import Finder
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.views.columns import Column

@@ -14,19 +14,19 @@ from pathlib import Path
 
 from drgn import FaultError, Program, ProgramFlags
 
-from drgn_sockets.commands import proc_pid
+from drgn_sockets.commands import procfs_pid
 from drgn_sockets.commands.base import Command, Problems
-from drgn_sockets.commands.proc_pid import Source
-from drgn_sockets.commands.proc_tree import write_tree
+from drgn_sockets.commands.procfs_pid import Source
+from drgn_sockets.commands.procfs_tree import write_tree
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.query.select import task_of
 from drgn_sockets.records.fd import FdReader
 from drgn_sockets.records.netns import find_net
 from drgn_sockets.records.process import read_process
-from drgn_sockets.records.select import task_of
 from drgn_sockets.text import escape
 from drgn_sockets.views.columns import Column
 from drgn_sockets.views.procfs import FILES, Looker
@@ -58,7 +58,7 @@ class Procfs(Command):
     summary = "files of /proc/net and /proc/PID as the kernel writes them, to the byte"
     description = (
         "PATH is net/FILE, PID/net/FILE, or the same with /proc before it; FILE is one of "
-        f"{', '.join(FILES)}. Or it is of a process: {proc_pid.THERE_ARE}; of a link it is the "
+        f"{', '.join(FILES)}. Or it is of a process: {procfs_pid.THERE_ARE}; of a link it is the "
         "text, and fd and ns are lists of links, with names escaped. Times that are left are of "
         "the moment when memory was read."
     )
@@ -227,12 +227,12 @@ def _find_of_process(at: _Lookers, path: str, netns: str | None) -> Source:
             raise UserError(f"{shown}: nobody is 'self' here; give a PID")
         resolved = path.replace("self", str(os.getpid()), 1)
     try:
-        source = proc_pid.find(at.pid, resolved)
+        source = procfs_pid.find(at.pid, resolved)
     except FaultError as e:
         raise UserError(f"{shown}: {e}") from None
     if source is None:
         there = _there_are(path, list(FILES))
-        raise UserError(f"{shown}: not provided; there are {proc_pid.THERE_ARE}, and {there}")
+        raise UserError(f"{shown}: not provided; there are {procfs_pid.THERE_ARE}, and {there}")
     if netns is not None:
         raise UserError(f"{shown} is of no network namespace; leave out --netns")
     return source

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import Command, Problems
-from drgn_sockets.commands.columns import COMMON, NUMERIC
-from drgn_sockets.commands.tables import Tables, Test, add_table_arguments
+from drgn_sockets.commands.ss_columns import COMMON, NUMERIC
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
+from drgn_sockets.query.socket_tables import Tables, Test, add_table_arguments
 from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.holders import Holders
@@ -61,7 +61,7 @@ _SHOWN = {
 _EXTENDED = ["ino", "uid", "cookie", "sk", "netns", "cgroup", "file_ino", "file_dev"]
 
 if TYPE_CHECKING:
-    from drgn_sockets.records.filter import Filter, Token
+    from drgn_sockets.query.filter import Filter, Token
 
 
 class _Refuse(argparse.Action):
@@ -91,7 +91,7 @@ class Ss(Command):
 
     @functools.cached_property
     def columns(self) -> Sequence[Column]:
-        from drgn_sockets.commands.more_columns import COLUMNS
+        from drgn_sockets.commands.ss_member_columns import COLUMNS
 
         return COLUMNS
 
@@ -240,7 +240,7 @@ class Ss(Command):
         if pid is None or holders is None:
             return None
         from drgn_sockets.kernel.task import Tasks
-        from drgn_sockets.records.select import task_of
+        from drgn_sockets.query.select import task_of
 
         if pid not in Tasks(prog).by_tid:
             task_of(prog, pid)
@@ -248,7 +248,7 @@ class Ss(Command):
 
 
 def _sk_at(prog: Program, text: str) -> int:
-    from drgn_sockets.records.find import parse_address, sk_at
+    from drgn_sockets.query.find import parse_address, sk_at
 
     address = parse_address(text)
     if address is None:
@@ -316,7 +316,7 @@ def _filter(args: argparse.Namespace) -> Filter | None:
     if not source:
         return None
     # Nobody else waits for its import.
-    from drgn_sockets.records.filter import FAMILIES, parse
+    from drgn_sockets.query.filter import FAMILIES, parse
 
     # The family that an address is of, if just one was chosen.
     chosen = set(args.families or ())

@@ -13,13 +13,13 @@ from drgn import Program
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.query.find import Finder
 from drgn_sockets.records.families.tcp import (
     InetConnectionSock,
     TcpRecord,
     congestion_algorithm,
     ulp_name,
 )
-from drgn_sockets.records.find import Finder
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import UnreadableSocket

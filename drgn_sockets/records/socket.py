@@ -20,7 +20,7 @@ from drgn_sockets.kernel.structs import Struct
 from drgn_sockets.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
-    from drgn_sockets.records.find import Finder
+    from drgn_sockets.query.find import Finder
     from drgn_sockets.records.holders import AnyInode, Holder, Holders
 
 

@@ -13,7 +13,7 @@ import pytest
 from drgn import Object, offsetof
 
 from drgn_sockets.commands.fds import Fds
-from drgn_sockets.commands.more_columns import COLUMNS
+from drgn_sockets.commands.ss_member_columns import COLUMNS
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.fdtable import Fdtable, FilesStruct
 from drgn_sockets.kernel.file import File, Inode

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from drgn_sockets.kernel.task import task_by_tid
+from drgn_sockets.query.find import Finder
 from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord
-from drgn_sockets.records.find import Finder
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import Endpoint, SocketRecord

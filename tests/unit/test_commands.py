@@ -19,10 +19,10 @@ from drgn_sockets import cli, package_version, plugin
 from drgn_sockets.commands import COMMANDS, SUMMARIES
 from drgn_sockets.commands.base import Command
 from drgn_sockets.commands.ss import Ss, _source, _states
-from drgn_sockets.commands.tables import QUERIES, Tables
 from drgn_sockets.errors import UserError
-from drgn_sockets.records.filter import parse
-from drgn_sockets.records.find import parse_address
+from drgn_sockets.query.filter import parse
+from drgn_sockets.query.find import parse_address
+from drgn_sockets.query.socket_tables import QUERIES, Tables
 
 from .fake_kernel import FakeKernel
 

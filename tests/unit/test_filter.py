@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.memory import remembered
-from drgn_sockets.records import filter as filter_module
-from drgn_sockets.records.families.unix import UnixRecord, UnixSock
-from drgn_sockets.records.filter import (
+from drgn_sockets.query import filter as filter_module
+from drgn_sockets.query.filter import (
     Autobound,
     Cgroup,
     Chain,
@@ -30,6 +29,7 @@ from drgn_sockets.records.filter import (
     families_of,
     parse,
 )
+from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.socket import SocketRecord
 
 from .fake_kernel import decoded

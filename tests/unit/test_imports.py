@@ -24,10 +24,10 @@ _FAMILIES = "drgn_sockets.records.families"
 # Large, and for what few ask.
 _RARE = {
     *("pathlib", "ipaddress", "dataclasses", "inspect", "json", "tabulate", "importlib.metadata"),
-    *("drgn_sockets.records.tcp_info", "drgn_sockets.records.filter", "drgn_sockets.views.lsof"),
-    *("drgn_sockets.records.associated", "drgn_sockets.commands.fd_columns"),
-    *("drgn_sockets.commands.fd_summary", "drgn_sockets.commands.more_columns"),
-    *("drgn_sockets.records.find", "drgn_sockets.kernel.locks", "drgn_sockets.records.locks"),
+    *("drgn_sockets.records.tcp_info", "drgn_sockets.query.filter", "drgn_sockets.views.lsof"),
+    *("drgn_sockets.records.associated", "drgn_sockets.commands.fds_columns"),
+    *("drgn_sockets.commands.fds_summary", "drgn_sockets.commands.ss_member_columns"),
+    *("drgn_sockets.query.find", "drgn_sockets.kernel.locks", "drgn_sockets.records.locks"),
 }
 
 
@@ -37,7 +37,7 @@ _RARE = {
         (
             ["ss", "-tuxap"],
             {
-                *("drgn_sockets.records.fd", "drgn_sockets.records.select"),
+                *("drgn_sockets.records.fd", "drgn_sockets.query.select"),
                 *(f"{_FAMILIES}.{name}" for name in ("netlink", "packet", "raw", "vsock", "xdp")),
             },
         ),

@@ -23,7 +23,7 @@ from drgn_sockets.kernel.structs import (
 from drgn_sockets.records.socket import Derived, SocketRecord, same
 
 if TYPE_CHECKING:
-    from drgn_sockets.records.find import Finder
+    from drgn_sockets.query.find import Finder
 
 _INET_FLAGS = "inet_flags"
 

@@ -33,7 +33,7 @@ from drgn_sockets.records.families.tcp import (
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer
 
 if TYPE_CHECKING:
-    from drgn_sockets.records.find import Finder
+    from drgn_sockets.query.find import Finder
 
 # include/uapi/linux/mptcp.h
 _FLAG_FALLBACK = 1

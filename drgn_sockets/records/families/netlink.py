@@ -20,7 +20,7 @@ from drgn_sockets.kernel.task import task_by_tid
 from drgn_sockets.records.socket import AnySocket, Derived, Endpoint, Family, SocketRecord
 
 if TYPE_CHECKING:
-    from drgn_sockets.records.find import Finder
+    from drgn_sockets.query.find import Finder
 
 # include/uapi/linux/netlink.h, with the names that ss has for them; what has no name is a number.
 PROTOCOLS = {

@@ -22,7 +22,7 @@ from drgn_sockets.records.families.inet import InetRecord, InetSock, ip_text
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
 
 if TYPE_CHECKING:
-    from drgn_sockets.records.find import Finder
+    from drgn_sockets.query.find import Finder
 
 #: States of an association, as ss calls them (``SCTP_STATE_*``).
 STATES = (

@@ -18,7 +18,7 @@ from drgn_sockets.records.families.inet import InetRecord, InetSock, other_end
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
 
 if TYPE_CHECKING:
-    from drgn_sockets.records.find import Finder
+    from drgn_sockets.query.find import Finder
 
 # include/net/inet_connection_sock.h: icsk_pending
 _ICSK_TIME_RETRANS = 1

@@ -25,7 +25,7 @@ from drgn_sockets.records.socket import (
 )
 
 if TYPE_CHECKING:
-    from drgn_sockets.records.find import Finder
+    from drgn_sockets.query.find import Finder
 
 # sizeof(struct sockaddr_un) and one for the NUL that unix_mkname() adds to a path of 108.
 _MAX_ADDRESS = 111

@@ -16,7 +16,7 @@ from drgn_sockets.kernel.vsock import for_each_vsock
 from drgn_sockets.records.socket import Endpoint, Family, SocketRecord
 
 if TYPE_CHECKING:
-    from drgn_sockets.records.find import Finder
+    from drgn_sockets.query.find import Finder
 
 # include/uapi/linux/vm_sockets.h: VMADDR_CID_ANY, VMADDR_PORT_ANY
 _ANY = 0xFFFFFFFF

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
-from drgn_sockets.commands.columns import COMMON
+from drgn_sockets.commands.ss_columns import COMMON
 from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.structs import Member
 from drgn_sockets.records.families import all_records

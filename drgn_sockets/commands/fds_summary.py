@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from drgn_sockets.commands.fd_columns import user_name
+from drgn_sockets.commands.fds_columns import user_name
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.kernel.task_facts import Limit
 from drgn_sockets.records.fd import FdRecord

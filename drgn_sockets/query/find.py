@@ -18,11 +18,11 @@ from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.query.select import task_of
 from drgn_sockets.records.families import family_of_group
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
-from drgn_sockets.records.select import task_of
 from drgn_sockets.records.socket import AnySocket, SocketRecord
 
 # TCP has 13, DCCP one more, and SMC counts from 20 to 27 (net/smc/smc.h).

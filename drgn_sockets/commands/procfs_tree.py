@@ -26,7 +26,7 @@ from pathlib import Path
 from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import Problems
-from drgn_sockets.commands.proc_pid import file_lines
+from drgn_sockets.commands.procfs_pid import file_lines
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names

@@ -16,9 +16,9 @@ from drgn_sockets.kernel.process import Process
 from drgn_sockets.kernel.task import Task, task_by_tid
 from drgn_sockets.kernel.task_facts import PF_KTHREAD
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.query.select import task_of
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.process import ProcessRecord, read_process
-from drgn_sockets.records.select import task_of
 from drgn_sockets.text import escape
 from drgn_sockets.views.procfs.fdinfo import fdinfo
 from drgn_sockets.views.procfs.pid import (
