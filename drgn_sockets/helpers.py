@@ -21,11 +21,16 @@ from drgn import NULL, FaultError, Object, Program, cast
 from drgn.helpers.common.prog import takes_program_or_default
 from drgn.helpers.linux.net import SOCK_INODE
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.dcache import Namer
 from drgn_sockets.kernel.fdtable import task_open_fds
 from drgn_sockets.kernel.file import socket_file_ops
-from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.sock import (
+    SockCommon,
+    for_each_raw,
+    for_each_tcp,
+    for_each_udp,
+    for_each_unix,
+)
 from drgn_sockets.records.families.unix import unix_name
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.target.own_types import OwnTypes
@@ -110,7 +115,7 @@ def for_each_tcp_sock(prog: Program) -> Iterator[Object]:
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
-    return _objects(prog, k.for_each_tcp(prog))
+    return _objects(prog, for_each_tcp(prog))
 
 
 @takes_program_or_default
@@ -120,7 +125,7 @@ def for_each_udp_sock(prog: Program) -> Iterator[Object]:
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
-    return _objects(prog, k.for_each_udp(prog))
+    return _objects(prog, for_each_udp(prog))
 
 
 @takes_program_or_default
@@ -130,7 +135,7 @@ def for_each_raw_sock(prog: Program) -> Iterator[Object]:
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
-    return _objects(prog, k.for_each_raw(prog))
+    return _objects(prog, for_each_raw(prog))
 
 
 @takes_program_or_default
@@ -140,7 +145,7 @@ def for_each_unix_sock(prog: Program) -> Iterator[Object]:
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
-    return _objects(prog, k.for_each_unix(prog))
+    return _objects(prog, for_each_unix(prog))
 
 
 def unix_peer(sk: Object) -> Object:

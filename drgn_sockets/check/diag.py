@@ -22,9 +22,9 @@ from drgn_sockets.check import sock_diag
 from drgn_sockets.check.compare import Mismatch, Result
 from drgn_sockets.check.sock_diag import Reply, Unanswered
 from drgn_sockets.errors import UserError
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.bound import for_each_bound_tcp
 from drgn_sockets.kernel.net import net_namespaces, task_net
+from drgn_sockets.kernel.sock import IPPROTO_TCP
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.named_tuple import NamedTuple
@@ -235,7 +235,7 @@ class Answers:
         """Ends of the TCP sockets with a timer that fires within so many seconds."""
         for reply in self._told.values():
             # idiag_timer
-            if reply.protocol == k.IPPROTO_TCP and reply.message[2]:
+            if reply.protocol == IPPROTO_TCP and reply.message[2]:
                 told = take_apart(self._diag, *reply)
                 ends = _ends(told.members) if told is not None else None
                 if told is not None and ends is not None and _fires_within(told, seconds):

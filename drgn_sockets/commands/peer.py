@@ -11,7 +11,7 @@ from drgn import Program
 
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.ss_member_columns import COLUMNS
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import TCP_LISTEN
 from drgn_sockets.query.find import Finder
 from drgn_sockets.records.families import OTHER
 from drgn_sockets.records.families.inet import InetRecord
@@ -137,7 +137,7 @@ def _note(record: AnySocket) -> str | None:
             return "was connected: refused, reset or timed out"
         return None
     if isinstance(record, UnixRecord):
-        if record.state == k.TCP_LISTEN:
+        if record.state == TCP_LISTEN:
             return f"listening, {record.recv_q} not accepted" if record.recv_q else "listening"
         if not record.ino and not record.holders:
             return "not accepted yet"

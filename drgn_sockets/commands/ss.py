@@ -15,8 +15,8 @@ from drgn import FaultError, Program
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.ss_columns import COMMON, NUMERIC
 from drgn_sockets.errors import UserError, nearest
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
+from drgn_sockets.kernel.sock import TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV
 from drgn_sockets.query.socket_tables import Tables, Test, add_table_arguments
 from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.families.inet import InetRecord
@@ -222,7 +222,7 @@ class Ss(Command):
         # Sockets in no hash table are all closed, and only their holders lead to them.
         if (
             self.shows(args, "holders")
-            or k.TCP_CLOSE in wanted.states
+            or TCP_CLOSE in wanted.states
             or wanted.tables.wants_others
             or args.pid is not None
             or args.inode is not None
@@ -294,10 +294,10 @@ class _Wanted:
         # Others are looked for by their families.
         yield from self.tables.tests(any_group=args.pid is not None or args.addr is not None)
         chosen = _asks_for_states(args) or bool(found and found.states)
-        if k.TCP_CLOSE in states and not chosen:
+        if TCP_CLOSE in states and not chosen:
             # A closed or unbound one is not listening in any sense, and ss could not show it:
             # created and not bound, or refused, or reset.
-            yield lambda r: not (r.is_unbound or (r.group == "tcp" and r.state == k.TCP_CLOSE))
+            yield lambda r: not (r.is_unbound or (r.group == "tcp" and r.state == TCP_CLOSE))
         if args.inode is not None:
             yield lambda r: r.ino == args.inode
         if args.netns is not None:
@@ -356,7 +356,7 @@ def _states(args: argparse.Namespace, found: Filter | None, tables: Tables) -> f
     if args.all or args.addr or args.inode is not None:
         states = _ALL
     elif args.listening:
-        states = frozenset({k.TCP_LISTEN, k.TCP_CLOSE})
+        states = frozenset({TCP_LISTEN, TCP_CLOSE})
     elif args.bound_inactive:
         states = frozenset({_BOUND_INACTIVE})
     # Each word changes what those before it left, as in ss.
@@ -384,7 +384,7 @@ def _state(found: Filter, token: Token) -> frozenset[int]:
 
 def _is_in_state(states: frozenset[int], record: SocketRecord) -> bool:
     state = record.state
-    if state == k.TCP_CLOSE and _BOUND_INACTIVE in states and record.group == "tcp":
+    if state == TCP_CLOSE and _BOUND_INACTIVE in states and record.group == "tcp":
         # Not of its own in memory: closed, but with a port.
         return state in states or bool(record.sock.num)
-    return state in states or state >= k.TCP_NEW_SYN_RECV
+    return state in states or state >= TCP_NEW_SYN_RECV

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from drgn_sockets.commands.ss_columns import COMMON
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.kernel.structs import Member
 from drgn_sockets.records.families import all_records
 from drgn_sockets.records.families.mptcp import MptcpRecord, mptcp_parent
@@ -148,7 +148,7 @@ def _member_columns() -> Iterator[Column]:
                 members[name] = member
                 records[name] = [cls]
                 places[name] = f"{attribute}.{name}"
-    common = k.Sock.members()
+    common = Sock.members()
     for name, member in members.items():
         if name in taken:
             continue

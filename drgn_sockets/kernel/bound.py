@@ -8,10 +8,9 @@ from typing import Any
 
 from drgn import FaultError, Object, Program, offsetof, sizeof
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import HashTable, walk_chains
 from drgn_sockets.kernel.net import net_namespaces
-from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, SockCommon
 from drgn_sockets.kernel.structs import Int, Layout, Struct
 
 # A socket that listens may have that many at its port.
@@ -66,7 +65,7 @@ def for_each_bound_tcp(
             elif bucket.owners:
                 firsts.add(bucket.owners - offset)
     for address, owner in _owners(prog, firsts, offset):
-        if owner is None or (owner.state == k.TCP_CLOSE and address not in known):
+        if owner is None or (owner.state == TCP_CLOSE and address not in known):
             yield address, owner
 
 
@@ -91,7 +90,7 @@ def _owners(
     for _ in range(_MAX_CHAIN):
         following = set()
         for address, owner in layout.read_many(level):
-            if owner is None or owner.family not in (k.AF_INET, k.AF_INET6):
+            if owner is None or owner.family not in (AF_INET, AF_INET6):
                 yield address, None
                 continue
             if owner.bind_node:

@@ -28,15 +28,15 @@ from __future__ import annotations
 
 import functools
 import re
-from _socket import AF_INET, AF_INET6, inet_pton  # as in records.socket
+from _socket import inet_pton  # as in records.socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from drgn_sockets.errors import UserError, nearest
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.cgroup import sock_cgroup_path
 from drgn_sockets.kernel.net import ip_local_port_range
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.netlink import PROTOCOLS as NETLINK_PROTOCOLS
@@ -52,14 +52,14 @@ Test = Callable[[SocketRecord], bool]
 _AF_VSOCK = 40
 #: The families that an expression can name, and their ``AF_*``.
 FAMILIES = {
-    "inet": k.AF_INET,
-    "inet6": k.AF_INET6,
-    "unix": k.AF_UNIX,
-    "link": k.AF_PACKET,
-    "netlink": k.AF_NETLINK,
+    "inet": AF_INET,
+    "inet6": AF_INET6,
+    "unix": AF_UNIX,
+    "link": AF_PACKET,
+    "netlink": AF_NETLINK,
     "vsock": _AF_VSOCK,
 }
-_INET = frozenset({k.AF_INET, k.AF_INET6})
+_INET = frozenset({AF_INET, AF_INET6})
 
 # include/net/sock.h
 _SOCK_BINDPORT_LOCK = 8
@@ -298,7 +298,7 @@ def _network(family: int, address: bytes, length: int) -> Network:
 
 
 def _is_in(address: bytes, networks: Iterable[Network]) -> bool:
-    family = k.AF_INET if len(address) == 4 else k.AF_INET6
+    family = AF_INET if len(address) == 4 else AF_INET6
     number = int.from_bytes(address, "big")
     for network in networks:
         if network.family == family:
@@ -306,7 +306,7 @@ def _is_in(address: bytes, networks: Iterable[Network]) -> bool:
                 return True
         # An IPv4 address is also that of an IPv6 socket which is connected by IPv4.
         elif (
-            family == k.AF_INET6
+            family == AF_INET6
             and number >> _V4_BITS == _V4_MAPPED
             and (number & (1 << _V4_BITS) - 1) >> network.shift == network.prefix
         ):
@@ -316,7 +316,7 @@ def _is_in(address: bytes, networks: Iterable[Network]) -> bool:
 
 def _inet_address(record: InetRecord, local: bool) -> bytes:
     sock = record.sock
-    if sock.family == k.AF_INET6:
+    if sock.family == AF_INET6:
         v6: bytes | None = sock.v6_rcv_saddr if local else sock.v6_daddr
         if v6 is not None:
             return v6
@@ -899,18 +899,18 @@ def _addresses(text: str, family: str) -> Iterator[tuple[int, bytes]]:
     if ":" in text:
         if family != "inet":
             try:
-                yield k.AF_INET6, inet_pton(AF_INET6, text)
+                yield AF_INET6, inet_pton(AF_INET6, text)
             except (OSError, ValueError):
                 pass
         return
     if re.match("[0-9]", text):
         v4 = _ipv4(text)
         if v4 is not None and family != "inet6":
-            yield k.AF_INET, v4
+            yield AF_INET, v4
         return
-    wanted = {k.AF_INET, k.AF_INET6} if not family else {FAMILIES[family]}
+    wanted = {AF_INET, AF_INET6} if not family else {FAMILIES[family]}
     for address in _hosts().get(text.lower(), ()):
-        af = k.AF_INET if len(address) == 4 else k.AF_INET6
+        af = AF_INET if len(address) == 4 else AF_INET6
         if af in wanted:
             yield af, address
 

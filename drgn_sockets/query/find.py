@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.fdtable import open_fds
 from drgn_sockets.kernel.file import File, socket_file_ops
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.net import net_namespaces
-from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.sock import AF_MAX, AF_NETLINK, TCP_LISTEN, Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.query.select import task_of
@@ -43,9 +42,9 @@ def is_sock(prog: Program, address: int) -> bool:
     common = SockCommon.layout(prog).try_read(address)
     return (
         common is not None
-        and 0 < common.family < k.AF_MAX
+        and 0 < common.family < AF_MAX
         # A netlink socket that is no longer connected is in none.
-        and (0 < common.state < _MAX_STATE or common.family == k.AF_NETLINK)
+        and (0 < common.state < _MAX_STATE or common.family == AF_NETLINK)
         and common.net in net_namespaces(prog)
     )
 
@@ -148,7 +147,7 @@ class Finder:
         bound = [r for r in self._unix() if (r.socket_file() or (0, 0))[0] == ino != 0]
         if bound:
             # Those that were accepted have the file of their listener.
-            owner = max(bound, key=lambda r: r.state == k.TCP_LISTEN)
+            owner = max(bound, key=lambda r: r.state == TCP_LISTEN)
             hint = (
                 f"; it is the inode of the socket file of socket:[{owner.ino}], "
                 "which is another number"
@@ -192,13 +191,13 @@ class Finder:
         listens under the same ``struct unix_address``.
         """
         sock = record.sock
-        if not isinstance(sock, UnixSock) or not sock.addr or record.state == k.TCP_LISTEN:
+        if not isinstance(sock, UnixSock) or not sock.addr or record.state == TCP_LISTEN:
             return None
         for other in self._unix():
             if (
                 isinstance(other.sock, UnixSock)
                 and other.sock.addr == sock.addr
-                and other.state == k.TCP_LISTEN
+                and other.state == TCP_LISTEN
             ):
                 return other
         return None

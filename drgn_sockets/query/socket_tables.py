@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 
 from drgn_sockets.errors import nearest
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families import FAMILIES
 from drgn_sockets.records.socket import SocketRecord
@@ -19,8 +19,8 @@ Test = Callable[[SocketRecord], bool]
 # What ss shows without -a and -l: connections, neither listening nor closed nor in the states
 # that are kept in small structures.
 _CONNECTED = STATE_GROUPS["connected"] - STATE_GROUPS["bucket"]
-_ESTABLISHED = frozenset({k.TCP_ESTABLISHED})
-_CLOSED = frozenset({k.TCP_CLOSE})
+_ESTABLISHED = frozenset({TCP_ESTABLISHED})
+_CLOSED = frozenset({TCP_CLOSE})
 
 
 class _Table(NamedTuple):
@@ -54,7 +54,7 @@ _TABLES = {
     "tipc": _Table(
         "tipc",
         ["ti_st", "ti_dg", "ti_rd", "ti_sq"],
-        frozenset({k.TCP_ESTABLISHED, k.TCP_LISTEN, k.TCP_CLOSE}),
+        frozenset({TCP_ESTABLISHED, TCP_LISTEN, TCP_CLOSE}),
     ),
     "xdp": _Table("xdp", ["xdp"], _CLOSED),
 }
@@ -95,7 +95,7 @@ SOCKET_FAMILIES = {
     "tipc": _of_group("tipc"),
     "xdp": _of_group("xdp"),
 }
-_INET_FAMILIES = {"inet": k.AF_INET, "inet6": k.AF_INET6}
+_INET_FAMILIES = {"inet": AF_INET, "inet6": AF_INET6}
 
 
 class _Family(argparse.Action):

@@ -10,11 +10,17 @@ from typing import Any, Callable, TypeVar
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.module import TYPES_OF_MODULES, find_module
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
-from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
+from drgn_sockets.kernel.sock import (
+    SOCK_STREAM,
+    TCP_NEW_SYN_RECV,
+    TCP_TIME_WAIT,
+    Sock,
+    SockCommon,
+    SocketAlloc,
+)
 from drgn_sockets.kernel.structs import Batch as StructBatch
 from drgn_sockets.records.families import (
     FAMILIES,
@@ -42,10 +48,10 @@ _NO_INODES: Mapping[int, AnyInode] = {}
 
 def _small_record(common: SockCommon) -> type[SocketRecord] | None:
     """The record of what is no full socket."""
-    if common.state not in (k.TCP_TIME_WAIT, k.TCP_NEW_SYN_RECV):
+    if common.state not in (TCP_TIME_WAIT, TCP_NEW_SYN_RECV):
         return None
     # Only of stream sockets there are such.
-    family = family_of_group(group_like(common.family, k.SOCK_STREAM))
+    family = family_of_group(group_like(common.family, SOCK_STREAM))
     return family.small_record(common) if family is not None else None
 
 

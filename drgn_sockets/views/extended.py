@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.file import major, minor
+from drgn_sockets.kernel.sock import AF_INET6, TCP_CLOSE, TCP_LISTEN, Sock, sock_cgroup_classid
 from drgn_sockets.records.families.inet import InetRecord, InetSock, Ipv6Pinfo
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.socket import SocketRecord, Timer
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # include/net/sock.h: RCV_SHUTDOWN, SEND_SHUTDOWN
 _RCV_SHUTDOWN, _SEND_SHUTDOWN = 1, 2
 # In these states sock_diag tells of IPV6_V6ONLY.
-_UNCONNECTED = frozenset({k.TCP_LISTEN, k.TCP_CLOSE})
+_UNCONNECTED = frozenset({TCP_LISTEN, TCP_CLOSE})
 
 # What it takes for a timer that runs and is no other.
 _TIMERS = {"synack": "on"}
@@ -104,10 +104,10 @@ def cgroup_text(path: CgroupPath | None) -> str | None:
 
 def _inet(record: InetRecord) -> list[str]:
     sock = record.sock
-    if not isinstance(sock, k.Sock):
+    if not isinstance(sock, Sock):
         return []
     words = []
-    if record.family == k.AF_INET6 and sock.state in _UNCONNECTED:
+    if record.family == AF_INET6 and sock.state in _UNCONNECTED:
         words.append(f"v6only:{sock.ipv6only}")
     words.append(_directions(sock.shutdown))
     return words
@@ -126,12 +126,12 @@ def tos_values(record: InetRecord) -> dict[str, int] | None:
     if not isinstance(sock, InetSock):
         return None
     values = {"tos": sock.tos}
-    if sock.family == k.AF_INET6:
+    if sock.family == AF_INET6:
         pinet6 = Ipv6Pinfo.layout(record.prog).try_read(sock.pinet6 or 0)
         if pinet6 is not None:
             values["tclass"] = pinet6.tclass
     # As inet_diag_msg_attrs_fill() has it.
-    values["class_id"] = k.sock_cgroup_classid(record.prog, sock) or sock.priority
+    values["class_id"] = sock_cgroup_classid(record.prog, sock) or sock.priority
     return values
 
 
@@ -175,7 +175,7 @@ def _unix(record: UnixRecord) -> list[str]:
     file = record.socket_file()
     if file is not None:
         words.append(f"ino:{file[0]} dev:{major(file[1])}/{minor(file[1])}")
-    if record.state == k.TCP_LISTEN:
+    if record.state == TCP_LISTEN:
         words.append("peers:")
         words += map(str, record.pending())
     return words

@@ -8,10 +8,10 @@ import struct
 
 from drgn import FaultError
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.locks import F_WRLCK, inode_locks
 from drgn_sockets.kernel.memory import byte_order
+from drgn_sockets.kernel.sock import AF_INET6, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.netlink import NetlinkRecord
@@ -196,7 +196,7 @@ def _socket(file: FileRecord) -> Words:
     if isinstance(socket, UnixRecord):
         return _unix(file, socket)
     if isinstance(socket, InetRecord) and not socket.is_unbound:
-        is_idle = socket.group == "mptcp" and socket.state == k.TCP_CLOSE
+        is_idle = socket.group == "mptcp" and socket.state == TCP_CLOSE
         if socket.group in _INET and not is_idle:
             return _inet(file, socket)
         if socket.group == "sctp":
@@ -225,9 +225,9 @@ def _ends(socket: object) -> str:
 def _unix(file: FileRecord, socket: UnixRecord) -> Words:
     name = b"" if socket.name is None else socket.name.replace(b"\0", b"@") + b" "
     state = "UNCONNECTED"
-    if socket.state == k.TCP_LISTEN:
+    if socket.state == TCP_LISTEN:
         state = "LISTEN"
-    elif socket.state == k.TCP_ESTABLISHED:
+    elif socket.state == TCP_ESTABLISHED:
         state = "CONNECTED"
     type_ = _SOCK_TYPES.get(socket.type, str(socket.type))
     return Words(
@@ -243,7 +243,7 @@ def _inet(file: FileRecord, socket: InetRecord) -> Words:
     name = _addresses(socket)
     if _INET[socket.group] == "TCP":
         name += f" ({_TCP_STATES.get(socket.state, socket.state)})"
-    type_ = "IPv6" if socket.family == k.AF_INET6 else "IPv4"
+    type_ = "IPv6" if socket.family == AF_INET6 else "IPv4"
     node = "UDPLITE" if socket.protocol == _IPPROTO_UDPLITE else _INET[socket.group]
     return Words(type_, str(file.ino), "0t0", node, name.encode())
 
@@ -266,18 +266,18 @@ def _address(address: str, port: int) -> str:
 def _raw(file: FileRecord, socket: InetRecord) -> Words:
     """As the columns of ``/proc/net/raw`` and ``icmp``, which lsof takes as they are."""
     if socket.group == "ping":
-        if socket.family == k.AF_INET6:
+        if socket.family == AF_INET6:
             # lsof does not read /proc/net/icmp6.
             return Words("icmp6", None, "0t0", str(file.ino), _hex_ends(file, socket).encode())
         return Words("icmp", None, "0t0", str(file.ino), _hex_ends(file, socket).encode())
-    type_ = "raw6" if socket.family == k.AF_INET6 else "raw"
+    type_ = "raw6" if socket.family == AF_INET6 else "raw"
     name = f"{_hex_ends(file, socket)} st={socket.state:02X}"
     return Words(type_, None, "0t0", str(file.ino), name.encode())
 
 
 def _hex_ends(file: FileRecord, socket: InetRecord) -> str:
     sock = socket.sock
-    six = socket.family == k.AF_INET6
+    six = socket.family == AF_INET6
     near, far = (sock.v6_rcv_saddr, sock.v6_daddr) if six else (sock.rcv_saddr, sock.daddr)
     form = f"{byte_order(file.prog)}{len(near) // 4}I"
     texts = ("".join(f"{word:08X}" for word in struct.unpack(form, raw)) for raw in (near, far))

@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import functools
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.file import major, minor
+from drgn_sockets.kernel.sock import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    SOCK_DGRAM,
+    SOCK_RAW,
+)
 
 # include/linux/socket.h
 # fmt: off
@@ -107,11 +114,11 @@ def type_name(type_: int) -> str:
 @functools.lru_cache(1024)
 def netid(family: int, type_: int, protocol: int) -> str:
     """What ss writes in its column Netid: ``tcp``, ``u_str``, ``p_raw``, ``nl``, …"""
-    if family in (k.AF_INET, k.AF_INET6):
-        if type_ == k.SOCK_RAW:
+    if family in (AF_INET, AF_INET6):
+        if type_ == SOCK_RAW:
             return "raw"
-        if type_ == k.SOCK_DGRAM and protocol in (k.IPPROTO_ICMP, k.IPPROTO_ICMPV6):
-            return "icmp" if protocol == k.IPPROTO_ICMP else "icmp6"
+        if type_ == SOCK_DGRAM and protocol in (IPPROTO_ICMP, IPPROTO_ICMPV6):
+            return "icmp" if protocol == IPPROTO_ICMP else "icmp6"
         return _PROTOCOLS.get(protocol, f"ip{protocol}")
     name = _FAMILIES[family] if family < len(_FAMILIES) else f"af{family}"
     if name in _ONE_TYPE:

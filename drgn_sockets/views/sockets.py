@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import functools
-from _socket import AF_INET, AF_INET6, inet_ntop  # as in records.socket
+from _socket import inet_ntop  # as in records.socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, Sock
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holder
@@ -146,7 +146,7 @@ def describe(record: AnySocket) -> str:
         return f"socket {record.error}"
     kind = f"{record_netid(record)} {record_state(record)}"
     if isinstance(record, UnixRecord):
-        nowhere = record.name is None and not record.peer and record.state == k.TCP_CLOSE
+        nowhere = record.name is None and not record.peer and record.state == TCP_CLOSE
         here = "never bound" if nowhere else unix_name_text(record.name)
         return f"{kind} {here} -> {remote_text(record)}" if record.peer else f"{kind} {here}"
     if record.is_unbound:
@@ -176,7 +176,7 @@ def _by_kind(function: Callable[..., str], *columns: Sequence[Any]) -> list[str]
 
 
 def _is_full(batch: Batch) -> TypeGuard[SocketBatch]:
-    return isinstance(batch, SocketBatch) and issubclass(batch.cls.struct, k.Sock)
+    return isinstance(batch, SocketBatch) and issubclass(batch.cls.struct, Sock)
 
 
 def netids(batch: Batch) -> list[str] | None:
@@ -236,7 +236,7 @@ def remotes(batch: Batch) -> list[str] | None:
 
 def _endpoints(batch: SocketBatch, address: str, ports: Sequence[int]) -> list[str]:
     families, v4 = batch.column("family"), batch.column(address)
-    if set(families) <= {k.AF_INET}:
+    if set(families) <= {AF_INET}:
         # Of few addresses, mostly.
         texts = {raw: inet_ntop(AF_INET, raw) for raw in set(v4)}
         return [f"{texts[raw]}:{port or '*'}" for raw, port in zip(v4, ports)]
@@ -246,7 +246,7 @@ def _endpoints(batch: SocketBatch, address: str, ports: Sequence[int]) -> list[s
 
 @functools.lru_cache(4096)
 def _address(family: int, v4: bytes, v6: bytes | None, ipv6only: int) -> str:
-    if family != k.AF_INET6 or v6 is None:
+    if family != AF_INET6 or v6 is None:
         return inet_ntop(AF_INET, v4)
     return _host(inet_ntop(AF_INET6, v6), ipv6only)
 
@@ -275,7 +275,7 @@ def descriptions(batch: Batch) -> Iterable[str]:
     columns = [texts(batch) for texts in (netids, states, locals_, remotes)]
     if not _is_full(batch) or None in columns:
         return map(describe, batch.records())
-    closed = [state == k.TCP_CLOSE for state in batch.column("state")]
+    closed = [state == TCP_CLOSE for state in batch.column("state")]
     if isinstance(batch, UnixBatch):
         peers = batch.column("peer")
         here: list[str] = [

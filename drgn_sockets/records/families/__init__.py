@@ -12,7 +12,26 @@ import functools
 from collections.abc import Iterator
 from importlib import import_module
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import (
+    AF_INET,
+    AF_INET6,
+    AF_NETLINK,
+    AF_PACKET,
+    AF_UNIX,
+    AF_VSOCK,
+    AF_XDP,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_MPTCP,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPPROTO_UDPLITE,
+    SOCK_DGRAM,
+    SOCK_RAW,
+    SOCK_SEQPACKET,
+    SOCK_STREAM,
+)
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.socket import Family, SocketRecord
@@ -37,21 +56,21 @@ class _Looks(NamedTuple):
         return self.like(family, type_) and (self.protocols is None or protocol in self.protocols)
 
 
-_INET = (k.AF_INET, k.AF_INET6)
+_INET = (AF_INET, AF_INET6)
 
 # A family is in the module of its group's name, in the class of that name in capitals.
 _LOOKS = {
-    "netlink": _Looks((k.AF_NETLINK,)),
-    "packet": _Looks((k.AF_PACKET,)),
-    "unix": _Looks((k.AF_UNIX,)),
-    "ping": _Looks(_INET, (k.SOCK_DGRAM,), (k.IPPROTO_ICMP, k.IPPROTO_ICMPV6), rare=True),
-    "raw": _Looks(_INET, (k.SOCK_RAW,)),
-    "udp": _Looks(_INET, (k.SOCK_DGRAM,), (k.IPPROTO_UDP, k.IPPROTO_UDPLITE)),
-    "tcp": _Looks(_INET, (k.SOCK_STREAM,), (k.IPPROTO_TCP,)),
-    "mptcp": _Looks(_INET, (k.SOCK_STREAM,), (k.IPPROTO_MPTCP,), rare=True),
-    "vsock": _Looks((k.AF_VSOCK,)),
-    "sctp": _Looks(_INET, (k.SOCK_STREAM, k.SOCK_SEQPACKET), (k.IPPROTO_SCTP,), rare=True),
-    "xdp": _Looks((k.AF_XDP,)),
+    "netlink": _Looks((AF_NETLINK,)),
+    "packet": _Looks((AF_PACKET,)),
+    "unix": _Looks((AF_UNIX,)),
+    "ping": _Looks(_INET, (SOCK_DGRAM,), (IPPROTO_ICMP, IPPROTO_ICMPV6), rare=True),
+    "raw": _Looks(_INET, (SOCK_RAW,)),
+    "udp": _Looks(_INET, (SOCK_DGRAM,), (IPPROTO_UDP, IPPROTO_UDPLITE)),
+    "tcp": _Looks(_INET, (SOCK_STREAM,), (IPPROTO_TCP,)),
+    "mptcp": _Looks(_INET, (SOCK_STREAM,), (IPPROTO_MPTCP,), rare=True),
+    "vsock": _Looks((AF_VSOCK,)),
+    "sctp": _Looks(_INET, (SOCK_STREAM, SOCK_SEQPACKET), (IPPROTO_SCTP,), rare=True),
+    "xdp": _Looks((AF_XDP,)),
 }
 
 OTHER = "other"
@@ -110,7 +129,7 @@ def plain_record(family: int, type_: int, protocol: int) -> type[SocketRecord]:
     known = family_of(family, type_, protocol)
     if known is not None:
         return known.plain
-    return InetRecord if family in (k.AF_INET, k.AF_INET6) else SocketRecord
+    return InetRecord if family in (AF_INET, AF_INET6) else SocketRecord
 
 
 # include/linux/net.h

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import functools
-from _socket import AF_INET, AF_INET6, inet_ntop  # "socket" takes as long as all the rest
+from _socket import inet_ntop  # "socket" takes as long as all the rest
 from typing import TYPE_CHECKING, Callable, Optional
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
-from drgn_sockets.kernel.sock import Sock
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, Sock
 from drgn_sockets.kernel.structs import (
     BigEndian,
     Bytes,
@@ -82,7 +81,7 @@ def ip_text(address: bytes) -> str:
 
 
 def _address(family: int, v6: bytes | None, v4: bytes) -> str:
-    return ip_text(v6 if family == k.AF_INET6 and v6 is not None else v4)
+    return ip_text(v6 if family == AF_INET6 and v6 is not None else v4)
 
 
 class InetRecord(SocketRecord):
@@ -108,7 +107,7 @@ class InetRecord(SocketRecord):
     @property
     def is_unbound(self) -> bool:
         # That is what procfs lacks.
-        return self.sock.state == k.TCP_CLOSE and not self.local_port
+        return self.sock.state == TCP_CLOSE and not self.local_port
 
 
 def other_end(finder: Finder, record: InetRecord) -> InetRecord | None:

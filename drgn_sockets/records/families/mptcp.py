@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from drgn import Program, offsetof
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.mptcp import (
     PmNlPernet,
@@ -18,7 +17,16 @@ from drgn_sockets.kernel.mptcp import (
     mptcp_subflows,
     pm_nl_get_pernet,
 )
-from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
+from drgn_sockets.kernel.sock import (
+    TCP_CLOSE,
+    TCP_ESTABLISHED,
+    TCP_LISTEN,
+    TCP_SYN_RECV,
+    TCP_SYN_SENT,
+    Sock,
+    SockCommon,
+    SocketAlloc,
+)
 from drgn_sockets.kernel.structs import Int, OptInt
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord, other_end
@@ -41,7 +49,7 @@ _FLAG_REMOTE_KEY_RECEIVED = 2
 # net/mptcp/protocol.h
 _MPTCP_PM_TYPE_KERNEL = 0
 # __mptcp_has_initial_subflow()
-_INITIAL_STATES = frozenset({k.TCP_ESTABLISHED, k.TCP_SYN_SENT, k.TCP_SYN_RECV, k.TCP_LISTEN})
+_INITIAL_STATES = frozenset({TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_LISTEN})
 
 
 class OptAge(OptInt):
@@ -157,7 +165,7 @@ def mptcp_get_info(prog: Program, msk: MptcpSock) -> MptcpInfo:
     }
     # What the aggregate counters came with: of a listener no more is told.
     is_newer = msk.bytes_acked is not None
-    if not is_newer or msk.state != k.TCP_LISTEN:
+    if not is_newer or msk.state != TCP_LISTEN:
         # Since v6.4 ("mptcp: do not fill info not used by the PM in used"), which no type tells.
         if not is_newer or msk.pm_type == _MPTCP_PM_TYPE_KERNEL:
             limits = pm_nl_get_pernet(prog, msk.net)
@@ -242,7 +250,7 @@ class MptcpRecord(InetRecord):
 
     def _first_if_listening(self) -> Sock | None:
         """The TCP socket that listens for it."""
-        if self.state != k.TCP_LISTEN:
+        if self.state != TCP_LISTEN:
             return None
         return Sock.layout(self.prog).try_read(self.sock.first)
 
@@ -265,7 +273,7 @@ class MptcpRecord(InetRecord):
         that may be bound.
         """
         commons = SockCommon.layout(self.prog).read_many(self.subflows())
-        idle = [sk for sk, common in commons if common and common.state == k.TCP_CLOSE]
+        idle = [sk for sk, common in commons if common and common.state == TCP_CLOSE]
         records = []
         for sock in TcpSock.layout(self.prog).read_batch(idle):
             record = TcpSockRecord(self.prog, sock, self.netns)

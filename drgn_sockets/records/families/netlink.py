@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from drgn import FaultError, Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes
 from drgn_sockets.kernel.net import task_net
 from drgn_sockets.kernel.netlink import for_each_netlink
-from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, OptInt
 from drgn_sockets.kernel.task import task_by_tid
 from drgn_sockets.records.socket import AnySocket, Derived, Endpoint, Family, SocketRecord
@@ -126,7 +125,7 @@ class NetlinkRecord(SocketRecord):
     group = "netlink"
     struct = NetlinkSock
 
-    state = Derived(lambda state: k.TCP_CLOSE, "state", doc="As ss has it: always closed.")
+    state = Derived(lambda state: TCP_CLOSE, "state", doc="As ss has it: always closed.")
 
     @property
     def is_kernel(self) -> bool:

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 
 from drgn import FaultError, Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.filter import Instruction, filter_bytes, instructions
 from drgn_sockets.kernel.memory import page_shift, read_pointers
 from drgn_sockets.kernel.net import netdev_name_by_index
-from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.sock import Sock, SockCommon, for_each_packet
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.socket import Endpoint, Family, SocketRecord
@@ -441,4 +440,4 @@ class Packet(Family):
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        return k.for_each_packet(prog, known)
+        return for_each_packet(prog, known)

@@ -8,9 +8,8 @@ from typing import ClassVar
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.sock import TCP_ESTABLISHED, Sock, SockCommon, for_each_ping
 from drgn_sockets.records.families.inet import InetRecord, InetSock
 from drgn_sockets.records.socket import Family
 
@@ -24,13 +23,13 @@ class PingRecord(InetRecord):
     @property
     def is_connected(self) -> bool:
         # The other end has no port.
-        return bool(self.state == k.TCP_ESTABLISHED)
+        return bool(self.state == TCP_ESTABLISHED)
 
 
 class PingPlainRecord(PingRecord):
     """A ping socket of which ``struct sock`` was read."""
 
-    struct = k.Sock
+    struct = Sock
 
 
 class Ping(Family):
@@ -44,4 +43,4 @@ class Ping(Family):
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        return k.for_each_ping(prog, known)
+        return for_each_ping(prog, known)

@@ -8,10 +8,9 @@ from typing import ClassVar
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.control import for_each_control_sock
-from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.sock import SOCK_RAW, Sock, SockCommon, for_each_raw
 from drgn_sockets.kernel.structs import OptInt
 from drgn_sockets.records.families.inet import InetRecord, InetSock
 from drgn_sockets.records.socket import Family
@@ -40,7 +39,7 @@ class RawRecord(InetRecord):
 class RawPlainRecord(RawRecord):
     """A raw socket of which ``struct sock`` was read."""
 
-    struct = k.Sock
+    struct = Sock
 
 
 class Raw(Family):
@@ -54,5 +53,5 @@ class Raw(Family):
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        yield from k.for_each_raw(prog, known)
-        yield from for_each_control_sock(prog, k.SOCK_RAW)
+        yield from for_each_raw(prog, known)
+        yield from for_each_control_sock(prog, SOCK_RAW)

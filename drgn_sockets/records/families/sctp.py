@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.control import for_each_control_sock
 from drgn_sockets.kernel.memory import byte_order, read_bytes
 from drgn_sockets.kernel.sctp import for_each_sctp, sctp_bind_addrs, sctp_list
-from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.sock import (
+    AF_INET6,
+    SOCK_SEQPACKET,
+    TCP_CLOSE,
+    TCP_CLOSE_WAIT,
+    TCP_ESTABLISHED,
+    TCP_FIN_WAIT1,
+    TCP_FIN_WAIT2,
+    TCP_LAST_ACK,
+    TCP_SYN_SENT,
+    SockCommon,
+)
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.named_tuple import NamedTuple
@@ -31,8 +41,8 @@ STATES = (
 )
 # The states of TCP that these come next to.
 _AS_TCP = (
-    *(k.TCP_CLOSE, k.TCP_SYN_SENT, k.TCP_SYN_SENT, k.TCP_ESTABLISHED, k.TCP_FIN_WAIT1),
-    *(k.TCP_FIN_WAIT2, k.TCP_CLOSE_WAIT, k.TCP_LAST_ACK),
+    *(TCP_CLOSE, TCP_SYN_SENT, TCP_SYN_SENT, TCP_ESTABLISHED, TCP_FIN_WAIT1),
+    *(TCP_FIN_WAIT2, TCP_CLOSE_WAIT, TCP_LAST_ACK),
 )
 # enum sctp_socket_type
 _SCTP_SOCKET_TCP = 2
@@ -178,7 +188,7 @@ class _Device(Struct):
 def sctp_addr_text(prog: Program, addr: bytes) -> str:
     """The IP address in a ``union sctp_addr``."""
     (family,) = struct.unpack_from(byte_order(prog) + "H", addr)
-    return ip_text(addr[_V6] if family == k.AF_INET6 else addr[_V4])
+    return ip_text(addr[_V6] if family == AF_INET6 else addr[_V4])
 
 
 def sctp_tsnmap_pending(prog: Program, asoc: SctpAssociation) -> int | None:
@@ -420,7 +430,7 @@ class SctpAssociationRecord(SctpRecord):
     def state(self) -> int:
         """The state of TCP that it comes next to."""
         state = self.assoc.assoc_state
-        return _AS_TCP[state] if state < len(_AS_TCP) else k.TCP_CLOSE
+        return _AS_TCP[state] if state < len(_AS_TCP) else TCP_CLOSE
 
     @property
     def local_address(self) -> str:
@@ -430,7 +440,7 @@ class SctpAssociationRecord(SctpRecord):
     @property
     def remote_address(self) -> str:
         if self._primary is None:
-            return "::" if self.family == k.AF_INET6 else "0.0.0.0"
+            return "::" if self.family == AF_INET6 else "0.0.0.0"
         return sctp_addr_text(self.prog, self._primary.ipaddr)
 
     @property
@@ -581,7 +591,7 @@ class Sctp(Family):
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        yield from for_each_control_sock(prog, k.SOCK_SEQPACKET)
+        yield from for_each_control_sock(prog, SOCK_SEQPACKET)
         yield from for_each_sctp(prog, known)
 
     def peer(self, finder: Finder, record: Any) -> SocketRecord | None:

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.sock import (
+    IPPROTO_TCP,
+    SOCK_STREAM,
+    TCP_LISTEN,
+    TCP_NEW_SYN_RECV,
+    TCP_SYN_RECV,
+    TCP_TIME_WAIT,
+    SockCommon,
+    for_each_tcp,
+)
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.named_tuple import NamedTuple
@@ -322,14 +330,14 @@ def timer_active(pending: int, keepalive_pprev: int) -> int:
 
 def recv_queue(state: int, ack_backlog: int, rcv_nxt: int, copied_seq: int) -> int:
     """Bytes received and not yet read; of a listener, connections to be accepted."""
-    if state == k.TCP_LISTEN:
+    if state == TCP_LISTEN:
         return ack_backlog
     return max(_int32(rcv_nxt - copied_seq), 0)
 
 
 def send_queue(state: int, max_ack_backlog: int, write_seq: int, snd_una: int) -> int:
     """Bytes written and not yet acknowledged; of a listener, the accept queue's limit."""
-    if state == k.TCP_LISTEN:
+    if state == TCP_LISTEN:
         return max_ack_backlog
     return write_seq - snd_una & 0xFFFFFFFF
 
@@ -410,8 +418,8 @@ class TcpRecord(InetRecord):
 
     group = "tcp"
     # The small structures keep no more of a socket than they need.
-    type: Any = k.SOCK_STREAM
-    protocol: Any = k.IPPROTO_TCP
+    type: Any = SOCK_STREAM
+    protocol: Any = IPPROTO_TCP
     uid: Any = None
     recv_q: Any = 0
     send_q: Any = 0
@@ -436,7 +444,7 @@ class TcpRequestRecord(TcpRecord):
     """A connection that is being made to a listener."""
 
     struct = TcpRequestSock
-    state: Any = k.TCP_SYN_RECV
+    state: Any = TCP_SYN_RECV
 
 
 class TcpSockRecord(TcpRecord):
@@ -480,14 +488,14 @@ class Tcp(Family):
     brief = True
 
     def small_record(self, common: SockCommon) -> type[SocketRecord] | None:
-        if common.state == k.TCP_TIME_WAIT:
+        if common.state == TCP_TIME_WAIT:
             return TcpTimewaitRecord
-        return TcpRequestRecord if common.state == k.TCP_NEW_SYN_RECV else None
+        return TcpRequestRecord if common.state == TCP_NEW_SYN_RECV else None
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        return k.for_each_tcp(prog, known)
+        return for_each_tcp(prog, known)
 
     def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
         return other_end(finder, record) if isinstance(record, TcpRecord) else None

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.control import for_each_control_sock
-from drgn_sockets.kernel.sock import SockCommon
+from drgn_sockets.kernel.sock import SOCK_DGRAM, SockCommon, for_each_udp
 from drgn_sockets.kernel.structs import Int
 from drgn_sockets.records.families.inet import InetRecord, InetSock
 from drgn_sockets.records.socket import Derived, Family
@@ -57,5 +56,5 @@ class Udp(Family):
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        yield from k.for_each_udp(prog, known)
-        yield from for_each_control_sock(prog, k.SOCK_DGRAM)
+        yield from for_each_udp(prog, known)
+        yield from for_each_control_sock(prog, SOCK_DGRAM)

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from drgn import Program, offsetof
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock
 from drgn_sockets.kernel.memory import read_bytes
-from drgn_sockets.kernel.sock import SOCK_SEQPACKET, SOCK_STREAM, Sock, SockCommon
+from drgn_sockets.kernel.sock import (
+    SOCK_SEQPACKET,
+    SOCK_STREAM,
+    TCP_LISTEN,
+    Sock,
+    SockCommon,
+    for_each_unix,
+    sock_i_ino,
+)
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.records.socket import (
     AnySocket,
@@ -188,7 +195,7 @@ class UnixRecord(SocketRecord):
     peer = Derived(same, "peer", doc="``struct sock *`` of the other end, 0 for none.")
     send_q = Derived(
         lambda state, max_ack_backlog, wmem_alloc: (
-            max_ack_backlog if state == k.TCP_LISTEN else wmem_alloc - 1
+            max_ack_backlog if state == TCP_LISTEN else wmem_alloc - 1
         ),
         *("state", "max_ack_backlog", "wmem_alloc"),
         doc="Memory of what was sent and not yet read; of a listener, its backlog.",
@@ -198,7 +205,7 @@ class UnixRecord(SocketRecord):
     def recv_q(self) -> int | None:
         """Bytes to be read (``unix_inq_len()``); of a listener, connections waiting."""
         sock = self.sock
-        if sock.state == k.TCP_LISTEN or not sock.receive_queue_len:
+        if sock.state == TCP_LISTEN or not sock.receive_queue_len:
             return sock.receive_queue_len  # type: ignore[no-any-return]
         return unix_inq_len(self.prog, sock)
 
@@ -207,10 +214,10 @@ class UnixRecord(SocketRecord):
         Inodes of the other ends of connections that it has not accepted, as far as they can be
         read: what sock_diag calls ``ICONS``.
         """
-        if self.sock.state != k.TCP_LISTEN:
+        if self.sock.state != TCP_LISTEN:
             return []
         peers = unix_pending(self.prog, self.sock) or []
-        return [k.sock_i_ino(self.prog, peer) for peer in peers]
+        return [sock_i_ino(self.prog, peer) for peer in peers]
 
     @property
     def is_connected(self) -> bool:
@@ -238,7 +245,7 @@ class Unix(Family):
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        return k.for_each_unix(prog, known)
+        return for_each_unix(prog, known)
 
     def peer(self, finder: Finder, record: Any) -> AnySocket | None:
         if not isinstance(record, UnixRecord) or not record.peer:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon
 from drgn_sockets.kernel.structs import Int
 from drgn_sockets.kernel.vsock import for_each_vsock
 from drgn_sockets.records.socket import Endpoint, Family, SocketRecord
@@ -64,7 +63,7 @@ class VsockRecord(SocketRecord):
 
     @property
     def is_unbound(self) -> bool:
-        return self.state == k.TCP_CLOSE and self.sock.local_svm_port == _ANY  # type: ignore[no-any-return]
+        return self.state == TCP_CLOSE and self.sock.local_svm_port == _ANY  # type: ignore[no-any-return]
 
 
 class Vsock(Family):

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.sock import Sock, SockCommon
+from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon, for_each_xdp
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.socket import Derived, Endpoint, Family, SocketRecord
@@ -100,7 +99,7 @@ class XdpRecord(SocketRecord):
     group = "xdp"
     struct: ClassVar[type[SockCommon]] = XdpSock
 
-    state = Derived(lambda state: k.TCP_CLOSE, "state", doc="As ss has it: always closed.")
+    state = Derived(lambda state: TCP_CLOSE, "state", doc="As ss has it: always closed.")
 
     def _read(self, cls: type[Any], address: int) -> Any:
         return cls.layout(self.prog).try_read(address) if address else None
@@ -202,4 +201,4 @@ class Xdp(Family):
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
-        return k.for_each_xdp(prog, known)
+        return for_each_xdp(prog, known)

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import list_nodes
 from drgn_sockets.kernel.memory import UNREADABLE
-from drgn_sockets.kernel.sock import SocketAlloc
+from drgn_sockets.kernel.sock import TCP_LISTEN, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
@@ -85,7 +84,7 @@ def _scm_fds(prog: Program, socket: SocketAlloc) -> int:
     # Linux kernel commit de4370892443 ("af_unix: Show number of inflight fds for sockets in
     # TCP_LISTEN state too") (in v6.1) changed no type; in the same version commit d1e5e6408b30
     # ("tcp: Introduce optional per-netns ehash.") did.
-    if sock.state != k.TCP_LISTEN or not prog.type("struct inet_hashinfo").has_member("pernet"):
+    if sock.state != TCP_LISTEN or not prog.type("struct inet_hashinfo").has_member("pernet"):
         return sock.nr_fds
     # unix_count_nr_fds(): of connections that nobody has accepted.
     queue = socket.sk + offsetof(prog.type("struct sock"), "sk_receive_queue")

@@ -4,12 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from socket import AF_INET, AF_INET6, inet_ntop
+from socket import inet_ntop
 from typing import Any
 
 from drgn import Program, TypeKind
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPPROTO_UDPLITE,
+    SOCK_RAW,
+    TCP_CLOSE,
+    TCP_LISTEN,
+    TCP_TIME_WAIT,
+    sk_forward_alloc_get,
+    sock_cgroup_classid,
+)
 from drgn_sockets.kernel.structs import Bytes, Int, Struct, find_place
 from drgn_sockets.records.families.inet import InetRecord, InetSock, Ipv6Pinfo
 from drgn_sockets.records.families.raw import RawRecord
@@ -125,7 +137,7 @@ bytes[80] tcpm_key
 def fill(diag: Diag, record: InetRecord) -> dict[str, Value]:
     """``inet_diag_msg_common_fill()`` and what follows it for each state."""
     sock = record.sock
-    six = sock.family == k.AF_INET6 and sock.v6_rcv_saddr is not None
+    six = sock.family == AF_INET6 and sock.v6_rcv_saddr is not None
     values: dict[str, Value] = {
         "idiag_family": sock.family,
         "idiag_state": record.state,
@@ -150,7 +162,7 @@ def fill(diag: Diag, record: InetRecord) -> dict[str, Value]:
         values["idiag_inode"] = record.ino
         values["idiag_rqueue"] = record.recv_q or 0
         values["idiag_wqueue"] = record.send_q or 0
-        if isinstance(sock, InetConnectionSock) and sock.state != k.TCP_CLOSE:
+        if isinstance(sock, InetConnectionSock) and sock.state != TCP_CLOSE:
             values.update(_timer(diag, sock))
     return values
 
@@ -202,7 +214,7 @@ def connection(record: SocketRecord) -> TcpSock | None:
     # Linux kernel commit 91051f003948 ("tcp: Dump bound-only sockets in inet_diag.") (in v6.8)
     # has no more of them than a UDP socket has.
     sock = record.sock
-    return sock if isinstance(sock, TcpSock) and sock.state != k.TCP_CLOSE else None
+    return sock if isinstance(sock, TcpSock) and sock.state != TCP_CLOSE else None
 
 
 def shutdown(diag: Diag, record: InetRecord) -> bytes | None:
@@ -217,14 +229,14 @@ def tos(diag: Diag, record: InetRecord) -> bytes | None:
 
 def tclass(diag: Diag, record: InetRecord) -> bytes | None:
     sock = full(record)
-    if sock is None or sock.family != k.AF_INET6:
+    if sock is None or sock.family != AF_INET6:
         return None
     return diag.u8(Ipv6Pinfo.layout(diag.prog).read(sock.pinet6 or 0).tclass)
 
 
 def skv6only(diag: Diag, record: InetRecord) -> bytes | None:
     sock = full(record)
-    if sock is None or sock.family != k.AF_INET6 or sock.state not in (k.TCP_LISTEN, k.TCP_CLOSE):
+    if sock is None or sock.family != AF_INET6 or sock.state not in (TCP_LISTEN, TCP_CLOSE):
         return None
     return diag.u8(sock.ipv6only)
 
@@ -246,7 +258,7 @@ def class_id(diag: Diag, record: InetRecord) -> bytes | None:
     sock = full(record)
     if sock is None:
         return None
-    return diag.u32(k.sock_cgroup_classid(diag.prog, sock) or sock.priority)
+    return diag.u32(sock_cgroup_classid(diag.prog, sock) or sock.priority)
 
 
 def cgroup_id(diag: Diag, record: InetRecord) -> bytes | None:
@@ -281,7 +293,7 @@ def meminfo(diag: Diag, record: InetRecord) -> bytes | None:
         {
             "idiag_rmem": sock.rmem_alloc,
             "idiag_wmem": sock.wmem_queued,
-            "idiag_fmem": k.sk_forward_alloc_get(sock),
+            "idiag_fmem": sk_forward_alloc_get(sock),
             "idiag_tmem": sock.wmem_alloc - 1,
         }
     )
@@ -289,7 +301,7 @@ def meminfo(diag: Diag, record: InetRecord) -> bytes | None:
 
 def protocol(diag: Diag, record: InetRecord) -> bytes | None:
     sock = full(record)
-    return diag.u8(sock.protocol) if sock and sock.type == k.SOCK_RAW else None
+    return diag.u8(sock.protocol) if sock and sock.type == SOCK_RAW else None
 
 
 def info(diag: Diag, record: InetRecord) -> bytes | None:
@@ -363,7 +375,7 @@ _CONGESTION_FORMS: dict[bytes | None, str] = {
 
 def _congestion_info(diag: Diag, record: InetRecord, which: str) -> Any:
     sock = connection(record)
-    if sock is None or sock.state >= k.TCP_TIME_WAIT or not congestion_tells(diag.prog, sock):
+    if sock is None or sock.state >= TCP_TIME_WAIT or not congestion_tells(diag.prog, sock):
         return None
     algorithm = congestion_algorithm(diag.prog, sock)
     if _CONGESTION_FORMS.get(algorithm, which) != which:
@@ -402,7 +414,7 @@ def md5sig(diag: Diag, record: InetRecord) -> bytes | None:
     while node and node not in seen and len(seen) < _MAX_MD5_KEYS:
         seen.add(node)
         key = keys.read(node - offset)
-        size = 4 if key.family == k.AF_INET else 16
+        size = 4 if key.family == AF_INET else 16
         values: dict[str, Value] = {
             "tcpm_family": key.family,
             "tcpm_prefixlen": key.prefixlen,
@@ -426,7 +438,7 @@ def ulp(diag: Diag, record: InetRecord) -> bytes | None:
         tls, mptcp = ulp_info(diag.prog, sock, name)
         if tls is not None:
             nested[_INET_ULP_INFO_TLS] = _tls(diag, tls)
-        elif mptcp is not None and sock.state != k.TCP_LISTEN:
+        elif mptcp is not None and sock.state != TCP_LISTEN:
             nested[_INET_ULP_INFO_MPTCP] = _subflow(diag, mptcp)
         elif name not in (b"tls", b"mptcp"):
             raise LookupError(f"what {name.decode('ascii', 'backslashreplace')} tells is not known")
@@ -573,7 +585,7 @@ PADDING = frozenset({14})  # INET_DIAG_PAD
 
 def label(header: Mapping[str, Value]) -> str:
     """Both ends."""
-    family = AF_INET6 if header["idiag_family"] == k.AF_INET6 else AF_INET
+    family = AF_INET6 if header["idiag_family"] == AF_INET6 else AF_INET
     size = 16 if family == AF_INET6 else 4
     ends = []
     for address, port in (("idiag_src", "idiag_sport"), ("idiag_dst", "idiag_dport")):
@@ -586,7 +598,7 @@ def label(header: Mapping[str, Value]) -> str:
 
 def _protocol_of(record: SocketRecord) -> int | None:
     if isinstance(record, TcpRecord):
-        return k.IPPROTO_TCP
+        return IPPROTO_TCP
     if isinstance(record, UdpRecord):
         return record.protocol  # type: ignore[no-any-return]
     # Raw sockets are asked for as one protocol, whatever theirs is.
@@ -595,7 +607,7 @@ def _protocol_of(record: SocketRecord) -> int | None:
 
 def _dumped(diag: Diag, record: InetRecord) -> bool:
     """Whether it is in a hash table that is dumped."""
-    if isinstance(record, TcpRecord) and record.state == k.TCP_CLOSE:
+    if isinstance(record, TcpRecord) and record.state == TCP_CLOSE:
         return bool(record.sock.num) and diag.fact("bound", lambda: _tells_bound(diag.prog))
     # The kernel has raw sockets in no table, to answer by.
     return bool(record.sock.pprev if isinstance(record, RawRecord) else record.sock.num)
@@ -610,11 +622,11 @@ def _tells_bound(prog: Program) -> bool:
 
 
 KIND = Kind(
-    families=frozenset({k.AF_INET, k.AF_INET6}),
+    families=frozenset({AF_INET, AF_INET6}),
     protocols={
-        k.IPPROTO_TCP: "tcp",
-        k.IPPROTO_UDP: "udp",
-        k.IPPROTO_UDPLITE: "udplite",
+        IPPROTO_TCP: "tcp",
+        IPPROTO_UDP: "udp",
+        IPPROTO_UDPLITE: "udplite",
         IPPROTO_RAW: "raw",
     },
     header="struct inet_diag_msg",

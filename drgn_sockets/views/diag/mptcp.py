@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6, IPPROTO_MPTCP, TCP_CLOSE
 from drgn_sockets.records.families.mptcp import MptcpRecord
 from drgn_sockets.records.families.tcp import congestion_algorithm
 from drgn_sockets.views.diag import bpf, inet
@@ -50,15 +50,15 @@ ATTRIBUTES = inet.attributes_with(
 
 def _dumped(diag: Diag, record: MptcpRecord) -> bool:
     # One that is closed has no token.
-    return bool(record.state != k.TCP_CLOSE)
+    return bool(record.state != TCP_CLOSE)
 
 
 KIND = Kind(
-    families=frozenset({k.AF_INET, k.AF_INET6}),
-    protocols={k.IPPROTO_MPTCP: "mptcp"},
+    families=frozenset({AF_INET, AF_INET6}),
+    protocols={IPPROTO_MPTCP: "mptcp"},
     header="struct inet_diag_msg",
     attributes=ATTRIBUTES,
-    protocol_of=asked_for(MptcpRecord, k.IPPROTO_MPTCP),
+    protocol_of=asked_for(MptcpRecord, IPPROTO_MPTCP),
     fill=inet.fill,
     label=inet.label,
     dumped=_dumped,

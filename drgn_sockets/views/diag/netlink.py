@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from drgn import FaultError
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import AF_NETLINK
 from drgn_sockets.records.families.netlink import NetlinkRecord, netlink_groups
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo
 from drgn_sockets.views.diag.forms import Value
@@ -103,7 +103,7 @@ def _is_busy(header: Mapping[str, Value]) -> bool:
 
 
 KIND = Kind(
-    families=frozenset({k.AF_NETLINK}),
+    families=frozenset({AF_NETLINK}),
     protocols={_ALL: "netlink"},
     header="struct netlink_diag_msg",
     attributes=ATTRIBUTES,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from drgn import FaultError
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.filter import filter_bytes
+from drgn_sockets.kernel.sock import AF_PACKET
 from drgn_sockets.records.families.packet import DIAG_FLAGS, PacketRecord, Ring
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
 from drgn_sockets.views.diag.forms import Value
@@ -147,7 +147,7 @@ def label(header: Mapping[str, Value]) -> str:
 
 
 KIND = Kind(
-    families=frozenset({k.AF_PACKET}),
+    families=frozenset({AF_PACKET}),
     protocols={0: "packet"},
     header="struct packet_diag_msg",
     attributes=ATTRIBUTES,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6, IPPROTO_SCTP, TCP_LISTEN
 from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
 from drgn_sockets.views.diag import inet
 from drgn_sockets.views.diag.base import Diag, Kind, asked_for
@@ -27,7 +27,7 @@ def fill(diag: Diag, record: SctpRecord) -> dict[str, Value]:
     values = inet.fill(diag, record)
     if not isinstance(record, SctpAssociationRecord):
         return values
-    six = record.family == k.AF_INET6
+    six = record.family == AF_INET6
     # It takes all to be of the socket's family.
     place = slice(8, 24) if six else slice(4, 8)
     local = next(iter(record.local_addrs() or ()), b"")
@@ -103,7 +103,7 @@ def part(members: Mapping[str, Value], attributes: Mapping[int, bytes]) -> bytes
 def _dumped(diag: Diag, record: SctpRecord) -> bool:
     """Whether it listens, or a path leads to it."""
     is_association = isinstance(record, SctpAssociationRecord)
-    return is_association or record.state == k.TCP_LISTEN or bool(record.parts())
+    return is_association or record.state == TCP_LISTEN or bool(record.parts())
 
 
 def _is_known(prog: Program) -> bool:
@@ -116,11 +116,11 @@ def _is_known(prog: Program) -> bool:
 
 
 KIND = Kind(
-    families=frozenset({k.AF_INET, k.AF_INET6}),
-    protocols={k.IPPROTO_SCTP: "sctp"},
+    families=frozenset({AF_INET, AF_INET6}),
+    protocols={IPPROTO_SCTP: "sctp"},
     header="struct inet_diag_msg",
     attributes=ATTRIBUTES,
-    protocol_of=asked_for(SctpRecord, k.IPPROTO_SCTP),
+    protocol_of=asked_for(SctpRecord, IPPROTO_SCTP),
     fill=fill,
     label=inet.label,
     dumped=_dumped,

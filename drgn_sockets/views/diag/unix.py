@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from drgn import FaultError
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import AF_UNIX, TCP_LISTEN
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock, sun_path, unix_pending
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
 from drgn_sockets.views.diag.forms import Value
@@ -65,7 +65,7 @@ def peer(diag: Diag, record: UnixRecord) -> bytes | None:
 
 
 def icons(diag: Diag, record: UnixRecord) -> bytes | None:
-    if record.state != k.TCP_LISTEN:
+    if record.state != TCP_LISTEN:
         return None
     pending = unix_pending(diag.prog, record.sock)
     if pending is None:
@@ -112,7 +112,7 @@ def _dumped(diag: Diag, record: UnixRecord) -> bool:
 
 
 KIND = Kind(
-    families=frozenset({k.AF_UNIX}),
+    families=frozenset({AF_UNIX}),
     protocols={0: "unix"},
     header="struct unix_diag_msg",
     attributes=ATTRIBUTES,

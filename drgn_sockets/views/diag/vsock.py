@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import AF_VSOCK
 from drgn_sockets.records.families.vsock import VsockRecord
 from drgn_sockets.views.diag.base import Diag, Kind, asked_for
 from drgn_sockets.views.diag.forms import Value
@@ -64,7 +64,7 @@ def _is_known(prog: Program) -> bool:
 
 
 KIND = Kind(
-    families=frozenset({k.AF_VSOCK}),
+    families=frozenset({AF_VSOCK}),
     protocols={0: "vsock"},
     header="struct vsock_diag_msg",
     attributes=(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import AF_XDP
 from drgn_sockets.records.families.xdp import XdpRecord
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
 from drgn_sockets.views.diag.forms import Value
@@ -118,7 +118,7 @@ def _dumped(diag: Diag, record: XdpRecord) -> bool:
 
 
 KIND = Kind(
-    families=frozenset({k.AF_XDP}),
+    families=frozenset({AF_XDP}),
     protocols={0: "xdp"},
     header="struct xdp_diag_msg",
     attributes=ATTRIBUTES,

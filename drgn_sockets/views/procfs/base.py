@@ -9,10 +9,9 @@ from typing import Any, Callable, ClassVar, TypeVar
 
 from drgn import Object, Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import HashTable
 from drgn_sockets.kernel.memory import byte_order, pointer_size
-from drgn_sockets.kernel.sock import Sock
+from drgn_sockets.kernel.sock import NumaDropCounters, Sock, has_sock_i_uid, walk_hashed
 from drgn_sockets.kernel.structs import Batch
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
@@ -91,7 +90,7 @@ class Looker:
         found: dict[int, list[Entry]] = {}
         if not table.address:
             return found
-        for bucket, sk, common in k.walk_hashed(self.prog, table, *families):
+        for bucket, sk, common in walk_hashed(self.prog, table, *families):
             if common is None:
                 self.unreadable(sk)
             else:
@@ -116,7 +115,7 @@ class Looker:
         """Inodes of full sockets, and owners as ``/proc/net`` has them."""
         inodes = self.reader.inodes_of(socks.addresses, socks.column("socket"), {})
         inos = [inodes[sk].ino if sk in inodes else 0 for sk in socks.addresses]
-        if not k.has_sock_i_uid(self.prog):
+        if not has_sock_i_uid(self.prog):
             return inos, list(socks.column("uid"))
         # The owner of the inode; a socket without one is root's.
         return inos, [inodes[sk].uid if sk in inodes else 0 for sk in socks.addresses]
@@ -131,7 +130,7 @@ class Looker:
         counters = [pointer or 0 for pointer in socks.column("drop_counters")]
         drops = list(socks.column("drops"))
         if any(counters):
-            batch = k.NumaDropCounters.layout(self.prog).read_batch(filter(None, counters))
+            batch = NumaDropCounters.layout(self.prog).read_batch(filter(None, counters))
             sums = map(sum, zip(batch.column("drops0"), batch.column("drops1")))
             by_address = dict(zip(batch.addresses, sums))
             drops = [by_address.get(counter, own) for counter, own in zip(counters, drops)]

@@ -8,8 +8,15 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.chains import HashTable
+from drgn_sockets.kernel.sock import (
+    AF_INET,
+    AF_INET6,
+    ping_table,
+    raw_table,
+    udp_table,
+    udplite_table,
+)
 from drgn_sockets.kernel.structs import Batch
 from drgn_sockets.records.families.inet import InetSock
 from drgn_sockets.records.families.udp import UdpSock
@@ -23,7 +30,7 @@ HEADING6 = (
     "  sl  local_address                         remote_address                        st "
     "tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
 )
-INET = (k.AF_INET, k.AF_INET6)
+INET = (AF_INET, AF_INET6)
 
 
 def ends(at: Looker, socks: Batch[Any], *, six: bool) -> tuple[list[str], list[str]]:
@@ -53,7 +60,7 @@ class InetFile(NetFile):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.six = name.endswith("6")
-        self.family = k.AF_INET6 if self.six else k.AF_INET
+        self.family = AF_INET6 if self.six else AF_INET
 
     def table(self, at: Looker, net: int) -> HashTable:
         """
@@ -122,7 +129,7 @@ class UdpFile(InetFile):
     heading = " " + HEADING
 
     def table(self, at: Looker, net: int) -> HashTable:
-        return k.udp_table(at.net_object(net))
+        return udp_table(at.net_object(net))
 
     def receive_queue(self, socks: Batch[Any]) -> Sequence[int]:
         # udp_rqueue_get()
@@ -133,7 +140,7 @@ class UdpliteFile(UdpFile):
     """The same for UDP-Lite."""
 
     def table(self, at: Looker, net: int) -> HashTable:
-        return k.udplite_table(at.prog)
+        return udplite_table(at.prog)
 
 
 class RawFile(InetFile):
@@ -142,7 +149,7 @@ class RawFile(InetFile):
     digits = 4
 
     def table(self, at: Looker, net: int) -> HashTable:
-        return k.raw_table(at.prog, "raw_v6_hashinfo" if self.six else "raw_v4_hashinfo")
+        return raw_table(at.prog, "raw_v6_hashinfo" if self.six else "raw_v4_hashinfo")
 
     def ports(self, socks: Batch[Any]) -> tuple[Sequence[int], Sequence[int]]:
         return socks.column("num"), [0] * len(socks)
@@ -154,7 +161,7 @@ class IcmpFile(InetFile):
     width = 127
 
     def table(self, at: Looker, net: int) -> HashTable:
-        return k.ping_table(at.prog)
+        return ping_table(at.prog)
 
     def chosen(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         # ping_get_next() does not look at the family: after one that is right, all that follow in

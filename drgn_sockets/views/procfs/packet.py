@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from drgn import Program
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.memory import pointer_size
+from drgn_sockets.kernel.sock import AF_PACKET, packet_list
 from drgn_sockets.records.families.packet import PacketSock, packet_flags
 from drgn_sockets.views.procfs.base import Looker, NetFile, texts_of
 
@@ -24,8 +24,8 @@ class PacketFile(NetFile):
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
         width = 2 * pointer_size(at.prog) if _is_aligned(at.prog) else 8
         yield f"{'sk':{width}} RefCnt Type Proto  Iface R Rmem   User   Inode\n".encode("ascii")
-        table = k.packet_list(at.net_object(net))
-        sks = [entry.sk for entry in at.entries(table, net, k.AF_PACKET)]
+        table = packet_list(at.net_object(net))
+        sks = [entry.sk for entry in at.entries(table, net, AF_PACKET)]
         rows = texts_of(sks, functools.partial(_rows, at))
         for sk in sks:
             if sk in rows:

@@ -7,8 +7,16 @@ import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 
-from drgn_sockets.kernel import sock as k
 from drgn_sockets.kernel.net import pingpong_thresh
+from drgn_sockets.kernel.sock import (
+    AF_INET,
+    AF_INET6,
+    TCP_LISTEN,
+    TCP_NEW_SYN_RECV,
+    TCP_SYN_RECV,
+    TCP_TIME_WAIT,
+    tcp_tables,
+)
 from drgn_sockets.records.families.tcp import (
     InetRequestSock,
     InetTimewaitSock,
@@ -39,19 +47,19 @@ class TcpFile(NetFile):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.six = name.endswith("6")
-        self.family = k.AF_INET6 if self.six else k.AF_INET
+        self.family = AF_INET6 if self.six else AF_INET
 
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
         width = 0 if self.six else _WIDTH
         yield f"{HEADING6 if self.six else HEADING:{width}}\n".encode("ascii")
         entries = [
             entry
-            for table in k.tcp_tables(at.net_object(net))
+            for table in tcp_tables(at.net_object(net))
             for entry in at.entries(table, net, *INET)
             if entry.family == self.family
         ]
         threshold = pingpong_thresh(at.prog, net)
-        small = {k.TCP_TIME_WAIT: self._timewait, k.TCP_NEW_SYN_RECV: self._requests}
+        small = {TCP_TIME_WAIT: self._timewait, TCP_NEW_SYN_RECV: self._requests}
         sks: dict[Callable[..., dict[int, str]], list[int]] = {}
         for entry in entries:
             sks.setdefault(small.get(entry.state, self._full), []).append(entry.sk)
@@ -127,7 +135,7 @@ class TcpFile(NetFile):
         )
         # It prints 0, not the references that it has.
         texts = (
-            f"{source}:{sport:04X} {to}:{dport:04X} {k.TCP_SYN_RECV:02X} 00000000:00000000 "
+            f"{source}:{sport:04X} {to}:{dport:04X} {TCP_SYN_RECV:02X} 00000000:00000000 "
             f"01:{when:08X} {timeouts:08X} {uid:5} {0:8} 0 0 {sk}"
             for source, to, sport, dport, when, timeouts, uid, sk in columns
         )
@@ -145,6 +153,6 @@ def _timer(
 
 
 def _ssthresh(state: int, fastopen_max_qlen: int, snd_ssthresh: int) -> int:
-    if state == k.TCP_LISTEN:
+    if state == TCP_LISTEN:
         return fastopen_max_qlen
     return -1 if snd_ssthresh >= _INFINITE_SSTHRESH else snd_ssthresh

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
-from drgn_sockets.kernel import sock as k
+from drgn_sockets.kernel.sock import AF_UNIX, TCP_ESTABLISHED, TCP_LISTEN, unix_table
 from drgn_sockets.records.families.unix import UnixSock
 from drgn_sockets.views.procfs.base import Looker, NetFile, texts_of
 
@@ -24,8 +24,8 @@ class UnixFile(NetFile):
 
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
         yield b"Num       RefCount Protocol Flags    Type St Inode Path\n"
-        table = k.unix_table(at.net_object(net))
-        entries = at.entries(table, net, k.AF_UNIX)
+        table = unix_table(at.net_object(net))
+        entries = at.entries(table, net, AF_UNIX)
         texts = texts_of((entry.sk for entry in entries), functools.partial(_texts, at))
         for entry in entries:
             row = texts.get(entry.sk)
@@ -48,7 +48,7 @@ def _texts(at: Looker, sks: Sequence[int]) -> dict[int, bytes]:
             at.problems.append(f"name of the unix socket at {sk:#x} cannot be read")
         text = (
             f"{at.pointer(sk)}: {refcnt:08X} 00000000 "
-            f"{_SO_ACCEPTCON if state == k.TCP_LISTEN else 0:08X} {type_:04X} "
+            f"{_SO_ACCEPTCON if state == TCP_LISTEN else 0:08X} {type_:04X} "
             f"{_socket_state(state, socket):02X} {ino:5}"
         )
         texts[sk] = text.encode("ascii") + unix_path(name) + b"\n"
@@ -56,7 +56,7 @@ def _texts(at: Looker, sks: Sequence[int]) -> dict[int, bytes]:
 
 
 def _socket_state(state: int, socket: int) -> int:
-    connected = state == k.TCP_ESTABLISHED
+    connected = state == TCP_ESTABLISHED
     if socket:
         return _SS_CONNECTED if connected else _SS_UNCONNECTED
     return _SS_CONNECTING if connected else _SS_DISCONNECTING
