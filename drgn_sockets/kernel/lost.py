@@ -9,7 +9,7 @@ the place of each entry that it could not read, and goes on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Callable, TypeVar, Union
+from typing import Callable, TypeVar
 
 from drgn import FaultError
 
@@ -38,7 +38,7 @@ class Lost(NamedTuple):
         return f"{text}: {self.why}" if self.why else text
 
 
-def sift(entries: Iterable[Union[T, Lost]], lose: Callable[[Lost], object]) -> Iterator[T]:
+def sift(entries: Iterable[T | Lost], lose: Callable[[Lost], object]) -> Iterator[T]:
     """
     Iterate over the entries of a walk that could be read.
 
