@@ -105,7 +105,7 @@ class Peer(Command):
         records = {record.sk: record for record in for_each_socket(prog, holders=finder.holders)}
         for record in records.values():
             if isinstance(record, UnixRecord) and record.peer not in records:
-                finder.peer(record)
+                finder.reader.peer(record)
 
 
 def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
@@ -113,7 +113,7 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
     yield End(what, "self", record, _note(record))
     if isinstance(record, UnreadableSocket):
         return
-    peer = finder.peer(record)
+    peer = finder.reader.peer(record)
     if peer is not None:
         yield End(what, "peer", peer, _peer_note(record, peer))
     elif isinstance(record, NetlinkRecord) and record.sock.dst_group:
@@ -121,7 +121,7 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
     elif record.group not in (OTHER, "unix") and record.is_connected:
         yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
     for end in (record, peer):
-        listener = finder.unix_listener(end) if isinstance(end, UnixRecord) else None
+        listener = finder.reader.listener(end) if isinstance(end, SocketRecord) else None
         if listener is not None:
             yield End(what, "listener", listener)
             break

@@ -10,6 +10,7 @@ from typing import Callable
 from drgn import FaultError, Object, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_buckets
+from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
 
 # include/linux/socket.h
@@ -188,6 +189,26 @@ def sock_cgroup_classid(prog: Program, sk: Sock) -> int:
 def sk_forward_alloc_get(sk: Sock) -> int:
     """Bytes allocated ahead, as ``sk_forward_alloc_get()``: MPTCP has some for receiving alone."""
     return sk.forward_alloc + (getattr(sk, "rmem_fwd_alloc", None) or 0)
+
+
+# TCP has 13 states, DCCP one more, and SMC counts from 20 to 27 (net/smc/smc.h).
+_MAX_STATE = 32
+
+
+def is_sock(prog: Program, address: int) -> bool:
+    """
+    Whether what is at *address* looks like a ``struct sock`` (or a timewait or request
+    socket): its family and state are possible and it belongs to a network namespace that
+    there is.
+    """
+    common = SockCommon.layout(prog).try_read(address)
+    return (
+        common is not None
+        and 0 < common.family < AF_MAX
+        # A netlink socket that is no longer connected is in none.
+        and (0 < common.state < _MAX_STATE or common.family == AF_NETLINK)
+        and common.net in net_namespaces(prog)
+    )
 
 
 def sock_i_ino(prog: Program, sk: int) -> int:

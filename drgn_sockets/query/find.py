@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from drgn import FaultError, Program
 
@@ -13,40 +13,19 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.fdtable import open_fds
 from drgn_sockets.kernel.file import File, socket_file_ops
 from drgn_sockets.kernel.memory import distilled_by
-from drgn_sockets.kernel.net import net_namespaces
-from drgn_sockets.kernel.sock import AF_MAX, AF_NETLINK, TCP_LISTEN, Sock, SockCommon
+from drgn_sockets.kernel.sock import TCP_LISTEN, Sock, SockCommon, is_sock
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.query.select import task_of
-from drgn_sockets.records.families import family_of_group
-from drgn_sockets.records.families.unix import UnixRecord, UnixSock
+from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import SocketReader, for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord
-
-# TCP has 13, DCCP one more, and SMC counts from 20 to 27 (net/smc/smc.h).
-_MAX_STATE = 32
 
 
 class _Socket(Struct):
     C_TYPE = "struct socket"
     sk = Int("sk")
-
-
-def is_sock(prog: Program, address: int) -> bool:
-    """
-    Whether what is at *address* looks like a ``struct sock`` (or a timewait or request
-    socket): its family and state are possible and it belongs to a network namespace that
-    there is.
-    """
-    common = SockCommon.layout(prog).try_read(address)
-    return (
-        common is not None
-        and 0 < common.family < AF_MAX
-        # A netlink socket that is no longer connected is in none.
-        and (0 < common.state < _MAX_STATE or common.family == AF_NETLINK)
-        and common.net in net_namespaces(prog)
-    )
 
 
 def sk_at(prog: Program, address: int) -> int:
@@ -171,33 +150,3 @@ class Finder:
                 "ss -xa lists all)"
             )
         return found
-
-    def sockets(self, *groups: str) -> Iterator[AnySocket]:
-        """Every socket of some groups of families."""
-        return for_each_socket(self._prog, groups, self.holders)
-
-    def is_sock(self, address: int) -> bool:
-        """:func:`is_sock`."""
-        return is_sock(self._prog, address)
-
-    def peer(self, record: SocketRecord) -> AnySocket | None:
-        """The other end of a socket, if its family knows of one on this machine."""
-        family = family_of_group(record.group)
-        return None if family is None else family.peer(self, record)
-
-    def unix_listener(self, record: UnixRecord) -> UnixRecord | None:
-        """
-        The listener that a unix socket was accepted from (or is still to be): the one that
-        listens under the same ``struct unix_address``.
-        """
-        sock = record.sock
-        if not isinstance(sock, UnixSock) or not sock.addr or record.state == TCP_LISTEN:
-            return None
-        for other in self._unix():
-            if (
-                isinstance(other.sock, UnixSock)
-                and other.sock.addr == sock.addr
-                and other.state == TCP_LISTEN
-            ):
-                return other
-        return None

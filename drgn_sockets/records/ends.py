@@ -14,7 +14,8 @@ from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.holders import FileHolders, Holder, Holders
+from drgn_sockets.records.holder import Holder
+from drgn_sockets.records.holders import FileHolders, Holders
 from drgn_sockets.records.kinds import kind_with_ends
 from drgn_sockets.records.kinds.base import End, Kind
 from drgn_sockets.records.notes import note

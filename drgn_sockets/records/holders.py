@@ -7,7 +7,6 @@ import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
-from typing import Union
 
 from drgn import FaultError, Program, offsetof
 
@@ -16,38 +15,16 @@ from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families import OTHER, group_like
 from drgn_sockets.records.fan_out import fan_out
+from drgn_sockets.records.holder import Holder, SocketInode
 
 # Files that are read together.
 _PART = 8192
 
 
-class Holder(NamedTuple):
-    """A file descriptor by which a process holds a file."""
-
-    pid: int
-    fd: int
-    #: Command name of the process, or of the thread if ``tid`` is set.
-    comm: bytes
-    #: Thread ID if the file table is the thread's own, else ``None``.
-    tid: int | None
-
-
-class SocketInode(NamedTuple):
-    """The inode of a socket."""
-
-    ino: int
-    #: Its owner, in the initial user namespace.
-    uid: int
-
-
 # SocketInode._make(), without a step in Python.
 _inode: Callable[[Iterable[int]], SocketInode] = functools.partial(tuple.__new__, SocketInode)
-
-#: What tells the inode of a socket: kept of very many, or just read.
-AnyInode = Union[SocketInode, SocketAlloc]
 
 
 class _ProtoOps(Struct):
@@ -242,10 +219,10 @@ class Holders(FileHolders):
 
 # What comes of some files: those that cannot be read, with what that is, and in columns those of
 # sockets: the file, its sock, inode number, owner, and group of families.
-_Sockets = tuple[list[tuple[int, str]], list[int], list[int], list[int], list[int], list[str]]
+_HeldSockets = tuple[list[tuple[int, str]], list[int], list[int], list[int], list[int], list[str]]
 
 
-def _sockets_of(prog: Program, addresses: Sequence[int]) -> _Sockets:
+def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
     offset = offsetof(prog.type("struct socket_alloc"), "socket")
     files = _FilePrivate.layout(prog).read_batch(addresses)
     unreadable = [(file, f"struct file at {file:#x}") for file in files.unreadable]

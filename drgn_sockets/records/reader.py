@@ -20,6 +20,7 @@ from drgn_sockets.kernel.sock import (
     Sock,
     SockCommon,
     SocketAlloc,
+    is_sock,
 )
 from drgn_sockets.kernel.structs import Batch as StructBatch
 from drgn_sockets.records.families import (
@@ -31,7 +32,8 @@ from drgn_sockets.records.families import (
     plain_record,
 )
 from drgn_sockets.records.families.unix import LOST_NAME, UnixRecord, UnixSock, unix_name
-from drgn_sockets.records.holders import AnyInode, Holders, SocketGroups, SocketInode
+from drgn_sockets.records.holder import AnyInode, SocketInode
+from drgn_sockets.records.holders import Holders, SocketGroups
 from drgn_sockets.records.notes import note
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.socket import AnySocket, Derived, Family, SocketRecord, UnreadableSocket
@@ -188,6 +190,36 @@ class SocketReader:
         batch = next(self.read_many([sk]))
         record: AnySocket = batch.records()[0]
         return record
+
+    def at(self, sk: int) -> AnySocket:
+        """
+        Read the socket that another one points to.
+
+        :param sk: ``struct sock *`` as an integer
+        :return: An :class:`~drgn_sockets.records.socket.UnreadableSocket` if what is at *sk* is no
+            socket
+        """
+        if not is_sock(self.prog, sk):
+            return UnreadableSocket(sk, "is none", self.holders.of(sk) if self.holders else None)
+        return self.read(sk)
+
+    def of_families(self, *names: str) -> Iterator[AnySocket]:
+        """
+        Read every socket of some families, as :func:`for_each_socket`.
+
+        :param names: Which of :data:`~drgn_sockets.records.families.FAMILIES`
+        """
+        return for_each_socket(self.prog, names, self.holders)
+
+    def peer(self, record: SocketRecord) -> AnySocket | None:
+        """The other end of a socket, if its family knows of one on this machine."""
+        family = family_of_group(record.group)
+        return None if family is None else family.peer(self, record)
+
+    def listener(self, record: SocketRecord) -> SocketRecord | None:
+        """The listener that a socket was accepted from, see :meth:`Family.listener`."""
+        family = family_of_group(record.group)
+        return None if family is None else family.listener(self, record)
 
     def read_many(self, sks: Iterable[int]) -> Iterator[Batch]:
         """Read the sockets at *sks*, whatever they are, in address order."""

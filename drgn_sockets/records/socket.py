@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Union
+from typing import Any, ClassVar, Protocol, Union
 
 from drgn import Program
 
@@ -18,10 +18,7 @@ from drgn_sockets.kernel.sock import (
 )
 from drgn_sockets.kernel.structs import Struct
 from drgn_sockets.named_tuple import NamedTuple
-
-if TYPE_CHECKING:
-    from drgn_sockets.query.find import Finder
-    from drgn_sockets.records.holders import AnyInode, Holder, Holders
+from drgn_sockets.records.holder import AnyInode, Holder, HoldersOfSockets
 
 
 class Timer(NamedTuple):
@@ -111,7 +108,7 @@ class SocketRecord:
     #: Name of the interface it is bound to, if it is.
     ifname: bytes | None = None
     #: Who holds what, ``None`` if nobody looked.
-    all_holders: Holders | None = None
+    all_holders: HoldersOfSockets | None = None
 
     @property
     def ino(self) -> int:
@@ -228,6 +225,28 @@ class UnreadableSocket:
 AnySocket = Union[SocketRecord, UnreadableSocket]
 
 
+class Sockets(Protocol):
+    """
+    The sockets of a machine, as a family looks among them for the other end of one:
+    :class:`~drgn_sockets.records.reader.SocketReader`.
+    """
+
+    def at(self, sk: int) -> AnySocket:
+        """
+        Read the socket that another one points to.
+
+        :param sk: ``struct sock *`` as an integer
+        :return: An :class:`UnreadableSocket` if there is no socket at *sk*
+        """
+
+    def of_families(self, *names: str) -> Iterator[AnySocket]:
+        """
+        Read every socket of some families.
+
+        :param names: Which of :data:`~drgn_sockets.records.families.FAMILIES`
+        """
+
+
 class Family:
     """
     A family of sockets: what adding one takes, in a module of :mod:`drgn_sockets.records.families`,
@@ -268,8 +287,15 @@ class Family:
         """
         return iter(())
 
-    def peer(self, finder: Finder, record: Any) -> AnySocket | None:
+    def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:
         """The other end of a socket of it, if that is on this machine."""
+        return None
+
+    def listener(self, sockets: Sockets, record: Any) -> SocketRecord | None:
+        """
+        The listener that a socket of it was accepted from, or is still to be, where sockets of the
+        family are known by the name of their listener.
+        """
         return None
 
     def is_known(self, prog: Program) -> bool:

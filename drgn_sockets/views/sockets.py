@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, Sock
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
-from drgn_sockets.records.holders import Holder
+from drgn_sockets.records.holder import Holder
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.reader import SocketBatch, UnixBatch
 from drgn_sockets.records.socket import (

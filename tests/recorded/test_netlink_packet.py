@@ -409,7 +409,7 @@ def test_peers(elf: Core) -> None:
     lonely = ports[elf.accounts["other_families"]["processes"][0]["pid"]]
     (record,) = finder.by_inode(lonely["inode"])
     assert isinstance(record, NetlinkRecord)
-    assert finder.peer(record) is None
+    assert finder.reader.peer(record) is None
 
 
 def test_selected(elf: Core) -> None:

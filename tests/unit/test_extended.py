@@ -10,7 +10,7 @@ import pytest
 from drgn_sockets.kernel import cgroup as cgroups
 from drgn_sockets.kernel.cgroup import CgroupPath
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
-from drgn_sockets.records.holders import SocketInode
+from drgn_sockets.records.holder import SocketInode
 from drgn_sockets.records.socket import SocketRecord, Timer
 from drgn_sockets.views.extended import cgroup_text, extended_text, timer_text
 

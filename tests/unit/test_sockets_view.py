@@ -14,7 +14,7 @@ from drgn_sockets.records.families.raw import RawRecord, RawSock
 from drgn_sockets.records.families.tcp import TcpSock, TcpSockRecord
 from drgn_sockets.records.families.udp import UdpRecord, UdpSock
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
-from drgn_sockets.records.holders import Holder, SocketInode
+from drgn_sockets.records.holder import Holder, SocketInode
 from drgn_sockets.records.socket import SocketRecord, UnreadableSocket
 from drgn_sockets.text import unescape
 from drgn_sockets.views.names import (

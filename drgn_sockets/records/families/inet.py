@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from _socket import inet_ntop  # "socket" takes as long as all the rest
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Callable, Optional
 
 from drgn import Program
 
@@ -19,10 +19,7 @@ from drgn_sockets.kernel.structs import (
     Struct,
     find_place,
 )
-from drgn_sockets.records.socket import Derived, SocketRecord, same
-
-if TYPE_CHECKING:
-    from drgn_sockets.query.find import Finder
+from drgn_sockets.records.socket import Derived, SocketRecord, Sockets, same
 
 _INET_FLAGS = "inet_flags"
 
@@ -110,7 +107,7 @@ class InetRecord(SocketRecord):
         return self.sock.state == TCP_CLOSE and not self.local_port
 
 
-def other_end(finder: Finder, record: InetRecord) -> InetRecord | None:
+def other_end(sockets: Sockets, record: InetRecord) -> InetRecord | None:
     """
     The other end of a connection, a socket of the same group, if it is on this machine.
 
@@ -121,7 +118,7 @@ def other_end(finder: Finder, record: InetRecord) -> InetRecord | None:
         return None
     found = None
     wanted = _ends(record)[::-1]
-    for other in finder.sockets(record.group):
+    for other in sockets.of_families(record.group):
         if not isinstance(other, InetRecord) or other.sk == record.sk:
             continue
         if other.local_port == record.remote_port and _ends(other) == wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from drgn import Program, offsetof
 
@@ -38,10 +38,7 @@ from drgn_sockets.records.families.tcp import (
     tcp_timer,
     ulp_name,
 )
-from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer
-
-if TYPE_CHECKING:
-    from drgn_sockets.query.find import Finder
+from drgn_sockets.records.socket import Derived, Family, SocketRecord, Sockets, Timer
 
 # include/uapi/linux/mptcp.h
 _FLAG_FALLBACK = 1
@@ -327,5 +324,5 @@ class Mptcp(Family):
     ) -> Iterator[tuple[int, SockCommon | None]]:
         return for_each_mptcp(prog, known)
 
-    def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
-        return other_end(finder, record) if isinstance(record, InetRecord) else None
+    def peer(self, sockets: Sockets, record: Any) -> SocketRecord | None:
+        return other_end(sockets, record) if isinstance(record, InetRecord) else None

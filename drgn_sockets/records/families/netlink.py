@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drgn import FaultError, Program
 
@@ -16,10 +16,7 @@ from drgn_sockets.kernel.netlink import for_each_netlink
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, OptInt
 from drgn_sockets.kernel.task import task_by_tid
-from drgn_sockets.records.socket import AnySocket, Derived, Endpoint, Family, SocketRecord
-
-if TYPE_CHECKING:
-    from drgn_sockets.query.find import Finder
+from drgn_sockets.records.socket import AnySocket, Derived, Endpoint, Family, SocketRecord, Sockets
 
 # include/uapi/linux/netlink.h, with the names that ss has for them; what has no name is a number.
 PROTOCOLS = {
@@ -224,7 +221,7 @@ class Netlink(Family):
     ) -> Iterator[tuple[int, SockCommon | None]]:
         return for_each_netlink(prog, known)
 
-    def peer(self, finder: Finder, record: Any) -> AnySocket | None:
+    def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:
         """The socket that it is connected to: by its port ID, of the same protocol."""
         if not isinstance(record, NetlinkRecord) or not record.is_connected:
             return None
@@ -232,7 +229,7 @@ class Netlink(Family):
         if not sock.dst_portid and sock.dst_group:
             # To whoever has joined.
             return None
-        for other in finder.sockets(self.group):
+        for other in sockets.of_families(self.group):
             if (
                 isinstance(other, NetlinkRecord)
                 and other.sock.net == sock.net

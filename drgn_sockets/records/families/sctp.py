@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from drgn import Program
 
@@ -29,10 +29,7 @@ from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord, InetSock, ip_text
-from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
-
-if TYPE_CHECKING:
-    from drgn_sockets.query.find import Finder
+from drgn_sockets.records.socket import Derived, Family, SocketRecord, Sockets, Timer, same
 
 #: States of an association, as ss calls them (``SCTP_STATE_*``).
 STATES = (
@@ -594,7 +591,7 @@ class Sctp(Family):
         yield from for_each_control_sock(prog, SOCK_SEQPACKET)
         yield from for_each_sctp(prog, known)
 
-    def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
+    def peer(self, sockets: Sockets, record: Any) -> SocketRecord | None:
         """
         The other end of an association, or of the first one of a socket: a socket that has just
         that, or the association of another.
@@ -610,7 +607,7 @@ class Sctp(Family):
             return None
         found: SctpRecord | None = None
         socket: SctpRecord | None = None
-        for other in finder.sockets(self.group):
+        for other in sockets.of_families(self.group):
             if not isinstance(other, SctpAssociationRecord):
                 socket = other if isinstance(other, SctpRecord) else None
             elif other.assoc.address != mine.assoc.address and _are_ends(mine, other):

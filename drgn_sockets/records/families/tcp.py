@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 from drgn import Program
 
@@ -23,10 +23,7 @@ from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, S
 from drgn_sockets.kernel.time import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord, InetSock, other_end
-from drgn_sockets.records.socket import Derived, Family, SocketRecord, Timer, same
-
-if TYPE_CHECKING:
-    from drgn_sockets.query.find import Finder
+from drgn_sockets.records.socket import Derived, Family, SocketRecord, Sockets, Timer, same
 
 # include/net/inet_connection_sock.h: icsk_pending
 _ICSK_TIME_RETRANS = 1
@@ -497,5 +494,5 @@ class Tcp(Family):
     ) -> Iterator[tuple[int, SockCommon | None]]:
         return for_each_tcp(prog, known)
 
-    def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
-        return other_end(finder, record) if isinstance(record, TcpRecord) else None
+    def peer(self, sockets: Sockets, record: Any) -> SocketRecord | None:
+        return other_end(sockets, record) if isinstance(record, TcpRecord) else None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drgn import Program, offsetof
 
@@ -27,12 +27,9 @@ from drgn_sockets.records.socket import (
     Derived,
     Family,
     SocketRecord,
-    UnreadableSocket,
+    Sockets,
     same,
 )
-
-if TYPE_CHECKING:
-    from drgn_sockets.query.find import Finder
 
 # sizeof(struct sockaddr_un) and one for the NUL that unix_mkname() adds to a path of 108.
 _MAX_ADDRESS = 111
@@ -247,9 +244,23 @@ class Unix(Family):
     ) -> Iterator[tuple[int, SockCommon | None]]:
         return for_each_unix(prog, known)
 
-    def peer(self, finder: Finder, record: Any) -> AnySocket | None:
+    def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:
         if not isinstance(record, UnixRecord) or not record.peer:
             return None
-        if not finder.is_sock(record.peer):
-            return UnreadableSocket(record.peer, "is none", finder.holders.of(record.peer))
-        return finder.reader.read(record.peer)
+        return sockets.at(record.peer)
+
+    def listener(self, sockets: Sockets, record: Any) -> UnixRecord | None:
+        """The one that listens under the same ``struct unix_address``."""
+        if not isinstance(record, UnixRecord) or record.state == TCP_LISTEN:
+            return None
+        if not isinstance(record.sock, UnixSock) or not record.sock.addr:
+            return None
+        for other in sockets.of_families(self.group):
+            if (
+                isinstance(other, UnixRecord)
+                and isinstance(other.sock, UnixSock)
+                and other.sock.addr == record.sock.addr
+                and other.state == TCP_LISTEN
+            ):
+                return other
+        return None

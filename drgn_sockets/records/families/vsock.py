@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from drgn import Program
 
@@ -12,10 +12,7 @@ from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon
 from drgn_sockets.kernel.structs import Int
 from drgn_sockets.kernel.vsock import for_each_vsock
-from drgn_sockets.records.socket import Endpoint, Family, SocketRecord
-
-if TYPE_CHECKING:
-    from drgn_sockets.query.find import Finder
+from drgn_sockets.records.socket import Endpoint, Family, SocketRecord, Sockets
 
 # include/uapi/linux/vm_sockets.h: VMADDR_CID_ANY, VMADDR_PORT_ANY
 _ANY = 0xFFFFFFFF
@@ -78,7 +75,7 @@ class Vsock(Family):
     ) -> Iterator[tuple[int, SockCommon | None]]:
         return for_each_vsock(prog)
 
-    def peer(self, finder: Finder, record: Any) -> SocketRecord | None:
+    def peer(self, sockets: Sockets, record: Any) -> SocketRecord | None:
         """
         The other end, if both are on this machine (``vmw_vsock_loopback``): of a connection to
         or from a virtual machine one is on another.
@@ -86,7 +83,7 @@ class Vsock(Family):
         if not isinstance(record, VsockRecord) or not record.is_connected:
             return None
         mine = record.sock
-        for other in finder.sockets(self.group):
+        for other in sockets.of_families(self.group):
             if not isinstance(other, VsockRecord) or other.sk == record.sk:
                 continue
             theirs = other.sock

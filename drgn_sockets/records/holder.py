@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What records are made of: a file descriptor that holds a file, the inode of a socket."""
+
+from __future__ import annotations
+
+from typing import Protocol, Union
+
+from drgn_sockets.kernel.sock import Sock, SocketAlloc
+from drgn_sockets.named_tuple import NamedTuple
+
+
+class Holder(NamedTuple):
+    """A file descriptor by which a process holds a file."""
+
+    pid: int
+    fd: int
+    #: Command name of the process, or of the thread if ``tid`` is set.
+    comm: bytes
+    #: Thread ID if the file table is the thread's own, else ``None``.
+    tid: int | None
+
+
+class SocketInode(NamedTuple):
+    """The inode of a socket."""
+
+    ino: int
+    #: Its owner, in the initial user namespace.
+    uid: int
+
+
+#: What tells the inode of a socket: kept of very many, or just read.
+AnyInode = Union[SocketInode, SocketAlloc]
+
+
+class HoldersOfSockets(Protocol):
+    """What the record of a socket asks :class:`~drgn_sockets.records.holders.Holders`."""
+
+    def of(self, sk: int) -> list[Holder]:
+        """The holders of a ``struct sock *``, in the order of pids and fds."""
+
+    def through_socket(self, sk: Sock) -> list[Holder]:
+        """The holders of the ``struct socket`` of *sk*, which may be that of another sock."""
