@@ -61,7 +61,7 @@ _SHOWN = {
 _EXTENDED = ["ino", "uid", "cookie", "sk", "netns", "cgroup", "file_ino", "file_dev"]
 
 if TYPE_CHECKING:
-    from drgn_sockets.query.filter import Filter, Token
+    from drgn_sockets.query.ssfilter import Filter, Token
 
 
 class _Refuse(argparse.Action):
@@ -316,7 +316,7 @@ def _filter(args: argparse.Namespace) -> Filter | None:
     if not source:
         return None
     # Nobody else waits for its import.
-    from drgn_sockets.query.filter import FAMILIES, parse
+    from drgn_sockets.query.ssfilter import FAMILIES, parse
 
     # The family that an address is of, if just one was chosen.
     chosen = set(args.families or ())

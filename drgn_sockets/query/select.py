@@ -244,7 +244,7 @@ def _at_port(text: str) -> Callable[[object], bool]:
         end = host if port == "*" else f"{host}:{port}"
         expression = f"src {end} or dst {end}"
     # It takes a while to import, and most ask for no socket.
-    from drgn_sockets.query.filter import parse
+    from drgn_sockets.query.ssfilter import parse
 
     try:
         test = parse(expression).expression

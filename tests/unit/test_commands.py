@@ -20,9 +20,9 @@ from drgn_sockets.commands import COMMANDS, SUMMARIES
 from drgn_sockets.commands.base import Command
 from drgn_sockets.commands.ss import Ss, _source, _states
 from drgn_sockets.errors import UserError
-from drgn_sockets.query.filter import parse
 from drgn_sockets.query.find import parse_address
 from drgn_sockets.query.socket_tables import QUERIES, Tables
+from drgn_sockets.query.ssfilter import parse
 
 from .fake_kernel import FakeKernel
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.memory import remembered
-from drgn_sockets.query import filter as filter_module
-from drgn_sockets.query.filter import (
+from drgn_sockets.query import ssfilter
+from drgn_sockets.query.ssfilter import (
     Autobound,
     Cgroup,
     Chain,
@@ -193,7 +193,7 @@ def test_states_come_first() -> None:
 
 def test_names_of_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     hosts = {"mine": [b"\x0a\1\2\3", bytes.fromhex("20010db8000000000000000000000001")]}
-    monkeypatch.setattr(filter_module, "_hosts", lambda: hosts)
+    monkeypatch.setattr(ssfilter, "_hosts", lambda: hosts)
     assert selected("src Mine") == {"web", "web6", "dns"}
     assert selected("src mine:443") == {"web6"}
     assert selected("src inet6:mine") == {"web6"}
@@ -321,7 +321,7 @@ HOSTS = st.one_of(
         st.sampled_from(ADDRESSES),
         st.sampled_from(["", ":22", ":40000", ":*"]),
     ),
-    NAMES.map(lambda name: "unix:" + filter_module._quoted(name)),
+    NAMES.map(lambda name: "unix:" + ssfilter._quoted(name)),
     st.sampled_from(["unix:*/journal/*", "inet:127.0.0.1", "netlink:rtnl:kernel", "link:*:eth0"]),
 )
 

@@ -24,7 +24,7 @@ _FAMILIES = "drgn_sockets.records.families"
 # Large, and for what few ask.
 _RARE = {
     *("pathlib", "ipaddress", "dataclasses", "inspect", "json", "tabulate", "importlib.metadata"),
-    *("drgn_sockets.records.tcp_info", "drgn_sockets.query.filter", "drgn_sockets.views.lsof"),
+    *("drgn_sockets.records.tcp_info", "drgn_sockets.query.ssfilter", "drgn_sockets.views.lsof"),
     *("drgn_sockets.records.associated", "drgn_sockets.commands.fds_columns"),
     *("drgn_sockets.commands.fds_summary", "drgn_sockets.commands.ss_member_columns"),
     *("drgn_sockets.query.find", "drgn_sockets.kernel.locks", "drgn_sockets.records.locks"),
