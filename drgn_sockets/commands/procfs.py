@@ -23,9 +23,9 @@ from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.query.netns import find_net
 from drgn_sockets.query.select import task_of
 from drgn_sockets.records.fd import FdReader
-from drgn_sockets.records.netns import find_net
 from drgn_sockets.records.process import read_process
 from drgn_sockets.text import escape
 from drgn_sockets.views.columns import Column

@@ -257,7 +257,7 @@ def _sk_at(prog: Program, text: str) -> int:
 
 
 def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) -> None:
-    from drgn_sockets.records.netns import find_net
+    from drgn_sockets.query.netns import find_net
     from drgn_sockets.views.procfs.base import Looker
     from drgn_sockets.views.summary import summary
 
@@ -301,7 +301,7 @@ class _Wanted:
         if args.inode is not None:
             yield lambda r: r.ino == args.inode
         if args.netns is not None:
-            from drgn_sockets.records.netns import find_netns
+            from drgn_sockets.query.netns import find_netns
 
             netns = find_netns(prog, args.netns)
             yield lambda r: r.netns == netns
