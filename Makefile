@@ -14,7 +14,7 @@ GUESTS := $(KERNELS:%=test-guest-%)
 # Compiling every module in every process would take longer than some tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: all demo test test-unit test-recorded test-guest test-vm lint fuzz bench clean
+.PHONY: all demo test test-unit test-recorded test-guest test-vm lint docs fuzz bench clean
 
 all: test lint
 
@@ -32,6 +32,11 @@ $(VENV)/.usable: pyproject.toml
 # What it takes to test it.
 $(VENV)/.installed: $(VENV)/.usable
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# What it takes to build the manual.
+$(VENV)/.docs: $(VENV)/.usable
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 # A tour, on a core that comes with the package: no root, no kernel, no network but for pip.
@@ -66,7 +71,12 @@ test-vm: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy drgn_sockets vm tests contrib
+	$(BIN)/mypy drgn_sockets vm tests contrib docs
+
+# The manual, as docs/_build/html/index.html; a warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -E -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 # Damaged BTF, 120,000 times: some minutes. SEED=N for others than last time.
 SEED ?= 1
@@ -77,4 +87,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m vm.bench
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache docs/_build docs/commands
