@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from drgn import Program, ProgramFlags
@@ -15,7 +16,7 @@ from drgn_sockets.check.saved import check_saved
 from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.time import clock
-from drgn_sockets.views.columns import Column, choose
+from drgn_sockets.views.columns import Column
 from drgn_sockets.views.procfs import FILES
 
 
@@ -73,11 +74,10 @@ class Check(Command):
         clock(prog)
         diag.read_all(prog)
 
-    def chosen(self, args: argparse.Namespace) -> list[Column]:
-        if args.diag is None:
-            return super().chosen(args)
-        columns = _ATTRIBUTE_COLUMNS if args.attributes else _DIAG_COLUMNS
-        return choose(columns, args.output, [column.name for column in columns])
+    def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
+        if args.attributes:
+            return _ATTRIBUTE_COLUMNS
+        return self.columns if args.diag is None else _DIAG_COLUMNS
 
     def run(self, prog: Program, args: argparse.Namespace) -> int:
         if args.attributes and args.diag is None:

@@ -266,6 +266,19 @@ def test_help_of_columns_needs_no_target(shell: Any, command: Command) -> None:
     assert all(c.help for c in command.columns)
 
 
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ([], "where row field procfs memory"),
+        (["--diag"], "where row field sock_diag memory"),
+        (["--diag", "--attributes"], "attribute compared equal"),
+    ],
+)
+def test_help_of_columns_is_of_the_options(shell: Any, options: list[str], names: str) -> None:
+    status, out, _ = shell("check", *options, "--output", "help")
+    assert (status, [line.split()[1] for line in out.splitlines()]) == (0, names.split())
+
+
 def test_columns_have_one_name_each() -> None:
     for command in COMMANDS:
         names = [column.name for column in command.columns]
