@@ -2,6 +2,9 @@
 """
 Recorded machines: a core, and what procfs, ss, lsof, lsfd and the workloads said of the
 same moment. What is expected always comes from these, never from our own output.
+
+Which kernels and formats a question is asked on is decided here, in :data:`COVER`. The option
+``--kernel`` runs the part of the tests that needs the recordings of some kernels only.
 """
 
 from __future__ import annotations
@@ -26,13 +29,34 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 KERNELS = {"5.10": "btf", "6.1": "dwarf", "6.12": "btf", "7.2": "btf"}
 BOTH = ("5.10", "6.1")
 FORMATS = tuple(FILES)
+#: What is ours, and the same on all kernels, is asked on this one; ``make test`` records it alone.
+ONE = "6.12"
+
+#: By fixture, the cores that a question is asked on.
+COVER: dict[str, list[str]] = {
+    # Each kernel's core in another format: test_agree.py shows that all formats say the same.
+    "core": ["5.10-distilled", "6.1-elf", "6.12-kdump", "7.2-elf"],
+    # Each kernel's core, in the format that is the faster to read.
+    "elf": [f"{kernel}-elf" for kernel in KERNELS],
+    # Each kernel's core in ELF and in another format.
+    "both": [f"{k}-{f}" for k in KERNELS for f in FORMATS[1:]],
+    # The same core with types from DWARF and from BTF.
+    "twins": [f"{k}-{f}" for k in BOTH for f in ("elf", "kdump")],
+    # A core with each source of types, for what is the same on all kernels.
+    "sample": ["6.1-elf", "7.2-elf"],
+}
+#: Kernels that a fixture needs which is not in COVER.
+NEEDS = {"one": (ONE,), "old": ("5.10",), "strangers": BOTH}
 
 _recorded: dict[str, dump.Recorded | str] = {}
 _cores: dict[tuple[str, str, str], Core] = {}
+#: Kernels whose recordings the running test may use.
+_allowed: frozenset[str] = frozenset(KERNELS)
 
 
 def recorded(kernel: str) -> dump.Recorded:
     """The recording of *kernel*, made if the cache has none."""
+    assert kernel in _allowed, f"say that this test needs {kernel}: pytest.mark.kernels({kernel!r})"
     if kernel not in _recorded:
         try:
             _recorded[kernel] = dump.cached(
@@ -57,47 +81,137 @@ def opened(kernel: str, format_: str, types: str | None = None) -> Core:
     return _cores[key]
 
 
-#: Each kernel's core in another format: test_agree.py shows that all formats say the same.
-CORES = ["5.10-distilled", "6.1-elf", "6.12-kdump", "7.2-elf"]
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options that choose kernels."""
+    group = parser.getgroup("recorded machines")
+    group.addoption(
+        "--kernel",
+        metavar="K[-FORMAT],...",
+        help="only tests that need no other recordings than those of these kernels "
+        f"({', '.join(KERNELS)}); with a format ({', '.join(FORMATS)}), on that one",
+    )
+    group.addoption(
+        "--not-kernel",
+        metavar="K,...",
+        help="only those that --kernel would leave out",
+    )
 
 
-@pytest.fixture(scope="session", params=CORES)
-def core(request: pytest.FixtureRequest) -> Iterator[Core]:
-    """Each kernel's core."""
+def _chosen(config: pytest.Config, option: str) -> dict[str, str | None] | None:
+    """Kernels of an option, each with a format if it has one."""
+    text = config.getoption(option)
+    if text is None:
+        return None
+    found = {}
+    for word in text.split(","):
+        kernel, dash, format_ = word.partition("-")
+        if kernel not in KERNELS or (dash and format_ not in FORMATS):
+            raise pytest.UsageError(
+                f"{option} {word}: known are {', '.join(KERNELS)}; formats {', '.join(FORMATS)}"
+            )
+        found[kernel] = format_ or None
+    return found
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers; and whether the options are good."""
+    config.addinivalue_line(
+        "markers", "kernels(*names): recordings that a test needs, whatever its fixtures"
+    )
+    for option in ("--kernel", "--not-kernel"):
+        _chosen(config, option)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Ask on the cores that :data:`COVER` has."""
+    formats = _chosen(metafunc.config, "--kernel") or {}
+    for name, cores in COVER.items():
+        if name not in metafunc.fixturenames:
+            continue
+        if name in ("core", "elf"):
+            cores = [
+                f"{kernel}-{formats.get(kernel) or format_}"
+                for kernel, format_ in (core.split("-") for core in cores)
+            ]
+        metafunc.parametrize(name, cores, indirect=True, scope="session")
+
+
+def kernels_of(item: pytest.Item) -> frozenset[str]:
+    """Kernels whose recordings a test needs; of one that needs none :data:`ONE`."""
+    found = {kernel for mark in item.iter_markers("kernels") for kernel in mark.args}
+    for name, kernels in NEEDS.items():
+        if name in getattr(item, "fixturenames", ()):
+            found.update(kernels)
+    callspec = getattr(item, "callspec", None)
+    for name, value in callspec.params.items() if callspec is not None else ():
+        if name in COVER or name == "kernel":
+            found.add(value.partition("-")[0])
+    return frozenset(found or {ONE})
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose tests by the kernels that they need."""
+    wanted, unwanted = (_chosen(config, option) for option in ("--kernel", "--not-kernel"))
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        kernels = kernels_of(item)
+        is_in = wanted is None or kernels <= wanted.keys()
+        is_out = unwanted is not None and kernels <= unwanted.keys()
+        (kept if is_in and not is_out else left_out).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Hold a test to the kernels by which it is chosen."""
+    global _allowed
+    _allowed = kernels_of(item)
+
+
+@pytest.fixture(scope="session")
+def core(request: pytest.FixtureRequest) -> Core:
+    """A core of each kernel."""
+    return opened(*request.param.split("-"))
+
+
+@pytest.fixture(scope="session")
+def elf(request: pytest.FixtureRequest) -> Core:
+    """A core of each kernel, with all of its memory."""
+    return opened(*request.param.split("-"))
+
+
+@pytest.fixture(scope="session")
+def both(request: pytest.FixtureRequest) -> tuple[Core, Core]:
+    """A core in ELF and in another format."""
     kernel, format_ = request.param.split("-")
-    yield opened(kernel, format_)
+    return opened(kernel, "elf"), opened(kernel, format_)
 
 
-@pytest.fixture(scope="session", params=KERNELS)
-def elf(request: pytest.FixtureRequest) -> Iterator[Core]:
-    """Each kernel's core, in the format that is the faster to read."""
-    yield opened(request.param, "elf")
-
-
-@pytest.fixture(scope="session", params=[f"{k}-{f}" for k in KERNELS for f in FORMATS[1:]])
-def both(request: pytest.FixtureRequest) -> Iterator[tuple[Core, Core]]:
-    """Each kernel's core in ELF and in another format."""
-    kernel, format_ = request.param.split("-")
-    yield opened(kernel, "elf"), opened(kernel, format_)
-
-
-@pytest.fixture(scope="session", params=[f"{k}-{f}" for k in BOTH for f in ("elf", "kdump")])
-def twins(request: pytest.FixtureRequest) -> Iterator[tuple[Core, Core]]:
+@pytest.fixture(scope="session")
+def twins(request: pytest.FixtureRequest) -> tuple[Core, Core]:
     """The same core with types from DWARF and from BTF."""
     kernel, format_ = request.param.split("-")
-    yield opened(kernel, format_, "dwarf"), opened(kernel, format_, "btf")
+    return opened(kernel, format_, "dwarf"), opened(kernel, format_, "btf")
 
 
-@pytest.fixture(scope="session", params=("6.1", "7.2"))
-def sample(request: pytest.FixtureRequest) -> Iterator[Core]:
-    """A core with each source of types, for what is the same on all kernels."""
-    yield opened(request.param, "elf")
+@pytest.fixture(scope="session")
+def sample(request: pytest.FixtureRequest) -> Core:
+    """A core with each source of types."""
+    return opened(*request.param.split("-"))
 
 
 @pytest.fixture(scope="session")
 def one() -> Core:
     """A core, for what is ours: the same on all kernels."""
-    return opened("6.12", "elf")
+    return opened(ONE, "elf")
+
+
+@pytest.fixture(scope="session")
+def old() -> Core:
+    """A core that does not tell where its kernel's kallsyms is."""
+    return opened("5.10", "elf", "btf")
 
 
 @pytest.fixture(scope="session")

@@ -27,21 +27,15 @@ SPAN = 1 << 28
 
 
 @pytest.fixture(params=("5.10", "7.2"))
-def core(request: pytest.FixtureRequest) -> Core:
-    """The oldest kernel's core and the newest's, with BTF."""
-    return opened(request.param, "elf", "btf")
+def kernel(request: pytest.FixtureRequest) -> str:
+    """The oldest and the newest."""
+    return str(request.param)
 
 
 @pytest.fixture
-def old() -> Core:
-    """A kernel that does not tell where its kallsyms is."""
-    return opened("5.10", "elf", "btf")
-
-
-@pytest.fixture
-def new() -> Core:
-    """One that does."""
-    return opened("6.12", "elf", "btf")
+def with_btf(kernel: str) -> Core:
+    """A core with BTF."""
+    return opened(kernel, "elf", "btf")
 
 
 class Patched:
@@ -75,8 +69,8 @@ class Patched:
 
 
 @pytest.fixture
-def patched(monkeypatch: pytest.MonkeyPatch, core: Core) -> Patched:
-    return Patched(monkeypatch, core)
+def patched(monkeypatch: pytest.MonkeyPatch, with_btf: Core) -> Patched:
+    return Patched(monkeypatch, with_btf)
 
 
 def where(core: Core) -> tuple[int, bytes]:
@@ -85,10 +79,10 @@ def where(core: Core) -> tuple[int, bytes]:
 
 
 def test_btf_that_is_cut_short(
-    patched: Patched, core: Core, capsys: pytest.CaptureFixture[str]
+    patched: Patched, with_btf: Core, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Pages that are not in the core read as zeros."""
-    address, data = where(core)
+    address, data = where(with_btf)
     for keep in (0, 16, 24, 4096, len(data) // 2, len(data) - 4096):
         status, err = patched.run(address, data[:keep].ljust(len(data), b"\0"), capsys)
         assert status == 2 and len(err) == 1, err
@@ -96,18 +90,20 @@ def test_btf_that_is_cut_short(
 
 
 def test_btf_that_cannot_be_read(
-    patched: Patched, core: Core, capsys: pytest.CaptureFixture[str]
+    patched: Patched, with_btf: Core, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    address, _ = where(core)
+    address, _ = where(with_btf)
     status, err = patched.run(address, None, capsys)
     assert status == 2 and len(err) == 1, err
     assert "BTF cannot be read" in err[0] and "--btf" in err[0]
 
 
-def test_btf_with_damage(patched: Patched, core: Core, capsys: pytest.CaptureFixture[str]) -> None:
+def test_btf_with_damage(
+    patched: Patched, with_btf: Core, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It works, with rows that say what cannot be read, or is one line."""
-    address, data = where(core)
-    rng = random.Random(core.kernel)
+    address, data = where(with_btf)
+    rng = random.Random(with_btf.kernel)
     offset = struct.unpack_from("<I", data, 4)[0]
     for _ in range(12):
         broken = bytearray(data)
@@ -120,10 +116,10 @@ def test_btf_with_damage(patched: Patched, core: Core, capsys: pytest.CaptureFix
         assert status != 2 or "BTF" in err[-1] or "cannot go on" in err[-1], err
 
 
-def test_no_kallsyms_and_no_system_map(core: Core, tmp_path: Path) -> None:
+def test_no_kallsyms_and_no_system_map(with_btf: Core, tmp_path: Path) -> None:
     text = tmp_path / "vmcoreinfo"
-    text.write_text(re.sub(r"SYMBOL\(kallsyms_.*\n", "", vmcoreinfo(core.prog)))
-    done = spawn("-c", str(core.path), "--vmcoreinfo", str(text), "--types=btf", "fds")
+    text.write_text(re.sub(r"SYMBOL\(kallsyms_.*\n", "", vmcoreinfo(with_btf.prog)))
+    done = spawn("-c", str(with_btf.path), "--vmcoreinfo", str(text), "--types=btf", "fds")
     one_line(done, "kallsyms", "--system-map", "-s")
 
 
@@ -165,14 +161,15 @@ def test_a_system_map_of_the_same_version(old: Core, tmp_path: Path, names: tupl
     one_line(done, "of another build", str(tmp_path / "map"))  # type: ignore[arg-type]
 
 
-def test_a_system_map_where_none_is_needed(new: Core, tmp_path: Path) -> None:
+def test_a_system_map_where_none_is_needed(one: Core, old: Core, tmp_path: Path) -> None:
     """It is used, and held against the kernel."""
     path = tmp_path / "System.map"
-    shutil.copyfile(opened("5.10", "elf", "btf").system_map[1], path)
-    done = spawn("-c", str(new.path), "--types=btf", "--system-map", str(path), "fds", "1")
+    shutil.copyfile(old.system_map[1], path)
+    done = spawn("-c", str(one.path), "--types=btf", "--system-map", str(path), "fds", "1")
     one_line(done, "is of another build", str(path))
 
 
+@pytest.mark.kernels("6.1")
 def test_a_system_map_beside_dwarf(tmp_path: Path) -> None:
     dwarf = opened("6.1", "elf", "dwarf")
     done = spawn(*dwarf.target, "--system-map", str(tmp_path / "none"), "fds", "1")
@@ -199,12 +196,12 @@ def btf_files(core: Core, tmp_path: Path) -> Iterator[Path]:
     yield vmlinux
 
 
-def test_btf_from_a_file(core: Core, tmp_path: Path) -> None:
-    bare, vmlinux = btf_files(core, tmp_path)
-    plain = spawn("-c", str(core.path), "--types=btf", *core.system_map, "fds", "--json")
-    for words in (["--btf", str(bare), *core.system_map], ["--btf", str(vmlinux)],
+def test_btf_from_a_file(with_btf: Core, tmp_path: Path) -> None:
+    bare, vmlinux = btf_files(with_btf, tmp_path)
+    plain = spawn("-c", str(with_btf.path), "--types=btf", *with_btf.system_map, "fds", "--json")
+    for words in (["--btf", str(bare), *with_btf.system_map], ["--btf", str(vmlinux)],
                   ["-s", str(vmlinux)], ["--types=btf", "-s", str(vmlinux)]):  # fmt: skip
-        done = spawn("-c", str(core.path), *words, "fds", "--json")
+        done = spawn("-c", str(with_btf.path), *words, "fds", "--json")
         assert done.stderr.startswith(
             b"drgn-sockets: types from the BTF of " + str(tmp_path).encode()
         )
@@ -212,24 +209,24 @@ def test_btf_from_a_file(core: Core, tmp_path: Path) -> None:
         assert (done.stdout, done.returncode) == (plain.stdout, plain.returncode)
 
 
-def test_btf_of_another_build(old: Core, new: Core, tmp_path: Path) -> None:
+def test_btf_of_another_build(old: Core, one: Core, tmp_path: Path) -> None:
     bare, vmlinux = btf_files(old, tmp_path)
     for path in (bare, vmlinux):
-        done = spawn("-c", str(new.path), "--btf", str(path), "fds")
+        done = spawn("-c", str(one.path), "--btf", str(path), "fds")
         one_line(done, "is of another build", str(path))
-    one_line(spawn("-c", str(new.path), "-s", str(vmlinux), "fds"), "not of the kernel looked at")
+    one_line(spawn("-c", str(one.path), "-s", str(vmlinux), "fds"), "not of the kernel looked at")
     # A byte is enough.
-    data = bytearray(own_btf(new.prog))
+    data = bytearray(own_btf(one.prog))
     data[-2] ^= 1
     bare.write_bytes(data)
-    one_line(spawn("-c", str(new.path), "--btf", str(bare), "fds"), "is of another build")
+    one_line(spawn("-c", str(one.path), "--btf", str(bare), "fds"), "is of another build")
 
 
-def test_btf_files_that_are_none(new: Core, tmp_path: Path) -> None:
-    target = ["-c", str(new.path)]
+def test_btf_files_that_are_none(one: Core, tmp_path: Path) -> None:
+    target = ["-c", str(one.path)]
     one_line(spawn(*target, "--btf", str(tmp_path / "none"), "fds"), "cannot read", "none")
     one_line(spawn(*target, "--btf", str(tmp_path), "fds"), "cannot read", str(tmp_path))
-    one_line(spawn(*target, "--btf", str(new.path), "fds"), "has no BTF", str(new.path))
+    one_line(spawn(*target, "--btf", str(one.path), "fds"), "has no BTF", str(one.path))
     one_line(spawn(*target, "--btf", __file__, "fds"), "has no BTF")
     one_line(spawn(*target, "--btf", "x", "-s", "y", "fds"), "--btf and -s contradict")
     one_line(spawn(*target, "--btf", "x", "--types", "dwarf", "fds"), "--btf and --types dwarf")

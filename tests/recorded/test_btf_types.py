@@ -45,9 +45,14 @@ TWICE = {"energy_perf_value_index"}
 
 
 @pytest.fixture(params=KERNELS)
-def cores(request: pytest.FixtureRequest) -> tuple[Core, Core]:
+def kernel(request: pytest.FixtureRequest) -> str:
+    """Each of them."""
+    return str(request.param)
+
+
+@pytest.fixture
+def cores(kernel: str) -> tuple[Core, Core]:
     """Each kernel with types from DWARF, and from BTF; DWARF is not downloaded for this."""
-    kernel = request.param
     if kernel not in BOTH:
         source = recorded(kernel).source
         if not (cache.root() / "kernels" / f"{source.id}-debug").is_dir():
@@ -203,6 +208,7 @@ def test_per_cpu(pair: tuple[Program, Program]) -> None:
             assert values == [cpu, cpu]
 
 
+@pytest.mark.kernels(*KERNELS)
 def test_no_declaration_is_of_what_no_kernel_has() -> None:
     programs = [opened(kernel, "elf", "btf").prog for kernel in KERNELS]
     for name, _ in parse(DECLARATIONS):

@@ -428,9 +428,9 @@ def test_every_member_of_tcp_info_is_told(elf: Core) -> None:
     assert names - never <= set(inet.TCPI.values())
 
 
-def test_a_distilled_core_has_no_keys() -> None:
+def test_a_distilled_core_has_no_keys(one: Core) -> None:
     """Those of TCP_MD5SIG, which sock_diag tells; nor is anything said of them."""
-    whole, small = (opened("6.12", format_) for format_ in ("elf", "distilled"))
+    whole, small = one, opened(one.kernel, "distilled")
     keys = whole.prog.type("struct tcp_md5sig_key")
     offset = keys.member("node").offset
     places = []

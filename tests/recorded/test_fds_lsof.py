@@ -399,6 +399,7 @@ def test_as_lsof_says(kernel: str) -> None:
     assert compared.counts["row"][0] > 2500
 
 
+@pytest.mark.kernels(*KERNELS)
 def test_every_exception_from_lsof_is_needed() -> None:
     _all_needed(LSOF_EXCEPTIONS, [lsof_compared(kernel) for kernel in KERNELS])
 
@@ -645,5 +646,6 @@ def test_as_lsfd_says(kernel: str) -> None:
     assert compared.counts["row"][0] > 5000
 
 
+@pytest.mark.kernels(*KERNELS)
 def test_every_exception_from_lsfd_is_needed() -> None:
     _all_needed(LSFD_EXCEPTIONS, [lsfd_compared(kernel) for kernel in KERNELS])

@@ -19,15 +19,21 @@ from .conftest import FORMATS, opened
 TELLING = ("6.1", "6.12", "7.2")
 
 
-@pytest.fixture(params=[f"{kernel}-{format_}" for kernel in TELLING for format_ in FORMATS])
-def prog(request: pytest.FixtureRequest) -> Program:
+@pytest.fixture(params=FORMATS)
+def format_(request: pytest.FixtureRequest) -> str:
+    """Each of them."""
+    return str(request.param)
+
+
+@pytest.fixture
+def prog(kernel: str, format_: str) -> Program:
     """A core with its kallsyms, without symbols."""
-    kernel, format_ = request.param.split("-")
     prog = Program()
     prog.set_core_dump(opened(kernel, format_, "btf").path)
     return prog
 
 
+@pytest.mark.parametrize("kernel", TELLING)
 def test_one_by_one(prog: Program) -> None:
     quick = Kallsyms(prog, vmcoreinfo(prog))
     find = load_vmlinux_kallsyms(prog)

@@ -120,27 +120,26 @@ def run(core: Core, expression: str, **env: str) -> subprocess.CompletedProcess[
     return subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **env})
 
 
-def test_a_kernel_that_wants_a_system_map() -> None:
-    done = run(opened("5.10", "elf", "btf"), "print(prog['init_task'].comm)")
+def test_a_kernel_that_wants_a_system_map(old: Core) -> None:
+    done = run(old, "print(prog['init_task'].comm)")
     assert done.returncode != 0
     (line,) = (line for line in done.stderr.splitlines() if "drgn_sockets" in line)
     assert "$DRGN_SOCKETS_SYSTEM_MAP" in line
 
 
-def test_a_system_map_in_the_environment_of_a_kernel_that_wants_none() -> None:
-    core = opened("6.12", "elf", "btf")
-    (_, path) = opened("5.10", "elf", "btf").system_map
-    done = run(core, "print(prog['init_task'].comm.string_())", DRGN_SOCKETS_SYSTEM_MAP=path)
+def test_a_system_map_in_the_environment_of_a_kernel_that_wants_none(one: Core, old: Core) -> None:
+    (_, path) = old.system_map
+    done = run(one, "print(prog['init_task'].comm.string_())", DRGN_SOCKETS_SYSTEM_MAP=path)
     assert done.stdout == "b'swapper/0'\n"
 
 
-def test_what_is_turned_off_is_off() -> None:
-    core = opened("6.12", "elf", "btf")
-    assert run(core, "print(prog['init_task'].comm.string_())").stdout == "b'swapper/0'\n"
-    done = run(core, "print(prog['init_task'].comm)", DRGN_DISABLE_PLUGINS="drgn_sockets")
+def test_what_is_turned_off_is_off(one: Core) -> None:
+    assert run(one, "print(prog['init_task'].comm.string_())").stdout == "b'swapper/0'\n"
+    done = run(one, "print(prog['init_task'].comm)", DRGN_DISABLE_PLUGINS="drgn_sockets")
     assert done.returncode != 0 and done.stdout == ""
 
 
+@pytest.mark.kernels("6.1")
 def test_out_of_the_way_of_dwarf() -> None:
     """What DWARF lacks is lacking, but for types of modules, and nothing is loaded for it."""
     prog = opened("6.1", "elf", "dwarf").prog

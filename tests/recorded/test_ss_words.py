@@ -409,6 +409,7 @@ def test_tos_and_cgroup(elf: Core) -> None:
 _used: dict[str, set[str]] = {}
 
 
+@pytest.mark.kernels(*KERNELS)
 def test_every_exception_is_needed() -> None:
     if not _used.keys() >= KERNELS.keys():
         pytest.skip("not all kernels were compared")
