@@ -14,7 +14,7 @@ GUESTS := $(KERNELS:%=test-guest-%)
 # Compiling every module in every process would take longer than some tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: all demo test test-unit test-recorded test-guest test-vm lint docs fuzz bench clean
+.PHONY: all demo test test-unit test-recorded test-guest test-vm faults lint docs fuzz bench clean
 
 all: test lint
 
@@ -67,6 +67,11 @@ $(GUESTS): test-guest-%: $(VENV)/.installed
 # Guests from outside: over QMP, and how they end.
 test-vm: $(VENV)/.installed
 	$(BIN)/python -m pytest -q tests/vm
+
+# Does a test notice if a line is wrong? Some 50 lines, each broken in a copy of the tree
+# (tests/faults/README.md): 7 minutes.
+faults: $(VENV)/.installed
+	$(BIN)/python -m tests.faults
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
