@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from drgn_sockets import demo
+from drgn_sockets.cli import main
 from drgn_sockets.commands import COMMANDS
 from tests.examples import ROOT, Example, blocks, examples, pages
 
@@ -74,11 +76,33 @@ def test_repl(page: str, lines: list[str]) -> None:
     assert done.stdout.splitlines() == shown
 
 
-@pytest.mark.parametrize("name", [*NAMES, "demo"])
-def test_every_command_is_in_the_readme(name: str) -> None:
-    readme = (ROOT / "README.md").read_text()
-    row = re.search(rf"^\| `{name}[ `].*\| `.*{name}.*` \|$", readme, re.MULTILINE)
-    assert row, f"no row of the table of commands has {name} and an example of it"
+def table_of_commands() -> dict[str, str]:
+    """The README's: commands, and the example of each."""
+    rows = re.findall(
+        r"^\| `(\w+)[^|]*\|[^|]*\| `(.*)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    return dict(rows)
+
+
+def test_every_command_is_in_the_readme() -> None:
+    assert list(table_of_commands()) == [*NAMES, "demo"]
+
+
+@pytest.mark.parametrize("name", table_of_commands())
+def test_example_in_the_table(
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = shlex.split(table_of_commands()[name])
+    assert words[0] == name
+    if words in [example.words for example in examples()]:
+        return
+    monkeypatch.chdir(tmp_path)
+    assert main(words if name == "demo" else ["demo", *words]) == 0
+    out, _ = capsys.readouterr()
+    assert len(out.splitlines()) > 1
 
 
 @pytest.fixture(scope="module")
