@@ -35,7 +35,7 @@ from drgn_sockets.records.socket import AnySocket, UnreadableSocket
 from drgn_sockets.text import escape
 from drgn_sockets.views.diag import KINDS, Diag, Kind, Message, diag_of
 from drgn_sockets.views.diag.forms import Form, Value, nla_parse
-from drgn_sockets.views.names import family_name
+from drgn_sockets.views.names import address_family_name
 
 # As in compare.
 _TRIES = 8
@@ -683,7 +683,8 @@ def _ask_all(diag: Diag, proc: str, left_out: list[str]) -> Answers:
 
 def _leave_out_others(answers: Answers, left_out: list[str]) -> None:
     for (family, protocol), count in sorted(answers.others.items()):
-        what = f"{count} sockets that are asked for as {family_name(family)}, protocol {protocol}"
+        asked = f"{address_family_name(family)}, protocol {protocol}"
+        what = f"{count} sockets that are asked for as {asked}"
         left_out.append(f"{what}: what sock_diag tells of these is not known here")
 
 

@@ -118,7 +118,7 @@ def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
         yield End(what, "peer", peer, _peer_note(record, peer))
     elif isinstance(record, NetlinkRecord) and record.sock.dst_group:
         yield End(what, "peer", None, f"whoever has joined group {record.sock.dst_group}")
-    elif record.group not in (OTHER, "unix") and record.is_connected:
+    elif record.family_name not in (OTHER, "unix") and record.is_connected:
         yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
     for end in (record, peer):
         listener = finder.reader.listener(end) if isinstance(end, SocketRecord) else None
@@ -147,7 +147,7 @@ def _note(record: AnySocket) -> str | None:
     if record.is_unbound:
         return "never bound"
     # Of families of which no more is known than that they have sockets, that is not known either.
-    if isinstance(record, PacketRecord) or record.group == OTHER or record.is_connected:
+    if isinstance(record, PacketRecord) or record.family_name == OTHER or record.is_connected:
         return None
     return "not connected"
 

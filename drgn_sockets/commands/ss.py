@@ -18,7 +18,7 @@ from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
 from drgn_sockets.kernel.sock import TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV
 from drgn_sockets.query.socket_tables import Tables, Test, add_table_arguments
-from drgn_sockets.records.families import FAMILIES
+from drgn_sockets.records.families import FAMILY_NAMES
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.parts import Part
@@ -205,7 +205,7 @@ class Ss(Command):
             with contextlib.suppress(FaultError):
                 summary(at, net)
         # Some columns read more of memory, when they are asked.
-        for record in for_each_socket(prog, FAMILIES, Holders(prog)):
+        for record in for_each_socket(prog, FAMILY_NAMES, Holders(prog)):
             for column in self.columns:
                 column.value(record)
             # And so do some filters.
@@ -234,7 +234,7 @@ class Ss(Command):
             return [Part(lambda: SocketReader(prog, holders).read_many([sk]))]
         if held is not None:
             return [Part(lambda: SocketReader(prog, holders).read_many(sorted(held)))]
-        return socket_parts(prog, wanted.tables.groups(), holders)
+        return socket_parts(prog, wanted.tables.family_names(), holders)
 
     def _held(self, prog: Program, pid: int | None, holders: Holders | None) -> set[int] | None:
         if pid is None or holders is None:
@@ -292,12 +292,12 @@ class _Wanted:
         if states != _ALL:
             yield functools.partial(_is_in_state, states)
         # Others are looked for by their families.
-        yield from self.tables.tests(any_group=args.pid is not None or args.addr is not None)
+        yield from self.tables.tests(any_family=args.pid is not None or args.addr is not None)
         chosen = _asks_for_states(args) or bool(found and found.states)
         if TCP_CLOSE in states and not chosen:
             # A closed or unbound one is not listening in any sense, and ss could not show it:
             # created and not bound, or refused, or reset.
-            yield lambda r: not (r.is_unbound or (r.group == "tcp" and r.state == TCP_CLOSE))
+            yield lambda r: not (r.is_unbound or (r.family_name == "tcp" and r.state == TCP_CLOSE))
         if args.inode is not None:
             yield lambda r: r.ino == args.inode
         if args.netns is not None:
@@ -384,7 +384,7 @@ def _state(found: Filter, token: Token) -> frozenset[int]:
 
 def _is_in_state(states: frozenset[int], record: SocketRecord) -> bool:
     state = record.state
-    if state == TCP_CLOSE and _BOUND_INACTIVE in states and record.group == "tcp":
+    if state == TCP_CLOSE and _BOUND_INACTIVE in states and record.family_name == "tcp":
         # Not of its own in memory: closed, but with a port.
         return state in states or bool(record.sock.num)
     return state in states or state >= TCP_NEW_SYN_RECV

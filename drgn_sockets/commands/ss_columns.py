@@ -22,7 +22,7 @@ from drgn_sockets.views.extended import (
     tos_text,
     tos_values,
 )
-from drgn_sockets.views.names import device_text, family_name, type_name
+from drgn_sockets.views.names import address_family_name, device_text, type_name
 from drgn_sockets.views.sockets import (
     local_numbers,
     local_text,
@@ -99,7 +99,7 @@ def _skmem_text(record: SocketRecord) -> str | None:
 
 
 def _info(record: SocketRecord) -> Any:
-    if record.group != "tcp":
+    if record.family_name != "tcp":
         return record.info()
     # It takes a while to import, and most ask for less.
     from drgn_sockets.records.tcp_info import tcp_get_info
@@ -108,7 +108,7 @@ def _info(record: SocketRecord) -> Any:
 
 
 def _info_text(record: SocketRecord) -> str | None:
-    if record.group != "tcp":
+    if record.family_name != "tcp":
         return record.info_words() or None
     info = _info(record)
     if info is None:
@@ -226,7 +226,7 @@ COMMON: tuple[Column, ...] = (
         lambda r: r.extended_words() or None,
         text=lambda r: r.extended_words() or None,
     ),
-    _socket("family", "AF_*", lambda r: family_name(r.family)),
+    _socket("family", "AF_*", lambda r: address_family_name(r.family)),
     _socket("type", "SOCK_*", lambda r: type_name(r.type)),
     _socket("protocol", "protocol number", attrgetter("protocol"), right=True),
     _socket("refcnt", "references to the struct sock", attrgetter("sock.refcnt"), right=True),
@@ -243,7 +243,7 @@ COMMON: tuple[Column, ...] = (
     _inet(
         "rport",
         "remote port",
-        lambda r: None if r.group == "raw" else r.remote_port,
+        lambda r: None if r.family_name == "raw" else r.remote_port,
         right=True,
     ),
     _unix("path", "name of a unix socket, as bytes; ? if lost", attrgetter("name")),

@@ -256,7 +256,9 @@ def _at_port(text: str) -> Callable[[object], bool]:
     # What ss has for the port of a raw socket is a protocol.
     any_port = port == "*"
     return lambda socket: (
-        isinstance(socket, InetRecord) and (any_port or socket.group != "raw") and passes(socket)
+        isinstance(socket, InetRecord)
+        and (any_port or socket.family_name != "raw")
+        and passes(socket)
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from drgn_sockets.errors import nearest
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
 from drgn_sockets.named_tuple import NamedTuple
-from drgn_sockets.records.families import FAMILIES
+from drgn_sockets.records.families import FAMILY_NAMES
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.names import STATE_GROUPS
 from drgn_sockets.views.sockets import record_netid
@@ -24,8 +24,8 @@ _CLOSED = frozenset({TCP_CLOSE})
 
 
 class _Table(NamedTuple):
-    #: Of the families of records.
-    group: str
+    #: Name of the family of its records.
+    family: str
     #: What its sockets have in the column netid.
     netids: Sequence[str]
     #: States that are shown of it without -a and -l.
@@ -60,20 +60,20 @@ _TABLES = {
 }
 
 
-def _of_group(*groups: str) -> list[str]:
-    return [name for name, table in _TABLES.items() if table.group in groups]
+def _of_family(*names: str) -> list[str]:
+    return [name for name, table in _TABLES.items() if table.family in names]
 
 
-_INET = _of_group("tcp", "mptcp", "sctp", "dccp", "udp", "raw", "ping")
+_INET = _of_family("tcp", "mptcp", "sctp", "dccp", "udp", "raw", "ping")
 
 #: What ``-A`` takes, and which tables that is.
 QUERIES: dict[str, list[str]] = {
     "all": list(_TABLES),
     "inet": _INET,
     **{name: [name] for name in _TABLES},
-    "unix": _of_group("unix"),
-    "packet": _of_group("packet"),
-    "vsock": _of_group("vsock"),
+    "unix": _of_family("unix"),
+    "packet": _of_family("packet"),
+    "vsock": _of_family("vsock"),
     "icmp": ["ping"],
     "u_str": ["unix_stream"],
     "u_dgr": ["unix_dgram"],
@@ -88,12 +88,12 @@ QUERIES: dict[str, list[str]] = {
 SOCKET_FAMILIES = {
     "inet": _INET,
     "inet6": _INET,
-    "unix": _of_group("unix"),
-    "link": _of_group("packet"),
-    "netlink": _of_group("netlink"),
-    "vsock": _of_group("vsock"),
-    "tipc": _of_group("tipc"),
-    "xdp": _of_group("xdp"),
+    "unix": _of_family("unix"),
+    "link": _of_family("packet"),
+    "netlink": _of_family("netlink"),
+    "vsock": _of_family("vsock"),
+    "tipc": _of_family("tipc"),
+    "xdp": _of_family("xdp"),
 }
 _INET_FAMILIES = {"inet": AF_INET, "inet6": AF_INET6}
 
@@ -222,28 +222,28 @@ class Tables:
         #: Families that are named, as a filter's addresses are without one.
         self.families = families
         #: Whether sockets are wanted that just their holders lead to.
-        self.wants_others = self.names is not None and "other" in self.groups()
+        self.wants_others = self.names is not None and "other" in self.family_names()
         inet = {_INET_FAMILIES[name] for name in families if name in _INET_FAMILIES}
         self._unwanted = frozenset(_INET_FAMILIES.values()) - inet if inet else frozenset()
         self._named = named
 
-    def groups(self) -> list[str]:
-        """Groups of families to walk."""
+    def family_names(self) -> list[str]:
+        """Names of the families to walk."""
         if self.names is None:
-            return list(FAMILIES)
-        groups = {_TABLES[name].group for name in self.names}
-        if not groups <= set(FAMILIES):
+            return list(FAMILY_NAMES)
+        names = {_TABLES[name].family for name in self.names}
+        if not names <= set(FAMILY_NAMES):
             # What is not told apart is among the others.
-            groups.add("other")
-        return [group for group in FAMILIES if group in groups]
+            names.add("other")
+        return [name for name in FAMILY_NAMES if name in names]
 
-    def tests(self, *, any_group: bool = False) -> Iterable[Test]:
+    def tests(self, *, any_family: bool = False) -> Iterable[Test]:
         """
-        What a socket of these groups must be.
+        What a socket of these families must be.
 
-        :param any_group: It may be of other groups as well.
+        :param any_family: It may be of other families as well.
         """
-        if self.names is not None and (any_group or self._is_part_of_groups(self.names)):
+        if self.names is not None and (any_family or self._is_part_of_familys(self.names)):
             netids = frozenset(netid for name in self.names for netid in _TABLES[name].netids)
             yield lambda record: record_netid(record) in netids
         if self._unwanted:
@@ -253,10 +253,10 @@ class Tables:
             named = self._named
             yield lambda record: record.family in named
 
-    def _is_part_of_groups(self, names: Iterable[str]) -> bool:
-        groups = self.groups()
-        whole = {name for name, table in _TABLES.items() if table.group in groups}
-        return "other" in groups or whole != set(names)
+    def _is_part_of_familys(self, names: Iterable[str]) -> bool:
+        families = self.family_names()
+        whole = {name for name, table in _TABLES.items() if table.family in families}
+        return "other" in families or whole != set(names)
 
 
 def _family_states(family: str) -> frozenset[int]:

@@ -121,9 +121,7 @@ class Ends:
     def _unix(self) -> dict[int, _UnixSock]:
         return {
             sk: sock
-            for sk, sock in _UnixSock.layout(self._prog).read_many(
-                self._sockets.sks_of_group("unix")
-            )
+            for sk, sock in _UnixSock.layout(self._prog).read_many(self._sockets.sks_like("unix"))
             if sock is not None
         }
 

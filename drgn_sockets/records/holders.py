@@ -15,7 +15,7 @@ from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
-from drgn_sockets.records.families import OTHER, group_like
+from drgn_sockets.records.families import OTHER, family_name_like
 from drgn_sockets.records.fan_out import fan_out
 from drgn_sockets.records.holder import Holder, SocketInode
 
@@ -131,14 +131,14 @@ class Holders(FileHolders):
         self._others: dict[int, list[int]] = {}
         #: Inodes of the sockets, by ``struct sock *``.
         self.inodes: dict[int, SocketInode] = {}
-        self._groups: dict[str, list[int]] = defaultdict(list)
+        self._by_family: dict[str, list[int]] = defaultdict(list)
         self._find_sockets(jobs)
 
     def _find_sockets(self, jobs: int) -> None:
         files = self.files()
         prog = self._prog
         parts = [files[i : i + _PART] for i in range(0, len(files), _PART)]
-        for unreadable, holding, sks, inos, uids, groups in fan_out(
+        for unreadable, holding, sks, inos, uids, names in fan_out(
             parts, functools.partial(_sockets_of, prog), jobs
         ):
             for file, what in unreadable:
@@ -150,8 +150,8 @@ class Holders(FileHolders):
             else:
                 self._add_again(sks, holding)
             self.inodes.update(zip(sks, map(_inode, zip(inos, uids))))
-            for group in set(groups):
-                self._groups[group] += compress(sks, map(group.__eq__, groups))
+            for name in set(names):
+                self._by_family[name] += compress(sks, map(name.__eq__, names))
 
     def _add_again(self, sks: Sequence[int], files: Sequence[int]) -> None:
         # Two files of one sock do not happen; were it so, both count.
@@ -199,13 +199,14 @@ class Holders(FileHolders):
         """Every ``struct sock *`` that somebody holds."""
         return self._file.keys()
 
-    def sks_of_group(self, group: str) -> Sequence[int]:
+    def sks_like(self, name: str) -> Sequence[int]:
         """
         Every ``struct sock *`` that somebody holds and that, by the family of its operations
-        and its type, looks like one of a group: see
-        :data:`~drgn_sockets.records.families.FAMILIES`.
+        and its type, looks like one of a family.
+
+        :param name: One of :data:`~drgn_sockets.records.families.FAMILY_NAMES`.
         """
-        return self._groups.get(group, ())
+        return self._by_family.get(name, ())
 
     def sks_of(self, pid: int) -> set[int]:
         """Every ``struct sock *`` that process *pid* holds."""
@@ -218,7 +219,7 @@ class Holders(FileHolders):
 
 
 # What comes of some files: those that cannot be read, with what that is, and in columns those of
-# sockets: the file, its sock, inode number, owner, and group of families.
+# sockets: the file, its sock, inode number, owner, and name of the family that it looks like.
 _HeldSockets = tuple[list[tuple[int, str]], list[int], list[int], list[int], list[int], list[str]]
 
 
@@ -241,25 +242,23 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
         sockets.column("sk"),
         sockets.column("ino"),
         sockets.column("uid"),
-        list(map(SocketGroups(prog).__getitem__, kinds)),
+        list(map(FamilyNamesByOps(prog).__getitem__, kinds)),
     )
     if len(by_socket) == len(held) and all(found[0]):
         # Always, but for damage and sockets without a sock.
         holding = list(map(by_socket.__getitem__, sockets.addresses))
-        sks, inos, uids, groups = map(list, found)
-        return unreadable, holding, sks, inos, uids, groups
+        sks, inos, uids, names = map(list, found)
+        return unreadable, holding, sks, inos, uids, names
     by_address = dict(zip(sockets.addresses, zip(*found)))
     rows = [(file, *by_address[at]) for at, file in held if at in by_address and by_address[at][0]]
-    holding, sks, inos, uids, groups = map(list, zip(*rows)) if rows else ([], [], [], [], [])
-    return unreadable, holding, sks, inos, uids, groups
+    holding, sks, inos, uids, names = map(list, zip(*rows)) if rows else ([], [], [], [], [])
+    return unreadable, holding, sks, inos, uids, names
 
 
-class SocketGroups(dict[tuple[int, int], str]):
+class FamilyNamesByOps(dict[tuple[int, int], str]):
     """
-    The group of families, one of :data:`~drgn_sockets.records.families.FAMILIES`, of a
-    ``struct socket`` with these (operations, type).
-
-    That is what it looks like: SCTP, say, looks like TCP.
+    The name of the family that a ``struct socket`` with these (operations, type) looks like, one of
+    :data:`~drgn_sockets.records.families.FAMILY_NAMES`: SCTP, say, looks like TCP.
     """
 
     def __init__(self, prog: Program) -> None:
@@ -268,5 +267,5 @@ class SocketGroups(dict[tuple[int, int], str]):
     def __missing__(self, key: tuple[int, int]) -> str:
         address, type_ = key
         ops = _ProtoOps.layout(self._prog).try_read(address)
-        self[key] = group = group_like(ops.family, type_) if ops else OTHER
-        return group
+        self[key] = name = family_name_like(ops.family, type_) if ops else OTHER
+        return name

@@ -24,16 +24,16 @@ from drgn_sockets.kernel.sock import (
 )
 from drgn_sockets.kernel.structs import Batch as StructBatch
 from drgn_sockets.records.families import (
-    FAMILIES,
+    FAMILY_NAMES,
+    family_name_like,
+    family_named,
+    family_names_like,
     family_of,
-    family_of_group,
-    group_like,
-    groups_like,
     plain_record,
 )
 from drgn_sockets.records.families.unix import LOST_NAME, UnixRecord, UnixSock, unix_name
 from drgn_sockets.records.holder import AnyInode, SocketInode
-from drgn_sockets.records.holders import Holders, SocketGroups
+from drgn_sockets.records.holders import FamilyNamesByOps, Holders
 from drgn_sockets.records.notes import note
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.socket import AnySocket, Derived, Family, SocketRecord, UnreadableSocket
@@ -53,7 +53,7 @@ def _small_record(common: SockCommon) -> type[SocketRecord] | None:
     if common.state not in (TCP_TIME_WAIT, TCP_NEW_SYN_RECV):
         return None
     # Only of stream sockets there are such.
-    family = family_of_group(group_like(common.family, SOCK_STREAM))
+    family = family_named(family_name_like(common.family, SOCK_STREAM))
     return family.small_record(common) if family is not None else None
 
 
@@ -207,18 +207,18 @@ class SocketReader:
         """
         Read every socket of some families, as :func:`for_each_socket`.
 
-        :param names: Which of :data:`~drgn_sockets.records.families.FAMILIES`
+        :param names: Which of :data:`~drgn_sockets.records.families.FAMILY_NAMES`
         """
         return for_each_socket(self.prog, names, self.holders)
 
     def peer(self, record: SocketRecord) -> AnySocket | None:
         """The other end of a socket, if its family knows of one on this machine."""
-        family = family_of_group(record.group)
+        family = family_named(record.family_name)
         return None if family is None else family.peer(self, record)
 
     def listener(self, record: SocketRecord) -> SocketRecord | None:
         """The listener that a socket was accepted from, see :meth:`Family.listener`."""
-        family = family_of_group(record.group)
+        family = family_named(record.family_name)
         return None if family is None else family.listener(self, record)
 
     def read_many(self, sks: Iterable[int]) -> Iterator[Batch]:
@@ -228,14 +228,13 @@ class SocketReader:
             yield from self._unreadable(commons.unreadable)
             yield from _with_parts(self._by_state(commons.addresses, commons, None))
 
-    def read_held(self, group: str, sks: Sequence[int]) -> Iterator[Batch]:
+    def read_held(self, name: str, sks: Sequence[int]) -> Iterator[Batch]:
         """
-        Read sockets in file tables that look like those of a group of families, in address
-        order.
+        Read sockets in file tables that look like those of a family, in address order.
 
-        :param group: One of :data:`FAMILIES`.
+        :param name: One of :data:`FAMILY_NAMES`.
         """
-        family = family_of_group(group)
+        family = family_named(name)
         if family is None or not family.is_known(self.prog):
             return _with_parts(self._read_full(sks, self._known))
         # A socket that is in a file table is a full one, and mostly what its struct socket
@@ -249,14 +248,14 @@ class SocketReader:
 
         :param sockets: By ``struct sock *``, what was read of their ``struct socket``.
         """
-        groups = SocketGroups(self.prog)
+        names = FamilyNamesByOps(self.prog)
         unix: list[int] = []
         others: list[int] = []
         for sk, socket in sockets.items():
-            is_unix = groups[socket.ops, socket.type] == UnixRecord.group
+            is_unix = names[socket.ops, socket.type] == UnixRecord.family_name
             (unix if is_unix else others).append(sk)
         yield from self._read_full(others, sockets, brief=True)
-        yield from self._read(UnixRecord, unix, sockets, family_of_group(UnixRecord.group))
+        yield from self._read(UnixRecord, unix, sockets, family_named(UnixRecord.family_name))
 
     def read_entries(
         self, entries: Iterable[tuple[int, SockCommon | None]], family: Family
@@ -437,7 +436,7 @@ class _HeldPart(Part):
     ) -> None:
         super().__init__(read)
         self._wanted = wanted
-        # By group, the next node of each in its hash chain: the walk of the hash table, which is
+        # By family, the next node of each in its hash chain: the walk of the hash table, which is
         # for those in no file table, passes these over.
         self._nexts = nexts
         self._found: dict[str, dict[int, int]] = {}
@@ -446,9 +445,9 @@ class _HeldPart(Part):
         for batch in super().batches():
             cls = batch.cls
             if isinstance(batch, SocketBatch):
-                found = self._found.setdefault(batch.cls.group, {})
+                found = self._found.setdefault(batch.cls.family_name, {})
                 found.update(zip(batch.addresses, batch.structs.column("node")))
-            if not issubclass(cls, SocketRecord) or cls.group in self._wanted:
+            if not issubclass(cls, SocketRecord) or cls.family_name in self._wanted:
                 yield batch
         self.take(self._found)
 
@@ -456,32 +455,32 @@ class _HeldPart(Part):
         return self._found
 
     def take(self, found: dict[str, dict[int, int]]) -> None:
-        for group, nexts in found.items():
-            self._nexts.setdefault(group, {}).update(nexts)
+        for name, nexts in found.items():
+            self._nexts.setdefault(name, {}).update(nexts)
 
 
 def socket_parts(
-    prog: Program, families: Iterable[str] = FAMILIES, holders: Holders | None = None
+    prog: Program, families: Iterable[str] = FAMILY_NAMES, holders: Holders | None = None
 ) -> Iterator[Part]:
     """The records of :func:`for_each_socket`, in parts."""
     wanted = frozenset(families)
     # One that looks like TCP, say, may prove to be of another family (SCTP).
-    looked_at = frozenset[str]().union(*map(groups_like, wanted))
+    looked_at = frozenset[str]().union(*map(family_names_like, wanted))
     reader = SocketReader(prog, holders)
     nexts: dict[str, dict[int, int]] = {}
-    walks = [f for f in map(family_of_group, filter(wanted.__contains__, FAMILIES)) if f]
+    walks = [f for f in map(family_named, filter(wanted.__contains__, FAMILY_NAMES)) if f]
     passed: set[str] = set()
-    for group in FAMILIES:
-        if holders is not None and group in looked_at:
-            held = sorted(holders.sks_of_group(group))
+    for name in FAMILY_NAMES:
+        if holders is not None and name in looked_at:
+            held = sorted(holders.sks_like(name))
             # The first is small: somebody waits for the first row.
             first, rest = held[:_FIRST_PART], held[_FIRST_PART:]
             for sks in (*_pieces(first, _FIRST_PART), *_pieces(rest, _PART)):
-                read = functools.partial(reader.read_held, group, sks)
+                read = functools.partial(reader.read_held, name, sks)
                 yield _HeldPart(read, wanted, nexts)
-        passed.add(group)
+        passed.add(name)
         # A walk comes when all that may be of its family was found, if somebody holds it.
-        for family in [f for f in walks if groups_like(f.group) | {f.group} <= passed]:
+        for family in [f for f in walks if family_names_like(f.name) | {f.name} <= passed]:
             walks.remove(family)
             yield Part(functools.partial(_walk, reader, prog, family, nexts), alone=True)
 
@@ -489,7 +488,7 @@ def socket_parts(
 def _walk(
     reader: SocketReader, prog: Program, family: Family, nexts: dict[str, dict[int, int]]
 ) -> Iterator[Batch]:
-    known = nexts.get(family.group, NOTHING)
+    known = nexts.get(family.name, NOTHING)
     return reader.read_entries(_unknown(family, prog, known), family)
 
 
@@ -503,19 +502,19 @@ def _unknown(
     except LookupError as e:
         # Mostly its module is not loaded. If it is, what is known of its types does not lead there.
         if family.module is not None and find_module(prog, family.module) is not None:
-            text = f"{family.group} sockets that are in no file table are not shown: {e}"
+            text = f"{family.name} sockets that are in no file table are not shown: {e}"
             if "struct " in str(e):
                 text += f" {TYPES_OF_MODULES}"
             note(prog, text)
 
 
 def for_each_socket(
-    prog: Program, families: Iterable[str] = FAMILIES, holders: Holders | None = None
+    prog: Program, families: Iterable[str] = FAMILY_NAMES, holders: Holders | None = None
 ) -> Iterator[AnySocket]:
     """
-    Every socket of the machine, in all network namespaces, group by group of families.
+    Every socket of the machine, in all network namespaces, family by family.
 
-    :param families: Which of :data:`~drgn_sockets.records.families.FAMILIES`; yielded in the
+    :param families: Which of :data:`~drgn_sockets.records.families.FAMILY_NAMES`; yielded in the
         order of that.
     :param holders: Who holds what. Sockets that are in no hash table (created and never
         bound, unknown families) are found through it, and are missing without it.

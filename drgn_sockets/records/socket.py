@@ -92,8 +92,9 @@ class SocketRecord:
         #: Inode of the network namespace.
         self.netns = netns
 
-    #: Which of :data:`~drgn_sockets.records.families.FAMILIES` it belongs to.
-    group: ClassVar[str] = "other"
+    #: Name of its family, one of :data:`~drgn_sockets.records.families.FAMILY_NAMES`. (Its address
+    #: family, ``AF_*``, is :attr:`family`; several families of ours may have the same.)
+    family_name: ClassVar[str] = "other"
 
     #: A record is of what could be read, see :class:`UnreadableSocket`.
     error: str | None = None
@@ -243,7 +244,7 @@ class Sockets(Protocol):
         """
         Read every socket of some families.
 
-        :param names: Which of :data:`~drgn_sockets.records.families.FAMILIES`
+        :param names: Which of :data:`~drgn_sockets.records.families.FAMILY_NAMES`
         """
 
 
@@ -253,8 +254,8 @@ class Family:
     which also has how its sockets are told from others.
     """
 
-    #: Its name, ``tcp``; that of its records.
-    group: ClassVar[str]
+    #: Its name, ``tcp``: :attr:`SocketRecord.family_name` of its records.
+    name: ClassVar[str]
     #: Name of the module that it may be.
     module: ClassVar[str | None] = None
     #: The record of its full sockets, and those of what the kernel has before and after these.
@@ -269,7 +270,9 @@ class Family:
 
     def __init_subclass__(cls) -> None:
         if "plain" not in cls.__dict__:
-            cls.plain = type(f"{cls.__name__}PlainRecord", (SocketRecord,), {"group": cls.group})
+            cls.plain = type(
+                f"{cls.__name__}PlainRecord", (SocketRecord,), {"family_name": cls.name}
+            )
 
     def small_record(self, common: SockCommon) -> type[SocketRecord] | None:
         """The record of what is no full socket, told by its state, as ``sk_fullsock()``."""

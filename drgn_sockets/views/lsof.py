@@ -73,7 +73,7 @@ _NETLINK = {
     22: "SMC",
 }
 _ETHER = {0x3: "ALL", 0x800: "IP", 0x806: "ARP", 0x86DD: "IPV6"}
-#: Of ``AF_INET`` and ``AF_INET6``, by group of families. The first of the sockets that an MPTCP
+#: Of ``AF_INET`` and ``AF_INET6``, by name of the family. The first of the sockets that an MPTCP
 #: socket consists of has its inode.
 _INET = {"tcp": "TCP", "mptcp": "TCP", "udp": "UDP"}
 _IPPROTO_UDPLITE = 136
@@ -196,12 +196,12 @@ def _socket(file: FileRecord) -> Words:
     if isinstance(socket, UnixRecord):
         return _unix(file, socket)
     if isinstance(socket, InetRecord) and not socket.is_unbound:
-        is_idle = socket.group == "mptcp" and socket.state == TCP_CLOSE
-        if socket.group in _INET and not is_idle:
+        is_idle = socket.family_name == "mptcp" and socket.state == TCP_CLOSE
+        if socket.family_name in _INET and not is_idle:
             return _inet(file, socket)
-        if socket.group == "sctp":
+        if socket.family_name == "sctp":
             return Words("sock", str(file.ino), "0t0", "SCTP", _addresses(socket).encode())
-        if socket.group in ("raw", "ping"):
+        if socket.family_name in ("raw", "ping"):
             return _raw(file, socket)
     if isinstance(socket, NetlinkRecord) and not socket.is_unbound:
         protocol = _NETLINK.get(socket.protocol, f"unknown protocol: {socket.protocol}")
@@ -241,10 +241,10 @@ def _unix(file: FileRecord, socket: UnixRecord) -> Words:
 
 def _inet(file: FileRecord, socket: InetRecord) -> Words:
     name = _addresses(socket)
-    if _INET[socket.group] == "TCP":
+    if _INET[socket.family_name] == "TCP":
         name += f" ({_TCP_STATES.get(socket.state, socket.state)})"
     type_ = "IPv6" if socket.family == AF_INET6 else "IPv4"
-    node = "UDPLITE" if socket.protocol == _IPPROTO_UDPLITE else _INET[socket.group]
+    node = "UDPLITE" if socket.protocol == _IPPROTO_UDPLITE else _INET[socket.family_name]
     return Words(type_, str(file.ino), "0t0", node, name.encode())
 
 
@@ -265,7 +265,7 @@ def _address(address: str, port: int) -> str:
 
 def _raw(file: FileRecord, socket: InetRecord) -> Words:
     """As the columns of ``/proc/net/raw`` and ``icmp``, which lsof takes as they are."""
-    if socket.group == "ping":
+    if socket.family_name == "ping":
         if socket.family == AF_INET6:
             # lsof does not read /proc/net/icmp6.
             return Words("icmp6", None, "0t0", str(file.ino), _hex_ends(file, socket).encode())

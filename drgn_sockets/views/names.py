@@ -101,7 +101,7 @@ STATE_GROUPS = {
 }
 
 
-def family_name(family: int) -> str:
+def address_family_name(family: int) -> str:
     """``AF_INET`` and so on."""
     return f"AF_{_FAMILIES[family]}" if family < len(_FAMILIES) else str(family)
 

@@ -98,7 +98,7 @@ def remote_text(record: AnySocket) -> str | None:
     if isinstance(record, UnixRecord):
         return f"{unix_name_text(record.peer_name)} {record.peer_ino}"
     if isinstance(record, InetRecord):
-        port = 0 if record.group == "raw" else record.remote_port
+        port = 0 if record.family_name == "raw" else record.remote_port
         return _inet(record, record.remote_address, port, local=False)
     end = record.remote_end()
     return "*" if end is None else _end_text(end)
@@ -230,7 +230,7 @@ def remotes(batch: Batch) -> list[str] | None:
         return [f"{unix_name_text(name)} {ino}" for ino, name in batch.peers]
     if not issubclass(batch.cls, InetRecord):
         return None if _has_names(batch.cls) else ["*"] * len(batch)
-    raw = batch.cls.group == "raw"
+    raw = batch.cls.family_name == "raw"
     return _endpoints(batch, "daddr", [0] * len(batch) if raw else batch.column("remote_port"))
 
 

@@ -267,11 +267,11 @@ def chosen(prog: Program, look: Look, words: str) -> set[Key]:
     Ss().configure(parser)
     argv = ["-N", str(os.getpid()), *shlex.split(words)]
     wanted = _Wanted(prog, parser.parse_intermixed_args(argv))
-    groups = wanted.tables.groups()
+    names = wanted.tables.family_names()
     return {
         key(record)
         for record in look.records
-        if record.group in groups and all(test(record) for test in wanted.tests)
+        if record.family_name in names and all(test(record) for test in wanted.tests)
     }
 
 

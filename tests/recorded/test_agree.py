@@ -21,7 +21,7 @@ from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Task, Tasks
 from drgn_sockets.records import fd, holders, reader
-from drgn_sockets.records.families import FAMILIES
+from drgn_sockets.records.families import FAMILY_NAMES
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.raw import RawRecord, RawSock
 from drgn_sockets.records.families.tcp import (
@@ -120,7 +120,7 @@ def test_fast_reader_of_files_and_tasks(elf: Core) -> None:
 
 def batches(core: Core) -> dict[str, tuple[Sequence[Column], list[Batch]]]:
     found = Holders(core.prog)
-    sockets = [b for part in socket_parts(core.prog, FAMILIES, found) for b in part.batches()]
+    sockets = [b for part in socket_parts(core.prog, FAMILY_NAMES, found) for b in part.batches()]
     fds_reader = FdReader(core.prog, descriptions)
     fds = [b for part in fds_reader.parts(Tasks(core.prog).tables()) for b in part.batches()]
     return {"ss": (COLUMNS, sockets), "fds": (Fds().columns, fds)}

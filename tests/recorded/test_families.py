@@ -23,12 +23,12 @@ PROCFS = "Families: lines of procfs"
 SS = "Families: rows of ss, word by word"
 
 
-def walked(core: Core, group: str) -> dict[int, Any]:
+def walked(core: Core, name: str) -> dict[int, Any]:
     """Sockets that the walk of a family finds without help of the file tables."""
     found: dict[int, Any] = {}
-    for record in for_each_socket(core.prog, [group]):
+    for record in for_each_socket(core.prog, [name]):
         assert isinstance(record, SocketRecord), record
-        assert record.group == group and record.sk not in found
+        assert record.family_name == name and record.sk not in found
         found[record.sk] = record
     return found
 

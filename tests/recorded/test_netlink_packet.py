@@ -96,7 +96,7 @@ def test_what_procfs_has_and_nothing_else(core: Core, known: Known, file: str) -
         assert isinstance(record, SocketRecord)
         walked.setdefault(record.netns, set()).add(record.sk)
     for netns, expected in theirs.items():
-        mine = {r.sk: r for r in known[netns] if r.group == file}
+        mine = {r.sk: r for r in known[netns] if r.family_name == file}
         unbound = {sk for sk, r in mine.items() if file == "netlink" and not is_hashed(r)}
         # One that has joined a group is in a list of these.
         members = {sk for sk in unbound if mine[sk].sock.subscriptions}

@@ -17,7 +17,7 @@ import pytest
 import drgn_sockets
 from drgn_sockets import demo, named_tuple
 from drgn_sockets.records import kinds
-from drgn_sockets.records.families import FAMILIES, OTHER, family_of_group
+from drgn_sockets.records.families import FAMILY_NAMES, OTHER, family_named
 
 _LIST = "import sys; from drgn_sockets.cli import main; main(); print(*sys.modules)"
 _FAMILIES = "drgn_sockets.records.families"
@@ -89,14 +89,14 @@ def has_end(kind: kinds.Kind) -> bool:
 
 
 def test_every_family_is_where_its_group_says() -> None:
-    for group in FAMILIES:
-        family = family_of_group(group)
-        if group == OTHER:
+    for name in FAMILY_NAMES:
+        family = family_named(name)
+        if name == OTHER:
             assert family is None
             continue
         assert family is not None
-        assert family is family_of_group(group)
-        assert {family.group, family.record.group, family.plain.group} == {group}
+        assert family is family_named(name)
+        assert {family.name, family.record.family_name, family.plain.family_name} == {name}
 
 
 class Usual(typing.NamedTuple):

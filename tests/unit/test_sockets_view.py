@@ -20,7 +20,7 @@ from drgn_sockets.text import unescape
 from drgn_sockets.views.names import (
     STATE_GROUPS,
     STATE_NUMBERS,
-    family_name,
+    address_family_name,
     netid,
     state_name,
     type_name,
@@ -294,13 +294,13 @@ def test_netid(family: int, type_: int, protocol: int, text: str) -> None:
 
 
 def test_numbers_that_have_no_name() -> None:
-    assert family_name(2) == "AF_INET"
-    assert (family_name(10), family_name(16), family_name(45)) == (
+    assert address_family_name(2) == "AF_INET"
+    assert (address_family_name(10), address_family_name(16), address_family_name(45)) == (
         "AF_INET6",
         "AF_NETLINK",
         "AF_MCTP",
     )
-    assert family_name(99) == "99"
+    assert address_family_name(99) == "99"
     assert (type_name(1), type_name(5), type_name(77)) == ("SOCK_STREAM", "SOCK_SEQPACKET", "77")
     assert netid(99, 77, 0) == "af99_77"
     assert netid(2, 1, 99) == "ip99"

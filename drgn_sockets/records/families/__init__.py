@@ -58,7 +58,7 @@ class _Looks(NamedTuple):
 
 _INET = (AF_INET, AF_INET6)
 
-# A family is in the module of its group's name, in the class of that name in capitals.
+# A family is in the module of its name, in the class of that name in capitals.
 _LOOKS = {
     "netlink": _Looks((AF_NETLINK,)),
     "packet": _Looks((AF_PACKET,)),
@@ -75,53 +75,54 @@ _LOOKS = {
 
 OTHER = "other"
 
-#: All groups. Sockets are walked and shown in that order, after those of no family that is known.
-FAMILIES: tuple[str, ...] = (OTHER, *_LOOKS)
+#: Names of all families, in the order in which sockets are walked and shown.
+FAMILY_NAMES: tuple[str, ...] = (OTHER, *_LOOKS)
 
 
 @functools.lru_cache(None)
-def family_of_group(group: str) -> Family | None:
-    """The family that a group is of, ``None`` for what is :data:`OTHER`."""
-    if group not in _LOOKS:
+def family_named(name: str) -> Family | None:
+    """The family with a name, ``None`` for :data:`OTHER`."""
+    if name not in _LOOKS:
         return None
-    module = import_module(f"{__name__}.{group}")
-    return getattr(module, group.capitalize())()  # type: ignore[no-any-return]
+    module = import_module(f"{__name__}.{name}")
+    return getattr(module, name.capitalize())()  # type: ignore[no-any-return]
 
 
 def all_records() -> Iterator[type[SocketRecord]]:
     """The records of all kinds of sockets that are told apart."""
-    for family in filter(None, map(family_of_group, _LOOKS)):
+    for family in filter(None, map(family_named, _LOOKS)):
         yield from (family.record, *family.small, *family.parts)
 
 
 @functools.lru_cache(1024)
 def family_of(family: int, type_: int, protocol: int) -> Family | None:
     """The family of a socket, ``None`` for one that has only its generic part."""
-    for group, looks in _LOOKS.items():
+    for name, looks in _LOOKS.items():
         if looks.owns(family, type_, protocol):
-            return family_of_group(group)
+            return family_named(name)
     return None
 
 
 @functools.lru_cache(1024)
-def group_like(family: int, type_: int) -> str:
+def family_name_like(family: int, type_: int) -> str:
     """
-    The group that a socket of an address family and type looks like: SCTP, say, looks like TCP.
+    The name of the family that a socket of an address family and type looks like: SCTP looks like
+    TCP.
     """
-    alike = [group for group, looks in _LOOKS.items() if looks.like(family, type_)]
-    alike.sort(key=lambda group: _LOOKS[group].rare)
+    alike = [name for name, looks in _LOOKS.items() if looks.like(family, type_)]
+    alike.sort(key=lambda name: _LOOKS[name].rare)
     return alike[0] if alike else OTHER
 
 
 @functools.lru_cache(64)
-def groups_like(group: str) -> frozenset[str]:
-    """The groups that sockets of *group* may look like."""
-    if group == OTHER:
+def family_names_like(name: str) -> frozenset[str]:
+    """Names of the families that sockets of the family *name* may look like."""
+    if name == OTHER:
         # An unknown protocol of a known family.
-        return frozenset(FAMILIES)
-    looks = _LOOKS[group]
+        return frozenset(FAMILY_NAMES)
+    looks = _LOOKS[name]
     types = range(_SOCK_MAX) if looks.types is None else looks.types
-    return frozenset(group_like(f, t) for f in looks.families for t in types)
+    return frozenset(family_name_like(f, t) for f in looks.families for t in types)
 
 
 def plain_record(family: int, type_: int, protocol: int) -> type[SocketRecord]:

@@ -109,7 +109,7 @@ class InetRecord(SocketRecord):
 
 def other_end(sockets: Sockets, record: InetRecord) -> InetRecord | None:
     """
-    The other end of a connection, a socket of the same group, if it is on this machine.
+    The other end of a connection, a socket of the same family, if it is on this machine.
 
     One in the same network namespace comes first; a connection over a veth pair has it in
     another.
@@ -118,7 +118,7 @@ def other_end(sockets: Sockets, record: InetRecord) -> InetRecord | None:
         return None
     found = None
     wanted = _ends(record)[::-1]
-    for other in sockets.of_families(record.group):
+    for other in sockets.of_families(record.family_name):
         if not isinstance(other, InetRecord) or other.sk == record.sk:
             continue
         if other.local_port == record.remote_port and _ends(other) == wanted:

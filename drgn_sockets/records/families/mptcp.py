@@ -222,7 +222,7 @@ def mptcp_info_text(info: MptcpInfo) -> str:
 class MptcpRecord(InetRecord):
     """An MPTCP socket."""
 
-    group = "mptcp"
+    family_name = "mptcp"
     struct: ClassVar[type[SockCommon]] = MptcpSock
     # As of TCP, see there.
     local_port = Derived(
@@ -308,13 +308,13 @@ def mptcp_parent(record: SocketRecord) -> int | None:
 class MptcpPlainRecord(InetRecord):
     """An MPTCP socket of which ``struct sock`` was read."""
 
-    group = "mptcp"
+    family_name = "mptcp"
 
 
 class Mptcp(Family):
     """MPTCP."""
 
-    group = "mptcp"
+    name = "mptcp"
     record = MptcpRecord
     plain = MptcpPlainRecord
     brief = True

@@ -119,7 +119,7 @@ def _signed(number: int) -> bytes:
 class NetlinkRecord(SocketRecord):
     """A netlink socket."""
 
-    group = "netlink"
+    family_name = "netlink"
     struct = NetlinkSock
 
     state = Derived(lambda state: TCP_CLOSE, "state", doc="As ss has it: always closed.")
@@ -213,7 +213,7 @@ def _bits(prog: Program, raw: bytes) -> list[int]:
 class Netlink(Family):
     """Netlink sockets."""
 
-    group = "netlink"
+    name = "netlink"
     record = NetlinkRecord
 
     def walk(
@@ -229,7 +229,7 @@ class Netlink(Family):
         if not sock.dst_portid and sock.dst_group:
             # To whoever has joined.
             return None
-        for other in sockets.of_families(self.group):
+        for other in sockets.of_families(self.name):
             if (
                 isinstance(other, NetlinkRecord)
                 and other.sock.net == sock.net

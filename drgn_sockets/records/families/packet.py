@@ -254,7 +254,7 @@ class Ring(NamedTuple):
 class PacketRecord(SocketRecord):
     """A packet socket."""
 
-    group = "packet"
+    family_name = "packet"
     struct = PacketSock
 
     @functools.cached_property
@@ -434,7 +434,7 @@ def _packet_direct_xmit(prog: Program) -> int:
 class Packet(Family):
     """Packet sockets."""
 
-    group = "packet"
+    name = "packet"
     record = PacketRecord
 
     def walk(

@@ -17,7 +17,7 @@ from drgn_sockets.records.socket import Family
 class PingRecord(InetRecord):
     """A ping socket. What others have as local port is the identifier of its requests."""
 
-    group = "ping"
+    family_name = "ping"
     struct: ClassVar[type[SockCommon]] = InetSock
 
     @property
@@ -35,7 +35,7 @@ class PingPlainRecord(PingRecord):
 class Ping(Family):
     """Ping sockets."""
 
-    group = "ping"
+    name = "ping"
     record = PingRecord
     plain = PingPlainRecord
     brief = True

@@ -27,7 +27,7 @@ class RawSock(InetSock):
 class RawRecord(InetRecord):
     """A raw socket. What others have as local port is its protocol."""
 
-    group = "raw"
+    family_name = "raw"
     struct: ClassVar[type[SockCommon]] = RawSock
 
     @property
@@ -45,7 +45,7 @@ class RawPlainRecord(RawRecord):
 class Raw(Family):
     """Raw sockets."""
 
-    group = "raw"
+    name = "raw"
     record = RawRecord
     plain = RawPlainRecord
     brief = True

@@ -312,7 +312,7 @@ def state_name(state: int) -> str:
 class SctpRecord(InetRecord):
     """An SCTP socket."""
 
-    group = "sctp"
+    family_name = "sctp"
     struct: ClassVar[type[SockCommon]] = SctpSock
     local_port = Derived(
         lambda num, sport: num or sport, *("num", "sport"), doc="Local port, also after it."
@@ -572,13 +572,13 @@ def _mask(bits: Sequence[int]) -> int:
 class SctpPlainRecord(InetRecord):
     """An SCTP socket of which ``struct sock`` was read."""
 
-    group = "sctp"
+    family_name = "sctp"
 
 
 class Sctp(Family):
     """SCTP."""
 
-    group = "sctp"
+    name = "sctp"
     module = "sctp"
     record = SctpRecord
     parts = (SctpAssociationRecord,)
@@ -607,7 +607,7 @@ class Sctp(Family):
             return None
         found: SctpRecord | None = None
         socket: SctpRecord | None = None
-        for other in sockets.of_families(self.group):
+        for other in sockets.of_families(self.name):
             if not isinstance(other, SctpAssociationRecord):
                 socket = other if isinstance(other, SctpRecord) else None
             elif other.assoc.address != mine.assoc.address and _are_ends(mine, other):

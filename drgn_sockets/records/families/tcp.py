@@ -413,7 +413,7 @@ def ulp_tells(prog: Program, sk: InetConnectionSock) -> bool:
 class TcpRecord(InetRecord):
     """A TCP socket: a full one, or what takes its place before and after it (request, timewait)."""
 
-    group = "tcp"
+    family_name = "tcp"
     # The small structures keep no more of a socket than they need.
     type: Any = SOCK_STREAM
     protocol: Any = IPPROTO_TCP
@@ -472,13 +472,13 @@ class TcpSockRecord(TcpRecord):
 class TcpPlainRecord(InetRecord):
     """A TCP socket of which ``struct sock`` was read."""
 
-    group = "tcp"
+    family_name = "tcp"
 
 
 class Tcp(Family):
     """TCP."""
 
-    group = "tcp"
+    name = "tcp"
     record = TcpSockRecord
     small = (TcpTimewaitRecord, TcpRequestRecord)
     plain = TcpPlainRecord

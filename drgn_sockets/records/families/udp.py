@@ -30,7 +30,7 @@ class UdpSock(InetSock):
 class UdpRecord(InetRecord):
     """A UDP or UDP-Lite socket."""
 
-    group = "udp"
+    family_name = "udp"
     struct = UdpSock
     recv_q = Derived(
         operator.sub,
@@ -42,13 +42,13 @@ class UdpRecord(InetRecord):
 class UdpPlainRecord(InetRecord):
     """A UDP socket of which ``struct sock`` was read."""
 
-    group = "udp"
+    family_name = "udp"
 
 
 class Udp(Family):
     """UDP and UDP-Lite."""
 
-    group = "udp"
+    name = "udp"
     record = UdpRecord
     plain = UdpPlainRecord
     brief = True

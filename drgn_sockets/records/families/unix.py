@@ -177,7 +177,7 @@ def unix_pending(prog: Program, sk: UnixSock) -> list[int] | None:
 class UnixRecord(SocketRecord):
     """A unix socket."""
 
-    group = "unix"
+    family_name = "unix"
     struct = UnixSock
 
     #: Path, abstract name (it begins with a NUL), or ``None``. An accepted socket has that of
@@ -236,7 +236,7 @@ class UnixRecord(SocketRecord):
 class Unix(Family):
     """Unix sockets."""
 
-    group = "unix"
+    name = "unix"
     record = UnixRecord
 
     def walk(
@@ -255,7 +255,7 @@ class Unix(Family):
             return None
         if not isinstance(record.sock, UnixSock) or not record.sock.addr:
             return None
-        for other in sockets.of_families(self.group):
+        for other in sockets.of_families(self.name):
             if (
                 isinstance(other, UnixRecord)
                 and isinstance(other.sock, UnixSock)

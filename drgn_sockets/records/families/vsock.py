@@ -45,7 +45,7 @@ def _end(cid: int, port: int) -> Endpoint:
 class VsockRecord(SocketRecord):
     """A vsock socket."""
 
-    group = "vsock"
+    family_name = "vsock"
     struct: ClassVar[type[SockCommon]] = VsockSock
 
     def local_end(self) -> Endpoint:
@@ -66,7 +66,7 @@ class VsockRecord(SocketRecord):
 class Vsock(Family):
     """Vsock."""
 
-    group = "vsock"
+    name = "vsock"
     module = "vsock"
     record = VsockRecord
 
@@ -83,7 +83,7 @@ class Vsock(Family):
         if not isinstance(record, VsockRecord) or not record.is_connected:
             return None
         mine = record.sock
-        for other in sockets.of_families(self.group):
+        for other in sockets.of_families(self.name):
             if not isinstance(other, VsockRecord) or other.sk == record.sk:
                 continue
             theirs = other.sock

@@ -96,7 +96,7 @@ class XdpStats(NamedTuple):
 class XdpRecord(SocketRecord):
     """An XDP socket."""
 
-    group = "xdp"
+    family_name = "xdp"
     struct: ClassVar[type[SockCommon]] = XdpSock
 
     state = Derived(lambda state: TCP_CLOSE, "state", doc="As ss has it: always closed.")
@@ -195,7 +195,7 @@ class XdpRecord(SocketRecord):
 class Xdp(Family):
     """XDP."""
 
-    group = "xdp"
+    name = "xdp"
     record = XdpRecord
 
     def walk(
