@@ -20,6 +20,7 @@ from vm import dump
 from vm.errors import VmError
 
 from .machine import FILES, Core
+from .patient import Patient
 
 # A shell has what runs in the background ignore SIGINT, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -200,6 +201,15 @@ def twins(request: pytest.FixtureRequest) -> tuple[Core, Core]:
 def sample(request: pytest.FixtureRequest) -> Core:
     """A core with each source of types."""
     return opened(*request.param.split("-"))
+
+
+@pytest.fixture(scope="session")
+def patient(sample: Core, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
+    """A copy of it that can be damaged, and is sound again after each test."""
+    made = Patient(sample, tmp_path_factory.mktemp(f"patient-{sample.kernel}"))
+    yield made
+    # A gigabyte: pytest keeps directories of three runs.
+    made.path.unlink()
 
 
 @pytest.fixture(scope="session")

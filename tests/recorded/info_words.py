@@ -32,3 +32,16 @@ def member_names(type_: Type) -> Iterator[str]:
             yield from member_names(member.type)
         else:
             yield member.name
+
+
+AGES = ("lastsnd:", "lastrcv:", "lastack:")
+
+
+CHRONO = ("busy:", "rwnd_limited:", "sndbuf_limited:")
+
+
+#: What grows when a segment, an ACK or a probe is sent again.
+GROWS = {
+    *("rto:", "backoff:", "segs_out:", "segs_in:", "data_segs_out:", "bytes_sent:"),
+    *("bytes_retrans:", "retrans:", *AGES, *CHRONO),
+}

@@ -229,3 +229,17 @@ def spawn(*argv: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
         timeout=120,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
+
+
+def one_line(done: Done | subprocess.CompletedProcess[bytes], *words: str) -> None:
+    """Status 2, one line on standard error with *words* in it, nothing printed."""
+    if not isinstance(done, Done):
+        done = Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+    err = done.err
+    assert done.status == 2, (done.status, err)
+    assert err.count("\n") == 1 and err.endswith("\n"), err
+    assert err.startswith("drgn-sockets"), err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err, err
+    assert done.out == ""

@@ -7,7 +7,7 @@ What is expected is what was there before the damage, in the same core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,19 +19,9 @@ from drgn_sockets.records.kinds import known_of
 from drgn_sockets.records.locks import locks_of
 from drgn_sockets.views.procfs.fdinfo import own_lines
 
-from .machine import Core
-from .test_broken import UNMAPPED, Patient, member, tables, word
+from .patient import UNMAPPED, Patient, member, tables, word
 
 Change = tuple[int, bytes]
-
-
-@pytest.fixture(scope="module")
-def patient(sample: Core, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
-    found = Patient(sample, tmp_path_factory.mktemp(f"lists-{sample.kernel}"))
-    if "fd_kinds" not in sample.accounts:
-        pytest.skip("recorded before there was such a workload")
-    yield found
-    found.path.unlink()
 
 
 def records(patient: Patient) -> list[FdRecord]:

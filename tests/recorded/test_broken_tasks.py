@@ -17,7 +17,7 @@ from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.target import open_target
 
 from .machine import Core, run_on
-from .test_broken import Patient
+from .patient import Patient
 
 PAGE = 4096
 # Elf64_Phdr

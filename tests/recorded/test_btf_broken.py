@@ -20,8 +20,7 @@ from drgn_sockets.target.symbols import build_id, read_map, vmcoreinfo
 from tests.unit.elf_writer import NOTE, PROGBITS, STRTAB, SYMTAB, elf, note, symtab
 
 from .conftest import opened
-from .machine import Core, spawn
-from .test_usage import one_line
+from .machine import Core, one_line, spawn
 
 SPAN = 1 << 28
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from .machine import Core, Done
-from .test_fdinfo import NO_TYPES
+from .saved import NO_TYPES
 
 INET_FILES = (
     *("tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6"),

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,58 +19,15 @@ from drgn_sockets.kernel.time import (
     clock,
     ktime_get,
 )
-from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.records.kinds import all_kinds, known_of
+from drgn_sockets.records.fd import FdReader
+from drgn_sockets.records.kinds import all_kinds
 from drgn_sockets.views.procfs.fdinfo import fdinfo
-from drgn_sockets.views.procfs.moments import TOLERANCE_S, fd_how
+from drgn_sockets.views.procfs.moments import TOLERANCE_S
 from tests import tables
 
 from .conftest import KERNELS, opened
 from .machine import Core
-
-
-def where(core: Core, record: FdRecord) -> Path:
-    """Where procfs was saved of the task that holds it."""
-    table = record.table
-    of_process: Path = core.oracle / str(table.pid)
-    return of_process if table.tid is None else of_process / "task" / str(table.tid)
-
-
-def saved(core: Core, record: FdRecord) -> bytes | None:
-    """What procfs said of it."""
-    path = where(core, record) / "fdinfo" / str(record.fd)
-    return path.read_bytes() if path.exists() else None
-
-
-def files(core: Core) -> Iterator[tuple[FdRecord, bytes]]:
-    for record in FdReader(core.prog).read(Tasks(core.prog).tables()):
-        if record.fd is None or record.file is None:
-            continue
-        text = saved(core, record)
-        if text is not None:
-            yield record, text
-
-
-def of_kind(record: FdRecord) -> str:
-    assert record.file is not None
-    known = known_of(record.file)
-    return known.kind.name if known is not None else record.file.kind
-
-
-def without_moments(kind: str, text: bytes) -> list[bytes]:
-    """Lines; of those that name a moment the name only."""
-    return [
-        line if fd_how(kind, name_of(line)) is None else name_of(line).encode()
-        for line in text.splitlines(keepends=True)
-    ]
-
-
-def name_of(line: bytes) -> str:
-    return line.partition(b":")[0].decode("ascii", "replace")
-
-
-#: Kinds of modules whose types a kernel has not: 5.10 has no BTF of modules.
-NO_TYPES = {("5.10", "tun")}
+from .saved import NO_TYPES, files, of_kind, where, without_moments
 
 #: Kinds that no workload opens, and why.
 NOT_OPENED = {"vfio": "wants a device behind an IOMMU"}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .machine import Core, Row
-from .test_fds_lsof import before, has_no_leader, ran_then
+from .open_files import before, has_no_leader, ran_then
 
 O_CLOEXEC = 0o2000000
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import pytest
 
 from .machine import Core, Row
-from .test_fds_lsof import has_no_leader, lsof_entries, ran_then
+from .open_files import has_no_leader, lsof_entries, ran_then
 
 Place = tuple[int, str]
 

@@ -11,45 +11,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from drgn_sockets.text import escape
 from drgn_sockets.views.procfs.pid import LINKS, PID_FILES
 from drgn_sockets.views.procfs.pid.moments import (
-    KHUGEPAGED,
     MOMENTS,
     STAT_FIELDS,
-    How,
-    how,
-    stat_fields,
-    status_lines,
 )
 from tests import tables
 
 from .machine import Core, Done
+from .saved import differences, processes, threads, with_fds
 
 TABLE = "procfs of processes"
-# include/linux/sched.h
-PF_KTHREAD = 0x00200000
 #: What of a file is excepted, for the docs.
 EXCEPTED = {
     file: ", ".join(name for m in MOMENTS if m.file == file for name in m.names)
     for file in PID_FILES
 }
-
-
-class Saved(NamedTuple):
-    """A saved directory of a process or thread."""
-
-    path: Path
-    #: As procfs calls it.
-    name: str
-    kthread: bool
-    stopped: bool
 
 
 def printed(core: Core, *argv: str) -> tuple[Done, bytes]:
@@ -61,63 +42,6 @@ def good(core: Core, path: str) -> bytes:
     done, text = printed(core, path)
     assert (done.status, done.err) == (0, ""), path
     return text
-
-
-def _saved(path: Path, name: str) -> Saved:
-    fields = stat_fields((path / "stat").read_bytes())
-    kthread = bool(int(fields["flags"]) & PF_KTHREAD)
-    return Saved(path, name, kthread, fields["state"] in b"TtZ")
-
-
-def processes(core: Core) -> list[Saved]:
-    """All that were saved."""
-    pids = sorted(int(p.name) for p in core.oracle.iterdir() if p.name.isdecimal())
-    found = [_saved(core.oracle / str(pid), str(pid)) for pid in pids if pid not in core.ended]
-    assert len(found) > 100
-    return found
-
-
-def threads(core: Core) -> Iterator[Saved]:
-    """Those with files of their own that were saved."""
-    for path in core.oracle.glob("*/task/*"):
-        pid, tid = path.parts[-3], path.name
-        if (path / "stat").exists():
-            yield _saved(path, f"{pid}/task/{tid}")
-
-
-def values(file: str, text: bytes) -> dict[str, bytes]:
-    if file == "stat":
-        return stat_fields(text)
-    return status_lines(text) if file == "status" else {file: text}
-
-
-def worker(name: bytes) -> bytes:
-    """The name of a worker of the kernel's without what it does; of others all."""
-    match = re.match(rb"kworker/u?\d+:\d+H?(?=[-+\n]|$)", name)
-    return match[0] if match else name
-
-
-def differences(saved: Saved, file: str, theirs: bytes, ours: bytes) -> list[tuple[str, ...]]:
-    """What differs and may not."""
-    if theirs == ours:
-        return []
-    before, after = values(file, theirs), values(file, ours)
-    if list(before) != list(after):
-        return [(saved.name, file, str(theirs), str(ours))]
-    wrong: list[tuple[str, ...]] = []
-    for name, was in before.items():
-        is_, may = after[name], how(file, name)
-        if saved.stopped:
-            may = How.GROWS if name in KHUGEPAGED else None
-        fine = (
-            was == is_
-            or may is How.ANY
-            or (may is How.KTHREAD and saved.kthread and worker(was) == worker(is_))
-            or (may is How.GROWS and int(is_.split()[0]) > int(was.split()[0]))
-        )
-        if not fine:
-            wrong.append((saved.name, file, name, str(was), str(is_)))
-    return wrong
 
 
 def test_every_file_of_every_process(elf: Core) -> None:
@@ -159,17 +83,6 @@ def test_every_link(elf: Core) -> None:
         compared["ns"] += len(there)
         tables.note(TABLE, "ns", elf.kernel, len(there), len(there))
     assert min(compared.values()) > 50
-
-
-def saved_fds(where: Path) -> dict[int, bytes]:
-    fds = {int(p.name): p for p in (where / "fd").iterdir()}
-    return {fd: os.readlink(os.fsencode(p)) for fd, p in sorted(fds.items())}  # noqa: PTH115
-
-
-def with_fds(core: Core) -> Iterator[tuple[str, dict[int, bytes]]]:
-    for path in (*core.oracle.glob("[0-9]*"), *core.oracle.glob("[0-9]*/task/*")):
-        if (path / "fd").is_dir() and int(path.name) not in core.ended:
-            yield str(path.relative_to(core.oracle)), saved_fds(path)
 
 
 def test_fd(elf: Core) -> None:

@@ -28,10 +28,10 @@ from drgn_sockets.views.procfs.moments import MOMENTS
 from drgn_sockets.views.procfs.pid import LINKS, PID_FILES
 from tests import tables
 
-from . import test_fdinfo as fdinfos
+from . import saved as fdinfos
 from .machine import Core, spawn
+from .saved import differences, processes, saved_fds, threads, with_fds
 from .ss_text import SsRow, parse_ss
-from .test_proc_pid import differences, processes, saved_fds, threads, with_fds
 
 #: States that last a minute at most.
 BRIEF = (*("TIME-WAIT", "SYN-RECV", "SYN-SENT", "FIN-WAIT-1", "FIN-WAIT-2", "LAST-ACK", "CLOSING"),)

@@ -16,7 +16,7 @@ import pytest
 from drgn_sockets.views.procfs.pid.moments import KHUGEPAGED, stat_fields, status_lines
 
 from .machine import Core, Row
-from .test_fds_lsof import lsof_entries
+from .open_files import lsof_entries
 
 WORK = "/tmp/drgn-sockets/processes"
 #: Kernels without file_user_inode(): of what is mapped of an overlay they tell the device and

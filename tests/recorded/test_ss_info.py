@@ -7,18 +7,10 @@ import csv
 import re
 from collections import Counter
 
-from .info_words import NEWER, member_names, words
+from .info_words import AGES, CHRONO, GROWS, NEWER, member_names, words
 from .machine import Core
+from .ss_rows import pairs, still
 from .ss_text import SsRow
-from .test_ss import pairs, still
-
-AGES = ("lastsnd:", "lastrcv:", "lastack:")
-CHRONO = ("busy:", "rwnd_limited:", "sndbuf_limited:")
-#: What grows when a segment, an ACK or a probe is sent again.
-GROWS = {
-    *("rto:", "backoff:", "segs_out:", "segs_in:", "data_segs_out:", "bytes_sent:"),
-    *("bytes_retrans:", "retrans:", *AGES, *CHRONO),
-}
 
 
 def numbers(value: str) -> list[int]:

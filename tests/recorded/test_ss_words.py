@@ -17,11 +17,10 @@ from drgn_sockets.text import unescape
 
 from .. import tables
 from .conftest import KERNELS
-from .info_words import HEX, NEWER
+from .info_words import AGES, CHRONO, GROWS, HEX, NEWER
 from .machine import Core
+from .ss_rows import still
 from .ss_text import SsRow, parse_ss
-from .test_ss import still
-from .test_ss_info import AGES, CHRONO, GROWS
 
 TABLE = "ss -aniemop"
 

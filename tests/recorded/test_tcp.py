@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from .machine import Core, Row
+from .ss_rows import pairs, still
 from .ss_text import SsRow, parse_ss
-from .test_ss import pairs, still
 
 #: Word of ss, our field, and how many of ours make one of theirs.
 SAME = {

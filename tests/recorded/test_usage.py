@@ -14,21 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .machine import ROOT, Core, Done, spawn
-
-
-def one_line(done: Done | subprocess.CompletedProcess[bytes], *words: str) -> None:
-    """Status 2, one line on standard error with *words* in it, nothing printed."""
-    if not isinstance(done, Done):
-        done = Done(done.returncode, done.stdout.decode(), done.stderr.decode())
-    err = done.err
-    assert done.status == 2, (done.status, err)
-    assert err.count("\n") == 1 and err.endswith("\n"), err
-    assert err.startswith("drgn-sockets"), err
-    assert "Traceback" not in err
-    for word in words:
-        assert word in err, err
-    assert done.out == ""
+from .machine import ROOT, Core, one_line, spawn
 
 
 def test_no_such_core(sample: Core, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from drgn_sockets.records.socket import SocketRecord, Timer
 from drgn_sockets.views.extended import cgroup_text, extended_text, timer_text
 
 from .fake_kernel import decoded
-from .test_sockets_view import KERNEL, UDP, inet
+from .fake_sockets import KERNEL, UDP, inet
 
 # As print_ms_timer() has it since iproute2 commit 3e807112
 # ("ss: fix expired time format of timer").

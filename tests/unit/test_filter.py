@@ -33,7 +33,7 @@ from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.socket import SocketRecord
 
 from .fake_kernel import decoded
-from .test_sockets_view import KERNEL, RAW, UDP, inet
+from .fake_sockets import KERNEL, RAW, UDP, inet
 
 remembered(KERNEL.prog, "local_ports")[0] = (32768, 60999)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import typing
@@ -138,3 +139,15 @@ def test_named_tuple_is_as_usual() -> None:
         Ours()  # type: ignore[call-arg]
     with pytest.raises(AttributeError):
         one.a = 2  # type: ignore[misc]
+
+
+def test_tests_import_no_other_tests() -> None:
+    """What several need is in a module of its own, whose name does not begin with ``test_``."""
+    folder = Path(__file__).resolve().parents[1]
+    pattern = re.compile(r"^\s*(?:from|import)\s.*\btest_\w+(?:\s|$)", re.MULTILINE)
+    found = {
+        str(path.relative_to(folder)): pattern.findall(path.read_text())
+        for path in folder.rglob("*.py")
+    }
+    assert len(found) > 100
+    assert {path: lines for path, lines in found.items() if lines} == {}

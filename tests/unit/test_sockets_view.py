@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any
 
 import pytest
 
 from drgn_sockets.kernel.sock import Sock
-from drgn_sockets.records.families.inet import InetRecord, InetSock
-from drgn_sockets.records.families.raw import RawRecord, RawSock
-from drgn_sockets.records.families.tcp import TcpSock, TcpSockRecord
-from drgn_sockets.records.families.udp import UdpRecord, UdpSock
+from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holder import Holder, SocketInode
 from drgn_sockets.records.socket import SocketRecord, UnreadableSocket
@@ -35,49 +31,8 @@ from drgn_sockets.views.sockets import (
     unix_name_text,
 )
 
-from .fake_kernel import FakeKernel, decoded
-
-KERNEL = FakeKernel()
-
-ESTABLISHED, TIME_WAIT, CLOSE, LISTEN = 1, 6, 7, 10
-
-
-def inet(
-    local: str,
-    lport: int,
-    remote: str = "",
-    rport: int = 0,
-    *,
-    kind: tuple[type[InetRecord], type[InetSock]] = (TcpSockRecord, TcpSock),
-    ifname: bytes | None = None,
-    **members: Any,
-) -> InetRecord:
-    six = ":" in local
-    remote = remote or ("::" if six else "0.0.0.0")
-    family = AF_INET6 if six else AF_INET
-    record_type, sock_type = kind
-    values: dict[str, Any] = {
-        "family": int(family),
-        "type": {TcpSock: 1, UdpSock: 2, RawSock: 3}[sock_type],
-        "protocol": {TcpSock: 6, UdpSock: 17, RawSock: 1}[sock_type],
-        "state": ESTABLISHED if rport else LISTEN if sock_type is TcpSock else CLOSE,
-        "ipv6only": 0,
-        "num": lport,
-        "sport": lport,
-        "dport": rport,
-        "rcv_saddr": b"\x7f\0\0\1" if six else inet_pton(family, local),
-        "daddr": b"\x7f\0\0\2" if six else inet_pton(family, remote),
-        "v6_rcv_saddr": inet_pton(family, local) if six else b"\xee" * 16,
-        "v6_daddr": inet_pton(family, remote) if six else b"\xee" * 16,
-        **members,
-    }
-    record = record_type(KERNEL.prog, decoded(sock_type, **values), 1)
-    record.ifname = ifname
-    return record
-
-
-UDP = (UdpRecord, UdpSock)
-RAW = (RawRecord, RawSock)
+from .fake_kernel import decoded
+from .fake_sockets import CLOSE, ESTABLISHED, KERNEL, LISTEN, RAW, TIME_WAIT, UDP, inet
 
 
 @pytest.mark.parametrize(
