@@ -30,12 +30,12 @@ from drgn_sockets.kernel.time import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.tcp import TcpSockRecord
 from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.names import address_family_name
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import AnySocket, UnreadableSocket
 from drgn_sockets.text import escape
 from drgn_sockets.views.diag import KINDS, Diag, Kind, Message, diag_of
 from drgn_sockets.views.diag.forms import Form, Value, nla_parse
-from drgn_sockets.views.names import address_family_name
 
 # As in compare.
 _TRIES = 8

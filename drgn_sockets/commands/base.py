@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 from drgn import Program, ProgramFlags
 
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fan_out import fan_out, processors
 from drgn_sockets.records.notes import take_notes
 from drgn_sockets.records.parts import Batch, Part
-from drgn_sockets.views.columns import Column, choose
+from drgn_sockets.views.columns import choose
 from drgn_sockets.views.rows import Csv, Json, Rows, Table
 
 #: Done.

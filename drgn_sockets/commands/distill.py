@@ -25,13 +25,13 @@ from drgn_sockets.kernel.memory import DISTILLED, byte_order, read_exactly
 from drgn_sockets.kernel.skb import read_payload
 from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.target.kdump import write_kdump
 from drgn_sockets.target.new_file import check_writable, written_beside
 from drgn_sockets.target.recorder import Recorder
-from drgn_sockets.views.columns import Column
 
 _MAX_WALK = 1 << 20
 

@@ -18,13 +18,13 @@ from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, mi
 from drgn_sockets.kernel.file import flag_names
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.query import select
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.ends import Ends
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.kinds import Field, Kind, all_kinds, kind_with_ends, known_of, told_apart
+from drgn_sockets.records.names import device_text
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.text import escape, escaped, plain
-from drgn_sockets.views.columns import Column
-from drgn_sockets.views.names import device_text
 from drgn_sockets.views.sockets import describe, descriptions, holders_text
 
 # Column ``detail`` has so many holders of other ends; ``endpoints`` has all.

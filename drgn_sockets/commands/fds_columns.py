@@ -13,12 +13,12 @@ from drgn import FaultError, Program, ProgramFlags
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, miscdev_name, partition_name
 from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, minor
 from drgn_sockets.kernel.locks import F_WRLCK
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdRecord, FileRecord
 from drgn_sockets.records.locks import locks_of
+from drgn_sockets.records.names import device_text
 from drgn_sockets.text import escaped
 from drgn_sockets.views import lsof
-from drgn_sockets.views.columns import Column
-from drgn_sockets.views.names import device_text
 
 # As lsfd has them.
 _TYPES = {"reg": "REG", "dir": "DIR", "chr": "CHR", "blk": "BLK", "lnk": "LINK", "sock": "SOCK"}

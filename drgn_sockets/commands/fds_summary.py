@@ -10,9 +10,9 @@ from typing import Any
 from drgn_sockets.commands.fds_columns import user_name
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.kernel.task_facts import Limit
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.text import escaped, plain
-from drgn_sockets.views.columns import Column
 
 
 class Summary:

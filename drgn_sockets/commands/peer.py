@@ -13,6 +13,7 @@ from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.ss_member_columns import COLUMNS
 from drgn_sockets.kernel.sock import TCP_LISTEN
 from drgn_sockets.query.find import Finder
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families import OTHER
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.netlink import NetlinkRecord
@@ -21,7 +22,6 @@ from drgn_sockets.records.families.tcp import TcpRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
-from drgn_sockets.views.columns import Column
 from drgn_sockets.views.sockets import remote_text
 
 

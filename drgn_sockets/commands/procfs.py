@@ -25,10 +25,10 @@ from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.query.netns import find_net
 from drgn_sockets.query.select import task_of
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdReader
 from drgn_sockets.records.process import read_process
 from drgn_sockets.text import escape
-from drgn_sockets.views.columns import Column
 from drgn_sockets.views.procfs import FILES, Looker
 from drgn_sockets.views.procfs.fdinfo import fdinfo
 from drgn_sockets.views.procfs.pid import LINKS, PID_FILES, PidLooker, link, ns_links

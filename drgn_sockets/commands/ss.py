@@ -18,14 +18,14 @@ from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
 from drgn_sockets.kernel.sock import TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV
 from drgn_sockets.query.socket_tables import Tables, Test, add_table_arguments
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families import FAMILY_NAMES
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.names import STATE_GROUPS, STATE_NUMBERS
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
 from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.views.columns import Column
-from drgn_sockets.views.names import STATE_GROUPS, STATE_NUMBERS
 
 _ALL = STATE_GROUPS["all"]
 _BOUND_INACTIVE = STATE_NUMBERS["bound-inactive"]

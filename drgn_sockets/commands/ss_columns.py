@@ -7,11 +7,12 @@ import functools
 from operator import attrgetter
 from typing import Any
 
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
+from drgn_sockets.records.names import address_family_name, device_text, type_name
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.socket import AnySocket, SocketRecord
-from drgn_sockets.views.columns import Column
 from drgn_sockets.views.extended import (
     cgroup_path,
     cgroup_text,
@@ -22,7 +23,6 @@ from drgn_sockets.views.extended import (
     tos_text,
     tos_values,
 )
-from drgn_sockets.views.names import address_family_name, device_text, type_name
 from drgn_sockets.views.sockets import (
     local_numbers,
     local_text,

@@ -16,6 +16,7 @@ from typing import Any
 from drgn_sockets.commands.ss_columns import COMMON
 from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.kernel.structs import Member
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families import all_records
 from drgn_sockets.records.families.mptcp import MptcpRecord, mptcp_parent
 from drgn_sockets.records.families.netlink import NetlinkRecord
@@ -24,7 +25,6 @@ from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
 from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
 from drgn_sockets.records.families.unix import LostName, UnixRecord
 from drgn_sockets.records.socket import AnySocket, SocketRecord
-from drgn_sockets.views.columns import Column
 
 _tcp = functools.partial(Column, of=TcpSockRecord)
 _netlink = functools.partial(Column, of=NetlinkRecord)

@@ -14,6 +14,7 @@ from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.errors import UserError
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.query.find import Finder
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.tcp import (
     InetConnectionSock,
     TcpRecord,
@@ -21,10 +22,9 @@ from drgn_sockets.records.families.tcp import (
     ulp_name,
 )
 from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.names import state_name
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import UnreadableSocket
-from drgn_sockets.views.columns import Column
-from drgn_sockets.views.names import state_name
 from drgn_sockets.views.sockets import describe, holders_text, local_text, remote_text
 
 

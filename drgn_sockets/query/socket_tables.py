@@ -10,8 +10,8 @@ from drgn_sockets.errors import nearest
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families import FAMILY_NAMES
+from drgn_sockets.records.names import STATE_GROUPS
 from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.views.names import STATE_GROUPS
 from drgn_sockets.views.sockets import record_netid
 
 Test = Callable[[SocketRecord], bool]

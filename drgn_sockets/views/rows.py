@@ -8,9 +8,10 @@ from typing import Any, Callable, TextIO
 
 from drgn import FaultError
 
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.text import plain
-from drgn_sockets.views.columns import Column, getters, rows_maker
+from drgn_sockets.views.columns import getters, rows_maker
 
 #: Makes the lines of a batch of records.
 Lines = Callable[[Batch], Iterable[str]]

@@ -12,6 +12,7 @@ from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, Sock
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holder import Holder
+from drgn_sockets.records.names import netid, state_name
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.reader import SocketBatch, UnixBatch
 from drgn_sockets.records.socket import (
@@ -22,7 +23,6 @@ from drgn_sockets.records.socket import (
     UnreadableSocket,
 )
 from drgn_sockets.text import escape
-from drgn_sockets.views.names import netid, state_name
 
 if TYPE_CHECKING:
     from typing_extensions import TypeGuard

@@ -21,6 +21,7 @@ from drgn_sockets.kernel.sock import Sock, SockCommon, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import Task, Tasks
 from drgn_sockets.records import fd, holders, reader
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families import FAMILY_NAMES
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.raw import RawRecord, RawSock
@@ -38,7 +39,6 @@ from drgn_sockets.records.notes import take_notes
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.reader import SocketBatch, socket_parts
 from drgn_sockets.records.socket import Derived, SocketRecord
-from drgn_sockets.views.columns import Column
 from drgn_sockets.views.procfs import FILES
 from drgn_sockets.views.sockets import describe, descriptions
 

@@ -11,9 +11,7 @@ from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holder import Holder, SocketInode
-from drgn_sockets.records.socket import SocketRecord, UnreadableSocket
-from drgn_sockets.text import unescape
-from drgn_sockets.views.names import (
+from drgn_sockets.records.names import (
     STATE_GROUPS,
     STATE_NUMBERS,
     address_family_name,
@@ -21,6 +19,8 @@ from drgn_sockets.views.names import (
     state_name,
     type_name,
 )
+from drgn_sockets.records.socket import SocketRecord, UnreadableSocket
+from drgn_sockets.text import unescape
 from drgn_sockets.views.sockets import (
     describe,
     holders_text,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.records.tcp_info import (
     NO_RATE,
@@ -19,7 +20,6 @@ from drgn_sockets.records.tcp_info import (
     TlsInfo,
     VegasInfo,
 )
-from drgn_sockets.views.columns import Column
 from drgn_sockets.views.rows import Json
 from drgn_sockets.views.tcp_info import tcp_info_text
 
