@@ -316,7 +316,8 @@ def _filter(args: argparse.Namespace) -> Filter | None:
     if not source:
         return None
     # Nobody else waits for its import.
-    from drgn_sockets.query.ssfilter import FAMILIES, parse
+    from drgn_sockets.query.ssfilter import parse
+    from drgn_sockets.query.ssfilter_tree import FAMILIES
 
     # The family that an address is of, if just one was chosen.
     chosen = set(args.families or ())

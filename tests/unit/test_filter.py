@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.memory import remembered
-from drgn_sockets.query import ssfilter
-from drgn_sockets.query.ssfilter import (
+from drgn_sockets.query import hosts
+from drgn_sockets.query.ssfilter import parse
+from drgn_sockets.query.ssfilter_tree import (
     Autobound,
     Cgroup,
     Chain,
@@ -27,7 +28,7 @@ from drgn_sockets.query.ssfilter import (
     Not,
     Port,
     families_of,
-    parse,
+    quoted,
 )
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.socket import SocketRecord
@@ -192,8 +193,8 @@ def test_states_come_first() -> None:
 
 
 def test_names_of_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = {"mine": [b"\x0a\1\2\3", bytes.fromhex("20010db8000000000000000000000001")]}
-    monkeypatch.setattr(ssfilter, "_hosts", lambda: hosts)
+    mine = [b"\x0a\1\2\3", bytes.fromhex("20010db8000000000000000000000001")]
+    monkeypatch.setattr(hosts, "_hosts", lambda: {"mine": mine})
     assert selected("src Mine") == {"web", "web6", "dns"}
     assert selected("src mine:443") == {"web6"}
     assert selected("src inet6:mine") == {"web6"}
@@ -321,7 +322,7 @@ HOSTS = st.one_of(
         st.sampled_from(ADDRESSES),
         st.sampled_from(["", ":22", ":40000", ":*"]),
     ),
-    NAMES.map(lambda name: "unix:" + ssfilter._quoted(name)),
+    NAMES.map(lambda name: "unix:" + quoted(name)),
     st.sampled_from(["unix:*/journal/*", "inet:127.0.0.1", "netlink:rtnl:kernel", "link:*:eth0"]),
 )
 
