@@ -6,21 +6,18 @@ from __future__ import annotations
 # signal makes enumerations of what this has, which takes as long as to parse all options.
 import _signal as signal  # type: ignore[import-not-found]
 import argparse
-import codecs
 import contextlib
 import functools
 import gc
-import io
 import logging
 import os
-import stat
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from drgn import FaultError, ObjectNotFoundError, Program
 
-from drgn_sockets import package_version
+from drgn_sockets import package_version, stdout
 from drgn_sockets.commands import SUMMARIES, command
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import add_target_arguments, open_target
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
     from drgn_sockets.demo import Step
 
 _USAGE_ERROR = 2
-_BUFFER = 1 << 16
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -166,11 +162,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # symbols, and in a callback of C code it is printed and lost.
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _prepare_stdout(argv_is_ours=argv is None)
+    stdout.prepare(replace=argv is None)
     try:
         args = make_parser().parse_args(argv)
     except SystemExit:
-        _flush()
+        stdout.flush()
         raise
     logging.basicConfig(
         format="drgn-sockets: %(levelname)s: %(message)s", level=args.log_level.upper()
@@ -179,22 +175,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _run(args)
         sys.stdout.flush()
     except UserError as e:
-        _flush()
+        stdout.flush()
         print(f"drgn-sockets: {e}", file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
         # Nobody reads on (| head).
-        _drop_output()
+        stdout.drop()
         return 0
     except FaultError as e:
         # What everything else hangs on is not there.
-        _flush()
+        stdout.flush()
         print(f"drgn-sockets: cannot go on: {e}; the core is damaged or cut short", file=sys.stderr)
         return _USAGE_ERROR
     except (LookupError, AttributeError) as e:
         if not _is_about_types(e):
             raise
-        _flush()
+        stdout.flush()
         print(
             f"drgn-sockets: cannot go on: {e}; the kernel's types or symbols are damaged, or it is "
             "one that this does not know; its vmlinux with -s may help",
@@ -202,58 +198,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return _USAGE_ERROR
     except OSError as e:
-        _flush()
+        stdout.flush()
         print(f"drgn-sockets: cannot go on: {e.strerror or e}", file=sys.stderr)
         return _USAGE_ERROR
     except KeyboardInterrupt:
         return 130
     return status
-
-
-class _Output(io.FileIO):
-    """Standard output, of whose last line no part is left in a file when the disk is full."""
-
-    #: Bytes of a line that has not ended.
-    _begun = 0
-    #: What went wrong; what is left to write begins within a line.
-    failed: OSError | None = None
-
-    @classmethod
-    def of(cls, stdout: TextIO) -> TextIO | None:
-        """Standard output as a stream of this kind, if it is a file, a pipe or a terminal."""
-        try:
-            fd = stdout.fileno()
-        except (OSError, ValueError):
-            return None
-        return io.TextIOWrapper(
-            io.BufferedWriter(cls(fd, "w", closefd=False), _BUFFER),
-            encoding=stdout.encoding,
-            line_buffering=stdout.isatty(),
-        )
-
-    def write(self, data: Any) -> int:
-        if self.failed is not None:
-            raise self.failed
-        try:
-            written = super().write(data)
-        except OSError as e:
-            self.failed = e
-            self._take_back()
-            raise
-        if written:
-            end = bytes(data[:written]).rfind(b"\n")
-            self._begun = written - end - 1 if end >= 0 else self._begun + written
-        return written
-
-    def _take_back(self) -> None:
-        try:
-            status = os.fstat(self.fileno())
-            # Others may write to it as well.
-            if stat.S_ISREG(status.st_mode) and status.st_size == self.tell():
-                os.ftruncate(self.fileno(), status.st_size - self._begun)
-        except OSError:
-            # It stays as it is.
-            pass
 
 
 def run() -> NoReturn:
@@ -265,43 +215,9 @@ def run() -> NoReturn:
     os._exit(status)
 
 
-def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeEncodeError)
-    # As drgn_sockets.text has it; "backslashreplace" makes of U+00E9 what stands for byte 0xE9.
-    codes = map(ord, error.object[error.start : error.end])
-    return "".join(f"\\u{c:04x}" if c <= 0xFFFF else f"\\U{c:08x}" for c in codes), error.end
-
-
-def _prepare_stdout(*, argv_is_ours: bool) -> None:
-    if sys.stdout is None:
-        # Closed by who started us (>&-).
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-    elif argv_is_ours:
-        sys.stdout = _Output.of(sys.stdout) or sys.stdout
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name may have characters that the terminal's encoding lacks.
-        codecs.register_error("drgn_sockets", _escape_unencodable)
-        sys.stdout.reconfigure(errors="drgn_sockets")
-
-
 def _is_about_types(e: Exception) -> bool:
     # drgn's errors, and not those of Python's own objects.
     return type(e) in (LookupError, ObjectNotFoundError) or "' has no member '" in str(e)
-
-
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _drop_output()
-
-
-def _drop_output() -> None:
-    # Python would complain once more when it closes standard output.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if isinstance(raw, _Output):
-        raw.failed = None
 
 
 def _run(args: argparse.Namespace) -> int:
