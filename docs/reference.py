@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from drgn_sockets.cli import make_parser
-from drgn_sockets.commands import SUMMARIES, command
+from drgn_sockets.commands import command
+from drgn_sockets.commands.registry import REGISTRY
 
 _WIDTH = 88
+_NAMES = [entry.name for entry in REGISTRY]
 
 
 def text(words: str) -> str:
@@ -90,7 +92,7 @@ def _columns(own: Any, args: argparse.Namespace) -> str:
     usual = set(own.usual(args))
     here = {(column.name, column.help) for column in columns}
     shared = ""
-    for name in SUMMARIES:
+    for name in _NAMES:
         there = {(column.name, column.help) for column in command(name).columns}
         if name != own.name and there < here and len(there) > len(here) / 2:
             shared = f"\nBesides these, it has [the columns of {code(name)}]({name}.md#columns).\n"
@@ -126,7 +128,7 @@ def command_page(name: str) -> str:
         "## Arguments\n",
         *options(parser),
     ]
-    for option, columns in _sets_of_columns(own, parser):
+    for option, columns in _sets_of_columns(own, parser) if own.columns else ():
         title = f"Columns with {code(option)}" if option else "Columns"
         parts += [f"## {title}\n", columns]
     return "\n".join(parts)
@@ -135,14 +137,14 @@ def command_page(name: str) -> str:
 def index_page() -> str:
     """The page that lists the commands, and the options that stand before them."""
     parser = make_parser()
-    rows = [(f"[{code(name)}]({name}.md)", text(line)) for name, line in SUMMARIES.items()]
+    rows = [(f"[{code(name)}]({name}.md)", text(line)) for name, _, line, _ in REGISTRY]
     return "\n".join(
         [
             "# Commands and columns\n",
             "These pages are made from what the code declares; `drgn-sockets COMMAND --help` and "
             "`--output help` print the same.\n",
             table(["command", "what it shows"], rows),
-            f"```{{toctree}}\n:hidden:\n\n{chr(10).join(SUMMARIES)}\n```\n",
+            f"```{{toctree}}\n:hidden:\n\n{chr(10).join(_NAMES)}\n```\n",
             "## Options before the command\n",
             usage(parser),
             *options(parser),
@@ -153,7 +155,7 @@ def index_page() -> str:
 
 def pages() -> dict[str, str]:
     """All pages, by file name."""
-    found = {f"{name}.md": command_page(name) for name in SUMMARIES}
+    found = {f"{name}.md": command_page(name) for name in _NAMES}
     return {"index.md": index_page(), **found}
 
 

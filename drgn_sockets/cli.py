@@ -7,26 +7,21 @@ from __future__ import annotations
 import _signal as signal  # type: ignore[import-not-found]
 import argparse
 import contextlib
-import functools
 import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from drgn import FaultError, ObjectNotFoundError, Program
 
 from drgn_sockets import package_version, stdout
-from drgn_sockets.commands import SUMMARIES, command
+from drgn_sockets.commands import command as command_of
+from drgn_sockets.commands.registry import REGISTRY
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import add_target_arguments, open_target
 from drgn_sockets.target.plugins import leave_out
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from drgn_sockets.demo import Step
 
 _USAGE_ERROR = 2
 
@@ -55,39 +50,41 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_USAGE_ERROR, f"{self.prog}: {message} (--help tells more)\n")
 
 
-class _CommandParser:
-    """Stands for the parser of a command, which is imported and asked when it is called."""
+class _CommandParser(_Parser):
+    """
+    The parser of a command.
 
-    def __init__(self, *, configure: Callable[[argparse.ArgumentParser], None], **kwargs: Any):
-        self._configure = configure
-        self._kwargs = kwargs
+    The command is imported and adds its arguments when the parser is first used; or, for tools that
+    look at parsers, at once (*eager*).
+    """
 
-    def parse_known_args(self, args: Any, namespace: Any) -> Any:
-        parser = _Parser(**self._kwargs)
-        self._configure(parser)
-        found, rest = parser.parse_known_args(args, namespace)
-        if rest:
-            # Words may stand on both sides of an option, which takes a while to parse; not of a
-            # command that takes all the rest as it is.
+    def __init__(self, *, command: str, eager: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._command: str | None = command
+        self._intermixed = False
+        if eager:
+            self._configure()
+
+    def _configure(self) -> None:
+        if self._command is None:
+            return
+        own = command_of(self._command)
+        self._command = None
+        self.description = f"{own.summary[0].upper()}{own.summary[1:]}. {own.description}"
+        own.configure(self)
+        self.set_defaults(run=own)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._configure()
+        found, rest = super().parse_known_args(args, namespace)
+        if rest and not self._intermixed:
+            # Words may stand on both sides of an option. That takes longer to parse, and a command
+            # whose words are REMAINDER cannot have it (TypeError).
+            self._intermixed = True
             with contextlib.suppress(TypeError):
-                found, rest = parser.parse_known_intermixed_args(args)
+                found, rest = self.parse_known_intermixed_args(args)
+            self._intermixed = False
         return found, rest
-
-
-def _configure_command(parser: argparse.ArgumentParser, *, name: str) -> None:
-    own = command(name)
-    parser.description = f"{own.summary[0].upper()}{own.summary[1:]}. {own.description}"
-    own.configure(parser)
-    parser.set_defaults(run=own)
-
-
-def _configure_demo(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "A tour, on a core that comes with the package: no root, no debugging symbols and no "
-        "network needed. With a command, runs that on the core."
-    )
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …")
-    parser.set_defaults(run=None)
 
 
 class _Version(argparse.Action):
@@ -103,8 +100,13 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def make_parser(*, eager: bool = False) -> argparse.ArgumentParser:
+    """
+    Make the parser of the whole command line.
+
+    :param eager: Import all commands, and add their options at once. Otherwise a command is
+        imported when its parser is used, which saves 75 ms of CPU time.
+    """
     parser = _Parser(
         prog="drgn-sockets",
         description="Socket and file-descriptor debugger for Linux kernels: live, from a core "
@@ -127,7 +129,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="error",
         help="drgn's messages of at least this level go to standard error (default: error)",
     )
-    subparsers = parser.add_subparsers(  # type: ignore[type-var]
+    subparsers = parser.add_subparsers(
         dest="command",
         metavar="COMMAND",
         required=True,
@@ -135,12 +137,21 @@ def make_parser() -> argparse.ArgumentParser:
         prog=parser.prog,
         parser_class=_CommandParser,
     )
-    for name, summary in SUMMARIES.items():
-        configure = functools.partial(_configure_command, name=name)
-        subparsers.add_parser(name, help=summary, configure=configure)
-    summary = "a tour, on a core that comes with the package"
-    subparsers.add_parser("demo", help=summary, configure=_configure_demo)
+    for entry in REGISTRY:
+        subparsers.add_parser(entry.name, help=entry.summary, command=entry.name, eager=eager)
     return parser
+
+
+def full_parser() -> argparse.ArgumentParser:
+    """
+    Make a parser with the options of all commands.
+
+    It is for tools that make man pages, completions and manuals of a function's parser::
+
+        argparse-manpage --module drgn_sockets.cli --function full_parser
+        shtab --shell bash drgn_sockets.cli.full_parser
+    """
+    return make_parser(eager=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="drgn-sockets: %(levelname)s: %(message)s", level=args.log_level.upper()
     )
     try:
-        status = _run(args)
+        status: int = args.run.start(args, _open, _parse)
         sys.stdout.flush()
     except UserError as e:
         stdout.flush()
@@ -220,50 +231,16 @@ def _is_about_types(e: Exception) -> bool:
     return type(e) in (LookupError, ObjectNotFoundError) or "' has no member '" in str(e)
 
 
-def _run(args: argparse.Namespace) -> int:
-    if args.run is None:
-        return _run_demo(args.words)
-    if args.output == "help":
-        sys.stdout.write(args.run.help_columns(args.run.columns_for(args)))
-        return 0
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    return make_parser().parse_args(words)
+
+
+def _open(args: argparse.Namespace) -> Program:
     prog = open_target(args)
     if args.qemu is not None:
-        # Processes would speak to it all at once.
+        # QEMU answers one process on a QMP socket.
         args.jobs = 1
-    status: int = args.run.execute(prog, args)
-    return status
-
-
-def _run_demo(words: Sequence[str]) -> int:
-    # What it needs takes a while to import.
-    from drgn_sockets import demo
-
-    target = ["-c", str(demo.CORE), "--types", "btf"]
-    if not words:
-        args = make_parser().parse_args([*target, "check"])
-        with demo.unpacked_oracle() as oracle:
-            prog = open_target(args)
-            print(demo.introduction(prog, oracle), end="")
-            return max(_run_step(prog, target, oracle, step) for step in demo.tour(oracle))
-    args = make_parser().parse_args([*target, *words])
-    if args.run is None:
-        raise UserError("demo runs a command on its core, and not another demo")
-    if words[0] == "check" and args.procfs is None:
-        with demo.unpacked_oracle() as oracle:
-            args.procfs = str(oracle)
-            return _run(args)
-    return _run(args)
-
-
-def _run_step(prog: Program, target: Sequence[str], oracle: Path, step: Step) -> int:
-    import shlex
-
-    print(f"\n# {step.question}\n$ drgn-sockets demo {shlex.join(step.words)}", flush=True)
-    args = make_parser().parse_args([*target, *step.words])
-    if step.words == ["check"]:
-        args.procfs = str(oracle)
-    status: int = args.run.execute(prog, args)
-    return status
+    return prog
 
 
 if __name__ == "__main__":

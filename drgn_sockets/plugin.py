@@ -19,7 +19,8 @@ from drgn.commands import (
     parse_shell_command,
 )
 
-from drgn_sockets.commands import SUMMARIES, command
+from drgn_sockets.commands import command
+from drgn_sockets.commands.registry import REGISTRY, entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,7 @@ class _Plugged:
         return parser
 
     def description(self) -> str:
-        return SUMMARIES[self._name]
+        return entry_of(self._name).summary
 
     def format_usage(self) -> str:
         return self._parser().format_usage().removeprefix("usage: ").rstrip()
@@ -87,5 +88,6 @@ def drgn_prog_set(prog: Program) -> None:
         OwnTypes.of(prog)
 
 
-for _name in SUMMARIES:
-    DEFAULT_COMMAND_NAMESPACE.register(_name, _Plugged(_name))
+for _entry in REGISTRY:
+    if _entry.in_repl:
+        DEFAULT_COMMAND_NAMESPACE.register(_entry.name, _Plugged(_entry.name))

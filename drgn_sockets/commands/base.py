@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from drgn import Program, ProgramFlags
 
+from drgn_sockets.commands.registry import entry_of
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fan_out import fan_out, processors
 from drgn_sockets.records.notes import take_notes
@@ -33,12 +34,15 @@ class Command:
     A class derived from it says what it takes and what it can show, and reads records.
     """
 
-    #: As it is called.
+    #: The word that calls it, as in :mod:`drgn_sockets.commands.registry`.
     name: ClassVar[str]
-    #: One line.
-    summary: ClassVar[str]
-    #: More, after the summary in ``--help``.
+    #: What ``--help`` says after the summary.
     description: ClassVar[str] = ""
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return entry_of(self.name).summary
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -198,6 +202,25 @@ class Command:
             sys.stdout.write(text)
             problems.count += errors
             problems.good += good
+
+    def start(
+        self,
+        args: argparse.Namespace,
+        open_target: Callable[[argparse.Namespace], Program],
+        parse: Callable[[Sequence[str]], argparse.Namespace],
+    ) -> int:
+        """
+        Run the command from a shell: open a program, and run the command on it.
+
+        :param open_target: Opens what options such as ``-c`` say.
+        :param parse: Parses another command line.
+        :return: Exit status
+        :raises UserError: if nothing can be opened, or the arguments do not fit what is there
+        """
+        if args.output == "help":
+            sys.stdout.write(self.help_columns(self.columns_for(args)))
+            return OK
+        return self.execute(open_target(args), args)
 
     def execute(self, prog: Program, args: argparse.Namespace) -> int:
         """

@@ -24,7 +24,6 @@ class Check(Command):
     """``check``."""
 
     name = "check"
-    summary = "compare what kernel memory says with what procfs or sock_diag says"
     description = (
         "On a live kernel, every fd of every process (name, position, flags, mount, inode) and "
         f"every line of /proc/net/{{{','.join(FILES)}}} in every network namespace; "

@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -18,7 +18,9 @@ from drgn.helpers.linux.net import for_each_net
 from drgn.helpers.linux.pid import for_each_task
 
 from drgn_sockets import package_version
+from drgn_sockets.commands import command
 from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.registry import REGISTRY
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.memory import DISTILLED, byte_order, read_exactly
@@ -47,14 +49,9 @@ class Distilled(NamedTuple):
 
 
 class Distill(Command):
-    """
-    ``distill -o FILE``.
-
-    :param others: The commands that are to work on what is written.
-    """
+    """``distill -o FILE``."""
 
     name = "distill"
-    summary = "write a small core with just the memory that the other commands read"
     description = (
         "The file is a kdump-compressed core that drgn opens, with the kernel's types and "
         "symbols in it, and the other commands print the same on it as on what it was made "
@@ -70,9 +67,6 @@ class Distill(Command):
         Column("kept", "bytes of these that are not zeroed", lambda d: d.kept, True, right=True),
         Column("payload", "whether what is queued in sockets is there", lambda d: d.payload, True),
     )
-
-    def __init__(self, others: Sequence[Command]) -> None:
-        self._others = others
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
@@ -113,7 +107,9 @@ class Distill(Command):
             )
         read_exactly(prog)
         steps: list[tuple[str, Callable[[Program], object]]] = [
-            (command.name, command.read_all) for command in self._others
+            (entry.name, command(entry.name).read_all)
+            for entry in REGISTRY
+            if entry.in_repl and entry.name != self.name
         ]
         steps.append(("drgn", _read_for_drgn))
         if payload:

@@ -339,7 +339,6 @@ class Fds(Command):
     """``fds [PID|COMM|PATH|[ADDR]:PORT|@NAME …]``."""
 
     name = "fds"
-    summary = "file descriptors of processes, and the sockets behind them"
     description = (
         "Without arguments, those of all processes. A WORD is a process ID or command name; or "
         "what is opened: a path (/…, ./…: fds, directories, executables, what is mapped, and unix "

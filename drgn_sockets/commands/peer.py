@@ -62,7 +62,6 @@ class Peer(Command):
     """``peer WHAT …``."""
 
     name = "peer"
-    summary = "both ends of a socket, and every process and fd that holds them"
     description = (
         "WHAT is a kernel address, PID:FD, the inode of a socket, or the name of a unix socket "
         "(a path, or @ and an abstract name). A unix socket that was accepted has the name of "

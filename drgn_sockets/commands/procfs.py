@@ -55,7 +55,6 @@ class Procfs(Command):
     """``procfs``."""
 
     name = "procfs"
-    summary = "files of /proc/net and /proc/PID as the kernel writes them, to the byte"
     description = (
         "PATH is net/FILE, PID/net/FILE, or the same with /proc before it; FILE is one of "
         f"{', '.join(FILES)}. Or it is of a process: {procfs_pid.THERE_ARE}; of a link it is the "

@@ -79,7 +79,6 @@ class Ss(Command):
     """``ss``."""
 
     name = "ss"
-    summary = "sockets of all families, in all network namespaces, and who holds them"
     description = (
         "The options are those of iproute2's ss. Without -a and -l, connections only. Without "
         "a family, all families. FILTER is what ss takes: 'state STATE' and 'exclude STATE', and "

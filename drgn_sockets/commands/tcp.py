@@ -44,7 +44,6 @@ class Tcp(Command):
     """``tcp WHAT …``."""
 
     name = "tcp"
-    summary = "all fields of TCP sockets, one to a line, with the kernel's member names"
     description = (
         "WHAT is a kernel address, PID:FD, or an inode. Timewait and request sockets have "
         "fields of their own."

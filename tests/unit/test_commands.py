@@ -16,8 +16,9 @@ import pytest
 from drgn.commands import DEFAULT_COMMAND_NAMESPACE, CommandError
 
 from drgn_sockets import cli, package_version, plugin
-from drgn_sockets.commands import COMMANDS, SUMMARIES
+from drgn_sockets.commands import all_commands
 from drgn_sockets.commands.base import Command
+from drgn_sockets.commands.registry import REGISTRY
 from drgn_sockets.commands.ss import Ss, _source, _states
 from drgn_sockets.errors import UserError
 from drgn_sockets.query.find import parse_address
@@ -27,6 +28,7 @@ from drgn_sockets.query.ssfilter import parse
 from .fake_kernel import FakeKernel
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [command for command in all_commands() if command.name != "demo"]
 NAMES = [command.name for command in COMMANDS]
 
 
@@ -236,6 +238,42 @@ def test_help(shell: Any, command: Command, monkeypatch: pytest.MonkeyPatch) -> 
         assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", out), flag
 
 
+def test_the_registry_leads_to_the_commands() -> None:
+    assert [command.name for command in all_commands()] == [entry.name for entry in REGISTRY]
+    places = [f"{type(c).__module__}:{type(c).__name__}" for c in all_commands()]
+    assert places == [entry.place for entry in REGISTRY]
+
+
+def test_help_of_demo(shell: Any) -> None:
+    status, out, err = shell("demo", "--help")
+    assert (status, err) == (0, "")
+    assert "A tour, on a core that comes with the package." in out and "COMMAND …" in out
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_tools_can_walk_the_parser(eager: bool) -> None:
+    """As argparse-manpage, shtab and sphinx-argparse do."""
+    parser = cli.full_parser() if eager else cli.make_parser()
+    (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    summaries = {action.dest: action.help for action in subparsers._choices_actions}
+    assert summaries == {entry.name: entry.summary for entry in REGISTRY}
+    assert list(subparsers.choices) == [entry.name for entry in REGISTRY]
+    for command in all_commands():
+        # Also what argparse of Python 3.14 asks about help texts, of each parser that is added.
+        own = subparsers.choices[command.name]
+        assert isinstance(own, argparse.ArgumentParser)
+        assert own.prog == f"drgn-sockets {command.name}"
+        formatter = own._get_formatter()
+        for action in own._actions:
+            if action.help:
+                assert formatter._expand_help(action)
+        found = [o for action in own._actions for o in action.option_strings or [action.dest]]
+        assert found == (options(command) if eager else ["-h", "--help"])
+        assert (command.description in (own.description or "")) == (
+            eager or not command.description
+        )
+
+
 def test_help_of_all(shell: Any) -> None:
     status, out, err = shell("--help")
     assert (status, err) == (0, "")
@@ -345,7 +383,7 @@ def test_plugin_has_every_command(name: str) -> None:
 
 
 def test_plugin_has_no_other_commands() -> None:
-    assert list(SUMMARIES) == NAMES
+    assert [entry.name for entry in REGISTRY if entry.in_repl] == NAMES
     # Commands of a kernel are none of another program.
     assert not plugin._Plugged("ss").enabled(FakeKernel().prog)
 
@@ -383,12 +421,14 @@ def test_plugin_imports_little() -> None:
     # drgn imports it in every session.
     code = (
         "import sys, drgn_sockets.plugin; "
-        "print([m for m in sys.modules if m == 'tabulate' or m.startswith('drgn_sockets.')])"
+        "print(sorted(m for m in sys.modules if m == 'tabulate' or m.startswith('drgn_sockets.')))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "['drgn_sockets.commands', 'drgn_sockets.plugin']"
+    assert done.stdout.strip() == (
+        "['drgn_sockets.commands', 'drgn_sockets.commands.registry', 'drgn_sockets.plugin']"
+    )
     # Nor does the package itself bring more along, before it is asked.
     code = "import sys, drgn_sockets as d; dir(d); print('drgn_sockets.helpers' in sys.modules)"
     code += "; print(d.unix_peer.__module__, sorted(set(d.__all__) - set(dir(d))))"
