@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from drgn import Program
 
+from drgn_sockets.kernel.lists import list_for_each_entry
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.memory import read_bytes, read_string, remembered
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
@@ -141,7 +143,6 @@ class _Root(Struct):
 class _CssSet(Struct):
     C_TYPE = "struct css_set"
     dfl_cgrp = Int("dfl_cgrp", help="struct cgroup *, of version 2")
-    links = Int("cgrp_links.next", help="struct list_head * in a cgrp_cset_link")
 
 
 class _Link(Struct):
@@ -163,14 +164,10 @@ def hierarchies(prog: Program) -> list[Hierarchy]:
     """
     layout, default = _Root.layout(prog), prog["cgrp_dfl_root"].address_of_().value_()
     visible = read_bytes(prog, prog.symbol("cgrp_dfl_visible").address, 1)
-    offset = layout.cls.places["next"].offset
     cgrp = prog.type("struct cgroup_root").member("cgrp").offset
     head = prog["cgroup_roots"].address_of_().value_()
-    node, seen = prog["cgroup_roots"].next.value_(), {head}
     found = []
-    while node not in seen and len(seen) < _MAX_ROOTS:
-        seen.add(node)
-        root = layout.read(node - offset)
+    for root in unbroken(list_for_each_entry(layout, head, "next", _MAX_ROOTS)):
         is_default = root.address == default
         if not is_default or visible != b"\0":
             names = [] if is_default else _subsystems(prog, root.subsys_mask)
@@ -179,7 +176,6 @@ def hierarchies(prog: Program) -> list[Hierarchy]:
             found.append(
                 Hierarchy(root.address, root.address + cgrp, root.id, b",".join(names), is_default)
             )
-        node = root.next
     return found
 
 
@@ -216,13 +212,8 @@ def task_cgroups(prog: Program, css_set: int) -> Iterator[tuple[Hierarchy, int]]
 
 def _cgroups_by_root(prog: Program, css_set: _CssSet) -> dict[int, int]:
     layout, roots = _Link.layout(prog), _CgroupOfRoot.layout(prog)
-    offset = layout.cls.places["next"].offset
     head = css_set.address + prog.type("struct css_set").member("cgrp_links").offset
-    node, seen = css_set.links, {head}
     by_root: dict[int, int] = {}
-    while node not in seen and len(seen) < _MAX_ROOTS:
-        seen.add(node)
-        link = layout.read(node - offset)
+    for link in unbroken(list_for_each_entry(layout, head, "next", _MAX_ROOTS)):
         by_root.setdefault(roots.read(link.cgrp).root, link.cgrp)
-        node = link.next
     return by_root

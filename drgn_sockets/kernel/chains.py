@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Callable, TypeVar
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import Program, ProgramFlags
 
-from drgn_sockets.kernel.memory import pointer_size, read_pointers, read_sparse_pointers
+from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
 from drgn_sockets.named_tuple import NamedTuple
 
@@ -31,70 +31,8 @@ _MAX_BUCKETS = 1 << 24
 _MAX_UNREADABLE_CHUNKS = 4
 # How often a chain of a live kernel is walked again when it changed underfoot.
 _MAX_TRIES = 3
-_NULL_PAGE = 1 << 12
 
 NOTHING: Mapping[int, int] = MappingProxyType({})
-
-
-def list_nodes(prog: Program, head: int, limit: int = _MAX_CHAIN) -> Iterator[int]:
-    """
-    Nodes of a list, as ``list_for_each()``: each once, also of a list that loops.
-
-    :param head: ``struct list_head *`` as an integer
-    :param limit: How many there may be
-    :return: Iterator of ``struct list_head *`` as integers
-    :raises FaultError: where the list leaves readable memory
-    """
-    seen = {head}
-    node = head
-    for _ in range(limit):
-        # QEMU's cores have something at address 0.
-        following = read_pointers(prog, node, 1) if node >= _NULL_PAGE else None
-        if following is None:
-            raise FaultError("list leaves readable memory", node)
-        (node,) = following
-        if node in seen:
-            return
-        seen.add(node)
-        yield node
-
-
-def list_nodes_both_ways(
-    prog: Program, head: int, limit: int = _MAX_CHAIN
-) -> tuple[list[int], FaultError | None]:
-    """
-    Nodes of a list, as :func:`list_nodes`; where it leaves readable memory, what is behind that
-    is found from the other end.
-
-    :return: ``struct list_head *`` as integers in their order, and what is wrong if there may be
-        more between them
-    """
-    forward: list[int] = []
-    try:
-        for node in list_nodes(prog, head, limit):
-            forward.append(node)
-        return forward, None
-    except FaultError as e:
-        error = e
-    places = {node: i for i, node in enumerate(forward)}
-    backward: list[int] = []
-    seen = set()
-    node = head
-    for _ in range(limit):
-        pointers = read_pointers(prog, node, 2) if node >= _NULL_PAGE else None
-        if pointers is None:
-            break
-        node = pointers[1]
-        if node in places:
-            # What is beyond that in the other direction is no node.
-            return forward[: places[node] + 1] + backward[::-1], None
-        if node == head:
-            return backward[::-1], None
-        if node in seen:
-            break
-        seen.add(node)
-        backward.append(node)
-    return forward + backward[::-1], error
 
 
 class HashTable(NamedTuple):

@@ -6,12 +6,13 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable
 
-from drgn import FaultError, Program, offsetof
+from drgn import FaultError, Program
 
-from drgn_sockets.kernel.chains import list_nodes
 from drgn_sockets.kernel.file import major, minor
+from drgn_sockets.kernel.lists import for_each_linked, list_for_each_entry
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.memory import read_string, remembered
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.structs import CString, Int, Struct
 
 _MAX_ENTRIES = 1 << 16
 _NAME_MAX = 64
@@ -26,7 +27,7 @@ class _CharDevice(Struct):
     major = Int("major")
     baseminor = Int("baseminor")
     minorct = Int("minorct")
-    name = Bytes("name")
+    name = CString("name")
 
 
 class _BlockMajor(Struct):
@@ -34,7 +35,7 @@ class _BlockMajor(Struct):
 
     next = Int("next")
     major = Int("major")
-    name = Bytes("name")
+    name = CString("name")
 
 
 class Bdev(Struct):
@@ -42,6 +43,7 @@ class Bdev(Struct):
 
     C_TYPE = "struct bdev_inode"
 
+    node = Int("vfs_inode.i_sb_list.next", help="next inode of its file system")
     dev = Int("vfs_inode.i_rdev")
     size = Int("vfs_inode.i_size", help="bytes")
     disk = Int("bdev.bd_disk", help="struct gendisk *")
@@ -55,12 +57,13 @@ class Bdev(Struct):
 class _Gendisk(Struct):
     C_TYPE = "struct gendisk"
 
-    disk_name = Bytes("disk_name")
+    disk_name = CString("disk_name")
 
 
 class _MiscDevice(Struct):
     C_TYPE = "struct miscdevice"
 
+    node = Int("list.next")
     minor = Int("minor")
     name = Int("name")
 
@@ -104,7 +107,7 @@ def disk_name(prog: Program, bdev: Bdev) -> bytes | None:
     disk = _Gendisk.layout(prog).try_read(bdev.disk) if bdev.size and bdev.disk else None
     if disk is None:
         return None
-    name = disk.disk_name.split(b"\0")[0]
+    name = disk.disk_name
     partno = bdev.partno & 0xFF
     if not partno:
         return name
@@ -130,40 +133,29 @@ def _remembered(
 
 def _chrdev_name(prog: Program, dev: int) -> bytes | None:
     buckets = prog["chrdevs"]
-    layout = _CharDevice.layout(prog)
-    node, count = buckets[major(dev) % len(buckets)].value_(), 0
+    first = buckets[major(dev) % len(buckets)].value_()
     found = None
-    while node and count < _MAX_ENTRIES:
-        device = layout.read(node)
+    for device in unbroken(for_each_linked(_CharDevice.layout(prog), first, limit=_MAX_ENTRIES)):
         if device.major == major(dev):
-            name = device.name.split(b"\0")[0]
             if 0 <= minor(dev) - device.baseminor < device.minorct:
-                return name
-            found = found or name
-        node, count = device.next, count + 1
+                return device.name
+            found = found or device.name
     return found
 
 
 def _blkdev_name(prog: Program, dev: int) -> bytes | None:
     buckets = prog["major_names"]
-    layout = _BlockMajor.layout(prog)
-    node, count = buckets[major(dev) % len(buckets)].value_(), 0
-    while node and count < _MAX_ENTRIES:
-        device = layout.read(node)
+    first = buckets[major(dev) % len(buckets)].value_()
+    for device in unbroken(for_each_linked(_BlockMajor.layout(prog), first, limit=_MAX_ENTRIES)):
         if device.major == major(dev):
-            return device.name.split(b"\0")[0]
-        node, count = device.next, count + 1
+            return device.name
     return None
 
 
 def _partition_name(prog: Program, dev: int) -> bytes | None:
     # Each block device is an inode of the file system "bdev".
-    sb = prog["blockdev_superblock"]
-    type_ = prog.type("struct bdev_inode")
-    offset = offsetof(type_, "vfs_inode.i_sb_list")
-    layout = Bdev.layout(prog)
-    for node in list_nodes(prog, sb.s_inodes.address_of_().value_(), _MAX_ENTRIES):
-        bdev = layout.read(node - offset)
+    head = prog["blockdev_superblock"].s_inodes.address_of_().value_()
+    for bdev in unbroken(list_for_each_entry(Bdev.layout(prog), head, "node", _MAX_ENTRIES)):
         if bdev.dev == dev:
             name = disk_name(prog, bdev)
             if name is not None:
@@ -172,10 +164,9 @@ def _partition_name(prog: Program, dev: int) -> bytes | None:
 
 
 def _miscdev_name(prog: Program, dev: int) -> bytes | None:
-    offset = offsetof(prog.type("struct miscdevice"), "list")
+    head = prog.symbol("misc_list").address
     layout = _MiscDevice.layout(prog)
-    for node in list_nodes(prog, prog.symbol("misc_list").address, _MAX_ENTRIES):
-        device = layout.read(node - offset)
+    for device in unbroken(list_for_each_entry(layout, head, "node", _MAX_ENTRIES)):
         if device.minor == minor(dev):
             return read_string(prog, device.name, _NAME_MAX)
     return None

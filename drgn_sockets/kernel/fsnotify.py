@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from drgn import FaultError, Program, TypeKind, offsetof
 
-from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.exportfs import WatchedInode, WatchedSuper
+from drgn_sockets.kernel.lists import list_for_each_entry
+from drgn_sockets.kernel.lost import Lost, lost_by
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple
 
@@ -34,6 +37,7 @@ class FsnotifyMark(Struct):
 
     C_TYPE = "struct fsnotify_mark"
 
+    node = Int("g_list.next", help="next mark of its group")
     mask = Int("mask", help="FS_* events")
     # Renamed with Linux kernel commit 31a371e419c8 ("fanotify: prepare for setting event flags in
     # ignore mask") (in v6.0, and in stable kernels).
@@ -75,29 +79,23 @@ class Watched(NamedTuple):
     id: int = 0
 
 
-def fsnotify_marks(prog: Program, group: int) -> list[Watched | FaultError]:
+def fsnotify_marks(prog: Program, group: int) -> Iterator[Watched | Lost]:
     """
-    The marks of a group in the order in which fdinfo has them.
+    Iterate over the marks of a group in the order in which fdinfo has them.
 
     :param group: ``struct fsnotify_group *``
-    :return: Of each what it is at, or why that is not known
+    :return: Iterator of the marks, each with the object that it is at. A ``Lost`` stands for a
+        mark that cannot be read, or of which the object cannot be read.
     """
     head = group + offsetof(prog.type("struct fsnotify_group"), "marks_list")
-    offset = offsetof(prog.type("struct fsnotify_mark"), "g_list")
-    nodes, error = list_nodes_both_ways(prog, head)
-    order = [node - offset for node in nodes]
-    marks = dict(FsnotifyMark.layout(prog).read_many(order))
-    found: list[Watched | FaultError] = []
-    for address in order:
-        mark = marks[address]
-        if mark is None:
-            found.append(FaultError("struct fsnotify_mark cannot be read", address))
+    for mark in list_for_each_entry(FsnotifyMark.layout(prog), head, "node"):
+        if isinstance(mark, Lost):
+            yield mark
             continue
         try:
-            found.append(_watched(prog, mark))
+            yield _watched(prog, mark)
         except FaultError as e:
-            found.append(e)
-    return found if error is None else [*found, error]
+            yield lost_by(e, "object of a struct fsnotify_mark")
 
 
 def _watched(prog: Program, mark: FsnotifyMark) -> Watched:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn import FaultError, Program, offsetof
+from drgn import Program, offsetof
 
-from drgn_sockets.kernel.chains import list_nodes_both_ways
+from drgn_sockets.kernel.lists import list_for_each_entry
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 
@@ -84,56 +85,44 @@ class FileLock(NamedTuple):
         return bool(self.flags & (FL_UNLOCK_PENDING | FL_DOWNGRADE_PENDING))
 
 
-def fd_locks(
-    prog: Program, inode: int, file: int, files: int, lost: list[FaultError]
-) -> list[FileLock]:
+def fd_locks(prog: Program, inode: int, file: int, files: int) -> Iterator[FileLock | Lost]:
     """
-    The locks that are held through a file descriptor, as ``show_fd_locks()`` finds them.
+    Iterate over the locks that are held through a file descriptor, as ``show_fd_locks()``.
 
     :param inode: ``struct inode *`` of the file
     :param file: ``struct file *``
     :param files: ``struct files_struct *`` that the fd is in
-    :param lost: Locks on the file that cannot be read are appended, whosever they are.
-    :raises FaultError: if none can be read
+    :return: Iterator of the locks. A ``Lost`` stands for any lock on the file that cannot be read:
+        its holder is not known.
+    :raises FaultError: if the inode cannot be read
     """
-    return [
-        _lock(prog, lock)
-        for lock in _inode_locks(prog, inode, lost)
-        if lock.file == file and lock.owner in (files, file)
-    ]
+    for lock in _inode_locks(prog, inode):
+        if isinstance(lock, Lost):
+            yield lock
+        elif lock.file == file and lock.owner in (files, file):
+            yield _lock(prog, lock)
 
 
-def inode_locks(prog: Program, inode: int) -> list[FileLock]:
+def inode_locks(prog: Program, inode: int) -> Iterator[FileLock | Lost]:
     """
-    All locks on a file, and leases, by whomever.
+    Iterate over all locks and leases on a file, whoever holds them.
 
     :param inode: ``struct inode *``
-    :return: Those that can be read
-    :raises FaultError: if none can
+    :return: Iterator of the locks. A ``Lost`` stands for one that cannot be read.
+    :raises FaultError: if the inode cannot be read
     """
-    return [_lock(prog, lock) for lock in _inode_locks(prog, inode, [])]
+    for lock in _inode_locks(prog, inode):
+        yield lock if isinstance(lock, Lost) else _lock(prog, lock)
 
 
-def _inode_locks(prog: Program, inode: int, lost: list[FaultError]) -> Iterator[_FileLock]:
+def _inode_locks(prog: Program, inode: int) -> Iterator[_FileLock | Lost]:
     context = _LockedInode.layout(prog).read(inode).flctx
     if not context:
         return
     type_ = prog.type("struct file_lock_context")
-    for name in _LISTS:
-        yield from _locks(prog, context + offsetof(type_, name), lost)
-
-
-def _locks(prog: Program, head: int, lost: list[FaultError]) -> Iterator[_FileLock]:
     layout = _FileLock.layout(prog)
-    offset = layout.cls.places["next"].offset
-    nodes, error = list_nodes_both_ways(prog, head, _MAX_LOCKS)
-    for node in nodes:
-        try:
-            yield layout.read(node - offset)
-        except FaultError as e:
-            lost.append(FaultError("struct file_lock cannot be read", e.address))
-    if error is not None:
-        lost.append(error)
+    for name in _LISTS:
+        yield from list_for_each_entry(layout, context + offsetof(type_, name), "next", _MAX_LOCKS)
 
 
 def _lock(prog: Program, lock: _FileLock) -> FileLock:

@@ -54,3 +54,24 @@ def sift(entries: Iterable[T | Lost], lose: Callable[[Lost], object]) -> Iterato
 def lost_by(error: FaultError, what: str) -> Lost:
     """Make an entry of a walk of the error that a reader raised."""
     return Lost(what, error.address, error.message)
+
+
+def as_fault(lost: Lost) -> FaultError:
+    """Make of a lost entry the error of a reader."""
+    return FaultError(lost.why or f"{lost.what} cannot be read", lost.address)
+
+
+def unbroken(entries: Iterable[T | Lost]) -> Iterator[T]:
+    """
+    Iterate over the entries of a walk that must be whole.
+
+    :raises FaultError: at the first entry that could not be read
+    """
+    for entry in entries:
+        if isinstance(entry, Lost):
+            raise as_fault(entry)
+        yield entry
+
+
+def untold(lost: Lost) -> None:
+    """Pass to :func:`sift` where what is lost is not told of."""

@@ -53,6 +53,22 @@ def pointer_size(prog: Program) -> int:
     return 8 if _has(prog, PlatformFlags.IS_64_BIT) else 4
 
 
+def word_code(prog: Program) -> str:
+    """An ``unsigned long`` or a pointer, as :mod:`struct` wants it: ``"Q"`` or ``"I"``."""
+    return "Q" if pointer_size(prog) == 8 else "I"
+
+
+def unpack_words(prog: Program, data: bytes) -> tuple[int, ...]:
+    """
+    Decode an array of ``unsigned long`` or of pointers.
+
+    >>> unpack_words(prog, b"\\1" + bytes(7) + b"\\2" + bytes(7))
+    (1, 2)
+    """
+    count = len(data) // pointer_size(prog)
+    return struct.unpack(f"{byte_order(prog)}{count}{word_code(prog)}", data)
+
+
 def page_shift(prog: Program) -> int:
     """``PAGE_SHIFT``, 12 if that is not known."""
     try:
@@ -145,13 +161,10 @@ def read_pointers(prog: Program, address: int, count: int) -> tuple[int, ...] | 
 
     :return: The pointers, or ``None`` if they cannot be read.
     """
-    size = pointer_size(prog)
-    code = "Q" if size == 8 else "I"
     try:
-        data = prog.read(address, count * size)
+        return unpack_words(prog, prog.read(address, count * pointer_size(prog)))
     except UNREADABLE:
         return None
-    return struct.unpack(f"{byte_order(prog)}{count}{code}", data)
 
 
 def read_sparse_pointers(prog: Program, address: int, count: int) -> tuple[Sequence[int], int]:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
-from drgn import FaultError, Object, Program
+from drgn import Object, Program
 
-from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.lists import list_for_each_entry
+from drgn_sockets.kernel.lost import Lost, sift, untold
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_string
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
@@ -52,18 +54,24 @@ def find_module(prog: Program, name: str) -> Module | None:
     return found[name]
 
 
+def for_each_module(prog: Program) -> Iterator[Module | Lost]:
+    """
+    Iterate over the modules that are loaded, as ``list_for_each_entry(mod, &modules, list)``.
+
+    :return: Iterator of the decoded ``struct module``. A ``Lost`` stands for one that cannot be
+        read.
+    :raises LookupError: if the kernel has no modules (``CONFIG_MODULES=n``)
+    """
+    head = prog["modules"].address_of_().value_()
+    return list_for_each_entry(Module.layout(prog), head, "node")
+
+
 def _find_module(prog: Program, name: bytes) -> Module | None:
     try:
-        layout = Module.layout(prog)
-        offset = layout.cls.places["node"].offset
-        for node in list_nodes(prog, prog["modules"].address_of_().value_()):
-            module = layout.read(node - offset)
-            if module.name == name:
-                return module
-    except (LookupError, FaultError):
-        # CONFIG_MODULES=n, or a list that leads nowhere.
-        pass
-    return None
+        modules = for_each_module(prog)
+    except LookupError:
+        return None
+    return next((module for module in sift(modules, untold) if module.name == name), None)
 
 
 def module_symbol(prog: Program, module: Module, name: str) -> int:
@@ -119,10 +127,7 @@ def module_symbol_name(prog: Program, address: int) -> str:
 
 
 def _symbol_name(prog: Program, address: int) -> str:
-    layout = Module.layout(prog)
-    offset = layout.cls.places["node"].offset
-    for node in list_nodes(prog, prog["modules"].address_of_().value_()):
-        module = layout.read(node - offset)
+    for module in sift(for_each_module(prog), untold):
         if not _has(prog, module, address):
             continue
         kallsyms = ModKallsyms.layout(prog).read(module.kallsyms)

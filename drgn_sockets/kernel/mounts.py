@@ -9,6 +9,8 @@ from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.dcache import Dentry, Namer
 from drgn_sockets.kernel.file import Inode
+from drgn_sockets.kernel.lists import list_for_each_entry
+from drgn_sockets.kernel.lost import Lost, sift, untold
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.structs import Int, Struct
@@ -25,7 +27,6 @@ class _Mount(Struct):
 
     root = Int("mnt.mnt_root")
     sb = Int("mnt.mnt_sb")
-    first_child = Int("mnt_mounts.next")
     next_child = Int("mnt_child.next")
 
 
@@ -35,33 +36,32 @@ class _Magic(Struct):
     magic = Int("s_magic")
 
 
-def for_each_mount(prog: Program, root: int) -> Iterator[_Mount]:
+def for_each_mount(prog: Program, root: int) -> Iterator[_Mount | Lost]:
     """
-    Each mount of a tree.
+    Iterate over the mounts of a tree.
 
     :param root: ``struct mount *`` at the top, as an integer
-    :return: Iterator over the decoded ``struct mount``; what cannot be read, and what is below
-        or behind it, is missing
+    :return: Iterator of the decoded ``struct mount``. A ``Lost`` stands for one that cannot be
+        read, with the mounts below it.
     """
     layout = _Mount.layout(prog)
-    mount = prog.type("struct mount")
-    mounts, child = offsetof(mount, "mnt_mounts"), offsetof(mount, "mnt_child")
+    children = offsetof(prog.type("struct mount"), "mnt_mounts")
     seen: set[int] = set()
-    waiting = [root]
-    while waiting and len(seen) < _MAX_MOUNTS:
-        address = waiting.pop()
-        found = layout.try_read(address) if address not in seen else None
-        if found is None:
-            continue
-        seen.add(address)
-        yield found
-        node, head = found.first_child, address + mounts
-        siblings: set[int] = set()
-        while node and node != head and node not in siblings and len(siblings) < _MAX_MOUNTS:
-            siblings.add(node)
-            waiting.append(node - child)
-            sibling = layout.try_read(node - child)
-            node = sibling.next_child if sibling is not None else 0
+    waiting: list[_Mount | Lost] = [layout.try_read(root) or Lost("struct mount", root)]
+    while waiting:
+        mount = waiting.pop()
+        if isinstance(mount, Lost):
+            yield mount
+        elif mount.address in seen:
+            yield Lost("struct mount", mount.address, "tree of mounts has two ways to it")
+        elif len(seen) == _MAX_MOUNTS:
+            yield Lost("struct mount", mount.address, f"more than {_MAX_MOUNTS} mounts")
+            return
+        else:
+            seen.add(mount.address)
+            yield mount
+            head = mount.address + children
+            waiting += list_for_each_entry(layout, head, "next_child", _MAX_MOUNTS)
 
 
 def named_net_namespaces(prog: Program) -> dict[bytes, int]:
@@ -81,7 +81,7 @@ def named_net_namespaces(prog: Program) -> dict[bytes, int]:
     magics = _Magic.layout(prog)
     is_nsfs: dict[int, bool] = {}
     named: dict[bytes, int] = {}
-    for mount in for_each_mount(prog, root):
+    for mount in sift(for_each_mount(prog, root), untold):
         if mount.sb not in is_nsfs:
             sb = magics.try_read(mount.sb)
             is_nsfs[mount.sb] = sb is not None and sb.magic == _NSFS_MAGIC

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from drgn import FaultError, Object, Program, offsetof, sizeof
 
-from drgn_sockets.kernel.chains import NOTHING, HashTable, list_nodes
+from drgn_sockets.kernel.chains import NOTHING, HashTable
+from drgn_sockets.kernel.lists import list_for_each_entry
+from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.sock import (
     AF_INET,
@@ -59,14 +61,10 @@ def mptcp_subflows(prog: Program, heads: Iterable[int]) -> list[int]:
     :return: ``struct sock *`` of those that can be read, as integers
     """
     layout = MptcpSubflowContext.layout(prog)
-    offset = layout.cls.places["node"].offset
     found: dict[int, None] = {}
     for head in heads:
-        try:
-            for node in list_nodes(prog, head, _MAX_SUBFLOWS):
-                found[layout.read(node - offset).tcp_sock] = None
-        except FaultError:
-            continue
+        for context in sift(list_for_each_entry(layout, head, "node", _MAX_SUBFLOWS), untold):
+            found[context.tcp_sock] = None
     return list(found)
 
 

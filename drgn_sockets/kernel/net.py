@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 from drgn import Object, Program, ProgramFlags
 
+from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each_entry
+from drgn_sockets.kernel.lost import Lost, sift, untold
 from drgn_sockets.kernel.memory import UNREADABLE, remembered
+from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 
 _MAX_NETS = 1 << 20
@@ -26,47 +29,50 @@ class NetNamespace(NamedTuple):
     ino: int
 
 
-def _list(prog: Program) -> Iterator[Object]:
-    # As list_for_each_entry(), without all of drgn's helpers, which come with the first one.
-    head = prog["net_namespace_list"].address_of_()
-    offset = prog.type("struct net").member("list").offset
-    pointer = prog.pointer_type(prog.type("struct net"))
-    node = head.next.value_()
-    while node != head.value_():
-        net = Object(prog, pointer, node - offset)
-        yield net
-        node = net.list.next.value_()
+class _Net(Struct):
+    C_TYPE = "struct net"
+
+    node = Int("list.next", help="next network namespace")
+    ino = Int("ns.inum")
+    ops = Int("ns.ops", help="const struct proc_ns_operations *")
+
+
+def for_each_net(prog: Program) -> Iterator[NetNamespace | Lost]:
+    """
+    Iterate over all network namespaces, as ``for_each_net()``, the initial one first.
+
+    :return: Iterator of the namespaces. A ``Lost`` stands for those that cannot be read.
+    :raises LookupError: if the program lacks the types
+    """
+    layout = _Net.layout(prog)
+    init_net = prog["init_net"].address_of_().value_()
+    first = layout.try_read(init_net)
+    if first is None:
+        yield Lost("struct net", init_net)
+    else:
+        yield NetNamespace(init_net, first.ino)
+    head = prog["net_namespace_list"].address_of_().value_()
+    for net in list_for_each_entry(layout, head, "node", _MAX_NETS):
+        if isinstance(net, Lost):
+            yield net
+        elif net.address == init_net:
+            continue
+        elif first is not None and net.ops != first.ops:
+            # A damaged link led here.
+            yield Lost("struct net", net.address, "not a network namespace")
+        else:
+            yield NetNamespace(net.address, net.ino)
 
 
 def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
     """
-    All network namespaces by the address of their ``struct net``, the initial one first.
+    All network namespaces that can be read, by the address of their ``struct net``, the initial
+    one first.
 
     :raises LookupError: if the program lacks the types
     """
-    found: dict[int, NetNamespace] = {}
-
-    def add(net: Object) -> None:
-        address = net.value_()
-        if address not in found:
-            found[address] = NetNamespace(address, net.ns.inum.value_())
-
-    try:
-        init_net = prog["init_net"]
-        add(init_net.address_of_())
-        operations = init_net.ns.ops.value_()
-        for _, net in zip(range(_MAX_NETS), _list(prog)):
-            if net.value_() in found and len(found) > 1:
-                break
-            # What a broken list leads to has not the operations of a network namespace.
-            if net.ns.ops.value_() != operations:
-                break
-            add(net)
-    except UNREADABLE:
-        # What was found still tells most of it; sockets of the others have no inode for
-        # their namespace.
-        pass
-    return found
+    # Sockets of those that cannot be read have no inode for their namespace.
+    return {net.address: net for net in sift(for_each_net(prog), untold)}
 
 
 def current_net(prog: Program) -> int:
@@ -87,22 +93,32 @@ def net_ino(prog: Program, net: int) -> int:
         return 0
 
 
+class _NetDevice(Struct):
+    C_TYPE = "struct net_device"
+
+    name = CString("name")
+    ifindex = Int("ifindex")
+    node = Int("index_hlist.next", help="next in its hash chain")
+
+
 def netdev_name_by_index(prog: Program, net: int, ifindex: int) -> bytes | None:
-    """Name of the interface *ifindex* in a ``struct net *``, ``None`` if there is none."""
-    # As drgn's netdev_get_by_index(), without all of its helpers, and with an end.
+    """
+    Name of a network interface, as ``netdev_name_by_index()``.
+
+    >>> netdev_name_by_index(prog, prog["init_net"].address_, 1)
+    b'lo'
+
+    :param net: ``struct net *`` as an integer
+    :return: ``None`` if there is none, or if it cannot be read
+    """
+    # As drgn's netdev_get_by_index(), which has no end on a list that loops.
     try:
         heads = Object(prog, "struct net *", net).dev_index_head
-        device = prog.type("struct net_device")
-        pointer = prog.pointer_type(device)
-        offset = device.member("index_hlist").offset
-        node = heads[ifindex & _NETDEV_HASHENTRIES - 1].first.value_()
-        for _ in range(_MAX_DEVICES):
-            if not node:
-                break
-            found = Object(prog, pointer, node - offset)
-            if found.ifindex.value_() == ifindex:
-                return found.name.string_()  # type: ignore[no-any-return]
-            node = found.index_hlist.next.value_()
+        first = heads[ifindex & _NETDEV_HASHENTRIES - 1].first.value_()
+        layout = _NetDevice.layout(prog)
+        for device in sift(hlist_for_each_entry(layout, first, "node", _MAX_DEVICES), untold):
+            if device.ifindex == ifindex:
+                return device.name
     except (LookupError, *UNREADABLE):
         pass
     return None

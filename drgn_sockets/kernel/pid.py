@@ -22,7 +22,6 @@ class Pid(Struct):
     level = Int("level", help="how deep its PID namespace is, 0 for the initial one")
     # PIDTYPE_PID is 0.
     first = Int("tasks[0].first", help="struct hlist_node * in the task; NULL if it is gone")
-    nr = Int("numbers[0].nr", help="ID in the initial PID namespace")
     numbers = Bytes("numbers", help="struct upid []")
 
 
@@ -45,7 +44,7 @@ def upids(prog: Program, pid: int) -> list[Upid]:
     """
     The IDs of a ``struct pid *``, from the initial PID namespace on.
 
-    :return: None for a null pointer
+    :return: An empty list for a null pointer
     :raises FaultError: if they cannot be read
     """
     if not pid:
@@ -59,6 +58,18 @@ def upids(prog: Program, pid: int) -> list[Upid]:
     data = prog.read(start, (found.level + 1) * size)
     read = (each.decode(start + i, data, i) for i in range(0, len(data), size))
     return [Upid(upid.nr, upid.ns) for upid in read]
+
+
+def pid_nr(prog: Program, pid: int) -> int:
+    """
+    ``pid_nr()``: the ID in the initial PID namespace.
+
+    :param pid: ``struct pid *`` as an integer
+    :return: 0 for a null pointer
+    :raises FaultError: if it cannot be read
+    """
+    ids = upids(prog, pid)
+    return ids[0].nr if ids else 0
 
 
 def pid_nr_ns(ids: Sequence[Upid], ns: int, level: int) -> int:

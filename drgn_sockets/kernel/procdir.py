@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from drgn import Object
 
+from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.memory import UNREADABLE, read_bytes
-from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.kernel.rbtree import rb_for_each
+from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
 _MAX_ENTRIES = 1 << 16
 
@@ -19,8 +21,7 @@ class ProcDirEntry(Struct):
     name = Int("name", help="char *")
     namelen = Int("namelen", help="its length, bytes")
     subdir = Int("subdir.rb_node", help="struct rb_node * of one that is in it")
-    left = Int("subdir_node.rb_left", help="struct rb_node *")
-    right = Int("subdir_node.rb_right", help="struct rb_node *")
+    node = Bytes("subdir_node", help="struct rb_node in the tree of its directory")
 
 
 def proc_net_names(net: Object) -> set[bytes]:
@@ -31,24 +32,16 @@ def proc_net_names(net: Object) -> set[bytes]:
     """
     prog = net.prog_
     layout = ProcDirEntry.layout(prog)
-    offset = layout.cls.places["left"].offset
-    # A struct rb_node begins with its colour and parent.
-    offset -= prog.type("struct rb_node").member("rb_left").offset
+    offset = layout.cls.places["node"].offset
     try:
         directory = layout.try_read(net.proc_net.value_())
     except UNREADABLE:
         directory = None
+    if directory is None:
+        return set()
+    nodes = sift(rb_for_each(prog, directory.subdir, _MAX_ENTRIES), untold)
     found: set[bytes] = set()
-    seen: set[int] = set()
-    waiting = [directory.subdir] if directory else []
-    while waiting and len(seen) < _MAX_ENTRIES:
-        node = waiting.pop()
-        if not node or node in seen:
-            continue
-        seen.add(node)
-        entry = layout.try_read(node - offset)
-        if entry is not None:
-            name = read_bytes(prog, entry.name, entry.namelen)
-            found.update([name] if name else [])
-            waiting += [entry.left, entry.right]
+    for _, entry in layout.read_many(node - offset for node in nodes):
+        name = read_bytes(prog, entry.name, entry.namelen) if entry is not None else None
+        found.update([name] if name else [])
     return found

@@ -6,9 +6,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from drgn import FaultError, Program, sizeof
+from drgn import FaultError, Program, offsetof, sizeof
 
-from drgn_sockets.kernel.memory import byte_order, read_bytes, read_pointers
+from drgn_sockets.kernel.lists import list_for_each_entry
+from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.kernel.memory import (
+    byte_order,
+    pointer_size,
+    read_bytes,
+    read_pointers,
+    unpack_words,
+)
 from drgn_sockets.kernel.structs import Bytes, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.task import Task
 from drgn_sockets.named_tuple import NamedTuple
@@ -88,6 +96,7 @@ class Process(Task):
     # struct kthread") (in v5.17)
     kthread = Int("worker_private", "set_child_tid", help="struct kthread *, of a kernel thread")
     cgroups = OptInt("cgroups", help="struct css_set *")
+    thread_node = Int("thread_node.next", help="next thread of its process")
 
 
 class ThreadFeatures(Struct):
@@ -107,7 +116,6 @@ class Signal(Struct):
     C_TYPE = "struct signal_struct"
 
     nr_threads = Int("nr_threads")
-    first_thread = Int("thread_head.next", help="struct list_head * in a task_struct")
     tgid_pid = Int("pids[1]", help="struct pid *, of the process")
     pgid_pid = Int("pids[2]", help="struct pid *, of the process group")
     sid_pid = Int("pids[3]", help="struct pid *, of the session")
@@ -140,16 +148,6 @@ class Signal(Struct):
     def exits_or_is_stopped(self) -> bool:
         """Whether it is :attr:`group_exit_code` that counts."""
         return bool(self.flags & (_SIGNAL_GROUP_EXIT | _SIGNAL_STOP_STOPPED))
-
-
-class _ThreadNode(Struct):
-    C_TYPE = "struct task_struct"
-    next = Int("thread_node.next")
-
-
-class _ThreadHead(Struct):
-    C_TYPE = "struct signal_struct"
-    head = Int("thread_head.next")
 
 
 class Sighand(Struct):
@@ -244,29 +242,21 @@ def task_state(task: Process) -> str:
     return STATES[state.bit_length()]
 
 
-def for_each_thread(prog: Program, signal: Signal) -> Iterator[Process]:
+def for_each_thread(prog: Program, signal: Signal) -> Iterator[Process | Lost]:
     """
-    The threads of a process, as ``__for_each_thread()``; those that cannot be read, and those
-    behind them, are missing.
+    Iterate over the threads of a process, as ``__for_each_thread()``.
+
+    :return: Iterator of the decoded ``struct task_struct``. A ``Lost`` stands for a thread that
+        cannot be read.
     """
-    layout, nodes = Process.layout(prog), _ThreadNode.layout(prog)
-    offset = nodes.cls.places["next"].offset
-    head = signal.address + _ThreadHead.layout(prog).cls.places["head"].offset
-    node, seen = signal.first_thread, {head}
-    while node not in seen and len(seen) < _MAX_THREADS:
-        seen.add(node)
-        thread, link = layout.try_read(node - offset), nodes.try_read(node - offset)
-        if thread is None or link is None:
-            return
-        yield thread
-        node = link.next
+    head = signal.address + offsetof(prog.type("struct signal_struct"), "thread_head")
+    return list_for_each_entry(Process.layout(prog), head, "thread_node", _MAX_THREADS)
 
 
 def sigset(prog: Program, raw: bytes) -> int:
     """The bits of a ``sigset_t``, the lowest for signal 1."""
-    size = 8 if len(raw) % 8 == 0 else 4
-    words = struct.unpack(f"{byte_order(prog)}{len(raw) // size}{'IQ'[size // 8]}", raw)
-    return sum(word << 8 * size * i for i, word in enumerate(words))
+    bits = 8 * pointer_size(prog)
+    return sum(word << bits * i for i, word in enumerate(unpack_words(prog, raw)))
 
 
 def ignored_and_caught(prog: Program, sighand: int) -> tuple[int, int]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from drgn import Object, Program, sizeof
 
+from drgn_sockets.kernel.lists import list_for_each_entry
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import byte_order
 from drgn_sockets.kernel.percpu import per_cpu_sums, percpu_counter_sum
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
@@ -64,22 +66,15 @@ class Module(Struct):
     name = Bytes("name", help="name", convert=lambda raw: raw.split(b"\0", 1)[0])
 
 
-def for_each_proto(prog: Program) -> Iterator[Proto]:
+def for_each_proto(prog: Program) -> Iterator[Proto | Lost]:
     """
-    All protocols, the one that was registered last first.
+    Iterate over all protocols, the one that was registered last first.
 
-    :raises FaultError: where the list leaves readable memory
+    :return: Iterator of the decoded ``struct proto``. A ``Lost`` stands for one that cannot be
+        read.
     """
-    layout = Proto.layout(prog)
-    head = prog["proto_list"].address_of_()
-    offset = layout.cls.places["next"].offset
-    node = head.next.value_()
-    seen: set[int] = set()
-    while node != head.value_() and node not in seen and len(seen) < _MAX_PROTOS:
-        seen.add(node)
-        proto = layout.read(node - offset)
-        yield proto
-        node = proto.next
+    head = prog["proto_list"].address_of_().value_()
+    return list_for_each_entry(Proto.layout(prog), head, "next", _MAX_PROTOS)
 
 
 def find_proto(prog: Program, symbol: str) -> Proto | None:

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Red-black trees, level by level in the order of addresses."""
+"""Red-black trees, read level by level in the order of addresses."""
 
 from __future__ import annotations
 
-from drgn import FaultError, Program
+from collections.abc import Iterator
+from typing import Union
 
+from drgn import Program
+
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.structs import Int, Struct
 
 _MAX_NODES = 1 << 22
+
+_Child = Union[int, Lost]
 
 
 class _RbNode(Struct):
@@ -17,50 +23,51 @@ class _RbNode(Struct):
     right = Int("rb_right")
 
 
-def rb_in_order(prog: Program, root: int, lost: list[FaultError]) -> list[int]:
+def rb_for_each(prog: Program, root: int, limit: int = _MAX_NODES) -> Iterator[int | Lost]:
     """
-    Nodes of a tree in its order, as ``rb_first()`` and ``rb_next()``.
+    Iterate over the nodes of a tree in its order, as ``rb_first()`` and ``rb_next()``.
 
     :param root: ``struct rb_node *`` at the top, 0 for an empty tree
-    :param lost: What is wrong is appended: nodes that cannot be read, without which what is below
-        them is not found either, and second ways to a node, which are not taken.
-    :return: ``struct rb_node *`` as integers
+    :param limit: How many nodes the tree may have
+    :return: Iterator of ``struct rb_node *`` as integers, each once. A ``Lost`` stands for a
+        subtree of which the root cannot be read, and for a second way to a node.
     """
     layout = _RbNode.layout(prog)
-    children: dict[int, tuple[int, int]] = {}
+    children: dict[int, tuple[_Child, _Child]] = {}
     level = [root] if root else []
     seen = set(level)
-    while level and len(seen) <= _MAX_NODES:
+    while level and len(seen) <= limit:
         below: list[int] = []
         for address, node in layout.read_many(level):
             if node is None:
-                lost.append(FaultError("node of a tree cannot be read", address))
                 continue
-            ways = [_way(child, seen, address, lost) for child in (node.left, node.right)]
-            children[address] = ways[0], ways[1]
-            below += filter(None, ways)
+            left, right = _child(node.left, seen), _child(node.right, seen)
+            children[address] = left, right
+            below += [child for child in (left, right) if child and not isinstance(child, Lost)]
         level = below
-    if level:
-        lost.append(FaultError("tree has no end", root))
-    found: list[int] = []
+    too_many = set(level)
     above: list[int] = []
-    at = root
-    while at or above:
-        while at in children:
+    at: _Child = root
+    while True:
+        while not isinstance(at, Lost) and at in children:
             above.append(at)
             at = children[at][0]
+        if isinstance(at, Lost):
+            yield at
+        elif at:
+            why = f"tree has more than {limit} nodes" if at in too_many else ""
+            yield Lost("struct rb_node", at, why)
         if not above:
-            break
-        at = above.pop()
-        found.append(at)
-        at = children[at][1]
-    return found
+            return
+        node_at = above.pop()
+        yield node_at
+        at = children[node_at][1]
 
 
-def _way(child: int, seen: set[int], node: int, lost: list[FaultError]) -> int:
+def _child(child: int, seen: set[int]) -> _Child:
+    """A child of a node, unless the tree has led to it before."""
     if child in seen:
-        lost.append(FaultError("tree has two ways to a node", node))
-        return 0
+        return Lost("struct rb_node", child, "tree has two ways to a node")
     if child:
         seen.add(child)
     return child

@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping
 
 from drgn import Program, offsetof, sizeof
 
-from drgn_sockets.kernel.chains import NOTHING, HashTable, list_nodes, walk_chains
-from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
+from drgn_sockets.kernel.lists import list_for_each_entry
+from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.module import module_variable
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
-
-# Addresses of an end, and chunks in a queue, are few; a server may have many associations.
-_MAX_NODES = 1 << 20
 
 
 class _BindBucket(Struct):
@@ -96,22 +94,5 @@ def sctp_bind_addrs(prog: Program, address_list: int) -> list[bytes]:
     :return: Each ``union sctp_addr`` that can be read
     :raises LookupError: if the type is not known
     """
-    layout = _SockaddrEntry.layout(prog)
-    offset = layout.cls.places["node"].offset
-    nodes = sctp_list(prog, address_list)
-    entries = (layout.try_read(node - offset) for node in nodes)
-    return [entry.addr for entry in entries if entry is not None]
-
-
-def sctp_list(prog: Program, head: int) -> list[int]:
-    """
-    Nodes of a list, as far as it can be read.
-
-    :param head: ``struct list_head *``
-    """
-    nodes: list[int] = []
-    try:
-        nodes.extend(list_nodes(prog, head, _MAX_NODES))
-    except UNREADABLE:
-        pass
-    return nodes
+    entries = list_for_each_entry(_SockaddrEntry.layout(prog), address_list, "node")
+    return [entry.addr for entry in sift(entries, untold)]

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from drgn import FaultError, Object, Program, offsetof, sizeof
-from drgn.helpers.linux.mm import page_to_virt
-from drgn.helpers.linux.net import skb_shinfo
 
-from drgn_sockets.kernel.memory import UNREADABLE
-from drgn_sockets.kernel.structs import Int, OptInt, Struct
+from drgn_sockets.kernel.lists import for_each_linked
+from drgn_sockets.kernel.lost import Lost, sift, untold
+from drgn_sockets.kernel.memory import UNREADABLE, read_pointers
+from drgn_sockets.kernel.rbtree import rb_for_each
+from drgn_sockets.kernel.structs import Int, Layout, OptInt, Struct
+
+S = TypeVar("S", bound=Struct)
 
 # More than any queue holds: its limit is a count of bytes, and a skb takes several hundred.
-_MAX_SKBS = 1 << 20
+MAX_SKBS = 1 << 20
 # More than fragments can be nested.
 _MAX_FRAG_LISTS = 1 << 16
 
@@ -46,74 +50,59 @@ class _SkbLinks(Struct):
     next = Int("next")
 
 
-class _RbNode(Struct):
-    C_TYPE = "struct rb_node"
-    left = Int("rb_left")
-    right = Int("rb_right")
-
-
-def _for_each_in_list(prog: Program, first: int, seen: set[int]) -> Iterator[int]:
-    """From *first* on, until the list comes back to its head, which is in *seen*."""
-    layout = _SkbLinks.layout(prog)
-    address = first
-    while address and address not in seen and len(seen) < _MAX_SKBS:
-        seen.add(address)
-        skb = layout.try_read(address)
-        if skb is None:
-            return
-        yield address
-        address = skb.next
-
-
-def _for_each_in_tree(prog: Program, root: int, seen: set[int]) -> Iterator[int]:
-    layout = _RbNode.layout(prog)
-    offset = offsetof(prog.type("struct sk_buff"), "rbnode")
-    left = [root]
-    while left and len(seen) < _MAX_SKBS:
-        address = left.pop()
-        node = layout.try_read(address) if address - offset not in seen else None
-        if node is not None:
-            seen.add(address - offset)
-            yield address - offset
-            left += (node.left, node.right)
-
-
-def sock_for_each_skb(sk: Object) -> Iterator[Object]:
+def skb_queue_walk(layout: Layout[S], queue: int, limit: int = MAX_SKBS) -> Iterator[S | Lost]:
     """
-    Iterate over what is queued in a socket, in whichever of its queues.
+    Iterate over a queue of socket buffers, as ``skb_queue_walk()``.
+
+    :param layout: How to read a ``struct sk_buff``; its member ``next`` has to be declared.
+    :param queue: ``struct sk_buff_head *`` as an integer
+    :param limit: How many there may be
+    :return: Iterator of the buffers. A ``Lost`` stands for the rest of a queue that cannot be read.
+    """
+    first = read_pointers(layout.prog, queue, 1)
+    if first is None:
+        yield Lost("struct sk_buff_head", queue)
+    else:
+        yield from for_each_linked(layout, first[0], head=queue, limit=limit)
+
+
+def sock_for_each_skb(sk: Object) -> Iterator[Object | Lost]:
+    """
+    Iterate over the buffers in all queues of a socket.
 
     :param sk: ``struct sock *`` of a full socket; ``struct tcp_sock *`` and
         ``struct udp_sock *`` for the queues that only these have
-    :return: Iterator of ``struct sk_buff *`` objects
+    :return: Iterator of ``struct sk_buff *`` objects. A ``Lost`` stands for those that cannot be
+        read.
+    :raises FaultError: if the socket cannot be read
     """
     prog, address = sk.prog_, sk.value_()
     type_ = prog.type("struct sk_buff *")
-    queues = SockQueues.layout(prog).try_read(address)
-    if queues is None:
-        return
-    sock = prog.type("struct sock")
-    heads = {
-        address + offsetof(sock, name)
-        for name in ("sk_receive_queue", "sk_write_queue", "sk_error_queue")
-    }
-    lists = [queues.receive, queues.write, queues.error, queues.backlog]
+    queues = SockQueues.layout(prog).read(address)
+    sock, links = prog.type("struct sock"), _SkbLinks.layout(prog)
+    # The first buffer of each list, and what the last one points to.
+    lists = [
+        (queues.receive, address + offsetof(sock, "sk_receive_queue")),
+        (queues.write, address + offsetof(sock, "sk_write_queue")),
+        (queues.error, address + offsetof(sock, "sk_error_queue")),
+        (queues.backlog, 0),
+    ]
     trees = [queues.rtx or 0]
     tag = sk.type_.type.tag
     if tag == "tcp_sock":
-        tcp = _TcpQueues.layout(prog).try_read(address)
-        trees.append(tcp.out_of_order if tcp else 0)
+        trees.append(_TcpQueues.layout(prog).read(address).out_of_order)
     elif tag == "udp_sock":
-        udp = _UdpQueues.layout(prog).try_read(address)
-        if udp is not None and udp.reader:
-            lists.append(udp.reader)
-            heads.add(address + offsetof(prog.type("struct udp_sock"), "reader_queue"))
-    seen = set(heads)
-    for first in lists:
-        for skb in _for_each_in_list(prog, first, seen):
-            yield Object(prog, type_, skb)
+        reader = _UdpQueues.layout(prog).read(address).reader
+        if reader:
+            head = address + offsetof(prog.type("struct udp_sock"), "reader_queue")
+            lists.append((reader, head))
+    for first, head in lists:
+        for skb in for_each_linked(links, first, head=head, limit=MAX_SKBS):
+            yield skb if isinstance(skb, Lost) else Object(prog, type_, skb.address)
+    rbnode = offsetof(prog.type("struct sk_buff"), "rbnode")
     for root in trees:
-        for skb in _for_each_in_tree(prog, root, seen):
-            yield Object(prog, type_, skb)
+        for node in rb_for_each(prog, root, MAX_SKBS):
+            yield node if isinstance(node, Lost) else Object(prog, type_, node - rbnode)
 
 
 def skb_payload(skb: Object) -> bytes:
@@ -124,6 +113,9 @@ def skb_payload(skb: Object) -> bytes:
     :param skb: ``struct sk_buff *``
     :raises FaultError: if *skb* itself cannot be read
     """
+    # Importing the first of drgn's helpers imports all of them, which takes 34 ms.
+    from drgn.helpers.linux.net import skb_shinfo
+
     prog = skb.prog_
     parts: list[bytes] = []
     seen: set[int] = set()
@@ -144,13 +136,16 @@ def skb_payload(skb: Object) -> bytes:
                 parts.append(_frag(frag))
             except UNREADABLE:
                 continue
-        fragments = list(_for_each_in_list(prog, info.frag_list.value_(), set()))
+        links = for_each_linked(_SkbLinks.layout(prog), info.frag_list.value_(), limit=MAX_SKBS)
+        fragments = [Object(prog, skb.type_, link.address) for link in sift(links, untold)]
         # The last is taken first.
-        left += [Object(prog, skb.type_, address) for address in reversed(fragments)]
+        left += reversed(fragments)
     return b"".join(parts)
 
 
 def _frag(frag: Object) -> bytes:
+    from drgn.helpers.linux.mm import page_to_virt
+
     prog = frag.prog_
     try:
         page, length, offset = frag.bv_page, frag.bv_len, frag.bv_offset
@@ -175,11 +170,18 @@ def read_payload(prog: Program, sks: Iterable[Object]) -> int:
     total = 0
     size = sizeof(prog.type("struct sk_buff"))
     for sk in sks:
-        for skb in sock_for_each_skb(sk):
-            try:
-                # All of it, for those who come to look.
-                prog.read(skb, size)
-                total += len(skb_payload(skb))
-            except FaultError:
-                continue
+        try:
+            for skb in sift(sock_for_each_skb(sk), untold):
+                total += _read_whole(skb, size)
+        except FaultError:
+            continue
     return total
+
+
+def _read_whole(skb: Object, size: int) -> int:
+    try:
+        # Every member of it, for whoever reads the distilled core.
+        skb.prog_.read(skb, size)
+        return len(skb_payload(skb))
+    except FaultError:
+        return 0

@@ -143,6 +143,25 @@ class OptBytes(Member[Optional[bytes]]):
         super().__init__(*paths, help=help, optional=True)
 
 
+def c_string(raw: bytes) -> bytes:
+    r"""
+    Cut an array of characters at its first NUL.
+
+    >>> c_string(b"sshd\0\0\0\0")
+    b'sshd'
+    """
+    return raw.split(b"\0", 1)[0]
+
+
+class CString(Member[bytes]):
+    """An array of characters, up to its first NUL."""
+
+    as_bytes = True
+
+    def __init__(self, *paths: str, help: str = "") -> None:
+        super().__init__(*paths, help=help, convert=c_string)
+
+
 class BigEndian(Member[int]):
     """A ``__be16``, in the host's order."""
 
@@ -417,7 +436,7 @@ class Layout(Generic[S]):
     """How one program lays out a :class:`Struct`."""
 
     def __init__(self, prog: Program, cls: type[S]) -> None:
-        self._prog = prog
+        self.prog = prog
         members = cls.members()
         places: dict[str, Place] = {}
         types: dict[str, Type] = {}
@@ -476,7 +495,7 @@ class Layout(Generic[S]):
         if 0 <= address < _NULL_PAGE:
             raise FaultError("null pointer", address)
         try:
-            return self.decode(address, self._prog.read(address, self.size))
+            return self.decode(address, self.prog.read(address, self.size))
         except UNREADABLE as e:
             if isinstance(e, FaultError):
                 raise
@@ -487,7 +506,7 @@ class Layout(Generic[S]):
         if address < _NULL_PAGE:
             return None
         try:
-            return self.decode(address, self._prog.read(address, self.size))
+            return self.decode(address, self.prog.read(address, self.size))
         except UNREADABLE:
             return None
 
@@ -502,7 +521,7 @@ class Layout(Generic[S]):
             addresses.discard(address)
             yield address, None
         cls, unpack = self.cls, self.unpacking.unpack
-        for group, data in read_groups(self._prog, addresses, self.size):
+        for group, data in read_groups(self.prog, addresses, self.size):
             if data is None:
                 yield group[0], None
             else:
@@ -516,7 +535,7 @@ class Layout(Generic[S]):
         null = {address for address in wanted if address < _NULL_PAGE}
         batch = Batch(self, [], [], [])
         batch.unreadable += sorted(null)
-        for group, data in read_groups(self._prog, wanted - null, self.size):
+        for group, data in read_groups(self.prog, wanted - null, self.size):
             if data is None:
                 batch.unreadable += group
             else:
@@ -528,7 +547,7 @@ class Layout(Generic[S]):
         found = self._unpackings.get(names)
         if found is None:
             places = [self.sources[name][0] for name in names]
-            found = self._unpackings[names] = make_unpacking(byte_order(self._prog), places)
+            found = self._unpackings[names] = make_unpacking(byte_order(self.prog), places)
         return found
 
     def fetcher(self, *names: str) -> Callable[[S], tuple[Any, ...]]:
@@ -563,6 +582,4 @@ class Layout(Generic[S]):
 
     def object(self, address: int) -> Object:
         """``struct … *`` for *address*."""
-        return Object(
-            self._prog, self._prog.pointer_type(self._prog.type(self.cls.C_TYPE)), address
-        )
+        return Object(self.prog, self.prog.pointer_type(self.prog.type(self.cls.C_TYPE)), address)

@@ -3,25 +3,21 @@
 
 from __future__ import annotations
 
-import struct
+import itertools
 from collections.abc import Iterator
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size
+from drgn_sockets.kernel.lists import list_for_each
+from drgn_sockets.kernel.lost import Lost, as_fault, lost_by, sift
 from drgn_sockets.kernel.pid import Pid
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.task_facts import TaskFacts
+from drgn_sockets.kernel.xarray import xa_for_each, xa_load
 from drgn_sockets.named_tuple import NamedTuple
 
 # Far above PID_MAX_LIMIT (4 Mi): ends the walk of a list that does not end.
 _MAX_TASKS = 1 << 23
-# include/linux/xarray.h: an entry that ends in these bits is not a pointer to what is kept but,
-# above _XA_INTERNAL_MAX, one to a node, and below something that stands for no entry.
-_XA_BITS = 3
-_XA_INTERNAL = 2
-_XA_INTERNAL_MAX = 4096
-_LONG_BITS = 64
 
 
 class Task(Struct):
@@ -66,11 +62,11 @@ class _PidNamespace(Struct):
     head = Int("idr.idr_rt.xa_head", help="void *, an entry of the XArray")
 
 
-class _XaNode(Struct):
-    C_TYPE = "struct xa_node"
+class _TaskLists(Struct):
+    C_TYPE = "struct task_struct"
 
-    shift = Int("shift", help="bits of an index that are told below this node")
-    slots = Bytes("slots", help="void *[], entries")
+    tasks = Int("tasks.next", help="next process")
+    signal = Int("signal", help="struct signal_struct *")
 
 
 class _PidLink(Struct):
@@ -79,46 +75,9 @@ class _PidLink(Struct):
     link = Int("pid_links[0].next", help="struct hlist_node of the struct pid")
 
 
-def _pids(prog: Program) -> tuple[list[int], bool]:
-    """
-    The ``struct pid *`` of the initial PID namespace in the order of IDs, as ``idr_for_each()``
-    has them; whether the tree of them is whole.
-    """
-    layout = _XaNode.layout(prog)
-    namespace = _PidNamespace.layout(prog).read(prog["init_pid_ns"].address_of_().value_())
-    if namespace.head & _XA_BITS != _XA_INTERNAL or namespace.head <= _XA_INTERNAL_MAX:
-        # There is one for ID 0 or none, and IDs begin with 1.
-        return [], False
-    pids: dict[int, int] = {}
-    whole = True
-    size = pointer_size(prog)
-    slots = struct.Struct(
-        f"{byte_order(prog)}{layout.cls.places['slots'].size // size}{'IQ'[size // 8]}"
-    )
-    # Node by node of a level, in the order of addresses: where the indexes below it begin.
-    level, above = {namespace.head - _XA_INTERNAL: 0}, _LONG_BITS
-    while level and len(pids) <= _MAX_TASKS:
-        below: dict[int, int] = {}
-        shifts = set()
-        for address, node in layout.read_many(level):
-            if node is None or node.shift >= above:
-                whole = False
-                continue
-            shifts.add(node.shift)
-            for i, entry in enumerate(slots.unpack(node.slots)):
-                if not entry:
-                    continue
-                index = level[address] + (i << node.shift)
-                if not entry & _XA_BITS and not node.shift:
-                    pids[index] = entry
-                elif entry & _XA_BITS == _XA_INTERNAL and entry > _XA_INTERNAL_MAX and node.shift:
-                    below[entry - _XA_INTERNAL] = index
-                elif entry & _XA_BITS != _XA_INTERNAL or entry > _XA_INTERNAL_MAX:
-                    whole = False
-        # All nodes of a level are of one shift, or one of them is none.
-        whole = whole and len(shifts) == 1
-        level, above = below, max(shifts, default=0)
-    return [pids[index] for index in sorted(pids)], whole
+def _idr_head(prog: Program) -> int:
+    """The entry at the top of the IDR of the initial PID namespace."""
+    return _PidNamespace.layout(prog).read(prog["init_pid_ns"].address_of_().value_()).head
 
 
 def task_by_tid(prog: Program, tid: int) -> Task | None:
@@ -129,7 +88,7 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
     :raises FaultError: if there is one that cannot be read, or that is not known
     """
     try:
-        pid = _pid(prog, tid)
+        pid = xa_load(prog, _idr_head(prog), tid)
         found = Pid.layout(prog).read(pid) if pid else None
         if found is None or not found.first:
             return None
@@ -154,114 +113,77 @@ def pid_task(prog: Program, pid: Pid) -> Task | None:
     return Task.layout(prog).try_read(pid.first - link) if pid.first else None
 
 
-def _pid(prog: Program, tid: int) -> int:
-    """The ``struct pid *`` of an ID, 0 for none, as ``idr_find()``."""
-    layout = _XaNode.layout(prog)
-    size = pointer_size(prog)
-    slots = layout.cls.places["slots"].size // size
-    form = f"{byte_order(prog)}{'IQ'[size // 8]}"
-    namespace = _PidNamespace.layout(prog).read(prog["init_pid_ns"].address_of_().value_())
-    entry, above = namespace.head, _LONG_BITS
-    while entry & _XA_BITS == _XA_INTERNAL and entry > _XA_INTERNAL_MAX:
-        node = layout.read(entry - _XA_INTERNAL)
-        if node.shift >= above:
-            raise FaultError("no node of a tree of IDs", node.address)
-        index = tid >> node.shift
-        if above == _LONG_BITS and index >= slots:
-            # Beyond the root.
-            return 0
-        (entry,) = struct.unpack_from(form, node.slots, index % slots * size)
-        above = node.shift
-    return 0 if entry & _XA_BITS or above else entry
-
-
-def _tasks_by_pid(prog: Program) -> tuple[list[int], bool]:
-    """Tasks by their ID, as drgn's ``for_each_task()`` has them; whether these are all."""
+def _tasks_by_pid(prog: Program) -> Iterator[int | Lost]:
+    """Tasks in the order of their IDs, as drgn's ``for_each_task()`` has them."""
     link = _PidLink.layout(prog).cls.places["link"].offset
-    pids, whole = _pids(prog)
-    first: dict[int, int] = {}
-    for address, pid in Pid.layout(prog).read_many(pids):
+    entries = list(xa_for_each(prog, _idr_head(prog), _MAX_TASKS))
+    pids = dict(Pid.layout(prog).read_many(e[1] for e in entries if not isinstance(e, Lost)))
+    for entry in entries:
+        if isinstance(entry, Lost):
+            yield entry
+            continue
+        pid = pids[entry[1]]
         if pid is None:
-            whole = False
+            yield Lost("struct pid", entry[1])
         elif pid.first:
-            first[address] = pid.first - link
-    return [first[address] for address in pids if address in first], whole
+            yield pid.first - link
+    if not entries:
+        # A kernel has a process 1.
+        yield Lost("IDR of the initial PID namespace", prog["init_pid_ns"].address_, "it is empty")
 
 
-def _for_each_task_by_list(prog: Program) -> Iterator[int]:
-    # Both ways round: a broken link hides what is behind it from one side only.
-    init_task = prog["init_task"]
-    head = init_task.tasks.address_of_()
-    offset = head.value_() - init_task.address_of_().value_()
-    has_node = init_task.prog_.type("struct task_struct").has_member("thread_node")
-    for direction in ("next", "prev"):
-        node = getattr(head, direction).value_()
-        seen = {0, head.value_()}
-        while node not in seen:
-            seen.add(node)
-            leader = Object(prog, "struct task_struct *", node - offset)
-            yield leader.value_()
-            try:
-                if has_node:
-                    yield from _threads(leader)
-                node = getattr(leader.tasks, direction).value_()
-            except UNREADABLE:
-                break
+def _for_each_task_by_list(prog: Program) -> Iterator[int | Lost]:
+    tasks = _TaskLists.layout(prog)
+    offset = tasks.cls.places["tasks"].offset
+    thread_head = offsetof(prog.type("struct signal_struct"), "thread_head")
+    thread_node = offsetof(prog.type("struct task_struct"), "thread_node")
+    head = prog["init_task"].tasks.address_of_().value_()
+    for node in list_for_each(prog, head, _MAX_TASKS):
+        if isinstance(node, Lost):
+            yield node
+            continue
+        yield node - offset
+        leader = tasks.try_read(node - offset)
+        if leader is None:
+            yield Lost("struct task_struct", node - offset)
+            continue
+        for thread in list_for_each(prog, leader.signal + thread_head, _MAX_TASKS):
+            yield thread if isinstance(thread, Lost) else thread - thread_node
 
 
-def _threads(leader: Object) -> Iterator[int]:
-    head = leader.signal.thread_head.address_of_().value_()
-    offset = leader.thread_node.address_of_().value_() - leader.value_()
-    node = leader.signal.thread_head.next.value_()
-    seen = {0, head}
-    while node not in seen:
-        seen.add(node)
-        thread = Object(leader.prog_, "struct task_struct *", node - offset)
-        yield thread.value_()
-        node = thread.thread_node.next.value_()
-
-
-def _tasks_as_drgn(prog: Program) -> tuple[list[int], bool]:
-    # A kernel with its IDs elsewhere. All helpers of drgn come with the first: importing them
-    # takes longer than this walk.
+def _tasks_as_drgn(prog: Program) -> Iterator[int | Lost]:
+    # For a kernel that keeps its IDs elsewhere. The import takes 34 ms.
     from drgn.helpers.linux.pid import for_each_task
 
-    found: list[int] = []
     try:
-        for task in for_each_task(prog):
-            found.append(task.value_())
-            if len(found) > _MAX_TASKS:
-                break
-    except FaultError:
-        return found, False
-    return found, True
+        for task in itertools.islice(for_each_task(prog), _MAX_TASKS):
+            yield task.value_()
+    except FaultError as e:
+        yield lost_by(e, "struct pid")
 
 
 def task_addresses(prog: Program) -> list[int]:
     """
     Addresses of all tasks, threads included, in the order of their thread IDs.
 
-    When the PID namespace's radix tree is broken, the list of tasks is walked as well, from
-    both ends.
+    When the IDR of the PID namespace is damaged, the list of tasks is walked as well.
 
     :return: ``struct task_struct *`` as integers
     :raises FaultError: if none can be found
     """
+    lost: list[Lost] = []
+    found: dict[int, None] = {}
     try:
-        tasks, whole = _tasks_by_pid(prog)
-    except FaultError:
-        tasks, whole = [], False
+        found.update(dict.fromkeys(sift(_tasks_by_pid(prog), lost.append)))
+    except FaultError as e:
+        lost.append(lost_by(e, "struct pid_namespace"))
     except LookupError:
-        tasks, whole = _tasks_as_drgn(prog)
-    found = dict.fromkeys(tasks)
-    if not whole:
-        try:
-            for address in _for_each_task_by_list(prog):
-                found[address] = None
-        except UNREADABLE:
-            if not found:
-                # Not a machine without processes: a core cut short, most likely.
-                raise
+        found.update(dict.fromkeys(sift(_tasks_as_drgn(prog), lost.append)))
+    if lost:
+        found.update(dict.fromkeys(sift(_for_each_task_by_list(prog), lost.append)))
+        if not found:
+            # Not a machine without processes: a core cut short, most likely.
+            raise as_fault(lost[-1])
     return list(found)
 
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from drgn import Program, offsetof
 
-from drgn_sockets.kernel.memory import byte_order, pointer_size
+from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.kernel.memory import pointer_size, unpack_words
+from drgn_sockets.kernel.rbtree import rb_for_each
 from drgn_sockets.kernel.structs import Bytes, Int, Layout, Struct
 
 # include/linux/mm.h
@@ -43,13 +44,6 @@ class _MmByRb(Struct):
     root = Int("mm_rb.rb_node", help="struct rb_node *")
 
 
-class _RbNode(Struct):
-    C_TYPE = "struct rb_node"
-
-    left = Int("rb_left")
-    right = Int("rb_right")
-
-
 class _MapleNode(Struct):
     C_TYPE = "struct maple_node"
 
@@ -78,53 +72,47 @@ def _mm_layout(prog: Program) -> Layout[_MmByTree] | Layout[_MmByRb]:
     return _MmByTree.layout(prog) if has_tree else _MmByRb.layout(prog)
 
 
-def mappings(prog: Program, mm: int, unreadable: list[str]) -> list[Mapping]:
+def mappings(prog: Program, mm: int) -> Iterator[Mapping | Lost]:
     """
-    The mappings of files, in the order of their addresses.
+    Iterate over the mappings of files, in the order of their addresses.
 
     :param mm: ``struct mm_struct *`` as an integer
-    :param unreadable: What is wrong is appended, in words.
+    :return: Iterator of the decoded ``struct vm_area_struct``. A ``Lost`` stands for those that
+        cannot be read; it may come before mappings at lower addresses.
     :raises FaultError: if *mm* cannot be read
     """
-    return [vma for vma in all_mappings(prog, mm, unreadable) if vma.file]
+    return (vma for vma in all_mappings(prog, mm) if isinstance(vma, Lost) or vma.file)
 
 
-def all_mappings(prog: Program, mm: int, unreadable: list[str]) -> list[Mapping]:
+def all_mappings(prog: Program, mm: int) -> Iterator[Mapping | Lost]:
     """Likewise those of anonymous memory as well."""
     layout = _mm_layout(prog)
     root = layout.read(mm).root
     walk = _maple_entries if issubclass(layout.cls, _MmByTree) else _rb_entries
+    addresses = []
+    for entry in walk(prog, root):
+        if isinstance(entry, Lost):
+            yield entry
+        else:
+            addresses.append(entry)
     found = []
-    for address, vma in Mapping.layout(prog).read_many(walk(prog, root, unreadable)):
+    for address, vma in Mapping.layout(prog).read_many(addresses):
         # Who follows a damaged tree into freed memory finds what is of another process, or none.
         if vma is None or vma.mm != mm:
-            unreadable.append(f"struct vm_area_struct at {address:#x} cannot be read")
+            yield Lost("struct vm_area_struct", address)
         else:
             found.append(vma)
-    return sorted(found, key=lambda vma: vma.start)
+    yield from sorted(found, key=lambda vma: vma.start)
 
 
-def _rb_entries(prog: Program, root: int, unreadable: list[str]) -> Iterable[int]:
+def _rb_entries(prog: Program, root: int) -> Iterator[int | Lost]:
     offset = offsetof(prog.type("struct vm_area_struct"), "vm_rb")
-    found: set[int] = set()
-    level = {root} - {0}
-    # A level of the tree at a time, in the order of addresses.
-    while level and len(found) < _MAX_MAPPINGS:
-        found |= level
-        below = set()
-        for address, node in _RbNode.layout(prog).read_many(level):
-            if node is None:
-                found.discard(address)
-                unreadable.append(f"struct rb_node at {address:#x} cannot be read")
-            else:
-                below |= {node.left, node.right}
-        level = below - found - {0}
-        unreadable += [f"struct rb_node at {node:#x} is in a loop" for node in below & found]
-    return [node - offset for node in found]
+    for node in rb_for_each(prog, root, _MAX_MAPPINGS):
+        yield node if isinstance(node, Lost) else node - offset
 
 
-def _maple_entries(prog: Program, root: int, unreadable: list[str]) -> Iterable[int]:
-    """What a maple tree has, as ``mas_for_each()`` finds it."""
+def _maple_entries(prog: Program, root: int) -> Iterator[int | Lost]:
+    """The entries of a maple tree, as ``mas_for_each()`` finds them."""
     layout = _MapleNode.layout(prog)
     most = (1 << 8 * pointer_size(prog)) - 1
     found: set[int] = set()
@@ -139,26 +127,28 @@ def _maple_entries(prog: Program, root: int, unreadable: list[str]) -> Iterable[
         for address, node in layout.read_many(entries):
             type_ = entries[address] >> _TYPE_SHIFT & _TYPE_MASK
             if node is None or type_ not in (_LEAF_64, _RANGE_64, _ARANGE_64):
-                unreadable.append(f"struct maple_node at {address:#x} cannot be read")
+                yield Lost("struct maple_node", address)
                 continue
             for slot, last in _slots(prog, node, type_, level[entries[address]]):
                 if type_ == _LEAF_64:
                     if slot and not slot & _NODE_BITS:
                         found.add(slot)
                 elif slot & ~_NODE_MASK in seen:
-                    unreadable.append(f"struct maple_node at {slot & ~_NODE_MASK:#x} is in a loop")
+                    yield Lost("struct maple_node", slot & ~_NODE_MASK, "tree has two ways to it")
                 # Only the root says by these bits that it is a node.
                 elif slot > _RESERVED:
                     below[slot] = last
         level = below
-    return found
+    if level:
+        yield Lost("struct maple_node", root, f"tree has more than {_MAX_MAPPINGS} entries")
+    yield from found
 
 
 def _slots(prog: Program, node: _MapleNode, type_: int, most: int) -> Iterator[tuple[int, int]]:
     """The slots in use, each with the greatest index in it."""
     is_arange = type_ == _ARANGE_64
-    slots = _words(prog, node.arange_slots if is_arange else node.range_slots)
-    pivots = _words(prog, node.arange_pivots if is_arange else node.range_pivots)
+    slots = unpack_words(prog, node.arange_slots if is_arange else node.range_slots)
+    pivots = unpack_words(prog, node.arange_pivots if is_arange else node.range_pivots)
     for i, slot in enumerate(slots):
         # As mas_safe_pivot(): behind the last pivot there is one slot, up to the node's end.
         last = pivots[i] if i < len(pivots) else most
@@ -167,8 +157,3 @@ def _slots(prog: Program, node: _MapleNode, type_: int, most: int) -> Iterator[t
         yield slot, min(last, most)
         if last >= most:
             break
-
-
-def _words(prog: Program, data: bytes) -> tuple[int, ...]:
-    size = pointer_size(prog)
-    return struct.unpack(f"{byte_order(prog)}{len(data) // size}{'IQ'[size // 8]}", data)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn import FaultError, Program, sizeof
+from drgn import Program, sizeof
 
-from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.lists import list_for_each
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.module import module_variable
 from drgn_sockets.kernel.sock import AF_VSOCK, SockCommon
@@ -45,11 +46,11 @@ def for_each_vsock(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
         table = module_variable(prog, "vsock", name, f"struct list_head [{count}]")
         address = table.address_of_().value_()
         for head in _heads(prog, address, count, broken):
-            try:
-                for node in list_nodes(prog, head):
+            for node in list_for_each(prog, head):
+                if isinstance(node, Lost):
+                    broken.append(node.address)
+                else:
                     found[node - places[member].offset] = None
-            except FaultError as e:
-                broken.append(e.address)
     for address in broken:
         # A row that tells: there may have been more.
         yield address, None

@@ -10,6 +10,7 @@ from drgn import FaultError
 
 from drgn_sockets.kernel.dcache import FsStruct
 from drgn_sockets.kernel.file import file_user_path
+from drgn_sockets.kernel.lost import Lost, sift
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.mm import Mm
 from drgn_sockets.kernel.task import FileTable
@@ -53,8 +54,8 @@ class Associated(Others):
         task = process.required()
         if not task.mm or process.is_kthread:
             return 0, []
-        unreadable: list[str] = []
-        vmas = mappings(process.prog, task.mm, unreadable)
+        unreadable: list[Lost] = []
+        vmas = list(sift(mappings(process.prog, task.mm), unreadable.append))
         if unreadable:
             more = f" ({len(unreadable)} such)" if len(unreadable) > 1 else ""
             rows.append(_lost(table, "mem", task.mm, f"memory: {unreadable[0]}{more}"))

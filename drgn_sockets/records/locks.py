@@ -8,6 +8,7 @@ from drgn import FaultError
 from drgn_sockets.kernel import locks
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.locks import FileLock, fd_locks
+from drgn_sockets.kernel.lost import as_fault, sift
 from drgn_sockets.records.fd import FdRecord
 
 # fs/locks.c, up to Linux kernel commit 90f7d7a0d0d6 ("locks: remove LOCK_MAND flock lock support")
@@ -30,7 +31,8 @@ def locks_of(record: FdRecord, lost: list[FaultError]) -> list[FileLock]:
     file = record.file
     if file is None or not file.file.inode:
         return []
-    return fd_locks(file.prog, file.file.inode, file.address, record.table.files, lost)
+    locks = fd_locks(file.prog, file.file.inode, file.address, record.table.files)
+    return list(sift(locks, lambda one: lost.append(as_fault(one))))
 
 
 def lock_words(lock: FileLock) -> str:

@@ -10,6 +10,7 @@ from drgn import FaultError, Program
 
 from drgn_sockets.kernel import process as p
 from drgn_sockets.kernel.kthread import proc_task_name
+from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.mm import Mm, task_mm
 from drgn_sockets.kernel.pid import Upid, upids
 from drgn_sockets.kernel.process import Cred, Process, Signal, Tty
@@ -55,7 +56,7 @@ class ProcessRecord:
     @functools.cached_property
     def threads(self) -> list[Process]:
         """Of its process, itself included."""
-        return list(p.for_each_thread(self.prog, self.signal))
+        return list(sift(p.for_each_thread(self.prog, self.signal), untold))
 
     @functools.cached_property
     def ids(self) -> Sequence[Upid]:

@@ -10,6 +10,7 @@ from drgn import FaultError
 
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.locks import F_WRLCK, inode_locks
+from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.memory import byte_order
 from drgn_sockets.kernel.sock import AF_INET6, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
 from drgn_sockets.named_tuple import NamedTuple
@@ -178,7 +179,7 @@ def lock_letter(r: FdRecord) -> str:
     if file is None or file.inode is None or file.sk:
         return ""
     try:
-        for lock in inode_locks(file.prog, file.file.inode):
+        for lock in sift(inode_locks(file.prog, file.file.inode), untold):
             if lock.pid == r.table.pid and not lock.is_lease:
                 whole = lock.start == 0 and lock.end is None
                 letter = "w" if lock.type == F_WRLCK else "r"

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from drgn import FaultError, Platform, Program, ProgramFlags
+from drgn import Platform, Program, ProgramFlags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_sockets.kernel.chains import NOTHING, HashTable, list_nodes, walk_chains
+from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
 from drgn_sockets.kernel.structs import Int, Struct
 
 from .fake_kernel import BIG, LITTLE, LITTLE_32, PAGE, FakeKernel
@@ -354,49 +354,3 @@ def test_a_chain_that_strays_for_ever() -> None:
     t.kernel.reads.clear()
     assert t.found() == [1, 2, 3, 4]
     assert len(t.kernel.reads) == 3
-
-
-class Ring:
-    """A ``list_head`` list."""
-
-    def __init__(self, platform: Platform = LITTLE) -> None:
-        self.kernel = k = FakeKernel(platform)
-        self.head_type = k.struct("list_head", ("next", k.ptr), ("prev", k.ptr))
-        self.head = k.alloc(2 * k.word)
-        self.nodes = [k.alloc(2 * k.word) for _ in range(5)]
-
-    def link(self, *nodes: int) -> None:
-        """Link these one after the other."""
-        for node, following in zip(nodes, nodes[1:]):
-            self.kernel.put(node, self.head_type, {"next": following})
-
-    def found(self, limit: int = 1000) -> list[int]:
-        return list(list_nodes(self.kernel.prog, self.head, limit))
-
-
-@pytest.mark.parametrize("platform", [LITTLE, BIG, LITTLE_32])
-def test_a_list_is_followed_to_its_head(platform: Platform) -> None:
-    ring = Ring(platform)
-    ring.link(ring.head, *ring.nodes, ring.head)
-    assert ring.found() == ring.nodes
-    assert ring.found(limit=2) == ring.nodes[:2]
-    ring.link(ring.head, ring.head)
-    assert ring.found() == []
-
-
-@given(st.data())
-def test_a_list_that_loops_ends(data: st.DataObject) -> None:
-    ring = Ring()
-    back = data.draw(st.integers(0, len(ring.nodes) - 1))
-    ring.link(ring.head, *ring.nodes, ring.nodes[back])
-    assert ring.found() == ring.nodes
-
-
-@pytest.mark.parametrize("nowhere", [0, 1, 0xDEAD000000000100, (1 << 64) - 1])
-def test_a_list_that_leads_nowhere_says_so(nowhere: int) -> None:
-    ring = Ring()
-    ring.link(ring.head, *ring.nodes[:2], nowhere)
-    found = list_nodes(ring.kernel.prog, ring.head)
-    assert [next(found), next(found), next(found)] == [*ring.nodes[:2], nowhere]
-    with pytest.raises(FaultError):
-        next(found)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import pytest
-from drgn import FaultError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_sockets.kernel.rbtree import rb_in_order
+from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.kernel.rbtree import rb_for_each
 
 from .fake_kernel import PAGE, FakeKernel
 
@@ -40,12 +40,8 @@ class Tree:
         self.node(numbers[middle], self.of(numbers[:middle]), self.of(numbers[middle + 1 :]))
         return self.at(numbers[middle])
 
-    def walk(self, root: int) -> list[int]:
-        lost: list[FaultError] = []
-        found = rb_in_order(self.kernel.prog, root, lost)
-        if lost:
-            raise lost[0]
-        return found
+    def walk(self, root: int, limit: int = 1 << 20) -> list[int | Lost]:
+        return list(rb_for_each(self.kernel.prog, root, limit))
 
 
 @given(st.lists(st.integers(0, 255), unique=True, max_size=80))
@@ -63,19 +59,29 @@ def test_a_loop(to: int, child: str) -> None:
         tree.of(list(range(8)))
         # Not to a node that it has as a child anyway.
         tree.node(last, **{child: tree.at(to)})
-        try:
-            walked = tree.walk(root)
-        except FaultError as e:
-            assert "tree has two ways to a node" in str(e)
-        else:
-            assert len(set(walked)) == len(walked) <= 8
+        walked = tree.walk(root)
+        nodes = [entry for entry in walked if not isinstance(entry, Lost)]
+        lost = [entry for entry in walked if isinstance(entry, Lost)]
+        assert len(set(nodes)) == len(nodes) <= 8
+        for entry in lost:
+            assert entry == Lost("struct rb_node", tree.at(to), "tree has two ways to a node")
 
 
-def test_what_cannot_be_read() -> None:
+@pytest.mark.parametrize("address", [1, 16, NODES - PAGE, 1 << 63, (1 << 64) - 1])
+def test_what_cannot_be_read(address: int) -> None:
     tree = Tree()
     root = tree.of(list(range(8)))
-    for address in (1, 16, NODES - PAGE, 1 << 63, (1 << 64) - 1):
-        tree.node(7, left=address)
-        with pytest.raises(FaultError, match="node of a tree cannot be read"):
-            tree.walk(root)
+    tree.node(7, left=address)
+    lost = Lost("struct rb_node", address)
+    assert tree.walk(root) == [*map(tree.at, range(7)), lost, tree.at(7)]
+    assert tree.walk(address) == [lost]
+
+
+def test_a_tree_that_is_too_large() -> None:
+    tree = Tree()
+    root = tree.of(list(range(80)))
+    walked = tree.walk(root, limit=20)
+    lost = [entry for entry in walked if isinstance(entry, Lost)]
+    assert lost and all(entry.why == "tree has more than 20 nodes" for entry in lost)
+    assert len(walked) - len(lost) <= 20
     assert tree.walk(0) == []

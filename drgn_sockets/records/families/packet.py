@@ -10,6 +10,8 @@ from drgn import FaultError, Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.filter import Instruction, filter_bytes, instructions
+from drgn_sockets.kernel.lists import for_each_linked
+from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.memory import page_shift, read_pointers
 from drgn_sockets.kernel.net import netdev_name_by_index
 from drgn_sockets.kernel.sock import Sock, SockCommon, for_each_packet
@@ -283,15 +285,11 @@ class PacketRecord(SocketRecord):
     def memberships(self) -> list[Membership]:
         """What it has interfaces receive, as far as that can be read."""
         layout = _Mclist.layout(self.prog)
-        address = self.sock.mclist
-        found: dict[int, Membership] = {}
-        while address not in found and len(found) < _MAX_MEMBERSHIPS:
-            item = layout.try_read(address)
-            if item is None:
-                break
-            found[address] = Membership(item.ifindex, item.count, item.type, item.alen, item.addr)
-            address = item.next
-        return list(found.values())
+        items = for_each_linked(layout, self.sock.mclist, limit=_MAX_MEMBERSHIPS)
+        return [
+            Membership(item.ifindex, item.count, item.type, item.alen, item.addr)
+            for item in sift(items, untold)
+        ]
 
     @property
     def rx_ring(self) -> Ring | None:

@@ -11,8 +11,10 @@ from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.control import for_each_control_sock
+from drgn_sockets.kernel.lists import list_for_each, list_for_each_entry
+from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.memory import byte_order, read_bytes
-from drgn_sockets.kernel.sctp import for_each_sctp, sctp_bind_addrs, sctp_list
+from drgn_sockets.kernel.sctp import for_each_sctp, sctp_bind_addrs
 from drgn_sockets.kernel.sock import (
     AF_INET6,
     SOCK_SEQPACKET,
@@ -359,10 +361,9 @@ class SctpRecord(InetRecord):
         layout = SctpAssociation.layout(self.prog)
         if self._endpoint() is None:
             return []
-        offset = layout.cls.places["next_asoc"].offset
-        nodes = sctp_list(self.prog, self._list(self.sock.ep, SctpEndpoint, "asocs"))
-        asocs = (layout.try_read(node - offset) for node in nodes)
-        return [SctpAssociationRecord(self, asoc) for asoc in asocs if asoc is not None]
+        head = self._list(self.sock.ep, SctpEndpoint, "asocs")
+        asocs = sift(list_for_each_entry(layout, head, "next_asoc"), untold)
+        return [SctpAssociationRecord(self, asoc) for asoc in asocs]
 
     def info(self) -> SctpInfo:
         """``sctp_get_sctp_info()``"""
@@ -485,10 +486,8 @@ class SctpAssociationRecord(SctpRecord):
 
     def _transports(self) -> list[SctpTransport]:
         layout = SctpTransport.layout(self.prog)
-        offset = layout.cls.places["node"].offset
-        nodes = sctp_list(self.prog, self._list(self.assoc.address, SctpAssociation, "transports"))
-        found = (layout.try_read(node - offset) for node in nodes)
-        return [transport for transport in found if transport is not None]
+        head = self._list(self.assoc.address, SctpAssociation, "transports")
+        return list(sift(list_for_each_entry(layout, head, "node"), untold))
 
     def primary_addr(self) -> bytes:
         """``union sctp_addr`` of the path in use, empty if it cannot be read."""
@@ -504,10 +503,14 @@ class SctpAssociationRecord(SctpRecord):
     def parts(self) -> Sequence[SocketRecord]:
         return []
 
+    def _length(self, member: str) -> int:
+        head = self._list(self.assoc.address, SctpAssociation, member)
+        return sum(1 for _ in sift(list_for_each(self.prog, head), untold))
+
     def info(self) -> SctpInfo:
         asoc, prog = self.assoc, self.prog
         queues = {
-            name: len(sctp_list(prog, self._list(asoc.address, SctpAssociation, member)))
+            name: self._length(member)
             for name, member in (("inqueue", "in_chunk_list"), ("outqueue", "out_chunk_list"))
         }
         # The first is the highest bit.

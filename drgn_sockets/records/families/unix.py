@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ from drgn import Program, offsetof
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import read_bytes
+from drgn_sockets.kernel.skb import MAX_SKBS, skb_queue_walk
 from drgn_sockets.kernel.sock import (
     SOCK_SEQPACKET,
     SOCK_STREAM,
@@ -112,24 +115,11 @@ class _UnixSkbParms(Struct):
     consumed = Int("consumed")
 
 
-_MAX_SKBS = 1 << 20
-
-
-def _queued(prog: Program, sk: UnixSock) -> Iterator[_SkBuff | None]:
-    """The receive queue; a damaged one ends with ``None``."""
+def _queued(prog: Program, sk: UnixSock) -> Iterator[_SkBuff | Lost]:
+    """The receive queue, as far as its length says."""
     queue = sk.address + offsetof(prog.type("struct sock"), "sk_receive_queue")
-    skbs = _SkBuff.layout(prog)
-    address = sk.receive_queue
-    seen = {queue}
-    for _ in range(min(sk.receive_queue_len, _MAX_SKBS)):
-        if address == queue:
-            return
-        skb = None if address in seen else skbs.try_read(address)
-        yield skb
-        if skb is None:
-            return
-        seen.add(address)
-        address = skb.next
+    limit = min(sk.receive_queue_len, MAX_SKBS)
+    return itertools.islice(skb_queue_walk(_SkBuff.layout(prog), queue), limit)
 
 
 def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
@@ -147,8 +137,8 @@ def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
     parms = _UnixSkbParms.layout(prog)
     total = 0
     for skb in _queued(prog, sk):
-        control = parms.try_read(skb.address + cb) if skb else None
-        if skb is None or control is None:
+        control = None if isinstance(skb, Lost) else parms.try_read(skb.address + cb)
+        if isinstance(skb, Lost) or control is None:
             return None
         if sk.type not in (SOCK_STREAM, SOCK_SEQPACKET):
             return skb.len
@@ -167,7 +157,7 @@ def unix_pending(prog: Program, sk: UnixSock) -> list[int] | None:
     layout = UnixSock.layout(prog)
     peers: list[int] = []
     for skb in _queued(prog, sk):
-        child = layout.try_read(skb.sk) if skb else None
+        child = None if isinstance(skb, Lost) else layout.try_read(skb.sk)
         if child is None:
             return None
         peers.append(child.peer)

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from drgn import FaultError, offsetof
 
 from drgn_sockets.kernel.file import File, Inode, SuperBlock
-from drgn_sockets.kernel.rbtree import rb_in_order
+from drgn_sockets.kernel.lost import Lost, as_fault, sift
+from drgn_sockets.kernel.rbtree import rb_for_each
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
@@ -97,8 +98,8 @@ class Eventpoll(Kind):
         prog = file.prog
         root = Eventpoll_.layout(prog).read(file.private_data).root
         offset = offsetof(prog.type("struct epitem"), "rbn")
-        lost: list[FaultError] = []
-        order = [node - offset for node in rb_in_order(prog, root, lost)]
+        lost: list[Lost] = []
+        order = [node - offset for node in sift(rb_for_each(prog, root), lost.append)]
         found = dict(Epitem.layout(prog).read_many(order))
         items = [_there(found, "epitem", address) for address in order]
         good = [item for item in items if isinstance(item, Epitem)]
@@ -120,7 +121,7 @@ class Eventpoll(Kind):
             item if isinstance(item, FaultError) else Target(item, watched(item.file))
             for item in items
         ]
-        return Targets([*targets, *lost])
+        return Targets([*targets, *map(as_fault, lost)])
 
     def fdinfo(self, file: FileRecord, it: Targets) -> Iterator[bytes]:
         """``ep_show_fdinfo()``"""

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from drgn import FaultError, Object, Program, offsetof, sizeof
 
-from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import File
+from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each
+from drgn_sockets.kernel.lost import Lost, as_fault
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_pointers, read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple
@@ -300,17 +301,11 @@ class _Reader:
 
     def _requests(self, node: int) -> Iterator[tuple[int, bool] | FaultError]:
         layout = _Request.layout(self.prog)
-        offset = offsetof(self.prog.type("struct io_kiocb"), "hash_node")
-        seen: set[int] = set()
-        while node and node not in seen and len(seen) < _MAX_REQUESTS:
-            seen.add(node)
-            request = attempt(layout.read, node - offset)
-            if isinstance(request, FaultError):
-                # With what comes after it in this bucket.
-                yield request
-                return
-            yield attempt(self._request, request)
-            node = request.next
+        for request in hlist_for_each_entry(layout, node, "next", _MAX_REQUESTS):
+            if isinstance(request, Lost):
+                yield as_fault(request)
+            else:
+                yield attempt(self._request, request)
 
     def _request(self, request: _Request) -> tuple[int, bool]:
         task = request.task
@@ -328,9 +323,10 @@ class _Reader:
             user_data, res, flags = form.unpack(_bytes(self.prog, node - offset + cqe, _CQE_SIZE))
             return user_data, res, flags
 
-        nodes, error = list_nodes_both_ways(self.prog, head, _MAX_ENTRIES)
-        found = [attempt(completion, node) for node in nodes]
-        return found if error is None else [*found, error]
+        return [
+            as_fault(node) if isinstance(node, Lost) else attempt(completion, node)
+            for node in list_for_each(self.prog, head, _MAX_ENTRIES)
+        ]
 
 
 def _bytes(prog: Program, address: int, size: int) -> bytes:

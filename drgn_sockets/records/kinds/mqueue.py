@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from drgn import Object, Program, offsetof
+from drgn import Program, offsetof
 
 from drgn_sockets.kernel.file import File
+from drgn_sockets.kernel.pid import pid_nr
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
@@ -49,10 +50,7 @@ class Mqueue(Kind):
         prog = file.prog
         offset = offsetof(prog.type(MqueueInode.C_TYPE), "vfs_inode")
         queue = MqueueInode.layout(prog).read(file.file.inode - offset)
-        pid = None
-        if queue.notify_owner:
-            pid = int(Object(prog, "struct pid *", queue.notify_owner).numbers[0].nr)
-        return MqueueRecord(queue, pid)
+        return MqueueRecord(queue, pid_nr(prog, queue.notify_owner) or None)
 
     def end(self, prog: Program, file: File) -> End:
         return End(file.inode)

@@ -9,6 +9,7 @@ from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.exportfs import exportfs_encode_fid
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.fsnotify import FsnotifyGroup, Watched, fsnotify_marks
+from drgn_sockets.kernel.lost import Lost, as_fault
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.text import escape, plain
@@ -29,7 +30,8 @@ def read_group(file: FileRecord) -> Group:
     :raises FaultError: if it cannot be read
     """
     group = FsnotifyGroup.layout(file.prog).read(file.private_data)
-    return Group(group, fsnotify_marks(file.prog, file.private_data))
+    marks = fsnotify_marks(file.prog, file.private_data)
+    return Group(group, [as_fault(mark) if isinstance(mark, Lost) else mark for mark in marks])
 
 
 def file_handle(prog: Program, watched: Watched) -> bytes:

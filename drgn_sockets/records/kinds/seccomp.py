@@ -7,8 +7,9 @@ from operator import attrgetter
 
 from drgn import FaultError, Object
 
-from drgn_sockets.kernel.chains import list_nodes_both_ways
 from drgn_sockets.kernel.enums import enum_names
+from drgn_sockets.kernel.lists import list_for_each
+from drgn_sockets.kernel.lost import Lost, as_fault
 from drgn_sockets.kernel.structs import Int, Struct, find_place
 from drgn_sockets.kernel.task import Task
 from drgn_sockets.named_tuple import NamedTuple
@@ -66,6 +67,9 @@ class Seccomp(Kind):
             tid = Task.layout(prog).read(call.task).pid
             return tid, states.get(call.state, str(call.state))
 
-        nodes, error = list_nodes_both_ways(prog, head, _MAX_CALLS)
-        calls = [attempt(call_of, node) for node in nodes]
-        return SeccompRecord(calls if error is None else [*calls, error])
+        return SeccompRecord(
+            [
+                as_fault(node) if isinstance(node, Lost) else attempt(call_of, node)
+                for node in list_for_each(prog, head, _MAX_CALLS)
+            ]
+        )

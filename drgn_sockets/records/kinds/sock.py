@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.skb import skb_queue_walk
 from drgn_sockets.kernel.sock import TCP_LISTEN, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
@@ -26,6 +27,7 @@ class _UnixScm(Struct):
 class _SkBuffSock(Struct):
     C_TYPE = "struct sk_buff"
 
+    next = Int("next")
     sk = Int("sk")
 
 
@@ -88,5 +90,5 @@ def _scm_fds(prog: Program, socket: SocketAlloc) -> int:
         return sock.nr_fds
     # unix_count_nr_fds(): of connections that nobody has accepted.
     queue = socket.sk + offsetof(prog.type("struct sock"), "sk_receive_queue")
-    skbs = _SkBuffSock.layout(prog)
-    return sum(layout.read(skbs.read(skb).sk).nr_fds for skb in list_nodes(prog, queue))
+    skbs = unbroken(skb_queue_walk(_SkBuffSock.layout(prog), queue))
+    return sum(layout.read(skb.sk).nr_fds for skb in skbs)

@@ -11,7 +11,7 @@ from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE
-from drgn_sockets.kernel.pid import Pid
+from drgn_sockets.kernel.pid import pid_nr
 from drgn_sockets.kernel.process import Tty as Tty_
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
@@ -54,7 +54,9 @@ class Tty(Kind):
         layout = Tty_.layout(prog)
         tty = layout.read(private.tty)
         link = layout.read(tty.link).name if tty.link else None
-        return Terminal(tty, link, _number(prog, tty.pgrp), _number(prog, tty.session))
+        return Terminal(
+            tty, link, pid_nr(prog, tty.pgrp) or None, pid_nr(prog, tty.session) or None
+        )
 
     def end(self, prog: Program, file: File) -> End | None:
         """Of a pty, whose ends point to each other."""
@@ -86,7 +88,3 @@ class Ptmx(Tty):
 
     def words(self, it: Terminal) -> str:
         return f"tty-index={it.tty.index} slave=/dev/pts/{it.tty.index}"
-
-
-def _number(prog: Program, pid: int) -> int | None:
-    return Pid.layout(prog).read(pid).nr if pid else None

@@ -8,7 +8,8 @@ from operator import attrgetter
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.chains import list_nodes
+from drgn_sockets.kernel.lists import list_for_each
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
@@ -77,7 +78,8 @@ class Userfaultfd(Kind):
         type_ = prog.type("struct userfaultfd_ctx")
 
         def waiting(queue: str) -> int:
-            return sum(1 for _ in list_nodes(prog, address + offsetof(type_, f"{queue}.head")))
+            head = address + offsetof(type_, f"{queue}.head")
+            return sum(1 for _ in unbroken(list_for_each(prog, head)))
 
         pending, told = (attempt(waiting, queue) for queue in ("fault_pending_wqh", "fault_wqh"))
         if isinstance(pending, FaultError):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from drgn_sockets.kernel.lists import hlist_for_each_entry
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.memory import read_bytes
 from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
@@ -61,15 +63,10 @@ def storages(diag: Diag, sock: Sock) -> bytes | None:
         return None
     prog = diag.prog
     elements = _Element.layout(prog)
-    places = elements.cls.places
     maps = _Map.layout(prog)
-    node = _LocalStorage.layout(prog).read(sock.bpf_storage).first
+    first = _LocalStorage.layout(prog).read(sock.bpf_storage).first
     told: list[bytes] = []
-    seen: set[int] = set()
-    while node and node not in seen and len(seen) < _MAX_STORAGES:
-        seen.add(node)
-        element = elements.read(node - places["next"].offset)
-        node = element.next
+    for element in unbroken(hlist_for_each_entry(elements, first, "next", _MAX_STORAGES)):
         # It is at the beginning of a struct bpf_local_storage_map. A map that goes away leaves
         # its elements for a while.
         map_ = maps.read(element.map) if element.map else None
@@ -80,7 +77,7 @@ def storages(diag: Diag, sock: Sock) -> bytes | None:
         if not map_.is_plain():
             raise LookupError(f"values of map {map_.id} have more than data in them")
         size = min(map_.value_size, _MAX_VALUE)
-        value = read_bytes(prog, element.address + places["data"].offset, size)
+        value = read_bytes(prog, element.address + elements.cls.places["data"].offset, size)
         if value is None:
             raise LookupError(f"a value of map {map_.id} cannot be read")
         storage = {_MAP_ID: diag.u32(map_.id), _MAP_VALUE: value}

@@ -9,6 +9,8 @@ from typing import Any
 
 from drgn import Program, TypeKind
 
+from drgn_sockets.kernel.lists import hlist_for_each_entry
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.sock import (
     AF_INET,
     AF_INET6,
@@ -406,14 +408,10 @@ def md5sig(diag: Diag, record: InetRecord) -> bytes | None:
     if not diag.secrets:
         raise LookupError("keys are left alone")
     keys = _Md5Key.layout(diag.prog)
-    offset = keys.cls.places["next"].offset
     form = diag.structure("struct tcp_diag_md5sig")
     found: list[bytes] = []
-    node = _Md5Info.layout(diag.prog).read(sock.md5sig_info).first
-    seen: set[int] = set()
-    while node and node not in seen and len(seen) < _MAX_MD5_KEYS:
-        seen.add(node)
-        key = keys.read(node - offset)
+    first = _Md5Info.layout(diag.prog).read(sock.md5sig_info).first
+    for key in unbroken(hlist_for_each_entry(keys, first, "next", _MAX_MD5_KEYS)):
         size = 4 if key.family == AF_INET else 16
         values: dict[str, Value] = {
             "tcpm_family": key.family,
@@ -423,7 +421,6 @@ def md5sig(diag: Diag, record: InetRecord) -> bytes | None:
             "tcpm_key": key.key[: key.keylen],
         }
         found.append(form.pack(values))
-        node = key.next
     return b"".join(found) or None
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from drgn_sockets.kernel import proto as p
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.views.procfs.base import Looker, NetFile
 
 # Headings of the operations, and struct proto's members.
@@ -50,7 +51,7 @@ class ProtocolsFile(NetFile):
             f"protocol  size sockets  memory press maxhdr  slab module     {' '.join(operations)}\n"
         ).encode("ascii")
         inuse = p.sockets_in_use(at.net_object(net))
-        for proto in p.for_each_proto(prog):
+        for proto in unbroken(p.for_each_proto(prog)):
             flags = " ".join(f" {'y' if getattr(proto, op) else 'n'}" for op in operations.values())
             pressure = _PRESSURE[p.proto_memory_pressure(prog, proto)]
             counts = (

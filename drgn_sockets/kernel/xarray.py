@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+XArrays of pointers, which IDRs and radix trees are since Linux 4.20.
+
+drgn has ``xa_for_each()`` and ``xa_load()`` as well; its walk trusts the tree, and reads node by
+node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from drgn import FaultError, Program
+
+from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.kernel.memory import pointer_size, unpack_words
+from drgn_sockets.kernel.structs import Bytes, Int, Struct
+
+# include/linux/xarray.h: the low bits of an entry tell a pointer, 0, from an internal entry, 2.
+# An internal entry above _MAX_INTERNAL is a pointer to a node; the others stand for no entry.
+_TAG = 3
+_INTERNAL = 2
+_MAX_INTERNAL = 4096
+_LONG_BITS = 64
+
+_MAX_ENTRIES = 1 << 23
+
+
+class _XaNode(Struct):
+    C_TYPE = "struct xa_node"
+
+    shift = Int("shift", help="bits of an index that are told below this node")
+    slots = Bytes("slots", help="void *[], entries")
+
+
+def _is_node(entry: int) -> bool:
+    """``xa_is_node()``"""
+    return entry & _TAG == _INTERNAL and entry > _MAX_INTERNAL
+
+
+def xa_for_each(
+    prog: Program, head: int, limit: int = _MAX_ENTRIES
+) -> Iterator[tuple[int, int] | Lost]:
+    """
+    Iterate over the pointers in an XArray, as ``xa_for_each()``.
+
+    Nodes are read level by level, in the order of addresses.
+
+    :param head: ``xa_head``, or ``idr_rt.xa_head`` of an IDR
+    :param limit: How many pointers there may be
+    :return: Iterator of (index, pointer) in the order of indexes. A ``Lost`` stands for a node
+        that cannot be read, or is none, and for an entry that is no pointer.
+    """
+    if not _is_node(head):
+        if head and not head & _TAG:
+            yield 0, head
+        elif head & _TAG != _INTERNAL:
+            yield from [Lost("XArray", head, "entry is no pointer")] if head else []
+        return
+    layout = _XaNode.layout(prog)
+    bits = _slots(prog).bit_length() - 1
+    found: list[tuple[int, int | Lost]] = []
+    # By the address of each node of a level, the first index below it. Only the shift of the root
+    # is not known.
+    level, shift = {head - _INTERNAL: 0}, -1
+    while level:
+        if len(found) > limit:
+            found += [
+                (index, Lost("struct xa_node", node, f"XArray has more than {limit} entries"))
+                for node, index in level.items()
+            ]
+            break
+        below: dict[int, int] = {}
+        for address, node in layout.read_many(level):
+            first = level[address]
+            if node is None or node.shift >= _LONG_BITS or shift not in (-1, node.shift):
+                why = "" if node is None else "not a node of this XArray"
+                found.append((first, Lost("struct xa_node", address, why)))
+                continue
+            shift = node.shift
+            for i, entry in enumerate(unpack_words(prog, node.slots)):
+                if not entry:
+                    continue
+                index = first + (i << shift)
+                if not entry & _TAG and not shift:
+                    found.append((index, entry))
+                elif _is_node(entry) and shift:
+                    below[entry - _INTERNAL] = index
+                elif entry & _TAG != _INTERNAL or entry > _MAX_INTERNAL:
+                    found.append((index, Lost("struct xa_node", address, "entry is no pointer")))
+        level, shift = below, shift - bits
+    for index, found_there in sorted(found, key=lambda one: one[0]):
+        yield found_there if isinstance(found_there, Lost) else (index, found_there)
+
+
+def xa_load(prog: Program, head: int, index: int) -> int:
+    """
+    Find the pointer at an index, as ``xa_load()``.
+
+    :param head: ``xa_head``, or ``idr_rt.xa_head`` of an IDR
+    :return: 0 if there is none
+    :raises FaultError: if a node on the way cannot be read, or is none
+    """
+    layout = _XaNode.layout(prog)
+    slots = _slots(prog)
+    entry, above = head, _LONG_BITS
+    while _is_node(entry):
+        node = layout.read(entry - _INTERNAL)
+        if node.shift >= above:
+            raise FaultError("not a node of this XArray", node.address)
+        slot = index >> node.shift
+        if above == _LONG_BITS and slot >= slots:
+            # Above the indexes that the root has.
+            return 0
+        entry = unpack_words(prog, node.slots)[slot % slots]
+        above = node.shift
+    if above == _LONG_BITS:
+        # No node: the one pointer of an XArray is that at index 0.
+        return 0 if entry & _TAG or index else entry
+    return 0 if entry & _TAG or above else entry
+
+
+def _slots(prog: Program) -> int:
+    """``XA_CHUNK_SIZE``"""
+    return _XaNode.layout(prog).cls.places["slots"].size // pointer_size(prog)
