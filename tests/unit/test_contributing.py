@@ -30,7 +30,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     field, command, entry = (textwrap.dedent(block) for block in found)
     _insert(package / "records/families/tcp.py", 'C_TYPE = "struct tcp_sock"\n', field)
     (package / "commands/owners.py").write_text(command)
-    _insert(package / "commands/registry.py", "REGISTRY = (\n", entry)
+    _insert(package / "commands/registry.py", "REGISTRY = (\n", entry.rstrip() + ",\n")
     return tree
 
 
