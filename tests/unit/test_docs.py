@@ -77,6 +77,28 @@ def test_repl(page: str, lines: list[str]) -> None:
     assert done.stdout.splitlines() == shown
 
 
+def scripts() -> list[tuple[str, str]]:
+    """Python scripts on the pages, and what these say that they print."""
+    pattern = r"^```python\n(import .*?)^```\n\nIt prints:\n\n```text\n(.*?)^```$"
+    return [
+        found
+        for page in pages()
+        for found in re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+
+
+def test_there_is_a_script() -> None:
+    assert scripts()
+
+
+@pytest.mark.parametrize(("script", "prints"), scripts())
+def test_script(script: str, prints: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (prints, "", 0)
+
+
 def table_of_commands() -> dict[str, str]:
     """The README's: commands, and the example of each."""
     rows = re.findall(
