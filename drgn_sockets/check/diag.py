@@ -22,11 +22,11 @@ from drgn_sockets.check import sock_diag
 from drgn_sockets.check.compare import Mismatch, Result
 from drgn_sockets.check.sock_diag import Reply, Unanswered
 from drgn_sockets.errors import UserError
-from drgn_sockets.kernel.bound import for_each_bound_tcp
+from drgn_sockets.kernel.inet_bhash import for_each_bound_tcp
 from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.sock import IPPROTO_TCP
 from drgn_sockets.kernel.task import Tasks
-from drgn_sockets.kernel.time import clock
+from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.tcp import TcpSockRecord
 from drgn_sockets.records.holders import Holders

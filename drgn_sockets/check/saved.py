@@ -33,7 +33,7 @@ from drgn_sockets.check.compare import (
 )
 from drgn_sockets.check.procfs import Look, ProcTree
 from drgn_sockets.kernel.task import Tasks
-from drgn_sockets.kernel.time import clock
+from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.views.procfs import Looker
 

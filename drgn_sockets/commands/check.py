@@ -15,7 +15,7 @@ from drgn_sockets.check.compare import Result, check_live, look_at_memory
 from drgn_sockets.check.saved import check_saved
 from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
-from drgn_sockets.kernel.time import clock
+from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.records.columns import Column
 from drgn_sockets.views.procfs import FILES
 

@@ -12,7 +12,7 @@ import pytest
 from drgn import FaultError
 
 from drgn_sockets.kernel.task import Tasks
-from drgn_sockets.kernel.time import (
+from drgn_sockets.kernel.timekeeping import (
     CLOCK_BOOTTIME,
     CLOCK_MONOTONIC,
     CLOCK_REALTIME,

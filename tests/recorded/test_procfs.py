@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from drgn_sockets.kernel.time import clock
+from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.views.procfs import FILES
 from drgn_sockets.views.procfs.moments import MOMENTS, How
 from tests import tables

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.filter import Instruction, filter_bytes, instructions
 from drgn_sockets.kernel.lists import for_each_linked
 from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.memory import page_shift, read_pointers
 from drgn_sockets.kernel.net import netdev_name_by_index
+from drgn_sockets.kernel.sk_filter import Instruction, filter_bytes, instructions
 from drgn_sockets.kernel.sock import Sock, SockCommon, for_each_packet
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple

@@ -9,7 +9,7 @@ from typing import ClassVar
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.control import for_each_control_sock
+from drgn_sockets.kernel.inet_ctl_sock import for_each_control_sock
 from drgn_sockets.kernel.sock import SOCK_RAW, Sock, SockCommon, for_each_raw
 from drgn_sockets.kernel.structs import OptInt
 from drgn_sockets.records.families.inet import InetRecord, InetSock

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.control import for_each_control_sock
+from drgn_sockets.kernel.inet_ctl_sock import for_each_control_sock
 from drgn_sockets.kernel.lists import list_for_each, list_for_each_entry
 from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.memory import byte_order, read_bytes
@@ -28,7 +28,7 @@ from drgn_sockets.kernel.sock import (
     SockCommon,
 )
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
-from drgn_sockets.kernel.time import clock
+from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord, InetSock, ip_text
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Sockets, Timer, same

@@ -20,7 +20,7 @@ from drgn_sockets.kernel.sock import (
     for_each_tcp,
 )
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
-from drgn_sockets.kernel.time import clock
+from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.inet import InetRecord, InetSock, other_end
 from drgn_sockets.records.socket import Derived, Family, SocketRecord, Sockets, Timer, same

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import attrgetter
 
-from drgn_sockets.kernel import time
+from drgn_sockets.kernel import timekeeping
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
@@ -15,13 +15,13 @@ from drgn_sockets.records.kinds.base import Field, Kind
 _NSEC_PER_SEC = 1_000_000_000
 
 _CLOCKS = {
-    time.CLOCK_REALTIME: "realtime",
-    time.CLOCK_MONOTONIC: "monotonic",
-    time.CLOCK_BOOTTIME: "boottime",
-    time.CLOCK_REALTIME_ALARM: "realtime-alarm",
-    time.CLOCK_BOOTTIME_ALARM: "boottime-alarm",
+    timekeeping.CLOCK_REALTIME: "realtime",
+    timekeeping.CLOCK_MONOTONIC: "monotonic",
+    timekeeping.CLOCK_BOOTTIME: "boottime",
+    timekeeping.CLOCK_REALTIME_ALARM: "realtime-alarm",
+    timekeeping.CLOCK_BOOTTIME_ALARM: "boottime-alarm",
 }
-_ALARMS = (time.CLOCK_REALTIME_ALARM, time.CLOCK_BOOTTIME_ALARM)
+_ALARMS = (timekeeping.CLOCK_REALTIME_ALARM, timekeeping.CLOCK_BOOTTIME_ALARM)
 
 
 class TimerfdCtx(Struct):
@@ -81,7 +81,7 @@ class Timerfd(Kind):
             # CLOCK_MONOTONIC, which nobody sets.
             clockid = _ClockBase.layout(file.prog).read(ctx.timer_base).clockid
             expires = ctx.timer_expires
-        return Timer(ctx, max(0, expires - time.ktime_get(file.prog, clockid)))
+        return Timer(ctx, max(0, expires - timekeeping.ktime_get(file.prog, clockid)))
 
     def fdinfo(self, file: FileRecord, it: Timer) -> Iterator[bytes]:
         """``timerfd_show()``"""

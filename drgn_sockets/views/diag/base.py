@@ -13,7 +13,7 @@ from drgn import Object, Program
 
 from drgn_sockets.kernel.cgroup import cgroup_id
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, distilled_by
-from drgn_sockets.kernel.time import clock
+from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.reader import SocketReader
 from drgn_sockets.records.socket import SocketRecord

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from drgn import FaultError
 
-from drgn_sockets.kernel.filter import filter_bytes
+from drgn_sockets.kernel.sk_filter import filter_bytes
 from drgn_sockets.kernel.sock import AF_PACKET
 from drgn_sockets.records.families.packet import DIAG_FLAGS, PacketRecord, Ring
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid

@@ -13,7 +13,7 @@ from drgn_sockets.kernel.chains import HashTable
 from drgn_sockets.kernel.memory import byte_order, pointer_size
 from drgn_sockets.kernel.sock import NumaDropCounters, Sock, has_sock_i_uid, walk_hashed
 from drgn_sockets.kernel.structs import Batch
-from drgn_sockets.kernel.time import clock
+from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.reader import SocketReader

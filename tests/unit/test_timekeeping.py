@@ -10,7 +10,7 @@ from drgn import Object, ProgramFlags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_sockets.kernel.time import Clock, clock
+from drgn_sockets.kernel.timekeeping import Clock, clock
 
 from .fake_kernel import LITTLE, LITTLE_32, FakeKernel
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from drgn_sockets.kernel import bound
+from drgn_sockets.kernel import inet_bhash
 from drgn_sockets.kernel.chains import HashTable
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, TCP_LISTEN
 
@@ -54,7 +54,9 @@ class Bound:
         table = k.alloc(2 * bucket_head.size)
         k.put(table, bucket_head, {"chain": {"first": self.buckets + 8}})
         monkeypatch.setattr(
-            bound, "_tables", lambda prog, by_port: [HashTable(table, 2, bucket_head.size, 8)] * 2
+            inet_bhash,
+            "_tables",
+            lambda prog, by_port: [HashTable(table, 2, bucket_head.size, 8)] * 2,
         )
 
     def at(self, i: int) -> int:
@@ -72,7 +74,7 @@ class Bound:
 
     def found(self, known: Sequence[int] = ()) -> list[tuple[int, bool]]:
         """Numbers of the sockets, and whether each could be read."""
-        walked = bound.for_each_bound_tcp(self.kernel.prog, {self.at(i) for i in known})
+        walked = inet_bhash.for_each_bound_tcp(self.kernel.prog, {self.at(i) for i in known})
         return [((address - SOCKS) // SIZE, sock is not None) for address, sock in walked]
 
 
