@@ -116,26 +116,40 @@ class Csv(Rows):
             out.write(written.pop())
 
 
-def _is_simple(text: str) -> bool:
-    return text != "" and text.isascii() and text.isprintable() and text == text.strip()
+def _width(text: str) -> int:
+    """How many columns of a terminal *text* takes."""
+    if text.isascii():
+        return len(text)
+    # Its import takes 16 ms of CPU time, and most tables are ASCII.
+    try:
+        from wcwidth import wcswidth
+    except ImportError:
+        return len(text)
+    return wcswidth(text)
 
 
 class Table(Rows):
     """
     A table for people.
 
-    A small one is fitted to its widest cells; a large one is streamed.
+    A small one is fitted to its widest cells. A large one is fitted to its first rows, and the rest
+    is written as it comes. Both look the same: two spaces between columns, each as wide as its
+    heading and cells.
     """
 
     def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
         super().__init__(columns, out, header=header)
         self._rows = rows_maker(columns)
-        self._first: list[list[str]] = []
+        self._first: list[tuple[str, ...]] = []
+        if header:
+            self._first.append(tuple(c.name.upper().replace("_", "-") for c in columns))
+        # Nothing comes after the last column to be aligned.
+        self._padded = len(columns) if columns[-1].right else len(columns) - 1
 
     def write(self, batch: Batch) -> None:
         if self.lines is None:
-            self._first += [list(map(str, row)) for row in self._rows(batch)]
-            if len(self._first) >= _SMALL:
+            self._first += [tuple(map(str, row)) for row in self._rows(batch)]
+            if len(self._first) - self._header >= _SMALL:
                 self._fit()
         else:
             super().write(batch)
@@ -143,56 +157,53 @@ class Table(Rows):
     def close(self) -> None:
         if self.lines is not None:
             return
-        # One very long cell (a path may have 4,096 bytes) would push all others out of sight.
-        if any(len(text) > _WIDE for row in self._first for text in row[:-1]):
+        texts = [text for row in self._first for text in row]
+        # tabulate would fit a column to a cell of 4,000 characters, which a path may have, and push
+        # all other columns out of sight.
+        wide = any(len(text) > _WIDE for row in self._first for text in row[: self._padded])
+        # The import of tabulate takes 42 ms of CPU time, as long as the commands that print a
+        # small table: plain text is aligned without it.
+        if wide or all(map(str.isascii, texts)):
             self._fit()
-        elif self._first and all(_is_simple(text) for row in self._first for text in row):
-            self._write_fitted()
-        elif self._first or self._header:
-            self._write_small()
+        else:
+            self._tabulate()
 
-    def _headings(self) -> list[str]:
-        return [column.name.upper().replace("_", "-") for column in self._columns]
-
-    def _write_fitted(self) -> None:
-        """As tabulate does it, of texts that are as wide as they are long."""
-        rows, widths = self._first, [max(map(len, cells)) for cells in zip(*self._first)]
-        if self._header:
-            headings = self._headings()
-            # It leaves headings this much room.
-            widths = [max(width, len(h) + 2) for width, h in zip(widths, headings)]
-            rows = [headings, *rows]
-        sides = ("" if column.right else "-" for column in self._columns)
-        form = "  ".join(f"%{side}{width}s" for side, width in zip(sides, widths))
-        for row in rows:
-            self._out.write((form % tuple(row)).rstrip() + "\n")
-
-    def _write_small(self) -> None:
-        # Its import takes as long as a small table does; large ones go without.
+    def _tabulate(self) -> None:
         from tabulate import tabulate
 
         text = tabulate(
+            # The headings are a row like any other: tabulate pads headers by two.
             self._first,
-            headers=self._headings() if self._header else (),
             tablefmt="plain",
             disable_numparse=True,
-            colalign=["right" if c.right else "left" for c in self._columns]
-            if self._first
-            else None,
+            colalign=["right" if c.right else "left" for c in self._columns],
         )
         for line in text.splitlines():
             self._out.write(line.rstrip() + "\n")
 
     def _fit(self) -> None:
-        rows = [self._headings(), *self._first] if self._header else self._first
         # Without headings all cells of a column may be wide.
-        first = rows[: _SMALL + 1]
-        widths = [max((n for n in map(len, c) if n <= _WIDE), default=0) for c in zip(*first)]
-        cells = [f"%{'' if c.right else '-'}{w}s" for c, w in zip(self._columns, widths)]
-        if not self._columns[-1].right:
-            # Nothing comes after it to be aligned.
-            cells[-1] = "%s"
-        form, make = "  ".join(cells) + "\n", self._rows
-        self._out.writelines(map(form.__mod__, map(tuple, rows)))
+        fitted = zip(*self._first[: _SMALL + self._header])
+        widths = [max((n for n in map(_width, c) if n <= _WIDE), default=0) for c in fitted]
+        sides = ["" if column.right else "-" for column in self._columns]
+        forms = [f"%{side}{width}s" for side, width in zip(sides, widths)]
+        forms[self._padded :] = ["%s"] * (len(forms) - self._padded)
+        form, make = "  ".join(forms), self._rows
+
+        def line(row: Sequence[Any]) -> str:
+            text = form % tuple(row)
+            if not text.isascii():
+                text = self._wide_line(row, widths)
+            return text.rstrip() + "\n"
+
+        self._out.writelines(map(line, self._first))
         self._first.clear()
-        self.lines = lambda batch: map(form.__mod__, make(batch))
+        self.lines = lambda batch: map(line, make(batch))
+
+    def _wide_line(self, row: Sequence[Any], widths: Sequence[int]) -> str:
+        """A line with characters that take no column of a terminal, or two of them."""
+        cells = list(map(str, row))
+        for i, width in enumerate(widths[: self._padded]):
+            padding = " " * (width - _width(cells[i]))
+            cells[i] = padding + cells[i] if self._columns[i].right else cells[i] + padding
+        return "  ".join(cells)

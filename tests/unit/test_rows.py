@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
-from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -52,16 +51,46 @@ def test_a_small_table_fits_its_cells() -> None:
     ]
 
 
-@given(
-    st.lists(st.tuples(*[st.text("ab1.%", min_size=1, max_size=12)] * 3), max_size=5),
-    st.booleans(),
-)
-def test_a_small_table_is_tabulates(records: list[tuple[str, str, str]], header: bool) -> None:
-    text = io.StringIO()
+# Cells as wide as they are long, of two columns a character, and of none for some.
+TEXTS = st.text("ab1.%é漢字한🙂\u0301\u0e31", min_size=1, max_size=12)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=5), st.booleans())
+def test_tables_of_tabulate_and_ours_look_alike(
+    records: list[tuple[str, str, str]], header: bool
+) -> None:
+    pytest.importorskip("wcwidth")
     columns = [Column(c.name, c.help, c.get, True, right=c.right) for c in COLUMNS]
-    write(Table, records, columns, text, header=header)
-    with mock.patch.object(rows, "_is_simple", return_value=False):
-        assert text.getvalue().splitlines() == table(records, columns, header=header)
+    texts = []
+    for end in (Table._tabulate, Table._fit):
+        out = io.StringIO()
+        one = Table(columns, out, header=header)
+        one.write(Batch(records))
+        end(one)
+        texts.append(out.getvalue())
+    assert texts[0] == texts[1]
+
+
+WIDE = [
+    (7, "日本語".encode(), "x"),
+    (1234567, "e\u0301te\u0301".encode(), "y"),
+    (8, b"abcdef", "z"),
+]
+WIDE_LINES = [
+    " NUMBER  NAME    LAST-ONE",
+    "      7  日本語  x",
+    "1234567  e\u0301te\u0301     y",
+    "      8  abcdef  z",
+]
+
+
+def test_wide_characters_are_aligned_as_a_terminal_shows_them() -> None:
+    pytest.importorskip("wcwidth")
+    assert table(WIDE) == WIDE_LINES
+    assert table(WIDE[:1]) == ["NUMBER  NAME    LAST-ONE", "     7  日本語  x"]
+    many = [WIDE[1], WIDE[2], *[WIDE[0], *WIDE] * rows._SMALL]
+    shown = [WIDE_LINES[i] for i in (0, 2, 3, *[1, 1, 2, 3] * rows._SMALL)]
+    assert table(many) == shown
 
 
 def test_no_rows() -> None:
@@ -134,10 +163,12 @@ def test_a_large_table_comes_as_it_is_made() -> None:
 
 
 def test_large_and_small_tables_look_alike() -> None:
-    # (tabulate makes a column at least two wider than its heading.)
-    few = [(i + 10_000_000, b"n" * (i % 7), None) for i in range(rows._SMALL - 1)]
-    many = [*few, *[(0, b"", None)] * 2]
-    assert table(many, header=False)[: len(few)] == table(few, header=False)
+    pytest.importorskip("wcwidth")
+    for name in ("n", "ñ", "漢"):
+        few = [(i + 10_000, name.encode() * (i % 7), None) for i in range(rows._SMALL - 1)]
+        many = [*few, *[(0, b"", None)] * 2]
+        for header in (True, False):
+            assert table(many, header=header)[: len(few)] == table(few, header=header)[: len(few)]
 
 
 @pytest.mark.parametrize("form", [Csv, Json])
