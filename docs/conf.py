@@ -11,7 +11,7 @@ sys.path.insert(0, str(HERE))
 
 import reference  # noqa: E402
 
-from drgn_sockets import package_version  # noqa: E402
+from drgn_sockets.version import package_version  # noqa: E402
 
 # The pages of the commands are not in git: they are written before Sphinx looks for pages.
 reference.write(HERE / "commands")

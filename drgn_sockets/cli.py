@@ -16,12 +16,13 @@ from typing import Any, NoReturn
 
 from drgn import FaultError, ObjectNotFoundError, Program
 
-from drgn_sockets import package_version, stdout
+from drgn_sockets import stdout
 from drgn_sockets.commands import command as command_of
 from drgn_sockets.commands.registry import REGISTRY
 from drgn_sockets.errors import UserError
 from drgn_sockets.target import add_target_arguments, open_target
 from drgn_sockets.target.plugins import leave_out
+from drgn_sockets.version import package_version
 
 _USAGE_ERROR = 2
 

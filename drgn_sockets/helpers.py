@@ -3,14 +3,17 @@
 Sockets and file descriptors
 ----------------------------
 
-Helpers for the REPL and for scripts, in the manner of ``drgn.helpers.linux``: they take and
+Helpers for the REPL and for scripts, in the manner of ``drgn.helpers.linux``. They take and
 return drgn objects, and use the :ref:`default program <default-program>` where none is given.
+The examples are of the core that comes with the package (``drgn-sockets demo``).
 
+>>> from drgn.helpers.linux.pid import find_task
 >>> from drgn_sockets import *
->>> for fd, file in for_each_fd(find_task(1234)):
+>>> for fd, file in for_each_fd(find_task(181)):
 ...     sock = sock_from_file(file)
 ...     if sock:
-...         print(fd, sock_i_ino(sock.sk), sock.sk.__sk_common.skc_state)
+...         print(fd, sock_i_ino(sock.sk), sock.sk.__sk_common.skc_num.value_())
+3 197 49794
 """
 
 from __future__ import annotations
@@ -35,32 +38,53 @@ from drgn_sockets.records.families.unix import unix_name
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.target.own_types import OwnTypes
 
+__all__ = (
+    "declare",
+    "file_name",
+    "for_each_fd",
+    "for_each_raw_sock",
+    "for_each_tcp_sock",
+    "for_each_udp_sock",
+    "for_each_unix_sock",
+    "sk_listener",
+    "sock_from_file",
+    "sock_holders",
+    "sock_i_ino",
+    "sock_net_ino",
+    "unix_peer",
+    "unix_sock_name",
+)
+
 
 @takes_program_or_default
 def declare(prog: Program, declaration: str) -> None:
     """
-    Tell the type of a variable, for a kernel whose types are from BTF: that has it of few.
+    Declare a variable of the kernel, so that drgn can read it.
+
+    It is for kernels whose types are from BTF, which has the types of few variables.
 
     >>> declare("struct list_head cgroup_roots;")
-    >>> prog["cgroup_roots"]
-    (struct list_head){...}
+    >>> prog["cgroup_roots"].type_.type_name()
+    'struct list_head'
 
-    :param declaration: As C writes it, without an initializer; several have a line each
-    :raises ValueError: if it is none
+    :param declaration: As in C, without an initializer; several have a line each
+    :raises ValueError: if *declaration* is not one of a variable
     """
     OwnTypes.of(prog).declare(declaration)
 
 
 def for_each_fd(task: Object) -> Iterator[tuple[int, Object]]:
     """
-    Iterate over the open file descriptors of a task.
+    Iterate over the open file descriptors of a task (``proc_readfd_common()``).
 
-    Unlike :func:`drgn.helpers.linux.fs.for_each_file()`, this follows the pointers of the
-    table as ``/proc/PID/fd`` does (``proc_readfd_common()``), in few reads, and bounds the
-    walk of a damaged table.
+    Unlike :func:`drgn.helpers.linux.fs.for_each_file()`, this needs few reads, and its walk of a
+    damaged table has an end.
+
+    >>> [(fd, file_name(file)) for fd, file in for_each_fd(find_task(181))]
+    [(0, b'/dev/null'), ..., (3, b'socket:[197]')]
 
     :param task: ``struct task_struct *``
-    :return: Iterator of (fd, ``struct file *``) tuples
+    :return: Iterator of (fd, ``struct file *``) tuples, in the order of fds
     :raises FaultError: if the file table cannot be read
     """
     prog = task.prog_
@@ -71,21 +95,34 @@ def for_each_fd(task: Object) -> Iterator[tuple[int, Object]]:
 
 def file_name(file: Object) -> bytes:
     """
-    Get the name of an open file as ``readlink /proc/PID/fd/N`` gives it (``d_path()``).
+    Get the name of an open file, the text of the symbolic link ``/proc/PID/fd/N`` (``d_path()``).
 
-    Paths begin at the root directory of process 1. Names that are made on demand
-    (``socket:[N]``, ``pipe:[N]``, ``anon_inode:[eventfd]``) and `` (deleted)`` are as the
-    kernel has them.
+    Paths begin at the root directory of process 1. Names such as ``socket:[N]``, ``pipe:[N]``
+    and ``anon_inode:[eventfd]``, and the suffix `` (deleted)``, are those of the kernel.
+
+    >>> file_name(dict(for_each_fd(find_task(181)))[3])
+    b'socket:[197]'
 
     :param file: ``struct file *``
+    :return: The name, as bytes
     :raises FaultError: if the name cannot be read
     """
+    sock = sock_from_file(file)
+    if sock:
+        # sockfs_dname() makes the name of the inode. The dentry is not in a distilled core.
+        return b"socket:[%d]" % SOCK_INODE(sock).i_ino.value_()
     return Namer(file.prog_).d_path(file.f_path.mnt.value_(), file.f_path.dentry.value_())
 
 
 def sock_from_file(file: Object) -> Object:
     """
-    Get the socket behind an open file (``sock_from_file()`` in net/socket.c).
+    Get the socket of an open file (``sock_from_file()``).
+
+    >>> files = dict(for_each_fd(find_task(181)))
+    >>> sock_i_ino(sock_from_file(files[3]).sk)
+    197
+    >>> bool(sock_from_file(files[0]))
+    False
 
     :param file: ``struct file *``
     :return: ``struct socket *`` (``NULL`` if the file is not a socket)
@@ -107,11 +144,17 @@ def _objects(prog: Program, entries: Iterator[tuple[int, SockCommon | None]]) ->
 @takes_program_or_default
 def for_each_tcp_sock(prog: Program) -> Iterator[Object]:
     """
-    Iterate over all TCP sockets that are hashed, in all network namespaces: full sockets,
-    timewait sockets (cast to ``struct inet_timewait_sock *`` if ``skc_state`` is
-    ``TCP_TIME_WAIT``) and request sockets (``struct request_sock *`` if it is
-    ``TCP_NEW_SYN_RECV``). Sockets that were never bound are in no hash table; see
-    :func:`for_each_fd()`.
+    Iterate over the TCP sockets of all network namespaces that are in a hash table
+    (``inet_diag_dump_icsk()``).
+
+    A timewait socket (``skc_state`` is ``TCP_TIME_WAIT``) is a ``struct inet_timewait_sock``, and
+    a request socket (``TCP_NEW_SYN_RECV``) a ``struct request_sock``: cast these. Sockets that were
+    never bound are in no hash table; :func:`for_each_fd()` finds them.
+
+    >>> from collections import Counter
+    >>> states = Counter(sk.__sk_common.skc_state.value_() for sk in for_each_tcp_sock())
+    >>> states[10]  # TCP_LISTEN
+    67
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
@@ -121,7 +164,11 @@ def for_each_tcp_sock(prog: Program) -> Iterator[Object]:
 @takes_program_or_default
 def for_each_udp_sock(prog: Program) -> Iterator[Object]:
     """
-    Iterate over all UDP and UDP-Lite sockets that have a port, in all network namespaces.
+    Iterate over the UDP and UDP-Lite sockets of all network namespaces that have a port
+    (``udp_dump()``).
+
+    >>> 4789 in {sk.__sk_common.skc_num.value_() for sk in for_each_udp_sock()}
+    True
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
@@ -131,7 +178,10 @@ def for_each_udp_sock(prog: Program) -> Iterator[Object]:
 @takes_program_or_default
 def for_each_raw_sock(prog: Program) -> Iterator[Object]:
     """
-    Iterate over all raw IPv4 and IPv6 sockets, in all network namespaces.
+    Iterate over the raw IPv4 and IPv6 sockets of all network namespaces (``raw_diag_dump()``).
+
+    >>> 89 in {sk.sk_protocol.value_() for sk in for_each_raw_sock()}  # IPPROTO_OSPF
+    True
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
@@ -141,7 +191,11 @@ def for_each_raw_sock(prog: Program) -> Iterator[Object]:
 @takes_program_or_default
 def for_each_unix_sock(prog: Program) -> Iterator[Object]:
     """
-    Iterate over all unix sockets, in all network namespaces, bound or not.
+    Iterate over the unix sockets of all network namespaces, bound or not (``unix_diag_dump()``).
+
+    >>> path = b"/tmp/drgn-sockets/unix_fork/test.sock"
+    >>> sorted(sock_i_ino(sk) for sk in for_each_unix_sock() if unix_sock_name(sk) == path)
+    [198, 199]
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
@@ -150,10 +204,14 @@ def for_each_unix_sock(prog: Program) -> Iterator[Object]:
 
 def unix_peer(sk: Object) -> Object:
     """
-    Get the socket at the other end of an ``AF_UNIX`` socket (``unix_peer()``).
+    Get the socket at the other end of a unix socket (``unix_peer()``).
 
-    For a connected ``SOCK_DGRAM`` socket this is where it sends to, which need not point
-    back.
+    A connected ``SOCK_DGRAM`` socket has the socket that it sends to as its peer. That one need not
+    be connected to it in turn.
+
+    >>> sk = sock_from_file(dict(for_each_fd(find_task(184)))[3]).sk
+    >>> sock_i_ino(sk), sock_i_ino(unix_peer(sk))
+    (200, 199)
 
     :param sk: ``struct sock *`` of family ``AF_UNIX``
     :return: ``struct sock *`` (``NULL`` if not connected)
@@ -164,11 +222,16 @@ def unix_peer(sk: Object) -> Object:
 
 def unix_sock_name(sk: Object) -> bytes | None:
     """
-    Get the name that an ``AF_UNIX`` socket is bound to.
+    Get the name that a unix socket is bound to (``unix_getname()``).
+
+    A socket that was accepted has the name of its listener.
+
+    >>> sk = sock_from_file(dict(for_each_fd(find_task(184)))[3]).sk
+    >>> unix_sock_name(unix_peer(sk))
+    b'/tmp/drgn-sockets/unix_fork/test.sock'
 
     :param sk: ``struct sock *`` of family ``AF_UNIX``
-    :return: A path; an abstract name, beginning with a NUL byte; or ``None``. A socket that
-        was accepted has the name of its listener.
+    :return: A path; an abstract name, which begins with a NUL byte; or ``None`` if it is not bound
     :raises FaultError: if *sk* or the name cannot be read
     """
     return unix_name(sk.prog_, cast("struct unix_sock *", sk).addr.value_())
@@ -178,7 +241,10 @@ def sock_i_ino(sk: Object) -> int:
     """
     Get the inode number of a socket, the N of ``socket:[N]`` (``sock_i_ino()``).
 
-    :param sk: ``struct sock *``, of a full socket
+    >>> sock_i_ino(sock_from_file(dict(for_each_fd(find_task(181)))[3]).sk)
+    197
+
+    :param sk: ``struct sock *``, neither a timewait nor a request socket
     :return: Inode number, 0 if the socket has no inode
     :raises FaultError: if *sk* cannot be read
     """
@@ -188,19 +254,29 @@ def sock_i_ino(sk: Object) -> int:
 
 def sock_net_ino(sk: Object) -> int:
     """
-    Get the inode number of the network namespace of a socket, as ``/proc/PID/ns/net`` has it.
+    Get the inode number of the network namespace of a socket (``sock_net()``), the N of
+    ``/proc/PID/ns/net``, which is ``net:[N]``.
+
+    >>> sock_net_ino(sock_from_file(dict(for_each_fd(find_task(181)))[3]).sk)
+    4026531840
 
     :param sk: ``struct sock *``
-    :raises FaultError: if it cannot be read
+    :return: Inode number
+    :raises FaultError: if *sk* or its network namespace cannot be read
     """
     return sk.__sk_common.skc_net.net.ns.inum.value_()  # type: ignore[no-any-return]
 
 
 def sk_listener(req: Object) -> Object:
     """
-    Get the listener of a request socket (``req_to_sk()->rsk_listener``).
+    Get the listener of a TCP request socket, a connection that is being set up
+    (``inet_reqsk(sk)->rsk_listener``).
 
-    :param req: ``struct request_sock *`` or ``struct sock *`` in state ``TCP_NEW_SYN_RECV``
+    >>> requests = [sk for sk in for_each_tcp_sock() if sk.__sk_common.skc_state == 12]
+    >>> {sk_listener(sk).__sk_common.skc_state.value_() for sk in requests}  # TCP_LISTEN
+    {10}
+
+    :param req: ``struct request_sock *``, or ``struct sock *`` in state ``TCP_NEW_SYN_RECV``
     :return: ``struct sock *``
     :raises FaultError: if *req* cannot be read
     """
@@ -209,14 +285,18 @@ def sk_listener(req: Object) -> Object:
 
 def sock_holders(sk: Object) -> list[tuple[Object, int]]:
     """
-    Get every file descriptor that holds a socket, across all processes.
+    Get every file descriptor of every process that refers to a socket.
 
-    This looks into all file tables. For many sockets, make one
+    This reads all file tables, as a look at every ``/proc/PID/fd`` does. For many sockets, make one
     :class:`drgn_sockets.records.holders.Holders` and ask it.
 
+    >>> sk = sock_from_file(dict(for_each_fd(find_task(184)))[3]).sk
+    >>> [(task.comm.string_(), fd) for task, fd in sock_holders(sk)]
+    [(b'unix-client', 3), (b'unix-cl-child', 3)]
+
     :param sk: ``struct sock *``
-    :return: List of (``struct task_struct *``, fd) tuples; the task is the one whose file
-        table it is, a thread only if that has a table of its own
+    :return: List of (``struct task_struct *``, fd) tuples. The task is the process whose file table
+        has the fd; or a thread, if the thread has a file table of its own.
     :raises FaultError: if the list of tasks cannot be read
     """
     from drgn.helpers.linux.pid import find_task

@@ -17,7 +17,6 @@ from drgn.helpers.linux.fs import d_path, for_each_file
 from drgn.helpers.linux.net import for_each_net
 from drgn.helpers.linux.pid import for_each_task
 
-from drgn_sockets import package_version
 from drgn_sockets.commands import command
 from drgn_sockets.commands.base import Command, Problems
 from drgn_sockets.commands.registry import REGISTRY
@@ -34,6 +33,7 @@ from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.target.kdump import write_kdump
 from drgn_sockets.target.new_file import check_writable, written_beside
 from drgn_sockets.target.recorder import Recorder
+from drgn_sockets.version import package_version
 
 _MAX_WALK = 1 << 20
 

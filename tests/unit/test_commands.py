@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from drgn.commands import DEFAULT_COMMAND_NAMESPACE, CommandError
 
-from drgn_sockets import cli, package_version, plugin
+from drgn_sockets import cli, plugin
 from drgn_sockets.commands import all_commands
 from drgn_sockets.commands.base import Command
 from drgn_sockets.commands.registry import REGISTRY
@@ -24,6 +24,7 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.query.find import parse_address
 from drgn_sockets.query.socket_tables import QUERIES, Tables
 from drgn_sockets.query.ssfilter import parse
+from drgn_sockets.version import package_version
 
 from .fake_kernel import FakeKernel
 
