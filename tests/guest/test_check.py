@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import signal
@@ -19,14 +18,13 @@ from drgn import Program
 
 from drgn_sockets.check import compare
 from drgn_sockets.check.compare import Comparison, Result, check_live, look_at_memory
-from drgn_sockets.check.procfs import Look, ProcTree, parse_net
+from drgn_sockets.check.procfs import Look, ProcTree
 from drgn_sockets.views.procfs import FILES, NetFile
-from vm.workloads import syscalls
 
 from . import truth
 
 
-@pytest.mark.parametrize("attempt", [1, 2, 3])
+@pytest.mark.parametrize("attempt", [1, pytest.param(2, marks=pytest.mark.ours)])
 def test_everything_agrees_under_traffic(
     attempt: int, prog: Program, accounts: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,149 +83,13 @@ def test_one_flipped_digit_is_found_and_named(
     assert truth.summary(done.stdout)["mismatches"] in (1, 2), done.stdout
 
 
-#: Those of one namespace's own sockets: others count memory and such of the whole machine.
+#: Those that show addresses.
 SOCKET_FILES = [file.name for file in FILES.values() if file.pointer]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[tuple[int, dict[str, Any]]]:
-    """A process in a network namespace where nothing moves."""
-
-    def body(kept: list[Any]) -> dict[str, Any]:
-        syscalls.libc("unshare", syscalls.CLONE_NEWNET)
-        os.system("ip link set lo up")
-        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-            listener = socket.socket(family)
-            listener.bind((host, 0))
-            listener.listen(5)
-            client = socket.create_connection(listener.getsockname()[:2])
-            server = listener.accept()[0]
-            client.sendall(b"x" * 333)
-            udp = socket.socket(family, socket.SOCK_DGRAM)
-            udp.bind((host, 0))
-            udp.sendto(b"x" * 99, udp.getsockname())
-            lite = None
-            # 7.2 has it no more.
-            with contextlib.suppress(OSError):
-                lite = socket.socket(family, socket.SOCK_DGRAM, socket.IPPROTO_UDPLITE)
-                lite.bind((host, 0))
-            raw = socket.socket(family, socket.SOCK_RAW, 201)
-            kept += [listener, client, server, udp, lite, raw]
-            for sock in (listener, client, udp):
-                os.fchown(sock.fileno(), 1234, 1234)
-        kept += socket.socketpair()
-        named = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        named.bind(b"\0quiet")
-        kept += [named, os.open("/etc/passwd", os.O_RDONLY)]
-        os.lseek(kept[-1], 42, os.SEEK_SET)
-        sockets = sum(isinstance(file, socket.socket) for file in kept)
-        return {"netns": Path("/proc/self/ns/net").stat().st_ino, "sockets": sockets}
-
-    with truth.process(body) as (pid, report):
-        # A timer that is done with holds its socket until the time that it was set to.
-        time.sleep(1)
-        yield pid, report
-
-
-def _copy_proc(pid: int, to: Path) -> None:
-    """What of procfs one process has to do with."""
-    here = Path(f"/proc/{pid}")
-    (to / str(pid) / "net").mkdir(parents=True)
-    for name in SOCKET_FILES:
-        with contextlib.suppress(FileNotFoundError):
-            (to / str(pid) / "net" / name).write_bytes((here / "net" / name).read_bytes())
-    for kind in ("fd", "fdinfo"):
-        (to / str(pid) / kind).mkdir()
-    for fd, link in truth.links(pid).items():
-        (to / str(pid) / "fd" / str(fd)).symlink_to(os.fsdecode(link))
-        (to / str(pid) / "fdinfo" / str(fd)).write_bytes((here / "fdinfo" / str(fd)).read_bytes())
-
-
-@pytest.mark.ours
-def test_saved_tree_with_one_byte_changed(prog: Program, tmp_path: Path) -> None:
-    """The same by --procfs: exact as it was saved, and one byte is one line."""
-    with _quiet() as (pid, _):
-        _copy_proc(pid, tmp_path / "proc")
-        good = truth.cli(prog, "check", "--procfs", str(tmp_path / "proc"))
-        assert truth.summary(good.stdout)["rows"] > 15
-        file = tmp_path / "proc" / str(pid) / "net/udp"
-        text = file.read_text()
-        before = text.splitlines()[1].split()
-        file.write_text(text.replace(f" {before[9]} ", f" {int(before[9]) ^ 1} ", 1))
-        bad = truth.cli(prog, "check", "--procfs", str(tmp_path / "proc"), status=1)
-        assert f"inode {before[9]}" in bad.stdout or f"inode {int(before[9]) ^ 1}" in bad.stdout
-        assert truth.summary(bad.stdout)["mismatches"] in (1, 2)
 
 
 def _compare(memory: compare.Memory, look: Look) -> Result:
     # Twice the same look, so that all that it says counts.
     return Comparison(None, live=True).compare(look, memory, look)
-
-
-@pytest.mark.ours
-def test_every_column_of_every_row_is_compared(prog: Program, tmp_path: Path) -> None:
-    """Change any value of any row that procfs gives: there is a mismatch, at that row."""
-    with _quiet() as (pid, report):
-        netns = report["netns"]
-        memory = look_at_memory(prog)
-        texts = {f: ProcTree("/proc").read(f"{pid}/net/{f}") for f in SOCKET_FILES}
-        rows = {f: parse_net(f, text) for f, text in texts.items() if text is not None}
-        look = Look(net={(netns, file): found for file, found in rows.items()})
-        assert not _compare(memory, look).mismatches
-        # Of netlink the kernel has sockets in every namespace.
-        made = [row for file, found in rows.items() if file != "netlink" for row in found]
-        assert len(made) == report["sockets"] >= 13
-        changed = 0
-        for file, found in rows.items():
-            for i, row in enumerate(found):
-                for column, value in row.items():
-                    # A time is not changed: it moves by itself. Addresses may be hashed.
-                    address = FILES[file].pointer
-                    if column == "when" or (column == address and not value.startswith("ff")):
-                        continue
-                    other = value[:-1] + ("1" if value[-1:] != "1" else "2")
-                    bad = [dict(r) for r in found]
-                    bad[i][column] = other
-                    told = _compare(memory, Look(net={(netns, file): bad})).mismatches
-                    assert told, (file, column, value, other)
-                    # As its own address is wrong, it and a socket that was not listed.
-                    assert len(told) <= 2, told
-                    assert all(m.where == f"net/{file} of netns {netns}" for m in told)
-                    assert any(m.field == column for m in told) or len(told) == 2
-                    changed += 1
-            if found:
-                fewer = Look(net={(netns, file): found[1:]})
-                assert [(m.procfs, m.memory) for m in _compare(memory, fewer).mismatches] == [
-                    ("not there", "there")
-                ]
-                more = Look(net={(netns, file): [*found, found[0]]})
-                assert [m.memory for m in _compare(memory, more).mismatches] == ["not found"]
-        assert changed > 150
-
-
-@pytest.mark.ours
-def test_every_field_of_every_fd_is_compared(prog: Program) -> None:
-    """The same of /proc/PID/fd and fdinfo."""
-    with _quiet() as (pid, _):
-        memory = look_at_memory(prog)
-        table = ProcTree("/proc").fds(str(pid))
-        assert table
-        assert not _compare(memory, Look(fds={(pid, None): table})).mismatches
-        for fd, said in table.items():
-            assert said.info and said.name
-            for column, value in said.info.items():
-                info = {**said.info, column: value[:-1] + ("1" if value[-1] != "1" else "2")}
-                bad = {**table, fd: said._replace(info=info)}
-                told = _compare(memory, Look(fds={(pid, None): bad})).mismatches
-                assert [(m.where, m.row, m.field) for m in told] == [(f"{pid}/fd", str(fd), column)]
-            bad = {**table, fd: said._replace(name=said.name + b"x")}
-            told = _compare(memory, Look(fds={(pid, None): bad})).mismatches
-            assert [(m.row, m.field) for m in told] == [(str(fd), "name")]
-            fewer = {n: s for n, s in table.items() if n != fd}
-            told = _compare(memory, Look(fds={(pid, None): fewer})).mismatches
-            assert [(m.row, m.procfs) for m in told] == [(str(fd), "not there")]
-            told = _compare(memory, Look(fds={(pid, None): {**table, 4000: said}})).mismatches
-            assert [(m.row, m.memory) for m in told] == [("4000", "not found")]
 
 
 def _churn(work: Path) -> None:
@@ -252,6 +114,8 @@ def _churn(work: Path) -> None:
         time.sleep(0.01)
 
 
+# The oldest has other hash tables.
+@pytest.mark.ours("5.10", "6.12")
 def test_change_between_looks_is_not_a_mismatch(
     prog: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,8 +10,6 @@ import json
 import os
 import re
 import socket
-import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -319,43 +317,6 @@ def test_accounts_of_the_workloads(prog: Program, accounts: dict[str, Any]) -> N
                     assert os.fsencode(row["name"]) == os.fsencode(entry["name"]), where
                 compared += 1
     assert compared > 500
-
-
-def _raw_controls(text: str) -> list[str]:
-    return [c for c in text if c != "\n" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co")]
-
-
-@pytest.fixture
-def odd_processes() -> Iterator[int]:
-    """A process with names that would act on a terminal, or break a table."""
-
-    def body(kept: list[Any]) -> dict[str, Any]:
-        truth.set_comm(b"a\x1b]0;b\x07\nc")
-        kept.append(socket.socket(socket.AF_UNIX))
-        kept[-1].bind(b"\0\x1b[2J\x9b1m\r\xc2\x9b31m\xe2\x80\xaeabc")
-        return {}
-
-    with truth.process(body) as (pid, _):
-        yield pid
-
-
-@pytest.mark.ours
-def test_nothing_raw_reaches_the_terminal(prog: Program, scene: Scene, odd_processes: int) -> None:
-    """Names with newlines and escape sequences: one line each, nothing but what prints."""
-    for line in (
-        f"fds {scene.pid} {odd_processes}",
-        "ss -xap",
-        f"peer {scene.pid}:{scene.named['unix nasty']} {odd_processes}:4",
-        "ss -xa --csv",
-        f"fds {scene.pid} --csv",
-    ):
-        out = ours(prog, line)
-        assert not _raw_controls(out), line
-        number = len(ours_json(prog, line.replace(" --csv", "")))
-        assert len(out.splitlines()) == number + 1, line
-    out = ours(prog, f"fds {scene.pid}")
-    assert "two\\nlines \\x1b[31m\\xff \\\\" in out
-    assert not _raw_controls(ours(prog, "check --moved"))
 
 
 def test_socket_in_another_namespace(prog: Program) -> None:

@@ -6,15 +6,10 @@ helpers in scripts, each against the process that made the sockets.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import pty
 import re
-import select
-import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,53 +18,16 @@ import pytest
 from drgn import Program
 from drgn.commands import CommandError, run_command
 
+from tests.recorded.repl import Repl
+
 from . import truth
 from .truth import Scene
-
-_PROMPT = ">>> "
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
-
-
-class Repl:
-    """A person at drgn's prompt: types a line, reads what comes."""
-
-    def __init__(self, cwd: Path) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(cwd)
-            os.environ.update(TERM="dumb", PYTHONUNBUFFERED="1", HOME=str(cwd))
-            os.execvp("drgn", ["drgn", "-q", "-k"])
-        self.banner = self._until_prompt()
-
-    def _until_prompt(self) -> str:
-        data = b""
-        deadline = time.monotonic() + 300
-        while not data.endswith(_PROMPT.encode()):
-            assert time.monotonic() < deadline, data
-            if select.select([self.fd], [], [], 1)[0]:
-                try:
-                    data += os.read(self.fd, 1 << 16)
-                except OSError as e:
-                    assert e.errno == errno.EIO
-                    raise AssertionError(f"drgn ended: {data!r}") from None
-        return _ESCAPES.sub("", data.decode())[: -len(_PROMPT)]
-
-    def type(self, line: str) -> str:
-        """Type a line; what is printed up to the next prompt, without the echo."""
-        os.write(self.fd, line.encode() + b"\n")
-        return self._until_prompt().partition("\n")[2]
-
-    def close(self) -> None:
-        """End it."""
-        os.close(self.fd)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
 
 
 @pytest.fixture(scope="module")
 def repl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repl]:
     """One session for all tests."""
-    made = Repl(tmp_path_factory.mktemp("repl"))
+    made = Repl(tmp_path_factory.mktemp("repl"), "-k")
     yield made
     made.close()
 
@@ -108,71 +66,11 @@ def test_pipe_and_redirect(repl: Repl, tmp_path: Path, scene: Scene) -> None:
     assert scene.facts["path"] in "".join(row["local"] for row in rows)
 
 
-@pytest.mark.ours
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("%fds 4194305", "no process 4194305"),
-        ("%fds no-such", "no process is called 'no-such'"),
-        ("%ss --no-such", "unrecognized arguments: --no-such"),
-        ("%peer", "the following arguments are required: WHAT"),
-        ("%peer 0xdead", "0xdead is not a socket"),
-        ("%tcp 1:0", "fd 0 of process 1 is not a socket"),
-        ("%ss --output no_such", "no such column: 'no_such'"),
-        ("%check --procfs /no/such", "no such directory: /no/such"),
-    ],
-)
-def test_mistakes(repl: Repl, line: str, says: str) -> None:
-    """A mistake is one line that says what is wrong, and the session goes on."""
-    out = repl.type(line)
-    assert says in out
-    assert len(out.splitlines()) == 1, out
-    assert "Traceback" not in out
-
-
 def test_mistakes_in_scripts(prog: Program) -> None:
     """A script that runs a command gets drgn's own exception."""
     for line in ("fds 4194305", "fds --no-such"):
         with pytest.raises(CommandError):
             run_command(prog, line)
-
-
-@pytest.mark.ours
-def test_help(repl: Repl) -> None:
-    """What commands there are, and what each takes."""
-    repl.type("from drgn.commands import DEFAULT_COMMAND_NAMESPACE as commands")
-    listing = repl.type("print({n: c.description() for n, c in commands.enabled(prog)})")
-    for name in ("fds", "ss", "peer", "tcp", "check"):
-        assert f"'{name}': " in listing
-        out = repl.type(f"%{name} --help")
-        assert out.startswith(f"usage: {name} "), out
-        assert "--output COLS" in out
-    out = repl.type("%fds --output help")
-    assert re.search(r"^\* pid +process ID$", out, re.MULTILINE)
-
-
-@pytest.mark.ours
-def test_interrupt(repl: Repl) -> None:
-    """Ctrl-C ends a command, not the session."""
-    os.write(repl.fd, b"%check\n")
-    time.sleep(1)
-    os.write(repl.fd, b"\x03")
-    out = repl._until_prompt()
-    assert "KeyboardInterrupt" in out
-    assert repl.type("print(6 * 7)").strip() == "42"
-
-
-@pytest.mark.ours
-def test_without_a_terminal(prog: Program, scene: Scene) -> None:
-    """A script on standard input, and -e: the same output as from the shell."""
-    # Without the detail: who holds the other ends depends on who runs besides.
-    line = f"fds {scene.pid} --json --output fd,mode,kind,name"
-    expected = truth.cli(prog, *line.split()).stdout
-    script = f"from drgn.commands import run_command\nrun_command(prog, {line!r})\n"
-    done = truth.tool("drgn", "-q", "-k", stdin=None, input=script)
-    assert done.stdout == expected
-    script = f"from drgn.commands import run_command; run_command(prog, {line!r})"
-    assert truth.tool("drgn", "-q", "-k", "-e", script).stdout == expected
 
 
 _SCRIPT = """

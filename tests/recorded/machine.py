@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +124,21 @@ class Core:
             path.stem: json.loads(path.read_text())
             for path in sorted((self.oracle / "account").glob("*.json"))
         }
+
+    def fds(self, workload: str | None = None, **has: Any) -> Iterator[tuple[Any, Any]]:
+        """
+        Processes and descriptors that workloads say they have; threads with tables of their own
+        aside.
+
+        :param has: Members that the account of the descriptor has with these values.
+        """
+        for name, account in self.accounts.items():
+            if workload in (None, name):
+                for process in account["processes"]:
+                    if process["tid"] == process["pid"]:
+                        for entry in process["fds"]:
+                            if has.items() <= entry.items():
+                                yield process, entry
 
     @functools.cached_property
     def manifest(self) -> dict[str, Any]:

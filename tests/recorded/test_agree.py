@@ -126,9 +126,9 @@ def batches(core: Core) -> dict[str, tuple[Sequence[Column], list[Batch]]]:
     return {"ss": (COLUMNS, sockets), "fds": (Fds().columns, fds)}
 
 
-def test_columns_of_a_batch_are_those_of_its_records(elf: Core) -> None:
+def test_columns_of_a_batch_are_those_of_its_records(one: Core) -> None:
     # What is made of a whole column at once, and what of a record.
-    for name, (columns, found) in batches(elf).items():
+    for name, (columns, found) in batches(one).items():
         compared: Counter[str] = Counter()
         for column in columns:
             if column.texts is None:
@@ -145,8 +145,8 @@ def test_columns_of_a_batch_are_those_of_its_records(elf: Core) -> None:
         assert min(compared.values()) > 200, compared
 
 
-def test_fds_of_a_batch_that_cannot_be_read(elf: Core) -> None:
-    _, found = batches(elf)["fds"]
+def test_fds_of_a_batch_that_cannot_be_read(one: Core) -> None:
+    _, found = batches(one)["fds"]
     (batch,) = (b for b in found if isinstance(b, FdBatch) and len(b) == max(map(len, found)))
     lost = copy.copy(batch.files[1])
     assert lost is not None
@@ -163,8 +163,8 @@ def test_fds_of_a_batch_that_cannot_be_read(elf: Core) -> None:
             assert list(map(str, texts)) == ["-" if t is None else str(t) for t in each]
 
 
-def test_descriptions_of_a_batch_are_those_of_its_records(elf: Core) -> None:
-    _, found = batches(elf)["ss"]
+def test_descriptions_of_a_batch_are_those_of_its_records(one: Core) -> None:
+    _, found = batches(one)["ss"]
     made = [text for batch in found for text in descriptions(batch)]
     assert made == [describe(record) for batch in found for record in batch.records()]
     assert len(set(made)) > 200
@@ -185,11 +185,11 @@ def test_derived_columns_are_those_of_records(elf: Core, cls: type[SocketRecord]
 
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 def test_any_number_of_processes(
-    elf: Core, argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    one: Core, argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What a test before this had to be told.
-    take_notes(elf.prog)
-    one = elf.run("--jobs", "1", *argv)
+    take_notes(one.prog)
+    alone = one.run("--jobs", "1", *argv)
     # Small parts, so that there are many.
     monkeypatch.setattr(reader, "_FIRST_PART", 16)
     monkeypatch.setattr(reader, "_PART", 16)
@@ -202,12 +202,12 @@ def test_any_number_of_processes(
         return really()
 
     monkeypatch.setattr(os, "fork", fork)
-    several = elf.run("--jobs", "3", *argv)
-    assert sorted(one.out.split()) == sorted(several.out.split())
-    assert one.out.splitlines()[0].split() == several.out.splitlines()[0].split()
-    assert (one.status, one.err) == (several.status, several.err)
+    several = one.run("--jobs", "3", *argv)
+    assert sorted(alone.out.split()) == sorted(several.out.split())
+    assert alone.out.splitlines()[0].split() == several.out.splitlines()[0].split()
+    assert (alone.status, alone.err) == (several.status, several.err)
     assert forked
-    assert len(one.out.splitlines()) > 100
+    assert len(alone.out.splitlines()) > 100
 
 
 def inode_at(core: Core) -> int:

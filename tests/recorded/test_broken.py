@@ -294,12 +294,14 @@ def test_lost_name_of_a_unix_socket(patient: Patient) -> None:
 def test_receive_queue_that_loops(patient: Patient) -> None:
     """Its length is damaged as well, or the walk would end by that."""
     # Newer kernels count the bytes of SOCK_STREAM.
-    row = next(
-        r for r in patient.core.rows("ss", "-xa")
-        if r["recv_q"] and r["netid"] == "u_seq" and r["state"] == "ESTAB" and r["holders"]
-    )  # fmt: skip
-    holder = row["holders"][0]
-    sk = sock_at(patient, holder["pid"], holder["fd"], "sock")
+    (process, entry), *_ = (
+        pair
+        for pair in patient.core.fds("unix_zoo", family="AF_UNIX", type="SOCK_SEQPACKET")
+        if pair[1].get("inq")
+    )
+    sk = sock_at(patient, process["pid"], entry["fd"], "sock")
+    (row,) = (r for r in patient.core.rows("ss", "-xa") if r["ino"] == entry["inode"])
+    assert row["recv_q"] == entry["inq"]
     first = sk.sk_receive_queue.next
     changes = [
         (first.value_(), word(first.value_())),

@@ -8,15 +8,25 @@ How much there is to compare is counted here, in the saved tree, by ``wc`` and `
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+
+from drgn_sockets.check import compare, saved
+from drgn_sockets.check.compare import Mismatch
+from drgn_sockets.check.procfs import Look, ProcTree
+from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.views.procfs import FILES, Looker
 
 from .machine import Core, Done
 from .saved import NO_TYPES
@@ -163,10 +173,10 @@ def test_everything_is_compared_and_agrees(core: Core) -> None:
             assert (core.oracle / match["worker"] / "comm").read_text().startswith("kworker/")
 
 
-def test_as_a_process(core: Core) -> None:
-    done = core.spawn("check", "--procfs", str(core.oracle))
+def test_as_a_process(one: Core) -> None:
+    done = one.spawn("check", "--procfs", str(one.oracle))
     assert done.returncode == 0, done.stderr
-    assert counts_of(done.stdout.decode()) == agreeing_counts(core)
+    assert counts_of(done.stdout.decode()) == agreeing_counts(one)
 
 
 def word_changed(number: int, changed: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
@@ -313,8 +323,46 @@ class Changed:
         self.path.symlink_to(self.link)
 
 
+@functools.lru_cache(1)
+def in_memory(core: Core) -> tuple[list[Any], dict[tuple[int, int | None], list[FdRecord]]]:
+    """What memory has of files of ``net``, and of fds."""
+    tables = Tasks(core.prog).tables()
+    fds = {
+        (table.pid, table.tid): list(records)
+        for table, records in zip(tables, compare.fds_in_memory(core.prog, tables))
+    }
+    return list(compare.net_in_memory(Looker(core.prog))), fds
+
+
+class Relinked:
+    """A link of an overlay that leads elsewhere, or is missing, for a while."""
+
+    def __init__(self, path: Path, to: str | None) -> None:
+        self.path = path
+        self.to = to
+        self.before = os.readlink(path) if path.is_symlink() else None  # noqa: PTH115
+
+    def _set(self, to: str | None) -> None:
+        self.path.unlink(missing_ok=True)
+        if to is not None:
+            self.path.symlink_to(to)
+
+    def __enter__(self) -> None:
+        self._set(self.to)
+
+    def __exit__(self, *error: object) -> None:
+        self._set(self.before)
+
+
 def mismatches(core: Core, tree: Path) -> tuple[Done, list[dict[str, Any]]]:
-    done = core.run("check", "--procfs", str(tree), "--json")
+    """Compare with a changed tree; memory, which is the same for all of them, is read once."""
+    net, fds = in_memory(core)
+    with mock.patch.multiple(
+        saved,
+        net_in_memory=lambda at: iter(net),
+        fds_in_memory=lambda prog, tables: (iter(fds[t.pid, t.tid]) for t in tables),
+    ):
+        done = core.run("check", "--procfs", str(tree), "--json")
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert done.status == (1 if rows else 0)
     assert done.err.rstrip().endswith(f"{len(rows)} mismatches")
@@ -549,53 +597,51 @@ def test_position_of_a_regular_file_is_compared(one: Core, trees: Callable[[Core
     assert re.search(rf"^{pid}/fd +{fd} +pos ", done.out, re.M), "not even told as moved"
 
 
-def test_changed_link_missing_fd_and_extra_fd(one: Core, tmp_path: Path) -> None:
-    tree = overlay(one.oracle, tmp_path)
+def test_changed_link_missing_fd_and_extra_fd(one: Core, trees: Callable[[Core], Path]) -> None:
+    tree = trees(one)
     account = one.accounts["tcp_echo"]["processes"][1]
     pid, fd = account["pid"], next(e["fd"] for e in account["fds"] if e["kind"] == "socket")
     link = tree / str(pid) / "fd" / str(fd)
     info = tree / str(pid) / "fdinfo" / str(fd)
-    text, kept = os.readlink(link), info.readlink()  # noqa: PTH115
-
-    def relink(to: str) -> None:
-        link.unlink()
-        link.symlink_to(to)
-
-    relink(text[:-2] + ("1" if text[-2] != "1" else "2") + "]")
-    _, found = mismatches(one, tree)
+    text = os.readlink(link)  # noqa: PTH115
+    with Relinked(link, text[:-2] + ("1" if text[-2] != "1" else "2") + "]"):
+        _, found = mismatches(one, tree)
     assert [(m["where"], m["row"], m["field"]) for m in found] == [(f"{pid}/fd", str(fd), "name")]
     assert found[0]["memory"] == text
-    link.unlink()
-    info.unlink()
-    _, found = mismatches(one, tree)
+    with Relinked(link, None), Changed(info, None):
+        _, found = mismatches(one, tree)
     assert [(m["where"], m["row"], m["procfs"], m["memory"]) for m in found] == [
         (f"{pid}/fd", str(fd), "not there", text)
     ]
-    link.symlink_to(text)
-    info.symlink_to(kept)
-    (link.parent / "77").symlink_to("/dev/null")
-    (info.parent / "77").write_bytes(b"pos:\t0\nflags:\t02\nmnt_id:\t1\nino:\t1\n")
-    _, found = mismatches(one, tree)
+    assert "77" not in [str(e["fd"]) for e in account["fds"]]
+    with Relinked(link.parent / "77", "/dev/null"), Relinked(info.parent / "77", str(info)):
+        _, found = mismatches(one, tree)
     assert [(m["where"], m["row"], m["procfs"], m["memory"]) for m in found] == [
         (f"{pid}/fd", "77", "there", "not found")
     ]
+    assert mismatches(one, tree)[1] == []
 
 
-def test_fd_of_a_thread_with_a_table_of_its_own(one: Core, tmp_path: Path) -> None:
-    tree = overlay(one.oracle, tmp_path)
-    directory = min(tree.glob("[0-9]*/task/[0-9]*/fd"))
-    link = sorted(directory.iterdir())[-1]
-    link.unlink()
-    link.symlink_to("/no/such")
-    _, found = mismatches(one, tree)
-    where = str(directory.relative_to(tree))
-    assert [(m["where"], m["row"], m["field"]) for m in found] == [(where, link.name, "name")]
+def test_fd_of_a_thread_with_a_table_of_its_own(one: Core, trees: Callable[[Core], Path]) -> None:
+    tree = trees(one)
+    (thread,) = (
+        p
+        for p in one.accounts["threads"]["processes"]
+        if p["role"] == "thread with a table of its own"
+    )
+    where, fd = f"{thread['pid']}/task/{thread['tid']}/fd", thread["fds"][0]["fd"]
+    with Relinked(tree / where / str(fd), "/no/such"):
+        _, found = mismatches(one, tree)
+    assert [(m["where"], m["row"], m["field"]) for m in found] == [(where, str(fd), "name")]
 
 
-def test_process_that_memory_does_not_have(one: Core, tmp_path: Path) -> None:
-    tree = overlay(one.oracle, tmp_path)
+def test_process_that_memory_does_not_have(one: Core, trees: Callable[[Core], Path]) -> None:
+    tree = trees(one)
     (tree / "99999" / "fd").mkdir(parents=True)
-    _, found = mismatches(one, tree)
+    try:
+        _, found = mismatches(one, tree)
+    finally:
+        shutil.rmtree(tree / "99999")
     assert [(m["where"], m["memory"]) for m in found] == [("99999", "not found")]
 
 
@@ -606,13 +652,15 @@ def test_sosreport_has_only_net_files(one: Core, tmp_path: Path) -> None:
         source = net_path(one.oracle, file)
         if source.exists():
             (tmp_path / "net" / file).write_bytes(source.read_bytes())
-    done = one.run("check", "--procfs", str(tmp_path))
+    done = one.run("check", "--procfs", str(tmp_path), "--moved")
     assert done.status == 0, done.out
+    # TIME-WAIT that was over by the time of the core.
+    ended = Counter(ENDED.findall(done.out))
     home = {f"net/{file}": 0 for file in NET_FILES}
     for file in NET_FILES:
         source = net_path(one.oracle, file)
         if source.exists():
-            home[f"net/{file}"] = rows_in(file, source.read_bytes())
+            home[f"net/{file}"] = rows_in(file, source.read_bytes()) - ended[f"net/{file}"]
     assert counts_of(done.out) == {file: n for file, n in home.items() if n}
     # All that it was not given, it says.
     assert re.search(r"^not compared: \d+ processes whose fds are not saved", done.out, re.M)
@@ -642,3 +690,76 @@ def test_counting_sees_what_it_counts(one: Core) -> None:
         assert counts[f"net/{file}"] >= 5
     assert counts["PID/fd"] >= 900
     assert counts["PID/task/TID/fd"] >= 10
+
+
+# Any value of any row: of files and fdinfo as memory has them, which therefore agree with it.
+
+
+def judged(memory: compare.Memory, look: Look) -> list[Mismatch]:
+    # Twice the same look, so that all that it says counts.
+    return compare.Comparison(None, live=True).compare(look, memory, look).mismatches
+
+
+@pytest.fixture(scope="module")
+def memory(one: Core) -> compare.Memory:
+    return compare.look_at_memory(one.prog)
+
+
+def other(value: str) -> str:
+    return value[:-1] + ("1" if value[-1:] != "1" else "2")
+
+
+@pytest.mark.parametrize("file", SOCKET_FILES)
+def test_every_column_of_every_row_is_compared(
+    one: Core, memory: compare.Memory, file: str
+) -> None:
+    """Change a value: there is a mismatch, at that row."""
+    key = one.home_netns, file
+    if key not in memory.net:
+        pytest.skip(f"{one.kernel} has no /proc/net/{file}")
+    rows = [{**row} for row in memory.net[key]]
+    assert not judged(memory, Look(net={key: rows}))
+    pointer = FILES[file].pointer
+    changed = 0
+    # The first of each state, or of what is next to that, and the last.
+    chosen = {row.get("st", row.get("St", row.get("Eth"))): i for i, row in enumerate(rows)}
+    for i in sorted({*chosen.values(), 0}):
+        for column, value in rows[i].items():
+            # A time is not changed: it moves by itself.
+            if column == "when":
+                continue
+            bad = [*rows[:i], {**rows[i], column: other(value)}, *rows[i + 1 :]]
+            told = judged(memory, Look(net={key: bad}))
+            assert told, (column, value)
+            # As its own address is wrong, it and a socket that was not listed.
+            assert len(told) <= 2, told
+            assert all(m.where == f"net/{file} of netns {one.home_netns}" for m in told)
+            assert any(m.field == column for m in told) or len(told) == 2
+            changed += column != pointer
+    assert changed >= 6
+    told = judged(memory, Look(net={key: rows[1:]}))
+    assert [(m.procfs, m.memory) for m in told] == [("not there", "there")]
+    told = judged(memory, Look(net={key: [*rows, rows[0]]}))
+    assert [m.memory for m in told] == ["not found"]
+
+
+def test_every_field_of_every_fd_is_compared(one: Core, memory: compare.Memory) -> None:
+    """The same of /proc/PID/fd and fdinfo, as procfs had them."""
+    pid = one.accounts["tcp_echo"]["processes"][1]["pid"]
+    table = ProcTree(str(one.oracle)).fds(str(pid))
+    assert table
+    assert not judged(memory, Look(fds={(pid, None): table}))
+    for fd, said in table.items():
+        assert said.info and said.name
+        for column, value in said.info.items():
+            bad = {**table, fd: said._replace(info={**said.info, column: other(value)})}
+            told = judged(memory, Look(fds={(pid, None): bad}))
+            assert [(m.where, m.row, m.field) for m in told] == [(f"{pid}/fd", str(fd), column)]
+        bad = {**table, fd: said._replace(name=said.name + b"x")}
+        told = judged(memory, Look(fds={(pid, None): bad}))
+        assert [(m.row, m.field) for m in told] == [(str(fd), "name")]
+        fewer = {n: s for n, s in table.items() if n != fd}
+        told = judged(memory, Look(fds={(pid, None): fewer}))
+        assert [(m.row, m.procfs) for m in told] == [(str(fd), "not there")]
+        told = judged(memory, Look(fds={(pid, None): {**table, 4000: said}}))
+        assert [(m.row, m.memory) for m in told] == [("4000", "not found")]

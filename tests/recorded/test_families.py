@@ -168,14 +168,14 @@ def test_ping_is_what_procfs_has(core: Core) -> None:
     }
 
 
-def test_ping_sockets_without_an_identifier(core: Core) -> None:
+def test_ping_sockets_without_an_identifier(one: Core) -> None:
     """In no table: they are found through the file tables."""
-    hashed = {row["sk"] for row in core.rows("ss", "-a") if row["netid"] in ("icmp", "icmp6")}
-    hashed -= {f"{sk:#x}" for sk in walked(core, "ping")}
-    rows = [row for row in core.rows("ss", "-a") if row["sk"] in hashed]
+    hashed = {row["sk"] for row in one.rows("ss", "-a") if row["netid"] in ("icmp", "icmp6")}
+    hashed -= {f"{sk:#x}" for sk in walked(one, "ping")}
+    rows = [row for row in one.rows("ss", "-a") if row["sk"] in hashed]
     inodes = {
         entry["inode"]
-        for process in core.accounts["udp_raw"]["processes"]
+        for process in one.accounts["udp_raw"]["processes"]
         for entry in process["fds"]
         if entry.get("note") == "ping, no id"
     }

@@ -199,17 +199,17 @@ def test_every_process_of_procfs(core: Core) -> None:
     assert {pid for pid, _ in tables} - seen == {core.manifest["excluded"][0]}
 
 
-def test_selected_by_pid_name_and_kind(elf: Core) -> None:
-    rows = elf.rows("fds")
-    pid = elf.accounts["tcp_echo"]["processes"][1]["pid"]
-    comm = elf.accounts["tcp_echo"]["processes"][1]["comm"]
+def test_selected_by_pid_name_and_kind(one: Core) -> None:
+    rows = one.rows("fds")
+    pid = one.accounts["tcp_echo"]["processes"][1]["pid"]
+    comm = one.accounts["tcp_echo"]["processes"][1]["comm"]
     wanted = [row for row in rows if row["pid"] == pid]
     assert wanted
-    assert elf.rows("fds", str(pid)) == wanted
-    assert elf.rows("fds", comm) == wanted
-    odd = elf.accounts["unix_zoo"]["processes"][0]
-    assert {row["pid"] for row in elf.rows("fds", odd["comm"])} == {odd["pid"]}
-    kinds = elf.rows("fds", "--kind", "pipe,eventfd")
+    assert one.rows("fds", str(pid)) == wanted
+    assert one.rows("fds", comm) == wanted
+    odd = one.accounts["unix_zoo"]["processes"][0]
+    assert {row["pid"] for row in one.rows("fds", odd["comm"])} == {odd["pid"]}
+    kinds = one.rows("fds", "--kind", "pipe,eventfd")
     assert kinds == [row for row in rows if row["kind"] in ("pipe", "eventfd")]
     assert {row["kind"] for row in kinds} == {"pipe", "eventfd"}
 
@@ -298,17 +298,17 @@ def test_as_lsfd_says(core: Core) -> None:
 
 
 @pytest.mark.parametrize("column", ["name", "command"])
-def test_table_and_csv_stay_in_line(elf: Core, column: str) -> None:
+def test_table_and_csv_stay_in_line(one: Core, column: str) -> None:
     """Names with newlines and escape sequences: still a line each, and they come back."""
     import csv
 
     from drgn_sockets.text import unescape
 
-    rows = elf.rows("fds")
+    rows = one.rows("fds")
     assert any("\n" in (row[column] or "") for row in rows)
-    lines = elf.run("fds", "-H", "--output", "pid,fd,name,command").out.splitlines()
+    lines = one.run("fds", "-H", "--output", "pid,fd,name,command").out.splitlines()
     assert len(lines) == len(rows)
-    table = elf.run("fds", "--csv", "--output", f"pid,fd,{column}").out
+    table = one.run("fds", "--csv", "--output", f"pid,fd,{column}").out
     assert "\x1b" not in table
     parsed = list(csv.reader(table.splitlines()))[1:]
     assert len(parsed) == len(rows)

@@ -43,50 +43,50 @@ def settled(core: Core, found: set[Place]) -> set[Place]:
 @pytest.mark.parametrize(
     "path", ["/usr/bin/python3.11", "/usr/lib/x86_64-linux-gnu/libc.so.6", "/dev/null", "/"]
 )
-def test_a_path(elf: Core, path: str) -> None:
-    found = elf.rows("fds", path)
-    expected = by_lsof(elf, n=path)
+def test_a_path(one: Core, path: str) -> None:
+    found = one.rows("fds", path)
+    expected = by_lsof(one, n=path)
     # Two of these workloads' directories are roots of others' mounts.
     assert expected
-    assert settled(elf, places(found)) >= expected
+    assert settled(one, places(found)) >= expected
     assert {row["name"] for row in found} == {path}
 
 
-def test_a_deleted_path(elf: Core) -> None:
+def test_a_deleted_path(one: Core) -> None:
     held = [
         (entry.pid, entry.fields["f"], entry.fields["n"])
-        for entry in lsof_entries(elf)
+        for entry in lsof_entries(one)
         if entry.fields["n"].endswith("fd_zoo/gone (deleted)")
     ]
     assert held
     path = held[0][2][: -len(" (deleted)")]
-    assert places(elf.rows("fds", path)) == {(pid, fd) for pid, fd, _ in held}
+    assert places(one.rows("fds", path)) == {(pid, fd) for pid, fd, _ in held}
 
 
-def test_the_path_of_a_unix_socket(elf: Core) -> None:
+def test_the_path_of_a_unix_socket(one: Core) -> None:
     path = "/tmp/drgn-sockets/unix_fork/test.sock"
     expected = {
         (entry.pid, entry.fields["f"])
-        for entry in lsof_entries(elf)
+        for entry in lsof_entries(one)
         if entry.fields["t"] == "unix" and entry.fields["n"].split(" ")[0] == path
     }
     assert len(expected) > 1
-    assert places(elf.rows("fds", path)) == expected
-    assert places(elf.rows("fds", "@ds-full")) == {
+    assert places(one.rows("fds", path)) == expected
+    assert places(one.rows("fds", "@ds-full")) == {
         (entry.pid, entry.fields["f"])
-        for entry in lsof_entries(elf)
+        for entry in lsof_entries(one)
         if entry.fields["n"].startswith("@ds-full ")
     }
 
 
-def test_an_inode(elf: Core) -> None:
-    libc = next(e.fields for e in lsof_entries(elf) if e.fields["n"].endswith("/libc.so.6"))
+def test_an_inode(one: Core) -> None:
+    libc = next(e.fields for e in lsof_entries(one) if e.fields["n"].endswith("/libc.so.6"))
     dev = int(libc["D"], 16)
     text = f"{os.major(dev)}:{os.minor(dev)}:{libc['i']}"
-    expected = by_lsof(elf, i=libc["i"], D=libc["D"])
-    assert settled(elf, places(elf.rows("fds", "--inode", text))) == expected
-    assert settled(elf, places(elf.rows("fds", "--inode", libc["i"]))) >= expected
-    assert elf.run("fds", "--inode", f"0:999:{libc['i']}").status == 1
+    expected = by_lsof(one, i=libc["i"], D=libc["D"])
+    assert settled(one, places(one.rows("fds", "--inode", text))) == expected
+    assert settled(one, places(one.rows("fds", "--inode", libc["i"]))) >= expected
+    assert one.run("fds", "--inode", f"0:999:{libc['i']}").status == 1
 
 
 @pytest.mark.parametrize(
@@ -98,48 +98,48 @@ def test_an_inode(elf: Core) -> None:
         ("ptmx,tty", r"/dev/ptmx|/dev/pts/\d+|/dev/(tty|console).*"),
     ],
 )
-def test_a_kind(elf: Core, kind: str, names: str) -> None:
+def test_a_kind(one: Core, kind: str, names: str) -> None:
     """By the column ``kind``, and by what is told apart by file operations."""
     expected = {
         (process["pid"], str(entry["fd"]))
-        for account in elf.accounts.values()
+        for account in one.accounts.values()
         for process in account["processes"]
         for entry in process["fds"]
         if re.fullmatch(names, entry["name"] or "") and entry["access"] != "path"
     }
-    found = elf.rows("fds", "--kind", kind)
+    found = one.rows("fds", "--kind", kind)
     assert len(expected) > 1
     assert places(found) >= expected
     assert [row["name"] for row in found if not re.fullmatch(names, row["name"])] == []
 
 
-def test_a_port(elf: Core) -> None:
+def test_a_port(one: Core) -> None:
     """In the network namespace of the tools; both ends of its connections."""
     checked = 0
     for port in ("22222", "23306"):
         expected = {
             (entry.pid, entry.fields["f"])
-            for entry in lsof_entries(elf)
+            for entry in lsof_entries(one)
             if entry.task == 0
             and entry.fields["t"] in ("IPv4", "IPv6")
             and any(end.endswith(f":{port}") for end in entry.fields["n"].split("->"))
         }
         assert expected
-        assert places(elf.rows("fds", f":{port}")) == expected
+        assert places(one.rows("fds", f":{port}")) == expected
         # One of its addresses less.
-        local = {p for p in expected if p in places(elf.rows("fds", f"127.0.0.1:{port}"))}
+        local = {p for p in expected if p in places(one.rows("fds", f"127.0.0.1:{port}"))}
         assert local
         checked += len(expected)
     assert checked > 5
 
 
-def test_sorts_of_words(elf: Core) -> None:
+def test_sorts_of_words(one: Core) -> None:
     """Words of one sort are alternatives; of each sort one has to fit."""
-    rows = elf.rows("fds")
-    zoo = elf.accounts["fd_zoo"]["processes"][0]
-    other = elf.accounts["tcp_echo"]["processes"][1]
+    rows = one.rows("fds")
+    zoo = one.accounts["fd_zoo"]["processes"][0]
+    other = one.accounts["tcp_echo"]["processes"][1]
     pids = {zoo["pid"], other["pid"]}
-    both = elf.rows("fds", str(zoo["pid"]), other["comm"], "--kind", "chr,reg", "--fd", "0-1,5-")
+    both = one.rows("fds", str(zoo["pid"]), other["comm"], "--kind", "chr,reg", "--fd", "0-1,5-")
     assert both == [
         row
         for row in rows
@@ -148,39 +148,39 @@ def test_sorts_of_words(elf: Core) -> None:
         and (row["fd"] in (0, 1) or row["fd"] >= 5)
     ]
     assert {row["pid"] for row in both} == pids
-    assert elf.rows("fds", "--pid", f"{zoo['pid']},{other['pid']}") == [
+    assert one.rows("fds", "--pid", f"{zoo['pid']},{other['pid']}") == [
         row for row in rows if row["pid"] in pids
     ]
-    assert elf.rows("fds", "--command", other["comm"]) == elf.rows("fds", other["comm"])
-    null = elf.rows("fds", "/dev/null", str(other["pid"]))
+    assert one.rows("fds", "--command", other["comm"]) == one.rows("fds", other["comm"])
+    null = one.rows("fds", "/dev/null", str(other["pid"]))
     assert null
     assert {(row["pid"], row["name"]) for row in null} == {(other["pid"], "/dev/null")}
 
 
-def test_users(elf: Core) -> None:
+def test_users(one: Core) -> None:
     """As /proc/PID/status has their effective IDs."""
-    rows = elf.rows("fds")
+    rows = one.rows("fds")
     by_uid: dict[str, set[int]] = collections.defaultdict(set)
-    for directory in elf.oracle.iterdir():
+    for directory in one.oracle.iterdir():
         if directory.name.isdecimal():
             lines = (directory / "status").read_text(errors="replace").splitlines()
             uids = next(line.split() for line in lines if line.startswith("Uid:"))
             by_uid[uids[2]].add(int(directory.name))
     for uid, pids in by_uid.items():
         wanted = [row for row in rows if row["pid"] in pids]
-        found = elf.rows("fds", "--user", uid)
-        assert [row for row in found if ran_then(elf, row["pid"])] == wanted
+        found = one.rows("fds", "--user", uid)
+        assert [row for row in found if ran_then(one, row["pid"])] == wanted
         assert {row["uid"] for row in found} <= {int(uid)}
-    assert elf.rows("fds", "--user", "root,4243") == elf.rows("fds", "--user", "0")
+    assert one.rows("fds", "--user", "root,4243") == one.rows("fds", "--user", "0")
 
 
-def test_what_is_no_fd(elf: Core) -> None:
+def test_what_is_no_fd(one: Core) -> None:
     """cwd, root and exe as the links in procfs have them, of kernel threads too."""
-    rows = elf.rows("fds", "--fd", "cwd,rtd,txt")
+    rows = one.rows("fds", "--fd", "cwd,rtd,txt")
     found = {(row["pid"], row["fd"]): row["name"] for row in rows if row["tid"] is None}
     seen = set()
-    for directory in elf.oracle.iterdir():
-        if not directory.name.isdecimal() or int(directory.name) in elf.ended:
+    for directory in one.oracle.iterdir():
+        if not directory.name.isdecimal() or int(directory.name) in one.ended:
             continue
         for name, fd in (("cwd", "cwd"), ("root", "rtd"), ("exe", "txt")):
             path = directory / name
@@ -188,20 +188,20 @@ def test_what_is_no_fd(elf: Core) -> None:
                 key = (int(directory.name), fd)
                 assert found[key] == os.fsdecode(os.readlink(os.fsencode(path)))  # noqa: PTH115
                 seen.add(key)
-    assert {key for key in found if ran_then(elf, key[0])} == seen
+    assert {key for key in found if ran_then(one, key[0])} == seen
     assert len(seen) > 250
 
 
-def test_threads(elf: Core) -> None:
+def test_threads(one: Core) -> None:
     tasks = {
         (int(d.name), int(task.name))
-        for d in elf.oracle.iterdir()
+        for d in one.oracle.iterdir()
         if d.name.isdecimal()
         for task in (d / "task").iterdir()
         # Of who has the table of its process there is no directory.
         if any((task if (task / "fdinfo").is_dir() else d).joinpath("fdinfo").iterdir())
     }
-    rows = [r for r in elf.rows("fds", "--threads") if ran_then(elf, r["pid"])]
+    rows = [r for r in one.rows("fds", "--threads") if ran_then(one, r["pid"])]
     assert {(row["pid"], row["tid"] or row["pid"]) for row in rows} == tasks
     assert len(tasks) > len({pid for pid, _ in tasks})
     shared = collections.defaultdict(set)
@@ -210,21 +210,21 @@ def test_threads(elf: Core) -> None:
     assert any(len(tids) > 1 for tids in shared.values())
 
 
-def test_summary(elf: Core) -> None:
+def test_summary(one: Core) -> None:
     """Counts as the directory of fds has them, limits as /proc/PID/limits."""
     *rows, total = (
-        json.loads(line) for line in elf.run("fds", "--summary", "--json").out.splitlines()
+        json.loads(line) for line in one.run("fds", "--summary", "--json").out.splitlines()
     )
     kinds: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     files = set()
-    for row in elf.rows("fds"):
+    for row in one.rows("fds"):
         kinds[row["task"]][row["kind"]] += 1
         files.add((row["files"], row["fd"]))
     checked = 0
     for row in rows:
-        if row["tid"] is not None or not ran_then(elf, row["pid"]):
+        if row["tid"] is not None or not ran_then(one, row["pid"]):
             continue
-        directory = elf.oracle / str(row["pid"])
+        directory = one.oracle / str(row["pid"])
         fds = [int(p.name) for p in (directory / "fdinfo").iterdir()]
         assert (row["fds"], row["highest"]) == (len(fds), max(fds))
         line = next(
@@ -241,13 +241,13 @@ def test_summary(elf: Core) -> None:
     used = [row["used"] for row in rows]
     assert used == sorted(used, reverse=True)
     assert (total["command"], total["pid"], total["fds"]) == (None, None, len(files))
-    only = elf.run("fds", "--summary", "--json", "--kind", "pipe").out.splitlines()
+    only = one.run("fds", "--summary", "--json", "--kind", "pipe").out.splitlines()
     of_all = {row["pid"]: row for row in rows if row["tid"] is None}
-    for one in map(json.loads, only[:-1]):
-        assert one["kinds"] == {"pipe": of_all[one["pid"]]["kinds"]["pipe"]}
+    for each in map(json.loads, only[:-1]):
+        assert each["kinds"] == {"pipe": of_all[each["pid"]]["kinds"]["pipe"]}
         # The limit is about all.
-        if one["tid"] is None:
-            assert one["used"] == of_all[one["pid"]]["used"]
+        if each["tid"] is None:
+            assert each["used"] == of_all[each["pid"]]["used"]
 
 
 @pytest.mark.parametrize(

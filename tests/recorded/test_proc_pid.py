@@ -102,9 +102,9 @@ def test_fd(elf: Core) -> None:
     assert tids
 
 
-def test_cmdline_is_there(elf: Core) -> None:
+def test_cmdline_is_there(one: Core) -> None:
     """Not one is empty that was not."""
-    lines = [(s.path / "cmdline").read_bytes() for s in processes(elf)]
+    lines = [(s.path / "cmdline").read_bytes() for s in processes(one)]
     assert sum(map(bool, lines)) > 40 and sum(not line for line in lines) > 40
 
 
@@ -119,11 +119,15 @@ def test_distilled(elf: Core) -> None:
     from .conftest import opened
 
     distilled = opened(elf.kernel, "distilled")
-    for saved in processes(elf)[::3]:
+    # One of each workload, and a thread of the kernel's.
+    chosen = {account["processes"][0]["pid"] for account in elf.accounts.values()} | {2}
+    some = [saved for saved in processes(elf) if int(saved.name) in chosen]
+    assert len(some) > 15
+    for saved in some:
         for what in ("stat", "status", "cgroup", "comm", "cwd", "root", "exe", "ns", "fd"):
             path = f"{saved.name}/{what}"
             assert printed(distilled, path) == printed(elf, path)
-    pid = next(s.name for s in processes(elf) if (s.path / "cmdline").read_bytes())
+    pid = elf.accounts["fd_zoo"]["processes"][0]["pid"]
     done, text = printed(distilled, f"{pid}/cmdline")
     assert (done.status, text) == (1, b"")
     assert done.err.startswith(
@@ -158,9 +162,10 @@ def test_distilled(elf: Core) -> None:
     ],
 )
 def test_mistakes(one: Core, path: str, words: list[str]) -> None:
-    accounts = [p for a in one.accounts.values() for p in a["processes"]]
-    zombie = next(p["pid"] for p in accounts if p.get("zombie"))
-    pid, tid = next(s.name.split("/task/") for s in threads(one))
+    threads = {p["role"]: p for p in one.accounts["threads"]["processes"]}
+    zombie = threads["zombie"]["pid"]
+    pid, tid = (str(threads["thread with a table of its own"][key]) for key in ("pid", "tid"))
+    assert {0, 1, 2} < {e["fd"] for e in threads["threads"]["fds"]}
     who = {"pid": pid, "tid": tid, "zombie": zombie}
     text = path.replace("{pid}", pid).replace("{tid}", tid).replace("{zombie}", str(zombie))
     done, out = printed(one, *text.split())
@@ -173,14 +178,14 @@ def test_mistakes(one: Core, path: str, words: list[str]) -> None:
 
 
 def test_a_zombie_has_no_fds(one: Core) -> None:
-    accounts = [p for a in one.accounts.values() for p in a["processes"]]
-    zombie = next(p["pid"] for p in accounts if p.get("zombie"))
+    (zombie,) = (p["pid"] for p in one.accounts["threads"]["processes"] if p.get("zombie"))
     assert good(one, f"{zombie}/fd") == b""
     assert good(one, f"{zombie}/cmdline") == b""
 
 
 def test_other_forms(one: Core) -> None:
-    saved = next(s for s in processes(one) if not s.kthread)
+    pid = one.accounts["fd_zoo"]["processes"][0]["pid"]
+    (saved,) = (s for s in processes(one) if s.name == str(pid))
     rows = one.rows("procfs", f"{saved.name}/status", "net/udp")
     text = (saved.path / "status").read_bytes().decode()
     own = [row for row in rows if row["file"] == f"{saved.name}/status"]

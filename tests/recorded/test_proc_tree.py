@@ -79,23 +79,23 @@ def text_of(link: Path) -> bytes:
     return os.readlink(os.fsencode(link))  # noqa: PTH115
 
 
-def test_check_finds_no_fault(elf: Core, tree: Path) -> None:
-    done = elf.run("check", "--procfs", str(tree))
+def test_check_finds_no_fault(one: Core, tree: Path) -> None:
+    done = one.run("check", "--procfs", str(tree))
     assert done.status == 0, done.out
     last = done.out.splitlines()[-1]
     assert last.endswith(" 0 moved between looks; 0 mismatches")
     counts = dict(re.findall(r"^(\S+) +(\d+) rows compared", done.out, re.MULTILINE))
-    saved = elf.run("check", "--procfs", str(elf.oracle)).out
+    saved = one.run("check", "--procfs", str(one.oracle)).out
     theirs = dict(re.findall(r"^(\S+) +(\d+) rows compared", saved, re.MULTILINE))
     # All that procfs had, and process 1 and the oracle, which it left out.
     assert counts.keys() >= theirs.keys()
     assert int(counts["PID/fd"]) > int(theirs["PID/fd"])
 
 
-def test_files_of_processes(elf: Core, tree: Path) -> None:
+def test_files_of_processes(one: Core, tree: Path) -> None:
     wrong = []
     compared = 0
-    for saved in (*processes(elf), *threads(elf)):
+    for saved in (*processes(one), *threads(one)):
         for file in PID_FILES:
             if (saved.path / file).exists():
                 theirs = (saved.path / file).read_bytes()
@@ -106,8 +106,8 @@ def test_files_of_processes(elf: Core, tree: Path) -> None:
     assert compared > 500
 
 
-def test_links_of_processes(elf: Core, tree: Path) -> None:
-    for saved in processes(elf):
+def test_links_of_processes(one: Core, tree: Path) -> None:
+    for saved in processes(one):
         there = tree / saved.name
         for name in (*LINKS, "net"):
             ours, theirs = there / name, saved.path / name
@@ -118,14 +118,14 @@ def test_links_of_processes(elf: Core, tree: Path) -> None:
         assert {p.name: text_of(p) for p in (there / "ns").iterdir()} == names
 
 
-def test_fds(elf: Core, tree: Path) -> None:
+def test_fds(one: Core, tree: Path) -> None:
     compared = 0
-    for name, theirs in with_fds(elf):
+    for name, theirs in with_fds(one):
         assert saved_fds(tree / name) == theirs, name
         compared += len(theirs)
     assert compared > 1500
     # What is too long for readlink is not lost.
-    too_long = list(elf.oracle.glob("*/fd.json"))
+    too_long = list(one.oracle.glob("*/fd.json"))
     assert too_long and len(too_long) == len(list(tree.glob("*/fd.json")))
     for path in too_long:
         entries = json.loads((tree / path.parent.name / "fd.json").read_text())
@@ -133,13 +133,13 @@ def test_fds(elf: Core, tree: Path) -> None:
         assert all(len(os.fsencode(entry["link"])) > 4095 for entry in entries.values())
 
 
-def test_threads(elf: Core, tree: Path) -> None:
+def test_threads(one: Core, tree: Path) -> None:
     """Those that share their process's table, and those that have their own."""
     own = shared = 0
-    for path in elf.oracle.glob("*/task/*"):
-        if int(path.name) in elf.ended:
+    for path in one.oracle.glob("*/task/*"):
+        if int(path.name) in one.ended:
             continue
-        there = tree / path.relative_to(elf.oracle)
+        there = tree / path.relative_to(one.oracle)
         if (path / "fd").is_dir():
             assert not (there / "fd").is_symlink()
             own += 1
@@ -151,14 +151,14 @@ def test_threads(elf: Core, tree: Path) -> None:
     assert own and shared > 100
 
 
-def test_fdinfo(elf: Core, tree: Path) -> None:
+def test_fdinfo(one: Core, tree: Path) -> None:
     compared = 0
-    for record, expected in fdinfos.files(elf):
+    for record, expected in fdinfos.files(one):
         table = record.table
         where = f"{table.pid}" if table.tid is None else f"{table.pid}/task/{table.tid}"
         ours = (tree / where / "fdinfo" / str(record.fd)).read_bytes()
         kind = fdinfos.of_kind(record)
-        if (elf.kernel, kind) in fdinfos.NO_TYPES:
+        if (one.kernel, kind) in fdinfos.NO_TYPES:
             continue
         equal = fdinfos.without_moments(kind, ours) == fdinfos.without_moments(kind, expected)
         assert equal, (where, record.fd, ours, expected)
@@ -166,23 +166,23 @@ def test_fdinfo(elf: Core, tree: Path) -> None:
     assert compared > 1000
 
 
-def test_net(elf: Core, tree: Path) -> None:
+def test_net(one: Core, tree: Path) -> None:
     """Of what names no moment each byte; of the rest what ``procfs`` prints, which is tested."""
     moving = {name for m in MOMENTS for name in m.files}
     exact = 0
-    for path in sorted((elf.oracle / "netns").glob("*/net/*")):
+    for path in sorted((one.oracle / "netns").glob("*/net/*")):
         if path.name not in FILES:
             continue
-        ours = (tree / path.relative_to(elf.oracle)).read_bytes()
+        ours = (tree / path.relative_to(one.oracle)).read_bytes()
         if path.name in moving:
             netns = path.parts[-3]
-            done = elf.run("procfs", f"net/{path.name}", "--netns", netns)
+            done = one.run("procfs", f"net/{path.name}", "--netns", netns)
             assert ours == os.fsencode(done.out)
         else:
             assert ours == path.read_bytes(), path
             exact += 1
     assert exact > 20
-    assert text_of(tree / "net") == text_of(elf.oracle / "net")
+    assert text_of(tree / "net") == text_of(one.oracle / "net")
 
 
 # ss.
@@ -212,9 +212,9 @@ def without_brief(lines: Iterable[str]) -> list[str]:
     return [line for line in lines if line.split(" ")[1:2] not in [[state] for state in BRIEF]]
 
 
-def test_ss_prints_the_same(elf: Core, tree: Path, ss: str, tmp_path: Path) -> None:
+def test_ss_prints_the_same(one: Core, tree: Path, ss: str, tmp_path: Path) -> None:
     """As of the procfs of that machine, which was saved."""
-    (tmp_path / "o").symlink_to(elf.oracle)
+    (tmp_path / "o").symlink_to(one.oracle)
     theirs, ours = (ss_lines(ss, root) for root in (tmp_path / "o", tree))
     assert without_brief(ours) == without_brief(theirs)
     assert len(without_brief(ours)) > 500
@@ -222,7 +222,7 @@ def test_ss_prints_the_same(elf: Core, tree: Path, ss: str, tmp_path: Path) -> N
     assert not Counter(ours) - Counter(theirs)
     assert all(line.split(" ")[1] in BRIEF for line in gone)
     tables.note(
-        *("PROC_ROOT=DIR ss -tuxpan", "rows", elf.kernel, len(theirs), len(ours)),
+        *("PROC_ROOT=DIR ss -tuxpan", "rows", one.kernel, len(theirs), len(ours)),
         excepted="those in " + ", ".join(BRIEF) + " when procfs was saved, some of which were over "
         "when the machine was stopped, up to a minute later",
     )
@@ -238,10 +238,10 @@ def inet(row: SsRow) -> tuple[object, ...]:
     return row.netid, row.state, row.recv_q, send_q, local, peer, tuple(sorted(row.users))
 
 
-def test_ss_printed_the_same_there(elf: Core, tree: Path, ss: str) -> None:
+def test_ss_printed_the_same_there(one: Core, tree: Path, ss: str) -> None:
     """What ss printed on that machine, asking the kernel."""
     ours = ss_lines(ss, tree)
-    there = [row for row in elf.ss_rows if row.netns == elf.home_netns]
+    there = [row for row in one.ss_rows if row.netns == one.home_netns]
     mine = parse_ss("\n".join(line for line in ours if line.startswith(("tcp ", "udp "))))
     theirs, mine = (
         [r for r in rows if r.netid in ("tcp", "udp") and r.state not in BRIEF]
@@ -342,13 +342,13 @@ def test_ended_while_it_writes(one: Core, tmp_path: Path, number: int) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_distilled(elf: Core, tree: Path, tmp_path: Path) -> None:
+def test_distilled(one: Core, tree: Path, tmp_path: Path) -> None:
     """The same but for memory of processes."""
     from .conftest import opened
 
-    done = opened(elf.kernel, "distilled").run("procfs", "-o", str(tmp_path / "t"))
+    done = opened(one.kernel, "distilled").run("procfs", "-o", str(tmp_path / "t"))
     assert done.status == 0
-    assert_tells_what_is_unknown(elf, done.err)
+    assert_tells_what_is_unknown(one, done.err)
     for path in (*tree.rglob("*"),):
         other = tmp_path / "t" / path.relative_to(tree)
         if path.name == "cmdline":

@@ -300,14 +300,16 @@ def test_directories_and_programs(elf: Core) -> None:
             programs += 1
     assert programs >= 6
     # Also by the path that it had.
-    for process, detail in with_detail(elf, "exe"):
-        path = detail["exe"].replace(" (deleted)", "")
-        assert (process["pid"], "txt") in {(r["pid"], r["fd"]) for r in elf.rows("fds", path)}
+    paths = {p["pid"]: d["exe"].replace(" (deleted)", "") for p, d in with_detail(elf, "exe")}
+    by_path = {(r["pid"], r["fd"]) for r in elf.rows("fds", *sorted(set(paths.values())))}
+    assert {(pid, "txt") for pid in paths} <= by_path
 
 
 def test_mapped(elf: Core) -> None:
     """Each is found by its path, and is DEL where it has none any more; no fd holds it."""
     checked = 0
+    wanted_paths: set[str] = set()
+    seen: set[tuple[int, str, int, str]] = set()
     for process, detail in with_detail(elf, "mapped"):
         rows = elf.rows("fds", str(process["pid"]), "--all")
         each = elf.rows("fds", str(process["pid"]), "--maps")
@@ -333,12 +335,14 @@ def test_mapped(elf: Core) -> None:
             pages = sum(m["maplen"] or 0 for m in same)
             assert pages * 4096 == wanted["size"]
             path = name[: -len(" (deleted)")] if deleted else name
-            found = elf.rows("fds", path)
-            assert (process["pid"], row["fd"], row["ino"]) in {
-                (r["pid"], r["fd"], r["ino"]) for r in found
-            }
+            wanted_paths.add(path)
+            seen.add((process["pid"], row["fd"], row["ino"], name))
             checked += 1
     assert checked >= 12
+    # Each by its path.
+    found = elf.rows("fds", *sorted(wanted_paths))
+    assert seen <= {(r["pid"], r["fd"], r["ino"], r["name"]) for r in found}
+    assert {r["name"].removesuffix(" (deleted)") for r in found} == wanted_paths
 
 
 def test_a_thread_of_another_user(elf: Core) -> None:

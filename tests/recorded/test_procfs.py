@@ -240,12 +240,12 @@ def test_a_moment_is_that_of_all_rows(elf: Core) -> None:
     assert compared > 10
 
 
-def test_as_a_process(core: Core) -> None:
+def test_as_a_process(one: Core) -> None:
     """Bytes, whatever they are: what a shell sees."""
     for name in ("unix", "icmp", "protocols"):
-        done = core.spawn("procfs", f"net/{name}")
+        done = one.spawn("procfs", f"net/{name}")
         assert (done.returncode, done.stderr) == (0, b"")
-        there = core.oracle / "netns" / str(core.home_netns) / "net" / name
+        there = one.oracle / "netns" / str(one.home_netns) / "net" / name
         assert done.stdout == there.read_bytes()
 
 

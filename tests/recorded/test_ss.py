@@ -497,29 +497,29 @@ SELECT: dict[str, tuple[list[str], Any]] = {
 
 
 @pytest.mark.parametrize("what", SELECT)
-def test_selects_what_ss_selects(elf: Core, what: str) -> None:
+def test_selects_what_ss_selects(one: Core, what: str) -> None:
     argv, keep = SELECT[what]
-    known = {(m["netid"], m["sk"]) for _, m in pairs(elf)[0]}
-    mine = inodes(elf.rows("ss", *argv))
-    expected = theirs_in(elf, keep)
+    known = {(m["netid"], m["sk"]) for _, m in pairs(one)[0]}
+    mine = inodes(one.rows("ss", *argv))
+    expected = theirs_in(one, keep)
     assert expected
     # What ss knows and what timers cannot have changed since must be the same.
     moved = {
         (m["netid"], m["sk"])
-        for t, m in pairs(elf)[0]
-        if not still(elf, t) or t.state != m["state"]
+        for t, m in pairs(one)[0]
+        if not still(one, t) or t.state != m["state"]
     }
     assert (mine & known) - moved == expected - moved
 
 
-def test_narrowed_by_port_pid_inode_address_and_netns(elf: Core) -> None:
-    rows = everything(elf)
-    account = elf.accounts["tcp_echo"]["connections"][0]["client"]
+def test_narrowed_by_port_pid_inode_address_and_netns(one: Core) -> None:
+    rows = everything(one)
+    account = one.accounts["tcp_echo"]["connections"][0]["client"]
     pid, fd = account["pid"], account["fd"]
     (row,) = [r for r in rows for h in r["holders"] if (h["pid"], h["fd"]) == (pid, fd)]
 
     def sks(*argv: str) -> set[str]:
-        return {r["sk"] for r in elf.rows("ss", *argv)}
+        return {r["sk"] for r in one.rows("ss", *argv)}
 
     assert sks("--inode", str(row["ino"])) == {row["sk"]}
     assert sks("--addr", row["sk"]) == {row["sk"]}
@@ -534,24 +534,24 @@ def test_narrowed_by_port_pid_inode_address_and_netns(elf: Core) -> None:
     assert row["sk"] in by_port
     assert sks("-a", "--port", str(port)) == by_port
     accounted: dict[int, set[int]] = {}
-    for entry, _ in accounted_sockets(elf, ("netns",)):
+    for entry, _ in accounted_sockets(one, ("netns",)):
         accounted.setdefault(entry["netns"], set()).add(entry["inode"])
     assert len(accounted) >= 3
     for ino, wanted in accounted.items():
-        chosen = elf.rows("ss", "-a", "--netns", str(ino))
+        chosen = one.rows("ss", "-a", "--netns", str(ino))
         assert {r["netns"] for r in chosen} == {ino}
         assert {r["ino"] for r in chosen} >= wanted
         assert {r["sk"] for r in chosen} == {r["sk"] for r in rows if r["netns"] == ino}
 
 
-def test_usual_columns_are_those_of_ss(elf: Core) -> None:
-    head = elf.run("ss", "-tan").out.splitlines()[0].split()
+def test_usual_columns_are_those_of_ss(one: Core) -> None:
+    head = one.run("ss", "-tan").out.splitlines()[0].split()
     assert head == ["NETID", "STATE", "RECV-Q", "SEND-Q", "LOCAL", "PEER"]
     # What comes after these is in the order of ss.
-    details = elf.run("ss", "-tanepomi").out.splitlines()[0].split()
+    details = one.run("ss", "-tanepomi").out.splitlines()[0].split()
     assert details == [*head, "HOLDERS", "TIMER", "EXT", "SKMEM", "INFO"]
-    assert elf.run("ss", "-tanQ").out.splitlines()[0].split() == [*head[:2], *head[4:]]
+    assert one.run("ss", "-tanQ").out.splitlines()[0].split() == [*head[:2], *head[4:]]
 
 
-def test_listening_is_not_never_bound(elf: Core) -> None:
-    assert {row["state"] for row in elf.rows("ss", "-tl")} == {"LISTEN"}
+def test_listening_is_not_never_bound(one: Core) -> None:
+    assert {row["state"] for row in one.rows("ss", "-tl")} == {"LISTEN"}

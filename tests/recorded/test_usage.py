@@ -17,12 +17,12 @@ import pytest
 from .machine import ROOT, Core, one_line, spawn
 
 
-def test_no_such_core(sample: Core, tmp_path: Path) -> None:
+def test_no_such_core(one: Core, tmp_path: Path) -> None:
     missing = str(tmp_path / "none")
     one_line(spawn("-c", missing, "ss"), "no such core", missing)
     one_line(spawn("-c", str(tmp_path), "ss"), "is a directory")
-    one_line(spawn("-c", str(sample.path), "-s", missing, "ss"), missing)
-    one_line(spawn("-c", str(sample.path), "-s", str(tmp_path), "ss"), str(tmp_path))
+    one_line(spawn("-c", str(one.path), "-s", missing, "ss"), missing)
+    one_line(spawn("-c", str(one.path), "-s", str(tmp_path), "ss"), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,10 @@ def test_no_such_core(sample: Core, tmp_path: Path) -> None:
     ids=["empty", "text", "4 bytes of ELF", "ELF header of zeros", "8 bytes of kdump",
          "kdump header of zeros", "flattened", "noise"],
 )  # fmt: skip
-def test_not_a_core(sample: Core, tmp_path: Path, contents: bytes) -> None:
+def test_not_a_core(one: Core, tmp_path: Path, contents: bytes) -> None:
     path = tmp_path / "core"
     path.write_bytes(contents)
-    one_line(spawn("-c", str(path), *sample.symbols, "ss"), str(path))
+    one_line(spawn("-c", str(path), *one.symbols, "ss"), str(path))
 
 
 def test_an_executable_is_not_a_core(strangers: tuple[Core, Core]) -> None:
@@ -44,7 +44,7 @@ def test_an_executable_is_not_a_core(strangers: tuple[Core, Core]) -> None:
     one_line(spawn("-c", vmlinux, "ss"), vmlinux)
 
 
-def test_core_that_may_not_be_read(sample: Core, tmp_path: Path) -> None:
+def test_core_that_may_not_be_read(one: Core, tmp_path: Path) -> None:
     path = tmp_path / "core"
     path.write_bytes(b"")
     path.chmod(0)
@@ -80,9 +80,9 @@ def test_vmlinux_of_another_kernel(strangers: tuple[Core, Core]) -> None:
             one_line(done, "not of the kernel looked at")
 
 
-def test_no_debugging_symbols(sample: Core, tmp_path: Path) -> None:
+def test_no_debugging_symbols(one: Core, tmp_path: Path) -> None:
     env = {**os.environ, "DEBUGINFOD_URLS": "", "HOME": "/none"}
-    done = spawn("-c", str(sample.path), "--types", "dwarf", "ss", env=env)
+    done = spawn("-c", str(one.path), "--types", "dwarf", "ss", env=env)
     one_line(done, "debugging symbols")
 
 
@@ -118,8 +118,8 @@ def test_no_debugging_symbols(sample: Core, tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value)[:40].replace("\n", " ") if value else "",
 )
-def test_bad_arguments(sample: Core, argv: list[str], words: list[str]) -> None:
-    done = sample.run(*argv)
+def test_bad_arguments(one: Core, argv: list[str], words: list[str]) -> None:
+    done = one.run(*argv)
     assert done.status == 2
     assert done.out == ""
     assert done.err.count("\n") == 1, done.err
@@ -137,9 +137,9 @@ def test_bad_arguments(sample: Core, argv: list[str], words: list[str]) -> None:
         (["-ta", "( sport = :22"], ["never closed"]),
     ],
 )
-def test_bad_filters(sample: Core, argv: list[str], words: list[str]) -> None:
+def test_bad_filters(one: Core, argv: list[str], words: list[str]) -> None:
     """A line that says what is wrong, and two that show where."""
-    done = sample.run("ss", *argv)
+    done = one.run("ss", *argv)
     assert (done.status, done.out) == (2, "")
     first, shown, caret = done.err.splitlines()
     assert first.startswith("drgn-sockets: filter: ")
@@ -148,10 +148,10 @@ def test_bad_filters(sample: Core, argv: list[str], words: list[str]) -> None:
     assert caret.strip() == "^" and 2 < len(caret) <= len(shown)
 
 
-def test_bad_arguments_as_a_process(sample: Core) -> None:
-    one_line(sample.spawn("fds", "99999"), "no process 99999")
-    one_line(sample.spawn("ss", "--output", "nonsense"), "no such column")
-    one_line(sample.spawn("peer", "/x\ny"), "no unix socket is called")
+def test_bad_arguments_as_a_process(one: Core) -> None:
+    one_line(one.spawn("fds", "99999"), "no process 99999")
+    one_line(one.spawn("ss", "--output", "nonsense"), "no such column")
+    one_line(one.spawn("peer", "/x\ny"), "no unix socket is called")
 
 
 @pytest.mark.parametrize("command", ["peer", "tcp", "ss --addr"])
@@ -161,26 +161,28 @@ def test_bad_arguments_as_a_process(sample: Core) -> None:
      "0xfffffffffffffff0", "ffff888000000001", "0xffff800000000000", "init_task", "init_net",
      "socket_file_ops"],
 )  # fmt: skip
-def test_address_of_no_socket(sample: Core, command: str, address: str) -> None:
+def test_address_of_no_socket(one: Core, command: str, address: str) -> None:
     if address.startswith(("init", "socket")):
-        address = f"{sample.prog.symbol(address).address:#x}"
-    done = sample.run(*command.split(), address)
+        address = f"{one.prog.symbol(address).address:#x}"
+    done = one.run(*command.split(), address)
     assert done.status == 2, done
     assert done.out == ""
     assert done.err.count("\n") == 1
     assert re.search(r"is not a socket|not a kernel address", done.err), done.err
 
 
-def test_address_near_a_socket(sample: Core) -> None:
+def test_address_near_a_socket(one: Core) -> None:
     """A few bytes off, or in another structure: not a socket, and it says so."""
-    row = next(r for r in sample.rows("ss", "-ta") if r["state"] == "ESTAB" and r["ino"])
+    end = one.accounts["tcp_echo"]["connections"][0]["client"]
+    (entry,) = (e for p, e in one.fds("tcp_echo") if (p["pid"], e["fd"]) == (end["pid"], end["fd"]))
+    (row,) = (r for r in one.rows("ss", "-ta") if r["ino"] == entry["inode"])
     sk = int(row["sk"], 16)
     for wrong in (sk + 8, sk - 8, sk + 1, sk + 64):
-        done = sample.run("peer", f"{wrong:#x}")
+        done = one.run("peer", f"{wrong:#x}")
         assert done.status == 2, (hex(wrong), done.out)
     # Those that lead to it are as good: struct socket and struct file.
-    for right in (row["socket"], int(file_of(sample, row), 16)):
-        done = sample.run("tcp", f"{right:#x}", "--json")
+    for right in (row["socket"], int(file_of(one, row), 16)):
+        done = one.run("tcp", f"{right:#x}", "--json")
         assert done.status == 0, done.err
         fields = {f["field"]: f["value"] for f in map(json.loads, done.out.splitlines())}
         assert fields["sk"] == row["sk"]
@@ -191,8 +193,8 @@ def file_of(core: Core, row: dict[str, object]) -> str:
     return found
 
 
-def test_fd_that_is_not_there_or_no_socket(sample: Core) -> None:
-    account = sample.accounts["tcp_echo"]["processes"][1]
+def test_fd_that_is_not_there_or_no_socket(one: Core) -> None:
+    account = one.accounts["tcp_echo"]["processes"][1]
     pid = account["pid"]
     for what, words in (
         (f"{pid}:999", "no fd 999"),
@@ -200,36 +202,36 @@ def test_fd_that_is_not_there_or_no_socket(sample: Core) -> None:
         ("2:0", "no fd 0"),
     ):
         for command in ("peer", "tcp"):
-            done = sample.run(command, what)
+            done = one.run(command, what)
             assert (done.status, done.out) == (2, "")
             assert words in done.err and done.err.count("\n") == 1
-    zombie = next(p["pid"] for p in sample.accounts["threads"]["processes"] if p.get("zombie"))
-    one_line(sample.run("peer", f"{zombie}:0"), "exited")
+    zombie = next(p["pid"] for p in one.accounts["threads"]["processes"] if p.get("zombie"))
+    one_line(one.run("peer", f"{zombie}:0"), "exited")
 
 
-def test_thread_instead_of_process(sample: Core) -> None:
-    process = next(p for p in sample.accounts["database"]["processes"] if p["tid"] != p["pid"])
-    one_line(sample.run("fds", str(process["tid"])), "thread of process", str(process["pid"]))
+def test_thread_instead_of_process(one: Core) -> None:
+    process = next(p for p in one.accounts["database"]["processes"] if p["tid"] != p["pid"])
+    one_line(one.run("fds", str(process["tid"])), "thread of process", str(process["pid"]))
 
 
-def test_not_a_tcp_socket(sample: Core) -> None:
-    listener = sample.accounts["unix_fork"]["connections"][0]["listener"]
-    one_line(sample.run("tcp", f"{listener['pid']}:{listener['fd']}"), "not a TCP socket")
+def test_not_a_tcp_socket(one: Core) -> None:
+    listener = one.accounts["unix_fork"]["connections"][0]["listener"]
+    one_line(one.run("tcp", f"{listener['pid']}:{listener['fd']}"), "not a TCP socket")
 
 
-def test_one_wrong_of_several_prints_nothing(sample: Core) -> None:
-    end = sample.accounts["tcp_echo"]["connections"][0]["client"]
+def test_one_wrong_of_several_prints_nothing(one: Core) -> None:
+    end = one.accounts["tcp_echo"]["connections"][0]["client"]
     good = f"{end['pid']}:{end['fd']}"
     for command in ("peer", "tcp"):
-        one_line(sample.run(command, good, "99999:1", "--json"), "no process 99999")
+        one_line(one.run(command, good, "99999:1", "--json"), "no process 99999")
 
 
 @pytest.mark.parametrize("command", ["fds", "ss -a", "fds --json", "ss -a --csv --output all"])
-def test_nobody_reads_on(sample: Core, command: str) -> None:
+def test_nobody_reads_on(one: Core, command: str) -> None:
     """| head -1"""
     read, write = os.pipe()
     with subprocess.Popen(
-        [sys.executable, "-m", "drgn_sockets", *sample.target, *command.split()],
+        [sys.executable, "-m", "drgn_sockets", *one.target, *command.split()],
         cwd=ROOT,
         stdout=write,
         stderr=subprocess.PIPE,
@@ -238,35 +240,35 @@ def test_nobody_reads_on(sample: Core, command: str) -> None:
         assert os.read(read, 1)
         os.close(read)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, sample.stderr(err)) == (0, b"")
+    assert (process.returncode, one.stderr(err)) == (0, b"")
 
 
 @pytest.mark.parametrize("command", ["fds", "ss -a --json", "fds --output help", "--help"])
-def test_closed_before_the_first_byte(sample: Core, command: str) -> None:
+def test_closed_before_the_first_byte(one: Core, command: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    done = sample.spawn(*command.split(), stdout=write)
+    done = one.spawn(*command.split(), stdout=write)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("command", ["fds", "ss -a", "ss --json -a", "fds --output help"])
-def test_full_disk(sample: Core, command: str) -> None:
+def test_full_disk(one: Core, command: str) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = sample.spawn(*command.split(), stdout=full)
+        done = one.spawn(*command.split(), stdout=full)
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert b"No space left" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["fds", "ss -a --json", "fds --json --output all"])
-def test_a_disk_that_fills_up(sample: Core, tmp_path: Path, command: str) -> None:
+def test_a_disk_that_fills_up(one: Core, tmp_path: Path, command: str) -> None:
     """What is there by then stays: whole lines."""
-    whole = sample.run(*command.split()).out.encode()
+    whole = one.run(*command.split()).out.encode()
     for limit in (len(whole) // 3, 20_000, 1):
         file = tmp_path / "out"
         with file.open("wb") as out:
-            done = sample.spawn(
+            done = one.spawn(
                 *command.split(),
                 stdout=out,
                 preexec_fn=lambda limit=limit: resource.setrlimit(
@@ -288,14 +290,14 @@ def test_a_disk_that_fills_up(sample: Core, tmp_path: Path, command: str) -> Non
 @pytest.mark.parametrize("jobs", ["1", "3"])
 @pytest.mark.parametrize("command", ["fds --json", "ss -a --json"])
 def test_a_core_that_ends_half_way(
-    sample: Core, tmp_path: Path, command: str, jobs: str, monkeypatch: pytest.MonkeyPatch
+    one: Core, tmp_path: Path, command: str, jobs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is cut, or written over, while it is read."""
     copy = tmp_path / "core"
-    shutil.copyfile(sample.path, copy)
+    shutil.copyfile(one.path, copy)
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "drgn_sockets", "-c", str(copy), *sample.symbols),
+            *(sys.executable, "-m", "drgn_sockets", "-c", str(copy), *one.symbols),
             *("--jobs", jobs, *command.split(), "--output", "all"),
         ],
         cwd=ROOT,
@@ -314,15 +316,15 @@ def test_a_core_that_ends_half_way(
     rows = [json.loads(line) for line in (first + out).splitlines()]
     assert rows
     if process.returncode == 2:
-        assert sample.stderr(err).count(b"\n") == 1
+        assert one.stderr(err).count(b"\n") == 1
     elif process.returncode == 1:
         assert any(row["error"] for row in rows if "error" in row) or err
 
 
-def test_no_standard_output_at_all(sample: Core) -> None:
+def test_no_standard_output_at_all(one: Core) -> None:
     shell = shutil.which("sh")
     assert shell
-    argv = [sys.executable, "-m", "drgn_sockets", *sample.target, "ss", "-t"]
+    argv = [sys.executable, "-m", "drgn_sockets", *one.target, "ss", "-t"]
     done = subprocess.run(
         [shell, "-c", 'exec "$@" >&-', "sh", *argv],
         cwd=ROOT,
@@ -334,14 +336,14 @@ def test_no_standard_output_at_all(sample: Core) -> None:
     assert done.returncode in (0, 2)
 
 
-def test_ascii_terminal(sample: Core) -> None:
+def test_ascii_terminal(one: Core) -> None:
     """Names that are not ASCII, where the locale has nothing else."""
     env = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     for command in ("fds", "ss -xa", "ss -xa --csv", "ss -xa --json"):
-        done = sample.spawn(*command.split(), env=env)
+        done = one.spawn(*command.split(), env=env)
         assert (done.returncode, done.stderr) == (0, b""), command
         lines = done.stdout.decode("ascii").splitlines()
-        utf8 = sample.run(*command.split())
+        utf8 = one.run(*command.split())
         assert len(lines) == len(utf8.out.splitlines())
         if command.endswith("--json"):
             assert [json.loads(line) for line in lines] == [
