@@ -6,15 +6,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-KERNELS ?= 7.2 6.1 5.10 6.12
+# The kernel of "make test", and those that "make test-all" adds, whose guest takes longest first.
+# Which test is asked on which kernel: tests/README.md.
+KERNEL ?= 6.12
+OTHERS ?= 7.2 6.1 5.10
 # Those whose guests have a vmlinux (600 MB); the others take types from their own BTF.
 DWARF ?= 6.1
-GUESTS := $(KERNELS:%=test-guest-%)
+GUESTS := $(KERNEL:%=test-guest-%) $(OTHERS:%=test-guest-%)
 
 # Compiling every module in every process would take longer than some tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: all demo test test-unit test-recorded test-guest test-vm faults lint docs fuzz bench clean
+.PHONY: all demo test test-all test-wide test-unit test-recorded test-recorded-one \
+  test-recorded-others test-guest $(GUESTS) test-vm faults lint docs docs-parity fuzz bench clean
 
 all: test lint
 
@@ -43,21 +47,41 @@ $(VENV)/.docs: $(VENV)/.usable
 demo: $(VENV)/.usable
 	@$(BIN)/drgn-sockets demo
 
-# Two at a time, the longest first: it is two processors that guests are slow on.
-test: $(VENV)/.installed
-	@$(MAKE) --no-print-directory -j2 --output-sync=target \
-	  test-recorded $(GUESTS) test-vm test-unit
+# What a newcomer runs: one kernel, live and recorded. Some minutes on two processors, and a
+# quarter of an hour where nothing is fetched and made yet. Two pieces at a time, the longest
+# first: guests are slow, and take a processor each.
+PIECES := +@$(MAKE) --no-print-directory -j2 --output-sync=target
 
-# Pure Python: seconds.
+test: $(VENV)/.installed
+	$(PIECES) test-guest-$(KERNEL) test-recorded-one test-unit
+
+# What CI runs besides: all other kernels, formats and guests. No test is in both.
+test-all: $(VENV)/.installed
+	$(PIECES) $(OTHERS:%=test-guest-%) test-recorded-others test-vm
+
+# What does not fit into an hour; it writes docs/wide.md. PARTS="fuzz" runs one of its parts.
+test-wide: $(VENV)/.installed
+	$(BIN)/python -m tests.wide $(PARTS)
+
+# Without a kernel.
 test-unit: $(VENV)/.installed
 	$(BIN)/python -m pytest -q tests/unit
 
-# Cores of real guests, made once and cached, against what the guest said of itself.
+# Cores of real guests, made once and cached, against what the guest said of itself. Of these,
+# some kernels, formats, files or tests, within seconds:
+#   make test-recorded K=6.12 T=tests/recorded/test_fds.py
+#   make test-recorded K=6.12-kdump T="tests/recorded/test_ss.py -k queues"
+T ?= tests/recorded
 test-recorded: $(VENV)/.installed
-	$(BIN)/python -m pytest -q tests/recorded
+	@$(BIN)/python -m pytest -q $(if $(K),--kernel $(K)) $(T)
 
-# Inside real guests, on their live kernel. Tests of us rather than of a kernel, marked
-# "ours", are for one of them (tests/guest/conftest.py).
+test-recorded-one: $(VENV)/.installed
+	$(BIN)/python -m pytest -q --kernel $(KERNEL) tests/recorded
+
+test-recorded-others: $(VENV)/.installed
+	$(BIN)/python -m pytest -q --not-kernel $(KERNEL) tests/recorded
+
+# Inside real guests, on their live kernel.
 test-guest: $(GUESTS)
 
 $(GUESTS): test-guest-%: $(VENV)/.installed
@@ -82,6 +106,10 @@ lint: $(VENV)/.installed
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -E -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# What the last test runs compared, as docs/parity.md.
+docs-parity: $(VENV)/.installed
+	$(BIN)/python -m tests.tables
 
 # Damaged BTF, 120,000 times: some minutes. SEED=N for others than last time.
 SEED ?= 1

@@ -7,9 +7,11 @@ Distilled cores: of recordings, for tests; and the one that comes with the packa
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from vm.dump import Recorded
 from vm.errors import VmError
 from vm.kernels import Kernel
 from vm.workloads import STANDARD
+
+# After so long a distilled core of other code goes.
+_UNUSED_S = 24 * 3600
 
 _PACKAGE = Path(__file__).parent.parent / "drgn_sockets"
 #: Where the package has it.
@@ -68,9 +73,11 @@ def cached(recorded: Recorded) -> Path:
     elf = recorded.elf
     if not where.exists():
         cache.ensure(where, lambda part: distill(elf, part, *options))
+        # Another working tree's is in use as well.
         for old in where.parent.glob(f"*-{stem}"):
-            if old != where:
+            if old != where and time.time() - old.stat().st_mtime > _UNUSED_S:
                 cache.remove(old)
+    os.utime(where)
     return where
 
 

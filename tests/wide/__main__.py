@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+``make test-wide``: what does not fit into the hour that a change waits for.
+
+Each part has a table in ``docs/wide.md``, with the commit that was tested and the date. A run of
+some parts leaves the other tables alone.
+
+    python -m tests.wide                    all parts; hours
+    python -m tests.wide recordings -n 1    one of them, with one recording of each kernel
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+from tests import faults
+from tests.recorded.conftest import KERNELS
+from vm import cache
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "docs" / "wide.md"
+#: Ten times as many as ``make fuzz`` tries.
+FUZZ_COUNT = 1_200_000
+RECORDINGS = 5
+
+_TITLE = """# Tests that take long
+
+Written by `make test-wide`. Each table has the commit that was tested, and when.
+"""
+
+
+class Row(NamedTuple):
+    """A line of a table."""
+
+    what: str
+    result: str
+    good: bool
+    seconds: float
+
+
+def _run(*argv: str, env: dict[str, str] | None = None) -> tuple[bool, str, float]:
+    """Run a program; whether it ended well, its last line, and how long it took, s."""
+    start = time.monotonic()
+    done = subprocess.run(
+        argv,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.strip().splitlines() or ["no output"]
+    if done.returncode:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    return done.returncode == 0, lines[-1], time.monotonic() - start
+
+
+def fuzz(args: argparse.Namespace) -> Iterator[Row]:
+    """Damaged BTF and System.maps."""
+    for seed in (1, int(time.time())):
+        argv = [sys.executable, "-m", "tests.fuzz", "--seed", str(seed), "-n", str(args.fuzz)]
+        good, last, seconds = _run(*argv)
+        yield Row(f"seed {seed}", last.removeprefix("fuzz: "), good, seconds)
+
+
+def recordings(args: argparse.Namespace) -> Iterator[Row]:
+    """Fresh recordings of each kernel, and all tests on each: what hangs on chance shows."""
+    for kernel in KERNELS:
+        for i in range(args.recordings):
+            with tempfile.TemporaryDirectory(prefix="drgn-sockets-wide-") as place:
+                fresh = Path(place) / "drgn-sockets"
+                fresh.mkdir()
+                # All but what is made of recordings.
+                for entry in cache.root().iterdir():
+                    if entry.name not in ("dumps", "distilled", "bench"):
+                        (fresh / entry.name).symlink_to(entry)
+                good, last, seconds = _run(
+                    *(sys.executable, "-m", "pytest", "-q", "tests/recorded"),
+                    *("-p", "no:cacheprovider", "--kernel", kernel),
+                    env={"XDG_CACHE_HOME": place, "CI": "1"},
+                )
+            yield Row(f"{kernel}, recording {i + 1}", last.strip("= "), good, seconds)
+
+
+def planted(args: argparse.Namespace) -> Iterator[Row]:
+    """Faults that were planted, and have to be caught."""
+    good, last, seconds = _run(sys.executable, "-m", "tests.faults")
+    yield Row(
+        f"{len(list(Path(faults.__file__).parent.glob('*.patch')))} faults", last, good, seconds
+    )
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "faults": planted,
+    "fuzz": fuzz,
+    "recordings": recordings,
+}
+
+
+def table(name: str, rows: Sequence[Row], commit: str) -> str:
+    """A section of the file."""
+    lines = [f"## {name}", "", f"{PARTS[name].__doc__} Commit {commit}.", ""]
+    lines += ["| what | result | minutes |", "| --- | --- | ---: |"]
+    for row in rows:
+        result = row.result if row.good else f"**failed**: {row.result}"
+        lines.append(f"| {row.what} | {result} | {row.seconds / 60:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def put(text: str, name: str, section: str) -> str:
+    """The file with another section of a name."""
+    sections = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n?)*)", text, re.MULTILINE))
+    sections[name] = section.partition("\n")[2]
+    parts = [f"## {key}\n{sections[key].rstrip()}\n" for key in sorted(sections)]
+    return "\n".join([_TITLE, *parts])
+
+
+def _commit() -> str:
+    def git(*argv: str) -> str:
+        return subprocess.run(
+            ["git", *argv], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    changed = " and changes" if git("status", "--porcelain", "-uno") else ""
+    return f"{git('log', '-1', '--format=%h')}{changed}, {time.strftime('%Y-%m-%d')}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run some parts, and write their tables."""
+    parser = argparse.ArgumentParser(prog="tests.wide", description="Tests that take hours.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; or all")
+    parser.add_argument("-n", "--recordings", type=int, default=RECORDINGS, help="of each kernel")
+    parser.add_argument("--fuzz", type=int, default=FUZZ_COUNT, metavar="N", help="inputs")
+    args = parser.parse_args(argv)
+    if unknown := set(args.parts) - PARTS.keys():
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    commit = _commit()
+    failed = False
+    for name in args.parts or PARTS:
+        rows = []
+        for row in PARTS[name](args):
+            print(f"{name}: {row.what}: {row.result} ({row.seconds:.0f} s)", flush=True)
+            rows.append(row)
+        failed = failed or not all(row.good for row in rows)
+        before = FILE.read_text() if FILE.exists() else ""
+        FILE.write_text(put(before, name, table(name, rows, commit)))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
