@@ -101,6 +101,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy drgn_sockets vm tests contrib docs
+	$(BIN)/lint-imports --no-cache
 
 # The manual, as docs/_build/html/index.html; a warning is an error.
 docs: $(VENV)/.docs
