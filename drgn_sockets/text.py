@@ -13,7 +13,10 @@ import re
 import sys
 from typing import Any
 
-from drgn import FaultError
+from drgn_sockets.kernel.lost import Lost
+
+#: In the place of what cannot be read.
+LOST = "?"
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LONG = {"n": b"\n", "r": b"\r", "t": b"\t", "\\": b"\\", '"': b'"'}
@@ -86,8 +89,8 @@ def plain(value: Any) -> str:
     """A value as text."""
     if value is None:
         return "-"
-    if isinstance(value, FaultError):
-        return f"unreadable: {value}"
+    if isinstance(value, Lost):
+        return LOST
     if isinstance(value, bytes):
         return escaped(value)
     if isinstance(value, bool):

@@ -16,7 +16,7 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -36,6 +36,7 @@ from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.records.kinds import known_of
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.text import escape
 from drgn_sockets.views.procfs import FILES, Looker, Row
 from drgn_sockets.views.procfs.fdinfo import own_lines
@@ -112,24 +113,28 @@ class Memory:
     pids: set[int]
     #: Network namespace of the one who looks: whose files /proc/net are.
     own_netns: int
-    problems: list[str]
     #: Of each file in ``net``, its rows as the kernel would print them.
     text: dict[tuple[int, str], NetText] = field(default_factory=dict)
 
 
-def look_at_memory(prog: Program) -> Memory:
-    """Walk kernel memory for all that procfs shows as well."""
+def look_at_memory(prog: Program, losses: Losses | None = None) -> Memory:
+    """
+    Walk kernel memory for all that procfs shows as well.
+
+    :param losses: Takes what cannot be read.
+    """
+    losses = Losses() if losses is None else losses
     net: dict[tuple[int, str], list[Row]] = {}
     texts: dict[tuple[int, str], NetText] = {}
-    at = Looker(prog)
+    at = Looker(prog, losses=losses)
     for key, text, rows in net_in_memory(at):
         net[key], texts[key] = rows, text
-    tasks = Tasks(prog)
+    tasks = Tasks(prog, losses.lose)
     tables = tasks.tables()
     keys = [(table.pid, table.tid) for table in tables]
-    found = (fds_of(records, at.problems) for records in fds_in_memory(prog, tables))
+    found = (fds_of(records, losses) for records in fds_in_memory(prog, tables, losses))
     fds = dict(zip(keys, found))
-    return look_around(prog, tasks, net=net, fds=fds, problems=at.problems, text=texts)
+    return look_around(prog, tasks, net=net, fds=fds, text=texts)
 
 
 def look_around(prog: Program, tasks: Tasks, **rest: Any) -> Memory:
@@ -160,7 +165,8 @@ def net_in_memory(at: Looker) -> Iterator[tuple[tuple[int, str], NetText, list[R
                 parse = row_parser(name, text.heading)
                 rows = [parse(line) for line in text.lines]
             except (FaultError, LookupError, ValueError) as e:
-                at.problems.append(f"net/{name} of network namespace {ns.ino}: {e}")
+                loss = e if isinstance(e, FaultError) else str(e)
+                at.losses.lose(loss, f"net/{name} of network namespace {ns.ino}")
             else:
                 yield (ns.ino, name), text, rows
                 del text, rows
@@ -171,9 +177,11 @@ def _heading_and_rows(name: str, lines: Iterator[bytes]) -> tuple[bytes, list[by
     return heading, list(lines)
 
 
-def fds_in_memory(prog: Program, tables: Sequence[FileTable]) -> Iterator[Iterator[FdRecord]]:
+def fds_in_memory(
+    prog: Program, tables: Sequence[FileTable], losses: Losses
+) -> Iterator[Iterator[FdRecord]]:
     """The fds of each of *tables*, to be taken before the next."""
-    groups = itertools.groupby(FdReader(prog).read(tables), lambda fd: fd.table)
+    groups = itertools.groupby(FdReader(prog, losses=losses).read(tables), lambda fd: fd.table)
     of, records = next(groups, (None, None))
     for table in tables:
         if of is table and records is not None:
@@ -183,13 +191,13 @@ def fds_in_memory(prog: Program, tables: Sequence[FileTable]) -> Iterator[Iterat
             yield iter(())
 
 
-def fds_of(records: Iterable[FdRecord], problems: list[str]) -> dict[int, FdRecord]:
-    """Fds by their numbers; what else there is are problems."""
+def fds_of(records: Iterable[FdRecord], losses: Losses) -> dict[int, FdRecord]:
+    """Fds by their numbers."""
     fds: dict[int, FdRecord] = {}
     for record in records:
-        if record.fd is None:
-            problems.append(f"pid {record.table.pid}: {record.error}")
-        else:
+        if record.error is not None:
+            losses.lose(record.error, record.where)
+        if record.fd is not None:
             fds[record.fd] = record
     return fds
 
@@ -306,9 +314,14 @@ def _by_key(file: str, rows: Iterable[Row], by_address: bool) -> dict[tuple[str,
 
 
 class Comparison:
-    """Compares looks, and collects a :class:`Result`."""
+    """
+    Compares looks, and collects a :class:`Result`.
 
-    def __init__(self, elapsed_s: float | None, live: bool) -> None:
+    :param losses: Takes what cannot be read, and so is not compared.
+    """
+
+    def __init__(self, elapsed_s: float | None, live: bool, losses: Losses | None = None) -> None:
+        self.losses = Losses() if losses is None else losses
         #: How long before memory procfs was looked at; ``None`` if nobody knows.
         self._elapsed_s = elapsed_s
         self._live = live
@@ -571,12 +584,14 @@ class Comparison:
                 self._tell(Mismatch(name, str(fd), "", "gone", ""), moved=True)
                 continue
             record = memory.get(fd)
-            if record is None or record.file is None:
-                why = "not found" if record is None else str(record.error)
-                self._tell(Mismatch(name, str(fd), "", "there", why))
+            if record is None:
+                self._tell(Mismatch(name, str(fd), "", "there", "not found"))
+                continue
+            if record.file is None:
+                self.losses.lose(record.error or "", record.where)
                 continue
             self.result.count("PID/fd" if tid is None else "PID/task/TID/fd")
-            for column, value, mine in _fd_fields(look, record):
+            for column, value, mine in _fd_fields(look, record, self.losses):
                 if then is not None and _fd_value(then, column) != value:
                     self._tell(
                         Mismatch(name, str(fd), column, value, _fd_value(then, column) or ""),
@@ -612,7 +627,7 @@ class Comparison:
             self._left_out.add(f"fdinfo of {e}" if known else f"fdinfo of {kind}: {e}")
             return
         except FaultError as e:
-            self._tell(Mismatch(name, fd, "fdinfo", _shown(theirs), f"cannot be read: {e}"))
+            self.losses.lose(e, record.where)
             return
         self.result.fields += len(theirs)
         later = theirs if then is None else then.lines
@@ -663,21 +678,24 @@ def _fd_value(look: FdLook, column: str) -> str | None:
     return (look.info or {}).get(column)
 
 
-def _fd_fields(look: FdLook, record: FdRecord) -> Iterator[tuple[str, str, str]]:
-    """(column, what procfs says, what memory says) of a file descriptor."""
+def _fd_fields(look: FdLook, record: FdRecord, losses: Losses) -> Iterator[tuple[str, str, str]]:
+    """(column, what procfs says, what memory says) of an fd, as far as it can be read."""
     file = record.file
     assert file is not None
-    ours = {
-        "name": "-" if file.name is None else escape(file.name),
-        "pos": str(file.pos),
-        "flags": f"0{record.flags or 0:o}",
-        "mnt_id": str(file.mnt_id),
-        "ino": str(file.ino),
+    ours: dict[str, Callable[[], str]] = {
+        "name": lambda: "-" if file.name is None else escape(file.name),
+        "pos": lambda: str(file.pos),
+        "flags": lambda: f"0{record.flags or 0:o}",
+        "mnt_id": lambda: str(file.mnt_id),
+        "ino": lambda: str(file.ino),
     }
     for column, mine in ours.items():
         value = _fd_value(look, column)
         if value is not None:
-            yield column, value, mine
+            try:
+                yield column, value, mine()
+            except FaultError as e:
+                losses.lose(e, record.where)
 
 
 def _label(file: str, row: Row) -> str:
@@ -691,8 +709,12 @@ def _label(file: str, row: Row) -> str:
     return f"{row['local_address']} {row['rem_address']} inode {row['inode']}"
 
 
-def check_live(prog: Program, root: str = "/proc") -> Result:
-    """Compare the running kernel's memory with its procfs."""
+def check_live(prog: Program, root: str = "/proc", losses: Losses | None = None) -> Result:
+    """
+    Compare the running kernel's memory with its procfs.
+
+    :param losses: Takes what cannot be read.
+    """
     tree = ProcTree(root)
     memory = look_at_memory(prog)
     before = look_at_procfs(tree, memory)
@@ -701,9 +723,11 @@ def check_live(prog: Program, root: str = "/proc") -> Result:
     for i in range(_TRIES):
         # Each time a little longer, to fall out of step with what moves.
         time.sleep(i * 0.07)
-        memory = look_at_memory(prog)
+        # What cannot be read at one moment is there at another.
+        lost = Losses()
+        memory = look_at_memory(prog, lost)
         after = look_at_procfs(tree, memory)
-        result = Comparison(None, live=True).compare(before, memory, after)
+        result = Comparison(None, live=True, losses=lost).compare(before, memory, after)
         found = set(result.mismatches)
         lasting = found if lasting is None else lasting & found
         if not lasting:
@@ -712,5 +736,6 @@ def check_live(prog: Program, root: str = "/proc") -> Result:
     gone = [m for m in result.mismatches if m not in (lasting or ())]
     result.moved += gone
     result.mismatches = [m for m in result.mismatches if m in (lasting or ())]
-    result.left_out += memory.problems
+    if losses is not None:
+        losses.take(lost.sent())
     return result

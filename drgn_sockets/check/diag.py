@@ -30,6 +30,7 @@ from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.tcp import TcpSockRecord
 from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.names import address_family_name
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import AnySocket, UnreadableSocket
@@ -256,9 +257,9 @@ class Socket(NamedTuple):
     dumped: bool
 
 
-def _records(diag: Diag, holders: Holders) -> Iterator[AnySocket]:
+def _records(diag: Diag, holders: Holders, losses: Losses) -> Iterator[AnySocket]:
     seen: set[int] = set()
-    for record in for_each_socket(diag.prog, holders=holders):
+    for record in for_each_socket(diag.prog, holders=holders, losses=losses):
         if isinstance(record, TcpSockRecord):
             seen.add(record.sk)
         yield record
@@ -268,14 +269,12 @@ def _records(diag: Diag, holders: Holders) -> Iterator[AnySocket]:
         yield from batch.records()
 
 
-def _sockets(diag: Diag, problems: list[str]) -> Iterator[Socket]:
+def _sockets(diag: Diag, losses: Losses) -> Iterator[Socket]:
     """All sockets in memory that sock_diag could tell of."""
-    prog = diag.prog
-    holders = Holders(prog)
-    problems += holders.problems
-    for record in _records(diag, holders):
+    holders = Holders(diag.prog, losses=losses)
+    for record in _records(diag, holders, losses):
         if isinstance(record, UnreadableSocket):
-            problems.append(f"socket at {record.sk:#x} {record.error}")
+            losses.lose(record.error, record.where)
             continue
         found = diag.kind_of(record)
         message = diag.message(record) if found is not None else None
@@ -625,16 +624,17 @@ def _text(value: Value | None) -> str:
     return value.hex() or "empty"
 
 
-def read_all(prog: Program) -> None:
+def read_all(prog: Program, losses: Losses) -> None:
     """Read all that a comparison does, but keys: for a core that is given to others."""
-    for _ in _sockets(diag_of(prog, secrets=False), []):
+    for _ in _sockets(diag_of(prog, secrets=False), losses):
         pass
 
 
-def check_live(prog: Program, proc: str = "/proc") -> DiagResult:
+def check_live(prog: Program, proc: str = "/proc", losses: Losses | None = None) -> DiagResult:
     """
     Compare the running kernel's memory with what its sock_diag says.
 
+    :param losses: Takes what cannot be read.
     :raises UserError: if sock_diag cannot be asked
     """
     diag = diag_of(prog)
@@ -645,18 +645,21 @@ def check_live(prog: Program, proc: str = "/proc") -> DiagResult:
     for i in range(_TRIES):
         # Each time a little longer, to fall out of step with what moves.
         time.sleep(i * 0.07)
-        problems: list[str] = []
-        sockets = list(_sockets(diag, problems))
+        # What cannot be read at one moment is there at another.
+        lost = Losses()
+        sockets = list(_sockets(diag, lost))
         left_out = []
         after = _ask_all(diag, proc, left_out)
         result = Comparison(diag, None).compare(before, sockets, after)
-        result.left_out += left_out + problems
+        result.left_out += left_out
         found = set(result.mismatches)
         lasting = found if lasting is None else lasting & found
         if not lasting:
             break
         before = after
     result.have_moved(set(result.mismatches) - (lasting or set()))
+    if losses is not None:
+        losses.take(lost.sent())
     return result
 
 
@@ -714,10 +717,11 @@ def _net_files(prog: Program, proc: str, left_out: list[str]) -> Iterator[tuple[
             )
 
 
-def check_saved(prog: Program, path: str) -> DiagResult:
+def check_saved(prog: Program, path: str, losses: Losses) -> DiagResult:
     """
     Compare a core with replies that were saved shortly before it.
 
+    :param losses: Takes what cannot be read.
     :param path: A file of replies, or a directory with one for each network namespace:
         ``netns/INODE/diag``, and ``uptime`` as procfs has it
     :raises UserError: if that is not there, or damaged
@@ -737,9 +741,8 @@ def check_saved(prog: Program, path: str) -> DiagResult:
         except ValueError as e:
             text = str(e)
             raise UserError(text if text.startswith(str(file)) else f"{file}: {text}") from None
-    problems: list[str] = []
     comparison = Comparison(diag, _elapsed_s(prog, place))
-    result = comparison.compare(answers, _sockets(diag, problems))
+    result = comparison.compare(answers, _sockets(diag, losses))
     if len(answers) and not result.rows:
         raise UserError(
             f"{path}: of another machine, or another boot of it: of its {len(answers)} sockets "
@@ -750,7 +753,6 @@ def check_saved(prog: Program, path: str) -> DiagResult:
     for namespace in net_namespaces(prog).values():
         if asked != {0} and namespace.ino not in asked:
             result.left_out.append(f"network namespace {namespace.ino}: nothing saved")
-    result.left_out += problems
     return result
 
 

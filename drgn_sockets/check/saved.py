@@ -35,6 +35,7 @@ from drgn_sockets.check.procfs import Look, ProcTree
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.views.procfs import Looker
 
 # How many fds are compared at a time.
@@ -43,30 +44,39 @@ _FDS = 4096
 _SUMS = ("sockstat", "protocols")
 
 
-def check_saved(prog: Program, root: str) -> Result:
-    """Compare a core (or a live kernel) with a directory laid out as ``/proc`` is."""
+def check_saved(prog: Program, root: str, losses: Losses) -> Result:
+    """
+    Compare a core (or a live kernel) with a directory laid out as ``/proc`` is.
+
+    :param losses: Takes what cannot be read.
+    """
     tree = ProcTree(root)
     saved_s = tree.uptime_s()
     elapsed_s = None
     if saved_s is not None:
         try:
             elapsed_s = max(clock(prog).uptime_s() - saved_s, 0)
-        except (LookupError, FaultError):
+        except LookupError:
             pass
-    return _Saved(prog, tree, elapsed_s).run()
+        except FaultError as e:
+            losses.lose(e, "time")
+    return _Saved(prog, tree, elapsed_s, losses).run()
 
 
 class _Saved:
     """One such comparison, piece by piece, and told in the order of a whole one."""
 
-    def __init__(self, prog: Program, tree: ProcTree, elapsed_s: float | None) -> None:
+    def __init__(
+        self, prog: Program, tree: ProcTree, elapsed_s: float | None, losses: Losses
+    ) -> None:
         self._prog = prog
+        self._losses = losses
         self._tree = tree
-        self._comparison = Comparison(elapsed_s, live=False)
+        self._comparison = Comparison(elapsed_s, live=False, losses=losses)
         self._result = self._comparison.result
-        self._tasks = Tasks(prog)
+        self._tasks = Tasks(prog, losses.lose)
         # Of both, what there is: with a piece of what is in it, they are a look.
-        self._memory = look_around(prog, self._tasks, net={}, fds={}, problems=[])
+        self._memory = look_around(prog, self._tasks, net={}, fds={})
         self._saved = Look()
 
     def run(self) -> Result:
@@ -74,7 +84,6 @@ class _Saved:
         self._net()
         self._fds()
         self._comparison.finish(self._saved, self._memory)
-        self._result.left_out += self._memory.problems
         return self._result
 
     def _net(self) -> None:
@@ -82,8 +91,7 @@ class _Saved:
         missing = {ino: no_places(self._memory, ino) for ino in self._memory.netns}
         told: dict[tuple[int, str], tuple[list[Mismatch], list[Mismatch]]] = {}
         sums: list[tuple[tuple[int, str], Look, Memory]] = []
-        at = Looker(self._prog)
-        at.problems = self._memory.problems
+        at = Looker(self._prog, losses=self._losses)
         for key, text, rows in net_in_memory(at):
             memory = replace(self._memory, net={key: rows}, text={key: text})
             saved = Look()
@@ -119,7 +127,7 @@ class _Saved:
         # Their keys are in it from the beginning: they say which there are.
         here = self._memory.fds
         here.update({(table.pid, table.tid): {} for table in tables})
-        in_memory = fds_in_memory(self._prog, tables)
+        in_memory = fds_in_memory(self._prog, tables, self._losses)
         pids = set(self._tree.pids())
         for table in sorted({*here, *((pid, None) for pid in pids)}, key=order_of):
             pid, tid = table
@@ -127,18 +135,18 @@ class _Saved:
             if pid in pids if tid is None else (pid, None) in self._saved.fds:
                 self._table(table, mine)
             else:
-                fds_of(mine, self._memory.problems)
+                fds_of(mine, self._losses)
 
     def _table(self, table: Table, records: Iterator[FdRecord]) -> None:
-        here, there, problems = self._memory.fds, self._saved.fds, self._memory.problems
+        here, there, losses = self._memory.fds, self._saved.fds, self._losses
         numbers = find_fds(self._tree, self._saved, table, self._memory)
         if numbers is None:
-            fds_of(records, problems)
+            fds_of(records, losses)
             return
         first = len(self._result.mismatches)
         start, some = 0, None
         while some is None or some:
-            some = here[table] = fds_of(itertools.islice(records, _FDS), problems)
+            some = here[table] = fds_of(itertools.islice(records, _FDS), losses)
             end = bisect.bisect(numbers, max(some), start) if some else len(numbers)
             there[table] = self._tree.some_fds(where(table), numbers[start:end])
             self._comparison.table(table, self._saved, self._memory)

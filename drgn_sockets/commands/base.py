@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from drgn import Program, ProgramFlags
+from drgn import FaultError, Program, ProgramFlags
 
 from drgn_sockets.commands.registry import entry_of
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fan_out import fan_out, processors
-from drgn_sockets.records.notes import take_notes
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.views.columns import choose
 from drgn_sockets.views.rows import Csv, Json, Rows, Table
@@ -52,16 +53,17 @@ class Command:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's own arguments."""
 
-    def run(self, prog: Program, args: argparse.Namespace) -> int:
+    def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         """
         Run the command, printing to ``sys.stdout``.
 
+        :param losses: Takes what cannot be read, and makes the exit status 1.
         :return: Exit status
         :raises UserError: if the arguments do not fit what is there
         """
         raise NotImplementedError
 
-    def read_all(self, prog: Program) -> None:
+    def read_all(self, prog: Program, losses: Losses) -> None:
         """
         Read all that the command could show, whatever its arguments: what ``distill`` keeps.
         """
@@ -124,53 +126,48 @@ class Command:
         alone = prog.flags & ProgramFlags.IS_LIVE or "jobs" not in args
         return 1 if alone else processors()
 
-    def emit(
-        self, records: Iterable[Any], args: argparse.Namespace, problems: Problems | None = None
-    ) -> None:
-        """
-        Print records as the options of output say.
-
-        :param problems: Counts those that could not be read.
-        """
-        rows = self._rows(args)
-        for record in records if problems is None else problems.watch(records):
+    def emit(self, records: Iterable[Any], args: argparse.Namespace, losses: Losses) -> None:
+        """Print records as the options of output say."""
+        rows = self._rows(args, losses)
+        for record in records:
             rows.write(Batch([record]))
         rows.close()
 
-    def _rows(self, args: argparse.Namespace) -> Rows:
+    def _rows(self, args: argparse.Namespace, losses: Losses) -> Rows:
         form: type[Rows] = Json if args.json else Csv if args.csv else Table
-        return form(self.chosen(args), sys.stdout, header=not args.no_header)
+        return form(self.chosen(args), sys.stdout, header=not args.no_header, losses=losses)
 
     def emit_parts(
         self,
         prog: Program,
         parts: Iterable[Part],
         args: argparse.Namespace,
-        problems: Problems,
+        losses: Losses,
         tests: Sequence[Callable[[Any], bool]] = (),
-    ) -> None:
+    ) -> int:
         """
         Print the records of the parts of a walk; of many parts, several at a time.
 
-        :param problems: Counts the records that could not be read.
         :param tests: What a record must pass to be printed.
+        :return: How many were printed that could be read.
         """
-        rows = self._rows(args)
+        rows = self._rows(args, losses)
 
         def read(part: Part) -> Iterator[Batch]:
             for batch in part.batches():
                 if tests:
                     records = enumerate(batch.records())
-                    keep = [i for i, r in records if r.error or all(test(r) for test in tests)]
+                    keep = [i for i, r in records if r.error or passes(tests, r, losses)]
                     yield batch.select(keep)
                 else:
                     yield batch
 
+        good = 0
         waiting = iter(parts)
         for part in waiting:
             for batch in read(part):
                 rows.write(batch)
-                problems.found(batch)
+                good += len(batch) - batch.errors()
             if rows.lines is not None:
                 # Somebody waits for the first rows.
                 sys.stdout.flush()
@@ -180,28 +177,29 @@ class Command:
         if lines is None:
             # All parts are read, and had but a few records.
             rows.close()
-            return
+            return good
 
-        def make(part: Part) -> tuple[str, int, int, Any]:
+        def make(part: Part) -> tuple[str, int, dict[str, bool], Any]:
             text: list[str] = []
-            seen = Problems()
+            good = 0
             for batch in read(part):
                 if part.alone:
                     # That is done here, and may be long.
                     rows.write(batch)
                 else:
                     text += lines(batch)
-                seen.found(batch)
-            return "".join(text), seen.count, seen.good, part.found()
+                good += len(batch) - batch.errors()
+            return "".join(text), good, losses.sent(), part.found()
 
         jobs = self.jobs(prog, args) if len(rest) >= _FEW_PARTS else 1
         # The key 0 is that of all small tables, which have nothing in common.
         made = fan_out(rest, make, jobs, lambda i, part: 0 if part.alone else part.key or i)
-        for part, (text, errors, good, found) in zip(rest, made):
+        for part, (text, some, lost, found) in zip(rest, made):
             part.take(found)
+            losses.take(lost)
             sys.stdout.write(text)
-            problems.count += errors
-            problems.good += good
+            good += some
+        return good
 
     def start(
         self,
@@ -232,39 +230,34 @@ class Command:
             sys.stdout.write(self.help_columns(self.columns_for(args)))
             return OK
         self.chosen(args)
-        status = self.run(prog, args)
-        for text in take_notes(prog):
-            print(f"drgn-sockets: {text}", file=sys.stderr)
-        return status
+        losses = Losses()
+        try:
+            status = self.run(prog, args, losses)
+        finally:
+            losses.tell(sys.stderr)
+        return TOLD if losses else status
 
 
-class Problems:
-    """Counts what could not be read, to say so at the end."""
+def look_at(columns: Iterable[Column], record: Any, losses: Losses) -> None:
+    """Read what *columns* show of a record."""
+    where = getattr(record, "where", "")
+    for column in columns:
+        try:
+            value = column.value(record)
+        except FaultError as e:
+            losses.lose(e, where)
+            continue
+        for item in value if type(value) is list else ():
+            if isinstance(item, Lost):
+                losses.lose(item, where)
+    if record.error is not None:
+        losses.lose(record.error, where)
 
-    def __init__(self) -> None:
-        self.count = 0
-        #: How many records could be read.
-        self.good = 0
 
-    def found(self, batch: Batch) -> None:
-        """Count the records of a batch."""
-        errors = batch.errors()
-        self.count += errors
-        self.good += len(batch) - errors
-
-    def watch(self, records: Iterable[Any]) -> Iterator[Any]:
-        """Pass *records* on, counting those with an ``error``."""
-        for record in records:
-            if record.error is not None:
-                self.count += 1
-            yield record
-
-    def add(self, lines: Sequence[str]) -> None:
-        """Tell of problems on standard error, and count them."""
-        for line in lines:
-            print(f"drgn-sockets: {line}", file=sys.stderr)
-        self.count += len(lines)
-
-    def status(self) -> int:
-        """Exit status."""
-        return TOLD if self.count else OK
+def passes(tests: Sequence[Callable[[Any], bool]], record: Any, losses: Losses) -> bool:
+    """Whether a record passes all tests; one that cannot be decided is left out, and told."""
+    try:
+        return all(test(record) for test in tests)
+    except FaultError as e:
+        losses.lose(e)
+        return False

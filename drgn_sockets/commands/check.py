@@ -17,6 +17,7 @@ from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.records.columns import Column
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.views.procfs import FILES
 
 
@@ -68,21 +69,21 @@ class Check(Command):
             help="list also what changed between looks, which is not judged",
         )
 
-    def read_all(self, prog: Program) -> None:
-        look_at_memory(prog)
+    def read_all(self, prog: Program, losses: Losses) -> None:
+        look_at_memory(prog, losses)
         clock(prog)
-        diag.read_all(prog)
+        diag.read_all(prog, losses)
 
     def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
         if args.attributes:
             return _ATTRIBUTE_COLUMNS
         return self.columns if args.diag is None else _DIAG_COLUMNS
 
-    def run(self, prog: Program, args: argparse.Namespace) -> int:
+    def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         if args.attributes and args.diag is None:
             raise UserError("--attributes goes with --diag")
         if args.diag is not None:
-            return self._diag(prog, args)
+            return self._diag(prog, args, losses)
         if args.procfs is not None:
             root = Path(args.procfs)
             if not root.is_dir():
@@ -91,24 +92,24 @@ class Check(Command):
                 raise UserError(
                     f"{args.procfs} is not laid out as /proc is: it has neither net/ nor PID/"
                 )
-            result = check_saved(prog, args.procfs)
+            result = check_saved(prog, args.procfs, losses)
         elif _is_here(prog):
-            result = check_live(prog)
+            result = check_live(prog, losses=losses)
         else:
             raise UserError(
                 "a core or a guest has no procfs here: give one that was saved with --procfs DIR"
             )
         shown = result.mismatches + (result.moved if args.moved else [])
         if shown:
-            self.emit(shown, args)
-        summarize(result, to_stderr=args.json or args.csv)
+            self.emit(shown, args, losses)
+        summarize(result, losses, to_stderr=args.json or args.csv)
         return TOLD if result.mismatches else OK
 
-    def _diag(self, prog: Program, args: argparse.Namespace) -> int:
+    def _diag(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         if args.diag:
-            result = diag.check_saved(prog, args.diag)
+            result = diag.check_saved(prog, args.diag, losses)
         elif _is_here(prog):
-            result = diag.check_live(prog)
+            result = diag.check_live(prog, losses=losses)
         else:
             raise UserError(
                 "a core or a guest has no sock_diag here: give replies that were saved with "
@@ -116,14 +117,15 @@ class Check(Command):
             )
         shown = result.mismatches + (result.moved if args.moved else [])
         if args.attributes:
-            self.emit(result.attributes.values(), args)
+            self.emit(result.attributes.values(), args, losses)
         elif shown:
-            self.emit(shown, args)
+            self.emit(shown, args, losses)
         out = sys.stderr if args.json or args.csv else sys.stdout
         for name, sockets in sorted(result.rows.items()):
             out.write(f"{name:16} {sockets:7} sockets compared\n")
         for line in result.left_out:
             out.write(f"not compared: {line}\n")
+        out.write(_not_read(losses))
         out.write(
             f"{sum(result.rows.values())} sockets, {result.fields} attributes compared, "
             f"{result.equal} equal; {len(result.moved)} moved between looks; "
@@ -158,13 +160,19 @@ _ATTRIBUTE_COLUMNS = (
 )
 
 
-def summarize(result: Result, *, to_stderr: bool = False) -> None:
+def _not_read(losses: Losses) -> str:
+    lost = losses.count()
+    return f"not compared: what could not be read, {lost} times\n" if lost else ""
+
+
+def summarize(result: Result, losses: Losses, *, to_stderr: bool = False) -> None:
     """Print what was compared, and what was not."""
     out = sys.stderr if to_stderr else sys.stdout
     for file, rows in sorted(result.rows.items()):
         out.write(f"{file:16} {rows:7} rows compared\n")
     for line in result.left_out:
         out.write(f"not compared: {line}\n")
+    out.write(_not_read(losses))
     total = sum(result.rows.values())
     out.write(
         f"{total} rows, {result.fields} fields compared, {result.addresses} rows by their kernel "

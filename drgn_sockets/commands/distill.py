@@ -18,7 +18,7 @@ from drgn.helpers.linux.net import for_each_net
 from drgn.helpers.linux.pid import for_each_task
 
 from drgn_sockets.commands import command
-from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.commands.registry import REGISTRY
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.file import socket_file_ops
@@ -28,6 +28,7 @@ from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.target.kdump import write_kdump
@@ -78,25 +79,23 @@ class Distill(Command):
             help="take in what is queued in sockets, sent and not yet received: user data",
         )
 
-    def run(self, prog: Program, args: argparse.Namespace) -> int:
+    def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         path = Path(args.file)
         core = getattr(args, "core", None)
         if core is not None and path.exists() and path.samefile(core):
             raise UserError(f"{path} is the core that is read; give another file with -o")
         check_writable(path)
         recorder = Recorder(prog, DISTILLED + package_version())
-        problems = Problems()
-        problems.add(self._read_all(recorder, payload=args.with_payload))
+        self._read_all(recorder, losses, payload=args.with_payload)
         with _progress("writing"), written_beside(path) as file:
             size = _write(file, recorder)
             _verify(file, recorder)
         kept = sum(len(page) - page.count(0) for page in recorder.kept.values())
         done = Distilled(os.fsencode(path), size, len(recorder.kept), kept, args.with_payload)
-        self.emit([done], args)
-        return problems.status()
+        self.emit([done], args, losses)
+        return OK
 
-    def _read_all(self, recorder: Recorder, *, payload: bool) -> list[str]:
-        """What could not be read, a line each."""
+    def _read_all(self, recorder: Recorder, losses: Losses, *, payload: bool) -> None:
         prog = recorder.program
         files = recorder.load_types()
         if files:
@@ -106,26 +105,24 @@ class Distill(Command):
                 file=sys.stderr,
             )
         read_exactly(prog)
-        steps: list[tuple[str, Callable[[Program], object]]] = [
+        steps: list[tuple[str, Callable[[Program, Losses], object]]] = [
             (entry.name, command(entry.name).read_all)
             for entry in REGISTRY
             if entry.in_repl and entry.name != self.name
         ]
         steps.append(("drgn", _read_for_drgn))
         if payload:
-            steps.append(("payload", lambda prog: read_payload(prog, _sks(prog))))
-        problems = []
+            steps.append(("payload", lambda prog, losses: read_payload(prog, _sks(prog, losses))))
         for name, read in steps:
             try:
                 with _progress(f"reading for {name}"):
-                    read(prog)
+                    read(prog, losses)
             except (FaultError, LookupError, ValueError) as e:
                 # On this core that command cannot go on either; the others may.
-                problems.append(f"not all that {name} reads is there: {e}")
-        return problems
+                losses.lose(f"not all that {name} reads is there: {e}")
 
 
-def _read_for_drgn(prog: Program) -> None:
+def _read_for_drgn(prog: Program, losses: Losses) -> None:
     """Read what a script for drgn goes through to come to files, their paths, and namespaces."""
     # drgn's walks of lists have no end if the list has none.
     for _ in islice(prog.loaded_modules(), _MAX_WALK):
@@ -135,20 +132,24 @@ def _read_for_drgn(prog: Program) -> None:
     sockets = socket_file_ops(prog)
     seen = set()
     for task in for_each_task(prog):
-        with contextlib.suppress(FaultError):
+        try:
             task.comm.read_()
             for _, file in for_each_file(task):
                 if file.value_() not in seen and file.f_op.value_() != sockets:
-                    with contextlib.suppress(FaultError, ValueError):
+                    try:
                         d_path(file.f_path)
+                    except (FaultError, ValueError) as e:
+                        losses.lose(f"path of the struct file at {file.value_():#x}: {e}")
                 seen.add(file.value_())
+        except FaultError as e:
+            losses.lose(e, f"struct task_struct at {task.value_():#x}")
     prog["init_task"].comm.read_()
     # What tells of which build it is.
     prog.read_c_string(prog.symbol("linux_banner").address, max_size=512)
 
 
-def _sks(prog: Program) -> Iterator[Object]:
-    for record in for_each_socket(prog, holders=Holders(prog)):
+def _sks(prog: Program, losses: Losses) -> Iterator[Object]:
+    for record in for_each_socket(prog, holders=Holders(prog, losses=losses), losses=losses):
         if isinstance(record, SocketRecord) and isinstance(record.sock, Sock):
             yield Object(prog, f"{record.sock.C_TYPE} *", record.sk)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from drgn import FaultError, Program
 
-from drgn_sockets.commands.base import TOLD, Command, Problems
+from drgn_sockets.commands.base import OK, TOLD, Command, look_at
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
 from drgn_sockets.kernel.file import flag_names
@@ -22,6 +22,7 @@ from drgn_sockets.records.columns import Column
 from drgn_sockets.records.ends import Ends
 from drgn_sockets.records.fd import FdBatch, FdReader, FdRecord, FileRecord
 from drgn_sockets.records.kinds import Field, Kind, all_kinds, kind_with_ends, known_of, told_apart
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.names import device_text
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.text import escape, escaped, plain
@@ -419,7 +420,7 @@ class Fds(Command):
             return COLUMNS
         return _COLUMNS if args.output is None else self.columns
 
-    def run(self, prog: Program, args: argparse.Namespace) -> int:
+    def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         words = [select.word(text) for text in args.who]
         files = [word.text for word in words if word.sort == "file"]
         who = [word.text for word in words if word.sort == "process"]
@@ -432,9 +433,7 @@ class Fds(Command):
             others = others or has_others
         if args.summary and (args.all or args.maps):
             raise UserError("--summary counts fds: there is no --all of it")
-        problems = Problems()
-        tasks = Tasks(prog)
-        problems.add([f"task_struct at {task:#x} cannot be read" for task in tasks.unreadable])
+        tasks = Tasks(prog, losses.lose)
         tables = _tables(tasks, args, who, without=others)
         if args.user is not None and not tables:
             _tell(f"no such process of user {args.user}")
@@ -447,16 +446,16 @@ class Fds(Command):
 
             associated = Associated(each=args.maps, threads=args.threads)
         summary = _summary(args.lsof or wanted.sockets, self.shows(args, "detail"))
-        reader = FdReader(prog, summary, others=associated)
+        reader = FdReader(prog, summary, others=associated, losses=losses)
         if args.summary:
-            self._summarize(tables, reader, args, tests, problems)
+            good = self._summarize(tables, reader, args, tests, losses)
         else:
-            self.emit_parts(prog, reader.parts(tables), args, problems, tests)
-        if tests and not problems.good:
+            good = self.emit_parts(prog, reader.parts(tables), args, losses, tests)
+        if tests and not good:
             asked = [*files, args.inode, args.fd and f"fd {args.fd}", args.kind]
             _tell(f"nobody holds {', '.join(filter(None, asked))}")
             return TOLD
-        return problems.status()
+        return OK
 
     def _summarize(
         self,
@@ -464,45 +463,49 @@ class Fds(Command):
         reader: FdReader,
         args: argparse.Namespace,
         tests: Sequence[Callable[[FdRecord], bool]],
-        problems: Problems,
-    ) -> None:
+        losses: Losses,
+    ) -> int:
         from drgn_sockets.commands.fds_summary import summaries
 
-        rows = summaries(tables, problems.watch(reader.read(tables)), tests)
-        problems.good = rows[-1].fds
+        rows = summaries(tables, reader.read(tables), tests, losses)
         # Kernel threads have tables with nothing in them.
-        self.emit([row for row in rows if row.fds or row.error or row.table is None], args)
+        shown = [row for row in rows if row.fds or row.error or row.table is None]
+        self.emit(shown, args, losses)
+        return rows[-1].fds
 
-    def read_all(self, prog: Program) -> None:
+    def read_all(self, prog: Program, losses: Losses) -> None:
         from drgn_sockets.commands.fds_columns import LSOF
         from drgn_sockets.records.associated import Associated
         from drgn_sockets.views.procfs.fdinfo import fdinfo
 
-        tables = Tasks(prog).tables(threads=True, without=True)
+        tables = Tasks(prog, losses.lose).tables(threads=True, without=True)
         # Some columns read more of memory, when they are asked.
-        reader = FdReader(prog, _described, others=Associated(each=True))
+        reader = FdReader(prog, _described, others=Associated(each=True), losses=losses)
         # What files of a kind have is the same for all who hold them.
         of_files = [column for column in self.columns if "." in column.name]
         of_fds = [column for column in (*self.columns, *LSOF) if "." not in column.name]
         seen: set[int] = set()
         for record in reader.read(tables):
-            for column in of_fds:
-                column.value(record)
+            look_at(of_fds, record, losses)
             if record.file is not None and record.file.address not in seen:
                 seen.add(record.file.address)
-                for column in of_files:
-                    column.value(record)
-            if record.assoc is not None:
+                look_at(of_files, record, losses)
+            if record.assoc is not None or record.error is not None:
                 continue
             try:
                 for _ in fdinfo(record):
                     pass
-            except (FaultError, LookupError):
+            except LookupError:
                 # Others may be there.
                 pass
+            except FaultError as e:
+                losses.lose(e, record.where)
         for table in tables:
             if table.process is not None:
-                _ = table.process.nofile
+                try:
+                    _ = table.process.nofile
+                except FaultError as e:
+                    losses.lose(e, f"pid {table.pid}")
 
 
 def _described(batch: Batch) -> Iterable[Any]:

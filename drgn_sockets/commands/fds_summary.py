@@ -7,11 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from drgn import FaultError
+
+from drgn_sockets.commands.base import passes
 from drgn_sockets.commands.fds_columns import user_name
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.kernel.task_facts import Limit
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdRecord
+from drgn_sockets.records.losses import Losses, in_words
 from drgn_sockets.text import escaped, plain
 
 
@@ -62,7 +66,8 @@ class Summary:
 def summaries(
     tables: Iterable[FileTable],
     records: Iterable[FdRecord],
-    tests: Sequence[Callable[[FdRecord], bool]] = (),
+    tests: Sequence[Callable[[FdRecord], bool]],
+    losses: Losses,
 ) -> list[Summary]:
     """
     One for each table, the nearest to its limit first, and one for all.
@@ -71,13 +76,13 @@ def summaries(
 
     :param tests: What an fd must pass to be counted, but for the limit.
     """
-    rows = {
-        table: Summary(table, table.process.nofile if table.process else None) for table in tables
-    }
+    rows = {table: _summary(table) for table in tables}
     total = Summary(None)
     first: dict[int, FileTable] = {}
     for record in records:
-        shown = record.error is not None or all(test(record) for test in tests)
+        if record.error is not None:
+            losses.lose(record.error, record.where)
+        shown = record.error is not None or passes(tests, record, losses)
         rows[record.table].add(record, shown)
         if first.setdefault(record.table.files, record.table) == record.table:
             total.add(record, shown)
@@ -85,6 +90,15 @@ def summaries(
     total.highest = total.error = None
     ordered = sorted(rows.values(), key=lambda s: (s.used or 0.0, s.fds), reverse=True)
     return [*ordered, total]
+
+
+def _summary(table: FileTable) -> Summary:
+    try:
+        return Summary(table, table.process.nofile if table.process else None)
+    except FaultError as e:
+        summary = Summary(table)
+        summary.error = in_words(e)
+        return summary
 
 
 def _of(name: str) -> Any:

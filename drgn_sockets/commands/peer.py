@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from drgn import Program
 
-from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.commands.ss_member_columns import COLUMNS
 from drgn_sockets.kernel.sock import TCP_LISTEN
 from drgn_sockets.query.find import Finder
@@ -20,6 +20,7 @@ from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.families.tcp import TcpRecord
 from drgn_sockets.records.families.unix import UnixRecord
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.views.sockets import remote_text
@@ -85,23 +86,22 @@ class Peer(Command):
             "what", nargs="+", metavar="WHAT", help="ADDRESS, PID:FD, INODE or unix PATH"
         )
 
-    def run(self, prog: Program, args: argparse.Namespace) -> int:
-        problems = Problems()
-        finder = Finder(prog)
-        problems.add(finder.holders.problems)
+    def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
+        finder = Finder(prog, losses)
         ends = [
             end
             for what in args.what
             for record in finder.find(what)
             for end in both_ends(finder, what, record)
         ]
-        self.emit(ends, args, problems)
-        return problems.status()
+        self.emit(ends, args, losses)
+        return OK
 
-    def read_all(self, prog: Program) -> None:
-        finder = Finder(prog)
+    def read_all(self, prog: Program, losses: Losses) -> None:
+        finder = Finder(prog, losses)
         # Other ends are among the sockets that are walked, mostly.
-        records = {record.sk: record for record in for_each_socket(prog, holders=finder.holders)}
+        walk = for_each_socket(prog, holders=finder.holders, losses=losses)
+        records = {record.sk: record for record in walk}
         for record in records.values():
             if isinstance(record, UnixRecord) and record.peer not in records:
                 finder.reader.peer(record)

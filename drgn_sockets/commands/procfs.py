@@ -15,7 +15,7 @@ from pathlib import Path
 from drgn import FaultError, Program, ProgramFlags
 
 from drgn_sockets.commands import procfs_pid
-from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.commands.procfs_pid import Source
 from drgn_sockets.commands.procfs_tree import write_tree
 from drgn_sockets.errors import UserError, nearest
@@ -27,6 +27,7 @@ from drgn_sockets.query.netns import find_net
 from drgn_sockets.query.select import task_of
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdReader
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.process import read_process
 from drgn_sockets.text import escape
 from drgn_sockets.views.procfs import FILES, Looker
@@ -93,8 +94,8 @@ class Procfs(Command):
             "(PROC_ROOT=DIR ss): net/* of every network namespace, and PID/ of every process",
         )
 
-    def read_all(self, prog: Program) -> None:
-        at = Looker(prog)
+    def read_all(self, prog: Program, losses: Losses) -> None:
+        at = Looker(prog, losses=losses)
         at.read_pointer_key()
         for net in net_namespaces(prog):
             proc_net_names(at.net_object(net))
@@ -102,65 +103,60 @@ class Procfs(Command):
                 try:
                     for _ in file.lines(at, net):
                         pass
-                except FaultError:
-                    # Others may be there.
-                    pass
+                except FaultError as e:
+                    losses.lose(e, f"net/{file.name}")
 
-        _read_processes(prog)
+        _read_processes(prog, losses)
 
-    def run(self, prog: Program, args: argparse.Namespace) -> int:
+    def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         if args.directory is not None:
-            return _write_tree(prog, args)
+            return _write_tree(prog, args, losses)
         if not args.path:
             raise UserError(f"which file? There are {_there_are('', list(FILES))}")
-        at = _Lookers(prog, args)
+        at = _Lookers(prog, args, losses)
         wanted = [_find(at, path, args.netns) for path in args.path]
-        problems = Problems()
         # As text it is the kernel's: bytes, whatever is in them.
         if args.json or args.csv or args.output is not None:
-            self.emit(_lines(wanted, problems), args)
+            self.emit(_lines(wanted, losses), args, losses)
         else:
-            _write(line.text for line in _lines(wanted, problems))
-        problems.add(at.problems)
-        return problems.status()
+            _write(line.text for line in _lines(wanted, losses))
+        return OK
 
 
-def _write_tree(prog: Program, args: argparse.Namespace) -> int:
+def _write_tree(prog: Program, args: argparse.Namespace, losses: Losses) -> int:
     if args.path or args.netns is not None:
         raise UserError("-o writes all there is: give no PATH, nor --netns, with it")
-    problems = Problems()
-    path = Path(args.directory)
-    write_tree(prog, path, problems, real_pointers=args.real_pointers)
-    return problems.status()
+    write_tree(prog, Path(args.directory), losses, real_pointers=args.real_pointers)
+    return OK
 
 
 class _Lookers:
     """What looks at files of both kinds, made when they are asked for."""
 
-    def __init__(self, prog: Program, args: argparse.Namespace) -> None:
+    def __init__(self, prog: Program, args: argparse.Namespace, losses: Losses) -> None:
         self.prog = prog
+        self._losses = losses
         self._real_pointers = args.real_pointers
 
     @functools.cached_property
     def net(self) -> Looker:
-        return Looker(self.prog, real_pointers=self._real_pointers)
+        return Looker(self.prog, real_pointers=self._real_pointers, losses=self._losses)
 
     @functools.cached_property
     def pid(self) -> PidLooker:
-        return PidLooker(self.prog)
-
-    @property
-    def problems(self) -> list[str]:
-        """What could not be read, a line each."""
-        return self.net.problems if "net" in vars(self) else []
+        return PidLooker(self.prog, self._losses)
 
 
-def _read_processes(prog: Program) -> None:
+def _read_processes(prog: Program, losses: Losses) -> None:
     """Read all that there is of processes, but for memory of their own (``cmdline``)."""
-    at, tasks = PidLooker(prog), Tasks(prog)
+    at, tasks = PidLooker(prog, losses), Tasks(prog, losses.lose)
     for task in tasks.by_tid.values():
         for whole in (True, False) if task.pid == task.tgid else (False,):
-            process = read_process(prog, task.address, whole=whole)
+            try:
+                process = read_process(prog, task.address, whole=whole)
+            except FaultError as e:
+                losses.lose(e, f"process {task.tgid}")
+                continue
             reads: list[Callable[[], object]] = [
                 *(functools.partial(link, at, process, name) for name in LINKS),
                 functools.partial(ns_links, at, process),
@@ -171,25 +167,38 @@ def _read_processes(prog: Program) -> None:
                 ),
             ]
             for read in reads:
-                with contextlib.suppress(FaultError, LookupError):
+                with _telling(losses, f"process {task.tgid}"):
                     found = read()
                     if isinstance(found, Iterator):
                         list(found)
-    for record in FdReader(prog, namer=at.namer).read(tasks.tables()):
-        with contextlib.suppress(FaultError, LookupError):
-            list(fdinfo(record))
+    for record in FdReader(prog, namer=at.namer, losses=losses).read(tasks.tables()):
+        if record.error is None:
+            with _telling(losses, record.where):
+                list(fdinfo(record))
 
 
-def _lines(wanted: list[Source], problems: Problems) -> Iterator[Line]:
+@contextlib.contextmanager
+def _telling(losses: Losses, where: str) -> Iterator[None]:
+    try:
+        yield
+    except FaultError as e:
+        losses.lose(e, where)
+    except LookupError:
+        # This kernel has no such thing.
+        pass
+
+
+def _lines(wanted: list[Source], losses: Losses) -> Iterator[Line]:
     for source in wanted:
         try:
             for text in source.lines():
                 yield Line(source.name, source.netns, text)
         except (FaultError, LookupError) as e:
+            loss = e if isinstance(e, FaultError) else str(e)
             where = source.name
             if source.netns is not None:
                 where = f"net/{source.name} of network namespace {source.netns}"
-            problems.add([f"{where}: {e}"])
+            losses.lose(loss, where)
 
 
 def _write(lines: Iterator[bytes]) -> None:

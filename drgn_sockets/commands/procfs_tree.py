@@ -25,14 +25,13 @@ from pathlib import Path
 
 from drgn import FaultError, Program
 
-from drgn_sockets.commands.base import Problems
 from drgn_sockets.commands.procfs_pid import file_lines
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import FileTable, Task, Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.records.notes import note
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.process import read_process
 from drgn_sockets.target.new_file import directory_beside
 from drgn_sockets.views.procfs import FILES, Looker
@@ -47,15 +46,15 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _PIECE = 1 << 16
 
 
-def write_tree(prog: Program, path: Path, problems: Problems, *, real_pointers: bool) -> None:
+def write_tree(prog: Program, path: Path, losses: Losses, *, real_pointers: bool) -> None:
     """
     Write the tree.
 
-    :param problems: Counts what could not be read, and tells of it.
+    :param losses: Takes what cannot be read.
     :raises UserError: if it cannot be written; nothing is left of it then
     """
     with directory_beside(path) as root, _directory(root) as top:
-        tree = _Tree(prog, problems, real_pointers=real_pointers)
+        tree = _Tree(prog, losses, real_pointers=real_pointers)
         tree.write_net(root, top)
         tree.write_processes(top)
         uptime = tree.net.clock.uptime_s()
@@ -65,13 +64,12 @@ def write_tree(prog: Program, path: Path, problems: Problems, *, real_pointers: 
 class _Tree:
     """One run."""
 
-    def __init__(self, prog: Program, problems: Problems, *, real_pointers: bool) -> None:
+    def __init__(self, prog: Program, losses: Losses, *, real_pointers: bool) -> None:
         self.prog = prog
-        self.problems = problems
-        self.net = Looker(prog, real_pointers=real_pointers)
-        self.pid = PidLooker(prog)
-        self.tasks = Tasks(prog)
-        problems.add([f"task_struct at {a:#x} cannot be read" for a in self.tasks.unreadable])
+        self.losses = losses
+        self.net = Looker(prog, real_pointers=real_pointers, losses=losses)
+        self.pid = PidLooker(prog, losses)
+        self.tasks = Tasks(prog, losses.lose)
         self._namespaces = {ns.ino for ns in net_namespaces(prog).values()}
         self._no_cmdline = distilled_by(prog) is not None
         # The same file is mostly inherited by many: its lines are made once.
@@ -88,7 +86,6 @@ class _Tree:
                     if not names or name.encode() in names:
                         where = f"net/{name} of network namespace {namespace.ino}"
                         self._file(fd, name, file.lines(self.net, net), where)
-        self.problems.add(self.net.problems)
         own = self.net.reader.netns(current_net(self.prog))
         os.symlink(f"netns/{own}/net", "net", dir_fd=top)
 
@@ -101,7 +98,9 @@ class _Tree:
             with _directory(str(pid), top, make=True) as fd:
                 self._process(fd, pid, tasks)
         tables = self.tasks.tables()
-        for table, records in _by_table(FdReader(self.prog, namer=self.pid.namer), tables):
+        for table, records in _by_table(
+            FdReader(self.prog, namer=self.pid.namer, losses=self.losses), tables
+        ):
             where = f"{table.pid}" if table.tid is None else f"{table.pid}/task/{table.tid}"
             with _directory(where, top) as fd:
                 self._fds(fd, where, records)
@@ -132,7 +131,7 @@ class _Tree:
         try:
             process = read_process(self.prog, task.address, whole=whole)
         except FaultError as e:
-            self.problems.add([f"{where}: {e}"])
+            self.losses.lose(e, where)
             return
         for name in PID_FILES:
             if name == "cmdline" and self._no_cmdline:
@@ -151,11 +150,11 @@ class _Tree:
         with _directory("fd", directory) as fds, _directory("fdinfo", directory) as infos:
             for record in records:
                 if record.fd is None:
-                    self.problems.add([f"{where}/fd: {record.error}"])
+                    self.losses.lose(record.error or "", f"{where}/fd")
                     continue
                 name = record.file.name if record.file is not None else None
                 if record.error is not None:
-                    self.problems.add([f"{where}/fd/{record.fd}: {record.error}"])
+                    self.losses.lose(record.error, f"{where}/fd/{record.fd}")
                 if name is None:
                     rest[str(record.fd)] = {"error": record.error or "cannot be read"}
                 elif not 0 < len(name) <= _SYMLINK_MAX or b"\0" in name:
@@ -177,10 +176,10 @@ class _Tree:
                 for line in fdinfo(record):
                     lines.append(line)
             except LookupError as e:
-                note(self.prog, f"fdinfo has no more than what each file has, {e}")
+                self.losses.remark(f"fdinfo has no more than what each file has, {e}")
             except FaultError as e:
                 if record.error is None:
-                    self.problems.add([f"{where}/fdinfo/{record.fd}: {e}"])
+                    self.losses.lose(e, f"{where}/fdinfo/{record.fd}")
                 return
             text = b"".join(lines)
             if len(self._fdinfo) > _PIECE:
@@ -201,8 +200,10 @@ class _Tree:
     def _telling(self, where: str) -> Iterator[None]:
         try:
             yield
-        except (FaultError, LookupError) as e:
-            self.problems.add([f"{where}: {e}"])
+        except FaultError as e:
+            self.losses.lose(e, where)
+        except LookupError as e:
+            self.losses.lose(str(e), where)
 
 
 def _by_table(

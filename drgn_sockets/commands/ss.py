@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError, Program
 
-from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.base import OK, Command, look_at
 from drgn_sockets.commands.ss_columns import COMMON, NUMERIC
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
@@ -22,6 +21,7 @@ from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families import FAMILY_NAMES
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.names import STATE_GROUPS, STATE_NUMBERS
 from drgn_sockets.records.parts import Part
 from drgn_sockets.records.reader import SocketReader, for_each_socket, socket_parts
@@ -182,31 +182,32 @@ class Ss(Command):
     # What few options need is imported when one of these is given: imports are a good part of the
     # time that a small machine's sockets take.
 
-    def run(self, prog: Program, args: argparse.Namespace) -> int:
-        problems = Problems()
+    def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         if args.summary:
-            _print_summary(prog, args, problems)
+            _print_summary(prog, args, losses)
             if Tables(args, None).names is None:
-                return problems.status()
+                return OK
         # Checked before the first row is printed.
         wanted = _Wanted(prog, args)
-        parts = self._parts(prog, args, wanted, problems)
-        self.emit_parts(prog, parts, args, problems, wanted.tests)
-        return problems.status()
+        parts = self._parts(prog, args, wanted, losses)
+        self.emit_parts(prog, parts, args, losses, wanted.tests)
+        return OK
 
-    def read_all(self, prog: Program) -> None:
+    def read_all(self, prog: Program, losses: Losses) -> None:
         from drgn_sockets.kernel.mounts import named_net_namespaces
         from drgn_sockets.views.procfs.base import Looker
         from drgn_sockets.views.summary import summary
 
-        at = Looker(prog)
+        at = Looker(prog, losses=losses)
         for net in net_namespaces(prog):
-            with contextlib.suppress(FaultError):
+            try:
                 summary(at, net)
+            except FaultError as e:
+                losses.lose(e)
         # Some columns read more of memory, when they are asked.
-        for record in for_each_socket(prog, FAMILY_NAMES, Holders(prog)):
-            for column in self.columns:
-                column.value(record)
+        holders = Holders(prog, losses=losses)
+        for record in for_each_socket(prog, FAMILY_NAMES, holders, losses=losses):
+            look_at(self.columns, record, losses)
             # And so do some filters.
             if isinstance(record, SocketRecord):
                 ip_local_port_range(prog, record.sock.net)
@@ -214,7 +215,7 @@ class Ss(Command):
         named_net_namespaces(prog)
 
     def _parts(
-        self, prog: Program, args: argparse.Namespace, wanted: _Wanted, problems: Problems
+        self, prog: Program, args: argparse.Namespace, wanted: _Wanted, losses: Losses
     ) -> Iterable[Part]:
         sk = None if args.addr is None else _sk_at(prog, args.addr)
         holders = None
@@ -226,14 +227,13 @@ class Ss(Command):
             or args.pid is not None
             or args.inode is not None
         ):
-            holders = Holders(prog, jobs=self.jobs(prog, args))
-            problems.add(holders.problems)
+            holders = Holders(prog, jobs=self.jobs(prog, args), losses=losses)
         held = self._held(prog, args.pid, holders)
         if sk is not None:
-            return [Part(lambda: SocketReader(prog, holders).read_many([sk]))]
+            return [Part(lambda: SocketReader(prog, holders, losses).read_many([sk]))]
         if held is not None:
-            return [Part(lambda: SocketReader(prog, holders).read_many(sorted(held)))]
-        return socket_parts(prog, wanted.tables.family_names(), holders)
+            return [Part(lambda: SocketReader(prog, holders, losses).read_many(sorted(held)))]
+        return socket_parts(prog, wanted.tables.family_names(), holders, losses)
 
     def _held(self, prog: Program, pid: int | None, holders: Holders | None) -> set[int] | None:
         if pid is None or holders is None:
@@ -255,7 +255,7 @@ def _sk_at(prog: Program, text: str) -> int:
     return sk_at(prog, address)
 
 
-def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) -> None:
+def _print_summary(prog: Program, args: argparse.Namespace, losses: Losses) -> None:
     from drgn_sockets.query.netns import find_net
     from drgn_sockets.views.procfs.base import Looker
     from drgn_sockets.views.summary import summary
@@ -264,9 +264,9 @@ def _print_summary(prog: Program, args: argparse.Namespace, problems: Problems) 
         raise UserError("-s prints text, and has no columns")
     net = current_net(prog) if args.netns is None else find_net(prog, args.netns)
     try:
-        sys.stdout.write(summary(Looker(prog), net))
+        sys.stdout.write(summary(Looker(prog, losses=losses), net))
     except FaultError as e:
-        problems.add([f"how many sockets there are: {e}"])
+        losses.lose(e, "how many sockets there are")
 
 
 class _Wanted:

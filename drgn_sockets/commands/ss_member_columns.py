@@ -23,8 +23,7 @@ from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord, Ring
 from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
 from drgn_sockets.records.families.tcp import TcpSockRecord, congestion_algorithm, ulp_name
-from drgn_sockets.records.families.unix import LostName, UnixRecord
-from drgn_sockets.records.socket import AnySocket, SocketRecord
+from drgn_sockets.records.socket import SocketRecord
 
 _tcp = functools.partial(Column, of=TcpSockRecord)
 _netlink = functools.partial(Column, of=NetlinkRecord)
@@ -64,12 +63,6 @@ def _memberships(record: PacketRecord) -> list[dict[str, object]]:
         }
         for m in record.memberships
     ]
-
-
-def _error(record: AnySocket) -> str | None:
-    if isinstance(record, UnixRecord) and isinstance(record.name, LostName):
-        return "its name cannot be read"
-    return record.error
 
 
 _OF_FAMILIES = (
@@ -126,7 +119,7 @@ _OF_FAMILIES = (
     Column(
         "error",
         "what cannot be read",
-        _error,
+        attrgetter("error"),
     ),
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from drgn import Program
 
-from drgn_sockets.commands.base import Command, Problems
+from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.query.find import Finder
@@ -22,6 +22,7 @@ from drgn_sockets.records.families.tcp import (
     ulp_name,
 )
 from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.names import state_name
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import UnreadableSocket
@@ -59,10 +60,8 @@ class Tcp(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("what", nargs="+", metavar="WHAT", help="ADDRESS, PID:FD or INODE")
 
-    def run(self, prog: Program, args: argparse.Namespace) -> int:
-        problems = Problems()
-        finder = Finder(prog)
-        problems.add(finder.holders.problems)
+    def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
+        finder = Finder(prog, losses)
         found = []
         for what in args.what:
             for record in finder.find(what):
@@ -71,11 +70,12 @@ class Tcp(Command):
                 if not isinstance(record, TcpRecord):
                     raise UserError(f"{what} is not a TCP socket: {describe(record)}; peer or ss")
                 found.append(record)
-        self.emit((field for record in found for field in fields(record)), args)
-        return problems.status()
+        self.emit((field for record in found for field in fields(record)), args, losses)
+        return OK
 
-    def read_all(self, prog: Program) -> None:
-        for record in for_each_socket(prog, ["tcp"], Holders(prog)):
+    def read_all(self, prog: Program, losses: Losses) -> None:
+        holders = Holders(prog, losses=losses)
+        for record in for_each_socket(prog, ["tcp"], holders, losses=losses):
             if isinstance(record, TcpRecord) and isinstance(record.sock, InetConnectionSock):
                 # All else is in the structure that the walk has read.
                 congestion_algorithm(prog, record.sock)

@@ -17,6 +17,9 @@ from drgn_sockets.named_tuple import NamedTuple
 
 T = TypeVar("T")
 
+#: Ends the message of an error whose beginning is what was to be read.
+CANNOT_BE_READ = " cannot be read"
+
 
 class Lost(NamedTuple):
     """
@@ -51,14 +54,34 @@ def sift(entries: Iterable[T | Lost], lose: Callable[[Lost], object]) -> Iterato
             yield entry
 
 
-def lost_by(error: FaultError, what: str) -> Lost:
-    """Make an entry of a walk of the error that a reader raised."""
+def there(value: T | Lost) -> T:
+    """
+    Get a value that was kept as what an entry of a walk is.
+
+    :raises FaultError: if it could not be read
+    """
+    if isinstance(value, Lost):
+        raise as_fault(value)
+    return value
+
+
+def lost_by(error: FaultError, what: str = "memory") -> Lost:
+    """
+    Make an entry of a walk of the error that a reader raised.
+
+    :param what: What was to be read; :meth:`Layout.read()
+        <drgn_sockets.kernel.structs.Layout.read>` and its like say it themselves.
+    """
+    name, told, why = error.message.partition(CANNOT_BE_READ)
+    if told:
+        return Lost(name, error.address, why.removeprefix(": "))
     return Lost(what, error.address, error.message)
 
 
 def as_fault(lost: Lost) -> FaultError:
     """Make of a lost entry the error of a reader."""
-    return FaultError(lost.why or f"{lost.what} cannot be read", lost.address)
+    why = f": {lost.why}" if lost.why else ""
+    return FaultError(lost.what + CANNOT_BE_READ + why, lost.address)
 
 
 def unbroken(entries: Iterable[T | Lost]) -> Iterator[T]:
@@ -75,3 +98,8 @@ def unbroken(entries: Iterable[T | Lost]) -> Iterator[T]:
 
 def untold(lost: Lost) -> None:
     """Pass to :func:`sift` where what is lost is not told of."""
+
+
+def unreadable(what: str, address: int) -> FaultError:
+    """Make the error of a reader: *what* at *address* cannot be read."""
+    return FaultError(what + CANNOT_BE_READ, address)

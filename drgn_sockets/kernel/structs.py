@@ -37,8 +37,9 @@ from typing import (
     overload,
 )
 
-from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
+from drgn import Object, Program, Type, TypeKind, sizeof
 
+from drgn_sockets.kernel.lost import unreadable
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_groups
 from drgn_sockets.named_tuple import NamedTuple
 
@@ -493,13 +494,11 @@ class Layout(Generic[S]):
         :raises FaultError: if it is null or cannot be read
         """
         if 0 <= address < _NULL_PAGE:
-            raise FaultError("null pointer", address)
+            raise unreadable(self.cls.C_TYPE, address)
         try:
             return self.decode(address, self.prog.read(address, self.size))
-        except UNREADABLE as e:
-            if isinstance(e, FaultError):
-                raise
-            raise FaultError("not an address", address) from None
+        except UNREADABLE:
+            raise unreadable(self.cls.C_TYPE, address) from None
 
     def try_read(self, address: int) -> S | None:
         """Read the structure at *address*, or ``None`` if it is null or cannot be read."""

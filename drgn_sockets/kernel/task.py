@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from drgn import FaultError, Program, offsetof
 
@@ -188,18 +188,20 @@ def task_addresses(prog: Program) -> list[int]:
 
 
 class Tasks:
-    """All tasks, read once."""
+    """
+    All tasks, read once.
 
-    def __init__(self, prog: Program) -> None:
+    :param lose: Called with each that cannot be read.
+    """
+
+    def __init__(self, prog: Program, lose: Callable[[Lost], object] = lambda lost: None) -> None:
         self.prog = prog
         layout = Task.layout(prog)
         order = {address: i for i, address in enumerate(task_addresses(prog))}
         by_order: list[Task | None] = [None] * len(order)
-        #: Addresses of tasks that could not be read.
-        self.unreadable: list[int] = []
         for address, task in layout.read_many(order):
             if task is None:
-                self.unreadable.append(address)
+                lose(Lost(Task.C_TYPE, address))
             else:
                 by_order[order[address]] = task
         #: Tasks by thread ID, in its order.

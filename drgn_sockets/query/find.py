@@ -19,6 +19,7 @@ from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.query.select import task_of
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holders
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import SocketReader, for_each_socket
 from drgn_sockets.records.socket import AnySocket, SocketRecord
 
@@ -66,13 +67,18 @@ def parse_address(text: str) -> int | None:
 
 
 class Finder:
-    """Finds sockets by what users know of them."""
+    """
+    Finds sockets by what users know of them.
 
-    def __init__(self, prog: Program) -> None:
+    :param losses: Takes what cannot be read.
+    """
+
+    def __init__(self, prog: Program, losses: Losses | None = None) -> None:
         self._prog = prog
-        self.tasks = Tasks(prog)
-        self.holders = Holders(prog, self.tasks.tables())
-        self.reader = SocketReader(prog, self.holders)
+        self.losses = Losses() if losses is None else losses
+        self.tasks = Tasks(prog, self.losses.lose)
+        self.holders = Holders(prog, self.tasks.tables(), losses=self.losses)
+        self.reader = SocketReader(prog, self.holders, self.losses)
 
     def find(self, what: str) -> list[AnySocket]:
         """
@@ -119,7 +125,7 @@ class Finder:
 
         :raises UserError: if there is none
         """
-        for record in for_each_socket(self._prog, holders=self.holders):
+        for record in for_each_socket(self._prog, holders=self.holders, losses=self.losses):
             if ino and isinstance(record, SocketRecord) and record.ino == ino:
                 return [record]
         hint = ""
@@ -134,7 +140,7 @@ class Finder:
         raise UserError(f"no socket has inode {ino}{hint}; ss -a lists all")
 
     def _unix(self) -> Iterable[UnixRecord]:
-        for record in for_each_socket(self._prog, ["unix"], self.holders):
+        for record in for_each_socket(self._prog, ["unix"], self.holders, self.losses):
             if isinstance(record, UnixRecord):
                 yield record
 

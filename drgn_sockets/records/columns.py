@@ -14,8 +14,8 @@ class Column(NamedTuple):
     A column of a command's output.
 
     Its value is ``None`` for nothing, an ``int``, ``float``, ``bool`` or ``str``, ``bytes``
-    for what the kernel keeps as bytes, a ``FaultError`` for what cannot be read, or a list or dict
-    of these.
+    for what the kernel keeps as bytes, or a list or dict of these. *get*, *text* and *texts* raise
+    ``FaultError`` for what cannot be read; a list may have a ``Lost`` in the place of an item.
     """
 
     #: As ``--output`` and JSON have it; the table's heading is the same in capitals.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-from typing import TypeVar
 
 from drgn import Program
 
@@ -18,9 +17,7 @@ from drgn_sockets.records.holder import Holder
 from drgn_sockets.records.holders import FileHolders, Holders
 from drgn_sockets.records.kinds import kind_with_ends
 from drgn_sockets.records.kinds.base import End, Kind
-from drgn_sockets.records.notes import note
-
-H = TypeVar("H", bound=FileHolders)
+from drgn_sockets.records.losses import Losses
 
 _FEW = 1 << 13
 _BOTH = FMODE_READ, FMODE_WRITE
@@ -66,41 +63,37 @@ class Ends:
     Nothing is read before it is asked for, and then of the whole machine.
     """
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, losses: Losses) -> None:
         self._prog = prog
+        self._losses = losses
 
     @classmethod
     def of(cls, file: FileRecord) -> Ends:
         """Those that go with *file*, the same for all that its reader reads."""
         found: Ends | None = file.shared.get("ends")
         if found is None:
-            found = file.shared["ends"] = cls(file.prog)
+            found = file.shared["ends"] = cls(file.prog, file.losses)
         return found
 
     @functools.cached_property
     def _tables(self) -> list[FileTable]:
-        return Tasks(self._prog).tables()
+        return Tasks(self._prog, self._losses.lose).tables()
 
     @functools.cached_property
     def are_few(self) -> bool:
         """Whether the machine has so few open files that nobody notices what all of this takes."""
-        some = FileHolders(self._prog, self._tables, _FEW)
+        some = FileHolders(self._prog, self._tables, _FEW, losses=self._losses)
         if some.complete:
-            self._holders = self._told(some)
+            self._holders = some
         return some.complete
 
     @functools.cached_property
     def _holders(self) -> FileHolders:
-        return self._told(FileHolders(self._prog, self._tables))
+        return FileHolders(self._prog, self._tables, losses=self._losses)
 
     @functools.cached_property
     def _sockets(self) -> Holders:
-        return self._told(Holders(self._prog, self._tables))
-
-    def _told(self, holders: H) -> H:
-        for problem in holders.problems:
-            note(self._prog, f"other ends may be missing: {problem}")
-        return holders
+        return Holders(self._prog, self._tables, losses=self._losses)
 
     @functools.cached_property
     def _by_end(self) -> dict[int, list[_OpenEnd]]:

@@ -27,6 +27,7 @@ from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.reader import SocketBatch, SocketReader
 
@@ -97,6 +98,11 @@ class FileRecord:
     def namer(self) -> Namer:
         """What names files of the same look."""
         return self._reader.namer
+
+    @property
+    def losses(self) -> Losses:
+        """What takes what cannot be read and is in no row."""
+        return self._reader.losses
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -279,6 +285,14 @@ class FdRecord(NamedTuple):
     mapping: Mapped | None = None
 
     @property
+    def where(self) -> str:
+        """Which row it is, for a message."""
+        table = self.table
+        who = f"pid {table.pid}" + (f" tid {table.tid}" if table.tid is not None else "")
+        fd = f" fd {self.fd}" if self.fd is not None else ""
+        return f"{who} {self.assoc}" if self.assoc is not None else who + fd
+
+    @property
     def opened(self) -> FileRecord | None:
         """The open file of an fd, ``None`` if it is something else."""
         return self.file if self.assoc is None else None
@@ -356,6 +370,7 @@ class FdReader:
         sockets unread.
     :param namer: Names files; by default paths begin at the root directory of process 1.
     :param others: What else of a process is a row: see :class:`Others`.
+    :param losses: Takes what cannot be read and is in no row.
     """
 
     def __init__(
@@ -364,11 +379,13 @@ class FdReader:
         summary: Callable[[Batch], Iterable[Any]] | None = None,
         namer: Namer | None = None,
         others: Others | None = None,
+        losses: Losses | None = None,
     ) -> None:
         self.prog = prog
+        self.losses = Losses() if losses is None else losses
         self._others = others
         self._summary = summary
-        self._sockets = SocketReader(prog)
+        self._sockets = SocketReader(prog, losses=losses)
         self.namer = namer or Namer(prog)
         self.shared: dict[str, Any] = {}
         self._socket_ops = socket_file_ops(prog)

@@ -12,12 +12,14 @@ from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.fdtable import fd_chunks
 from drgn_sockets.kernel.file import socket_file_ops
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.families import OTHER, family_name_like
 from drgn_sockets.records.fan_out import fan_out
 from drgn_sockets.records.holder import Holder, SocketInode
+from drgn_sockets.records.losses import Losses
 
 # Files that are read together.
 _PART = 8192
@@ -46,16 +48,22 @@ class FileHolders:
 
     :param tables: The file tables to look into; by default those of all tasks.
     :param most: Where there are more files, not all are looked for.
+    :param losses: Takes what cannot be read.
     """
 
     def __init__(
-        self, prog: Program, tables: Iterable[FileTable] | None = None, most: int | None = None
+        self,
+        prog: Program,
+        tables: Iterable[FileTable] | None = None,
+        most: int | None = None,
+        losses: Losses | None = None,
     ) -> None:
         self._prog = prog
+        self.losses = Losses() if losses is None else losses
+        if tables is None:
+            tables = Tasks(prog, self.losses.lose).tables()
         #: The tables looked into.
-        self.tables: list[FileTable] = list(Tasks(prog).tables() if tables is None else tables)
-        #: What could not be read, a line each.
-        self.problems: list[str] = []
+        self.tables: list[FileTable] = list(tables)
         # Of each struct file its first holder, and the others of the few that have some. A holder
         # is kept as an integer, see of_file(), until a row is printed.
         self._first: dict[int, int] = {}
@@ -69,7 +77,7 @@ class FileHolders:
                     self.complete = False
                     break
             except FaultError as e:
-                self.problems.append(f"pid {table.pid}: file table: {e}")
+                self.losses.lose(e, f"pid {table.pid}: file table")
 
     def _take(self, table: FileTable, index: int) -> None:
         first, more, n = self._first, self._more, len(self.tables)
@@ -120,12 +128,17 @@ class Holders(FileHolders):
 
     :param tables: The file tables to look into; by default those of all tasks.
     :param jobs: How many processes read, if there is a lot.
+    :param losses: Takes what cannot be read.
     """
 
     def __init__(
-        self, prog: Program, tables: Iterable[FileTable] | None = None, jobs: int = 1
+        self,
+        prog: Program,
+        tables: Iterable[FileTable] | None = None,
+        jobs: int = 1,
+        losses: Losses | None = None,
     ) -> None:
-        super().__init__(prog, tables)
+        super().__init__(prog, tables, losses=losses)
         # Of each sock the struct file that leads to it, and the few others of one that has more.
         self._file: dict[int, int] = {}
         self._others: dict[int, list[int]] = {}
@@ -143,7 +156,7 @@ class Holders(FileHolders):
         ):
             for file, what in unreadable:
                 for holder in self.unpacked(self.of_file(file)):
-                    self.problems.append(f"pid {holder.pid} fd {holder.fd}: {what} cannot be read")
+                    self.losses.lose(what, f"pid {holder.pid} fd {holder.fd}")
             found = dict(zip(sks, holding))
             if len(found) == len(sks) and self._file.keys().isdisjoint(found):
                 self._file.update(found)
@@ -226,7 +239,7 @@ _HeldSockets = tuple[list[tuple[int, str]], list[int], list[int], list[int], lis
 def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
     offset = offsetof(prog.type("struct socket_alloc"), "socket")
     files = _FilePrivate.layout(prog).read_batch(addresses)
-    unreadable = [(file, f"struct file at {file:#x}") for file in files.unreadable]
+    unreadable = [(file, str(Lost("struct file", file))) for file in files.unreadable]
     socket_ops = socket_file_ops(prog)
     columns = (files.addresses, files.column("op"), files.column("private_data"))
     held = [(private - offset, file) for file, op, private in zip(*columns) if op == socket_ops]
@@ -236,7 +249,7 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
         bad = set(sockets.unreadable)
         for address, file in held:
             if address in bad:
-                unreadable.append((file, f"struct socket at {address + offset:#x}"))
+                unreadable.append((file, str(Lost("struct socket", address + offset))))
     kinds = zip(sockets.column("ops"), sockets.column("type"))
     found = (
         sockets.column("sk"),

@@ -31,7 +31,7 @@ class Batch:
 
     def errors(self) -> int:
         """How many of them could not be read."""
-        return sum(record.error is not None for record in self._records)
+        return sum(getattr(record, "error", None) is not None for record in self._records)
 
     def select(self, indices: Sequence[int]) -> Batch:
         """Some of them."""

@@ -11,6 +11,7 @@ from typing import Any, Callable, TypeVar
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import Lost, lost_by, there
 from drgn_sockets.kernel.module import TYPES_OF_MODULES, find_module
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import (
@@ -31,10 +32,10 @@ from drgn_sockets.records.families import (
     family_of,
     plain_record,
 )
-from drgn_sockets.records.families.unix import LOST_NAME, UnixRecord, UnixSock, unix_name
+from drgn_sockets.records.families.unix import UnixRecord, UnixSock, unix_name
 from drgn_sockets.records.holder import AnyInode, SocketInode
 from drgn_sockets.records.holders import FamilyNamesByOps, Holders
-from drgn_sockets.records.notes import note
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.socket import AnySocket, Derived, Family, SocketRecord, UnreadableSocket
 
@@ -138,14 +139,30 @@ class UnixBatch(SocketBatch):
 
     @functools.cached_property
     def names(self) -> list[bytes | None]:
-        """Name of each."""
-        return list(map(self.reader.unix_name, self.structs.column("addr")))
+        """
+        Name of each.
+
+        :raises FaultError: if that of one cannot be read
+        """
+        return list(map(there, self._names))
 
     @functools.cached_property
     def peers(self) -> list[tuple[int, bytes | None]]:
-        """Inode and name of the other end of each."""
+        """
+        Inode and name of the other end of each.
+
+        :raises FaultError: if that of one cannot be read
+        """
+        return [(ino, there(name)) for ino, name in self._peers]
+
+    @functools.cached_property
+    def _names(self) -> list[bytes | Lost | None]:
+        return list(map(self.reader.unix_name, self.structs.column("addr")))
+
+    @functools.cached_property
+    def _peers(self) -> list[tuple[int, bytes | Lost | None]]:
         # The ends of a pair are made together, so they mostly lie in the same batch.
-        ends = dict(zip(self.addresses, zip(self.inos, self.names)))
+        ends = dict(zip(self.addresses, zip(self.inos, self._names)))
         peers = self.structs.column("peer")
         far = UnixSock.layout(self.prog).read_batch({p for p in peers if p and p not in ends})
         if far.addresses:
@@ -155,15 +172,11 @@ class UnixBatch(SocketBatch):
             ends.update(zip(far.addresses, zip(inos, names)))
         return [ends.get(peer, (0, None)) for peer in peers]
 
-    def errors(self) -> int:
-        # To count them alone they need not be read.
-        return sum(n is LOST_NAME for n in self.names) if self.reader.lost_names else 0
-
     def _make(self) -> Iterator[SocketRecord]:
-        for record, name, peer in zip(super()._make(), self.names, self.peers):
+        for record, name, (ino, peer_name) in zip(super()._make(), self._names, self._peers):
             assert isinstance(record, UnixRecord)
-            record.name = name
-            record.peer_ino, record.peer_name = peer
+            record.peer_ino = ino
+            record.names = name, peer_name
             yield record
 
 
@@ -172,16 +185,18 @@ class SocketReader:
     Reads sockets.
 
     :param holders: Who holds what, for the records; ``None`` leaves that out.
+    :param losses: Takes what cannot be read and is in no row.
     """
 
-    def __init__(self, prog: Program, holders: Holders | None = None) -> None:
+    def __init__(
+        self, prog: Program, holders: Holders | None = None, losses: Losses | None = None
+    ) -> None:
         self.prog = prog
+        self.losses = Losses() if losses is None else losses
         self.holders = holders
         self._netns = {net: ns.ino for net, ns in net_namespaces(prog).items()}
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
-        self._unix_names: dict[int, bytes | None] = {}
-        #: Whether names of unix sockets could not be read.
-        self.lost_names = False
+        self._unix_names: dict[int, bytes | Lost | None] = {}
         self._ifnames: dict[tuple[int, int], bytes | None] = {}
         self._known = holders.inodes if holders is not None else _NO_INODES
 
@@ -209,7 +224,7 @@ class SocketReader:
 
         :param names: Which of :data:`~drgn_sockets.records.families.FAMILY_NAMES`
         """
-        return for_each_socket(self.prog, names, self.holders)
+        return for_each_socket(self.prog, names, self.holders, self.losses)
 
     def peer(self, record: SocketRecord) -> AnySocket | None:
         """The other end of a socket, if its family knows of one on this machine."""
@@ -387,20 +402,14 @@ class SocketReader:
                 found[sk] = SocketInode(alloc.ino, alloc.uid)
         return found
 
-    def unix_name(self, addr: int) -> bytes | None:
-        """
-        The name at a ``struct unix_address *``, ``None`` for none; :data:`LOST_NAME` for one that
-        cannot be read.
-        """
+    def unix_name(self, addr: int) -> bytes | Lost | None:
+        """The name at a ``struct unix_address *``, ``None`` for none."""
         # An accepted socket shares the unix_address of its listener.
         if addr not in self._unix_names:
             try:
                 self._unix_names[addr] = unix_name(self.prog, addr)
-            except FaultError:
-                self._unix_names[addr] = LOST_NAME
-                self.lost_names = True
-                # A row of it may not be shown, as by a filter of names.
-                note(self.prog, "names of unix sockets that cannot be read are shown as ?")
+            except FaultError as e:
+                self._unix_names[addr] = lost_by(e)
         return self._unix_names[addr]
 
 
@@ -460,13 +469,16 @@ class _HeldPart(Part):
 
 
 def socket_parts(
-    prog: Program, families: Iterable[str] = FAMILY_NAMES, holders: Holders | None = None
+    prog: Program,
+    families: Iterable[str] = FAMILY_NAMES,
+    holders: Holders | None = None,
+    losses: Losses | None = None,
 ) -> Iterator[Part]:
     """The records of :func:`for_each_socket`, in parts."""
     wanted = frozenset(families)
     # One that looks like TCP, say, may prove to be of another family (SCTP).
     looked_at = frozenset[str]().union(*map(family_names_like, wanted))
-    reader = SocketReader(prog, holders)
+    reader = SocketReader(prog, holders, losses)
     nexts: dict[str, dict[int, int]] = {}
     walks = [f for f in map(family_named, filter(wanted.__contains__, FAMILY_NAMES)) if f]
     passed: set[str] = set()
@@ -489,11 +501,11 @@ def _walk(
     reader: SocketReader, prog: Program, family: Family, nexts: dict[str, dict[int, int]]
 ) -> Iterator[Batch]:
     known = nexts.get(family.name, NOTHING)
-    return reader.read_entries(_unknown(family, prog, known), family)
+    return reader.read_entries(_unknown(family, prog, known, reader.losses), family)
 
 
 def _unknown(
-    family: Family, prog: Program, known: Mapping[int, int]
+    family: Family, prog: Program, known: Mapping[int, int], losses: Losses
 ) -> Iterator[tuple[int, SockCommon | None]]:
     try:
         for sk, entry in family.walk(prog, known):
@@ -505,11 +517,14 @@ def _unknown(
             text = f"{family.name} sockets that are in no file table are not shown: {e}"
             if "struct " in str(e):
                 text += f" {TYPES_OF_MODULES}"
-            note(prog, text)
+            losses.remark(text)
 
 
 def for_each_socket(
-    prog: Program, families: Iterable[str] = FAMILY_NAMES, holders: Holders | None = None
+    prog: Program,
+    families: Iterable[str] = FAMILY_NAMES,
+    holders: Holders | None = None,
+    losses: Losses | None = None,
 ) -> Iterator[AnySocket]:
     """
     Every socket of the machine, in all network namespaces, family by family.
@@ -518,6 +533,7 @@ def for_each_socket(
         order of that.
     :param holders: Who holds what. Sockets that are in no hash table (created and never
         bound, unknown families) are found through it, and are missing without it.
+    :param losses: Takes what cannot be read and is in no row.
     """
-    for part in socket_parts(prog, families, holders):
+    for part in socket_parts(prog, families, holders, losses):
         yield from part.records()

@@ -138,6 +138,11 @@ class SocketRecord:
         return found
 
     @property
+    def where(self) -> str:
+        """Which row it is, for a message."""
+        return f"{self.family_name} socket at {self.sk:#x}"
+
+    @property
     def sk(self) -> int:
         """``struct sock *`` as an integer."""
         return self.sock.address  # type: ignore[no-any-return]
@@ -221,6 +226,11 @@ class UnreadableSocket:
         #: What is wrong, a few words.
         self.error = error
         self.holders = holders
+
+    @property
+    def where(self) -> str:
+        """Which row it is, for a message."""
+        return f"socket at {self.sk:#x}"
 
 
 AnySocket = Union[SocketRecord, UnreadableSocket]

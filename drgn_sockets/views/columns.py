@@ -7,10 +7,17 @@ import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable
 
+from drgn import FaultError
+
 from drgn_sockets.errors import UserError, nearest
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.records.columns import Column
+from drgn_sockets.records.losses import Loss, Losses, in_words
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.text import plain
+from drgn_sockets.text import LOST, plain
+
+#: Name of the column that says what cannot be read of a row, and attribute of records.
+ERROR = "error"
 
 
 def getters(columns: Sequence[Column], cls: type) -> list[Callable[[Any], Any] | None]:
@@ -18,14 +25,20 @@ def getters(columns: Sequence[Column], cls: type) -> list[Callable[[Any], Any] |
     return [column.get if issubclass(cls, column.of) else None for column in columns]
 
 
-def rows_maker(columns: Sequence[Column]) -> Callable[[Batch], Iterator[tuple[Any, ...]]]:
+def rows_maker(
+    columns: Sequence[Column], losses: Losses | None = None
+) -> Callable[[Batch], Iterator[tuple[Any, ...]]]:
     """
     Get a function that makes the cells of *columns*, texts or numbers, for a batch of records,
     in a table or in CSV.
 
     They are made column by column: a large table is hundreds of thousands of rows, and what can
     be decided once for many is.
+
+    :param losses: Takes what cannot be read, of which the cell is ``?``.
     """
+
+    told = Losses() if losses is None else losses
 
     @functools.lru_cache(None)
     def cells_of(cls: type) -> list[Callable[[Any], Any]]:
@@ -33,19 +46,87 @@ def rows_maker(columns: Sequence[Column]) -> Callable[[Batch], Iterator[tuple[An
 
     def rows(batch: Batch) -> Iterator[tuple[Any, ...]]:
         cells: list[Sequence[Any]] = []
-        for column, make in zip(columns, cells_of(batch.cls)):
-            found: Sequence[Any] | None = None
-            if make is _nothing:
-                found = ["-"] * len(batch)
-            elif column.texts is not None:
-                found = column.texts(batch)
-            if found is None:
-                made = map(make, batch.records())
-                found = ["-" if cell is None else cell for cell in made]
-            cells.append(found)
+        errors = Errors(batch, told)
+        at_error: int | None = None
+        for i, (column, make) in enumerate(zip(columns, cells_of(batch.cls))):
+            if column.name == ERROR:
+                # Other cells may have something to say in it.
+                at_error = i
+                cells.append(())
+            elif make is _nothing:
+                cells.append(["-"] * len(batch))
+            else:
+                cells.append(_texts(column, batch) or _made(make, batch, errors))
+        errors.lose()
+        if at_error is not None:
+            cells[at_error] = [plain(errors.of(i)) for i in range(len(batch))]
         return zip(*cells)
 
     return rows
+
+
+def _texts(column: Column, batch: Batch) -> Sequence[Any] | None:
+    try:
+        return column.texts(batch) if column.texts is not None else None
+    except FaultError:
+        # One by one it shows of which.
+        return None
+
+
+def _made(make: Callable[[Any], Any], batch: Batch, errors: Errors) -> Sequence[Any]:
+    try:
+        made = list(map(make, batch.records()))
+    except FaultError:
+        made = [errors.catch(i, make, record) for i, record in enumerate(batch.records())]
+    if list in set(map(type, made)):
+        for i, cell in enumerate(made):
+            if type(cell) is list:
+                errors.look_at(i, cell)
+                made[i] = plain(cell)
+    return ["-" if cell is None else cell for cell in made]
+
+
+class Errors:
+    """What cannot be read of the records of a batch: their errors, and those of their cells."""
+
+    def __init__(self, batch: Batch, losses: Losses) -> None:
+        self._batch = batch
+        self._losses = losses
+        self._of_cells: dict[int, dict[str, None]] = {}
+
+    def add(self, index: int, loss: Loss) -> None:
+        """A cell of the record at *index* cannot be read."""
+        self._of_cells.setdefault(index, {})[in_words(loss)] = None
+
+    def catch(self, index: int, make: Callable[[Any], Any], record: Any) -> Any:
+        """The cell of a record, ``?`` if that cannot be read."""
+        try:
+            return make(record)
+        except FaultError as e:
+            self.add(index, e)
+            return LOST
+
+    def look_at(self, index: int, value: Any) -> None:
+        """Some of a list may be lost."""
+        for item in value:
+            if isinstance(item, Lost):
+                self.add(index, item)
+
+    def of(self, index: int) -> str | None:
+        """What the column ``error`` says of a record."""
+        own = getattr(self._batch.records()[index], ERROR, None)
+        return (
+            "; ".join(dict.fromkeys([*filter(None, [own]), *self._of_cells.get(index, ())])) or None
+        )
+
+    def lose(self) -> None:
+        """Tell the command."""
+        if not self._of_cells and not self._batch.errors():
+            return
+        for i, record in enumerate(self._batch.records()):
+            where = getattr(record, "where", "")
+            for words in filter(None, [getattr(record, ERROR, None), *self._of_cells.get(i, ())]):
+                self._losses.lose(words, where)
 
 
 def _cell(column: Column, cls: type) -> Callable[[Any], Any]:
@@ -54,7 +135,16 @@ def _cell(column: Column, cls: type) -> Callable[[Any], Any]:
     if column.text is not None:
         return column.text
     get = column.get
-    return get if column.simple else lambda record: plain(get(record))
+    return get if column.simple else _plain_of(get)
+
+
+def _plain_of(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def cell(record: Any) -> Any:
+        value = get(record)
+        # What some of a list may be lost of is looked at first.
+        return value if type(value) is list else plain(value)
+
+    return cell
 
 
 def _nothing(record: object) -> None:

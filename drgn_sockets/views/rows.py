@@ -8,10 +8,11 @@ from typing import Any, Callable, TextIO
 
 from drgn import FaultError
 
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.records.columns import Column
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.text import plain
-from drgn_sockets.views.columns import getters, rows_maker
+from drgn_sockets.views.columns import ERROR, Errors, getters, rows_maker
 
 #: Makes the lines of a batch of records.
 Lines = Callable[[Batch], Iterable[str]]
@@ -24,9 +25,21 @@ _WIDE = 80
 
 
 class Rows:
-    """Writes records, each as one line."""
+    """
+    Writes records, each as one line.
 
-    def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
+    :param losses: Takes what cannot be read of them.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        out: TextIO,
+        *,
+        header: bool = True,
+        losses: Losses | None = None,
+    ) -> None:
+        self._losses = Losses() if losses is None else losses
         self._columns = columns
         self._out = out
         self._header = header
@@ -50,24 +63,44 @@ class Json(Rows):
     :func:`os.fsdecode` makes them and :func:`os.fsencode` turns them back.
     """
 
-    def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
-        super().__init__(columns, out, header=header)
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        out: TextIO,
+        *,
+        header: bool = True,
+        losses: Losses | None = None,
+    ) -> None:
+        super().__init__(columns, out, header=header, losses=losses)
         import json
 
         dumps = json.JSONEncoder(separators=(", ", ": ")).encode
         plans: dict[type, list[tuple[str, Callable[[Any], Any] | None]]] = {}
 
-        def line(record: Any) -> str:
-            cls = type(record)
-            if cls not in plans:
-                plans[cls] = list(zip((c.name for c in columns), getters(columns, cls)))
-            values = {}
-            for name, get in plans[cls]:
-                value = get(record) if get is not None else None
-                values[name] = value if type(value) in _JSON else _json_value(value)
-            return dumps(values) + "\n"
+        def lines(batch: Batch) -> Iterator[str]:
+            errors = Errors(batch, self._losses)
+            rows = []
+            for i, record in enumerate(batch.records()):
+                cls = type(record)
+                if cls not in plans:
+                    plans[cls] = list(zip((c.name for c in columns), getters(columns, cls)))
+                values = {}
+                for name, get in plans[cls]:
+                    try:
+                        value = get(record) if get is not None else None
+                    except FaultError as e:
+                        errors.add(i, e)
+                        value = None
+                    if type(value) is list:
+                        errors.look_at(i, value)
+                    values[name] = value if type(value) in _JSON else _json_value(value)
+                if ERROR in values:
+                    values[ERROR] = errors.of(i)
+                rows.append(dumps(values) + "\n")
+            errors.lose()
+            return iter(rows)
 
-        self.lines = lambda batch: map(line, batch.records())
+        self.lines = lines
 
 
 # What is its own JSON.
@@ -75,8 +108,8 @@ _JSON = frozenset({int, str, type(None), bool, float})
 
 
 def _json_value(value: Any) -> Any:
-    if isinstance(value, FaultError):
-        return plain(value)
+    if isinstance(value, Lost):
+        return None
     if isinstance(value, bytes):
         # As os.fsdecode(): what is not UTF-8 becomes surrogates that Python turns back.
         return value.decode("utf-8", "surrogateescape")
@@ -93,8 +126,15 @@ def _json_value(value: Any) -> Any:
 class Csv(Rows):
     """CSV (RFC 4180), escaped as in a table so that every record is one line."""
 
-    def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
-        super().__init__(columns, out, header=header)
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        out: TextIO,
+        *,
+        header: bool = True,
+        losses: Losses | None = None,
+    ) -> None:
+        super().__init__(columns, out, header=header, losses=losses)
         import csv
 
         written: list[str] = []
@@ -103,7 +143,7 @@ class Csv(Rows):
             write = written.append
 
         writer = csv.writer(Out(), lineterminator="\n")
-        rows = rows_maker(columns)
+        rows = rows_maker(columns, self._losses)
 
         def lines(batch: Batch) -> Iterator[str]:
             for row in rows(batch):
@@ -137,9 +177,16 @@ class Table(Rows):
     heading and cells.
     """
 
-    def __init__(self, columns: Sequence[Column], out: TextIO, *, header: bool = True) -> None:
-        super().__init__(columns, out, header=header)
-        self._rows = rows_maker(columns)
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        out: TextIO,
+        *,
+        header: bool = True,
+        losses: Losses | None = None,
+    ) -> None:
+        super().__init__(columns, out, header=header, losses=losses)
+        self._rows = rows_maker(columns, self._losses)
         self._first: list[tuple[str, ...]] = []
         if header:
             self._first.append(tuple(c.name.upper().replace("_", "-") for c in columns))

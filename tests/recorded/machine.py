@@ -18,7 +18,6 @@ from drgn import Program
 
 from drgn_sockets.cli import make_parser
 from drgn_sockets.errors import UserError
-from drgn_sockets.records.notes import take_notes
 from drgn_sockets.target import open_target
 from vm import distilled
 from vm.dump import Recorded
@@ -220,8 +219,6 @@ class Core:
 def run_on(prog: Program, *argv: str) -> Done:
     """Run a command line as :func:`drgn_sockets.cli.main` does, on an open program."""
     out, err = io.StringIO(), io.StringIO()
-    # Of whoever used the program before.
-    take_notes(prog)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             args = make_parser().parse_args(argv)

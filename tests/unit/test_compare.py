@@ -16,6 +16,7 @@ from drgn_sockets.check.procfs import NET_FILES, FdLook, Look, NetText
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.kinds import Kind, Known
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.views.procfs import Row
 
 NS = 4026531840
@@ -60,11 +61,11 @@ def look(rows: list[Row] | None = None, file: str = "tcp", fds: Any = None) -> L
 
 def memory(rows: list[Row] | None = None, file: str = "tcp", fds: Any = None) -> Memory:
     net = {} if rows is None else {(NS, file): rows}
-    return Memory(net, fds or {}, {}, [NS], {pid for pid, _ in fds or {}}, NS, [])
+    return Memory(net, fds or {}, {}, [NS], {pid for pid, _ in fds or {}}, NS)
 
 
 def memory_of(net: dict[tuple[int, str], list[Row]]) -> Memory:
-    return Memory(net, {}, {}, [NS], set(), NS, [])
+    return Memory(net, {}, {}, [NS], set(), NS)
 
 
 def live(
@@ -120,9 +121,7 @@ def test_whole_lines_are_judged() -> None:
     def result(*sides: tuple[list[Row], list[bytes], bytes], live: bool) -> Result:
         before, mine = sides[:2]
         later = Look(**whole(*sides[2])) if sides[2:] else None
-        there = Memory(
-            fds={}, net_pids={}, netns=[NS], pids=set(), own_netns=NS, problems=[], **whole(*mine)
-        )
+        there = Memory(fds={}, net_pids={}, netns=[NS], pids=set(), own_netns=NS, **whole(*mine))
         return Comparison(5, live=live).compare(Look(**whole(*before)), there, later)
 
     rows, lines = [tcp(1), tcp(2)], [b"   0: a b  \n", b"   1: c d  \n"]
@@ -408,10 +407,11 @@ def compare_fds(
     mine: dict[int, FdRecord],
     after: dict[int, FdLook] | None,
     elapsed_s: float | None = None,
+    losses: Losses | None = None,
 ) -> Result:
     key = (7, None)
     later = None if after is None else look(fds={key: after})
-    comparison = Comparison(elapsed_s, live=after is not None)
+    comparison = Comparison(elapsed_s, live=after is not None, losses=losses)
     return comparison.compare(look(fds={key: before}), memory(fds={key: mine}), later)
 
 
@@ -523,15 +523,18 @@ def test_lines_that_cannot_be_told() -> None:
     lines = (ID, b"lock:\t1: FLOCK\n")
     cases: list[tuple[Any, int, list[str]]] = [
         (Known(Lines("x"), None, "x: no such type", True), 0, ["fdinfo of x: no such type"]),
+        # That is told as lost, and nothing is compared.
         (Known(Lines("x"), None, "x: cannot be read"), 1, []),
         # No kind that we know.
         ((), 0, ["fdinfo of reg: odd_fops: what lines of its own say is not known"]),
     ]
     shows = SimpleNamespace(cache={("drgn_sockets.show_fdinfo", 1): True})
-    for known, mismatches, left_out in cases:
+    for known, lost, left_out in cases:
+        losses = Losses()
         ours = record(0, memo=known, prog=shows, fops="odd_fops")
-        result = compare_fds({0: fd_look(lines=lines)}, {0: ours}, None)
-        assert len(result.mismatches) == mismatches
+        result = compare_fds({0: fd_look(lines=lines)}, {0: ours}, None, losses=losses)
+        assert not result.mismatches
+        assert losses.count() == lost
         assert result.left_out == left_out
 
 
@@ -549,9 +552,9 @@ def test_fds_that_come_and_go() -> None:
     result = compare_fds(one, {0: record(0, name=b"/third")}, other)
     assert (result.mismatches, told(result.moved)) == ([], [("name", "/f", "/other")])
     lost = FdRecord(TABLE, 0, False, None, 1, "struct file cannot be read")
-    assert told(compare_fds(one, {0: lost}, one).mismatches) == [
-        ("", "there", "struct file cannot be read")
-    ]
+    losses = Losses()
+    result = compare_fds(one, {0: lost}, one, losses=losses)
+    assert (result.mismatches, result.rows, losses.count()) == ([], {}, 1)
 
 
 def test_processes() -> None:
@@ -581,7 +584,7 @@ def check_live(
     """check_live() on looks that were prepared; the last of them goes on for ever."""
     prog: Any = None
 
-    def memories(prog: Any) -> Memory:
+    def memories(prog: Any, losses: Any = None) -> Memory:
         return memory(mine.pop(0) if len(mine) > 1 else mine[0])
 
     def looks(tree: Any, memory: Memory) -> Look:

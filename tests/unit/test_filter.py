@@ -43,7 +43,7 @@ def unix(name: bytes | None, peer_name: bytes | None = None) -> UnixRecord:
     values: Any = {"family": 1, "type": 1, "protocol": 0, "state": 1, "mark": 0, "bound_dev_if": 0}
     values["cgroup"] = None
     record = UnixRecord(KERNEL.prog, decoded(UnixSock, **values), 1)
-    record.name, record.peer_name = name, peer_name
+    record.names = name, peer_name
     return record
 
 

@@ -85,8 +85,8 @@ def unix(
         **members,
     }
     record = UnixRecord(KERNEL.prog, decoded(UnixSock, **values), 1)
-    record.inode, record.name = SocketInode(100, 0), name
-    record.peer_name, record.peer_ino = peer, peer_ino
+    record.inode, record.names = SocketInode(100, 0), (name, peer)
+    record.peer_ino = peer_ino
     return record
 
 

@@ -12,7 +12,7 @@ from drgn import Program, offsetof
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock
-from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.kernel.lost import Lost, there, unreadable
 from drgn_sockets.kernel.memory import read_bytes
 from drgn_sockets.kernel.skb import MAX_SKBS, skb_queue_walk
 from drgn_sockets.kernel.sock import (
@@ -64,13 +64,6 @@ class UnixAddress(Struct):
     name = Bytes("name", help="struct sockaddr_un[]")
 
 
-class LostName(bytes):
-    """In the place of a name that cannot be read: what is shown of it."""
-
-
-LOST_NAME = LostName(b"?")
-
-
 def unix_name(prog: Program, addr: int) -> bytes | None:
     """
     The name a unix socket is bound to.
@@ -100,7 +93,10 @@ def sun_path(prog: Program, addr: int) -> bytes | None:
     layout = UnixAddress.layout(prog)
     length = min(max(layout.read(addr).len, 0), _MAX_ADDRESS)
     offset = layout.cls.places["name"].offset + _SUN_PATH
-    return read_bytes(prog, addr + offset, max(length - _SUN_PATH, 0))
+    path = read_bytes(prog, addr + offset, max(length - _SUN_PATH, 0))
+    if path is None:
+        raise unreadable("name in struct unix_address", addr)
+    return path
 
 
 class _SkBuff(Struct):
@@ -170,13 +166,30 @@ class UnixRecord(SocketRecord):
     family_name = "unix"
     struct = UnixSock
 
-    #: Path, abstract name (it begins with a NUL), or ``None``. An accepted socket has that of
-    #: its listener.
-    name: bytes | None = None
     #: Inode of the other end; 0 if it has none, as long as nobody has accepted it.
     peer_ino: int = 0
-    #: Name of the other end.
-    peer_name: bytes | None = None
+
+    #: What the names below are, or what is lost of them.
+    names: tuple[bytes | Lost | None, bytes | Lost | None] = (None, None)
+
+    @property
+    def name(self) -> bytes | None:
+        """
+        Path, abstract name (it begins with a NUL), or ``None``. An accepted socket has that of its
+        listener.
+
+        :raises FaultError: if it cannot be read
+        """
+        return there(self.names[0])
+
+    @property
+    def peer_name(self) -> bytes | None:
+        """
+        Name of the other end.
+
+        :raises FaultError: if it cannot be read
+        """
+        return there(self.names[1])
 
     addr = Derived(same, "addr", doc="``struct unix_address *``, 0 if it has no name.")
     peer = Derived(same, "peer", doc="``struct sock *`` of the other end, 0 for none.")

@@ -10,12 +10,14 @@ from typing import Any, Callable, ClassVar, TypeVar
 from drgn import Object, Program
 
 from drgn_sockets.kernel.chains import HashTable
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import byte_order, pointer_size
 from drgn_sockets.kernel.sock import NumaDropCounters, Sock, has_sock_i_uid, walk_hashed
 from drgn_sockets.kernel.structs import Batch
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import SocketReader
 
 T = TypeVar("T")
@@ -44,14 +46,16 @@ class Looker:
 
     :param real_pointers: Print the addresses themselves, also where ``kptr_restrict`` has the
         kernel hash or hide them.
+    :param losses: Takes what cannot be read.
     """
 
-    def __init__(self, prog: Program, *, real_pointers: bool = False) -> None:
+    def __init__(
+        self, prog: Program, *, real_pointers: bool = False, losses: Losses | None = None
+    ) -> None:
         self.prog = prog
-        self.reader = SocketReader(prog)
+        self.losses = Losses() if losses is None else losses
+        self.reader = SocketReader(prog, losses=self.losses)
         self.clock = clock(prog)
-        #: What could not be read, a line each.
-        self.problems: list[str] = []
         self._order = byte_order(prog)
         self._real_pointers = real_pointers
         self._pointer: Callable[[int], str] | None = None
@@ -109,7 +113,7 @@ class Looker:
 
     def unreadable(self, sk: int) -> None:
         """A socket cannot be read."""
-        self.problems.append(f"socket at {sk:#x} cannot be read")
+        self.losses.lose(Lost("struct sock", sk))
 
     def inodes(self, socks: Batch[Any]) -> tuple[list[int], list[int]]:
         """Inodes of full sockets, and owners as ``/proc/net`` has them."""

@@ -6,8 +6,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import AF_UNIX, TCP_ESTABLISHED, TCP_LISTEN, unix_table
 from drgn_sockets.records.families.unix import UnixSock
+from drgn_sockets.text import LOST
 from drgn_sockets.views.procfs.base import Looker, NetFile, texts_of
 
 _SO_ACCEPTCON = 1 << 16
@@ -44,8 +46,10 @@ def _texts(at: Looker, sks: Sequence[int]) -> dict[int, bytes]:
         socks.addresses, inos, *map(socks.column, names)
     ):
         name = at.reader.unix_name(addr)
-        if addr and name is None:
-            at.problems.append(f"name of the unix socket at {sk:#x} cannot be read")
+        if isinstance(name, Lost):
+            at.losses.lose(name, f"unix socket at {sk:#x}")
+            # As in a table, where a name may be.
+            name = LOST.encode()
         text = (
             f"{at.pointer(sk)}: {refcnt:08X} 00000000 "
             f"{_SO_ACCEPTCON if state == TCP_LISTEN else 0:08X} {type_:04X} "

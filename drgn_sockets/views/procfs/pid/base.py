@@ -9,6 +9,7 @@ from typing import ClassVar
 from drgn import Program
 
 from drgn_sockets.kernel.dcache import Namer
+from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.process import ProcessRecord
 
 
@@ -16,10 +17,13 @@ class PidLooker:
     """
     Looks at processes of one program as the kernel does when their files are read, by somebody
     with all permissions who lives in the initial namespaces.
+
+    :param losses: Takes what cannot be read and leaves a file whole otherwise.
     """
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, losses: Losses | None = None) -> None:
         self.prog = prog
+        self.losses = Losses() if losses is None else losses
         self.namer = Namer(prog)
 
 

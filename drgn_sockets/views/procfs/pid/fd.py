@@ -22,7 +22,7 @@ def fds(at: PidLooker, task: Task, *, whole: bool) -> Iterator[FdRecord]:
     if task.files:
         tid = None if whole else task.pid
         table = FileTable(task.tgid, tid, task.comm, task.files, task.address)
-        yield from FdReader(at.prog, namer=at.namer).read([table])
+        yield from FdReader(at.prog, namer=at.namer, losses=at.losses).read([table])
 
 
 def fd_lines(records: Iterable[FdRecord]) -> Iterator[bytes]:

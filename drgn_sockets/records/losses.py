@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What one command could not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TextIO, Union
+
+from drgn import FaultError
+
+from drgn_sockets.kernel.lost import Lost, lost_by
+
+#: How a loss comes: as an entry of a walk, as what a reader raised, or in words.
+Loss = Union[Lost, FaultError, str]
+
+# A core without a whole kind of memory would fill the terminal otherwise.
+_LINES = 20
+
+
+class Losses:
+    """
+    Collects what a command could not read.
+
+    The command makes one and hands it to whatever reads. At the end, each loss is one line on
+    standard error, and the exit status is 1 if there is one::
+
+        losses = Losses()
+        for task in sift(for_each_task(prog), losses.lose):
+            ...
+        losses.tell(sys.stderr)
+        return TOLD if losses else OK
+    """
+
+    def __init__(self) -> None:
+        # In the order in which they came, each once; and whether it is a loss.
+        self._lines: dict[str, bool] = {}
+
+    def __bool__(self) -> bool:
+        """Whether something is lost."""
+        return any(self._lines.values())
+
+    def count(self) -> int:
+        """How many are lost."""
+        return sum(self._lines.values())
+
+    def lose(self, loss: Loss, where: str = "") -> str:
+        """
+        Keep a loss.
+
+        :param where: What it is missing from, ``pid 105 fd 3``.
+        :return: The loss in words, without *where*: what the ``error`` of a row says.
+        """
+        words = in_words(loss)
+        self._lines[f"{where}: {words}" if where else words] = True
+        return words
+
+    def remark(self, text: str) -> None:
+        """Have *text* told that is no loss of memory: the types of a module are not known, say."""
+        self._lines.setdefault(text, False)
+
+    def sent(self) -> dict[str, bool]:
+        """What another process sends to the one that it works for, which takes it."""
+        return self._lines
+
+    def take(self, sent: Mapping[str, bool]) -> None:
+        """Take what another process lost."""
+        self._lines.update(sent)
+
+    def tell(self, out: TextIO) -> None:
+        """Write a line for each, and how many more there are where they are very many."""
+        lines = list(self._lines)
+        more = len(lines) - _LINES
+        for line in lines[:_LINES]:
+            print(f"drgn-sockets: {line}", file=out)
+        if more > 0:
+            print(f"drgn-sockets: and {more} more that cannot be read", file=out)
+
+
+def in_words(loss: Loss) -> str:
+    """
+    Put a loss into words.
+
+    >>> in_words(FaultError("struct inode cannot be read", 0xFFFF888003A4B000))
+    'struct inode at 0xffff888003a4b000 cannot be read'
+    """
+    return str(lost_by(loss)) if isinstance(loss, FaultError) else str(loss)
