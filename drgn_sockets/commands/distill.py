@@ -29,8 +29,7 @@ from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses
-from drgn_sockets.records.reader import for_each_socket
-from drgn_sockets.records.socket import SocketRecord
+from drgn_sockets.records.reader import for_each_socket, readable
 from drgn_sockets.target.kdump import write_kdump
 from drgn_sockets.target.new_file import check_writable, written_beside
 from drgn_sockets.target.recorder import Recorder
@@ -149,8 +148,9 @@ def _read_for_drgn(prog: Program, losses: Losses) -> None:
 
 
 def _sks(prog: Program, losses: Losses) -> Iterator[Object]:
-    for record in for_each_socket(prog, holders=Holders(prog, losses=losses), losses=losses):
-        if isinstance(record, SocketRecord) and isinstance(record.sock, Sock):
+    walk = for_each_socket(prog, holders=Holders(prog, losses=losses), losses=losses)
+    for record in readable(walk, losses):
+        if isinstance(record.sock, Sock):
             yield Object(prog, f"{record.sock.C_TYPE} *", record.sk)
 
 

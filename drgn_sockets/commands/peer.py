@@ -21,7 +21,7 @@ from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.families.tcp import TcpRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.losses import Losses
-from drgn_sockets.records.reader import for_each_socket
+from drgn_sockets.records.reader import for_each_socket, readable
 from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.views.sockets import remote_text
 
@@ -101,7 +101,7 @@ class Peer(Command):
         finder = Finder(prog, losses)
         # Other ends are among the sockets that are walked, mostly.
         walk = for_each_socket(prog, holders=finder.holders, losses=losses)
-        records = {record.sk: record for record in walk}
+        records = {record.sk: record for record in readable(walk, losses)}
         for record in records.values():
             if isinstance(record, UnixRecord) and record.peer not in records:
                 finder.reader.peer(record)

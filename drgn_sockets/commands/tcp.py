@@ -24,7 +24,7 @@ from drgn_sockets.records.families.tcp import (
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.names import state_name
-from drgn_sockets.records.reader import for_each_socket
+from drgn_sockets.records.reader import for_each_socket, readable
 from drgn_sockets.records.socket import UnreadableSocket
 from drgn_sockets.views.sockets import describe, holders_text, local_text, remote_text
 
@@ -75,7 +75,7 @@ class Tcp(Command):
 
     def read_all(self, prog: Program, losses: Losses) -> None:
         holders = Holders(prog, losses=losses)
-        for record in for_each_socket(prog, ["tcp"], holders, losses=losses):
+        for record in readable(for_each_socket(prog, ["tcp"], holders, losses), losses):
             if isinstance(record, TcpRecord) and isinstance(record.sock, InetConnectionSock):
                 # All else is in the structure that the walk has read.
                 congestion_algorithm(prog, record.sock)

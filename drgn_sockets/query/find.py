@@ -20,8 +20,8 @@ from drgn_sockets.query.select import task_of
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses
-from drgn_sockets.records.reader import SocketReader, for_each_socket
-from drgn_sockets.records.socket import AnySocket, SocketRecord
+from drgn_sockets.records.reader import SocketReader, for_each_socket, readable
+from drgn_sockets.records.socket import AnySocket
 
 
 class _Socket(Struct):
@@ -125,8 +125,9 @@ class Finder:
 
         :raises UserError: if there is none
         """
-        for record in for_each_socket(self._prog, holders=self.holders, losses=self.losses):
-            if ino and isinstance(record, SocketRecord) and record.ino == ino:
+        walk = for_each_socket(self._prog, holders=self.holders, losses=self.losses)
+        for record in readable(walk, self.losses):
+            if ino and record.ino == ino:
                 return [record]
         hint = ""
         bound = [r for r in self._unix() if (r.socket_file() or (0, 0))[0] == ino != 0]

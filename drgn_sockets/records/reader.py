@@ -537,3 +537,16 @@ def for_each_socket(
     """
     for part in socket_parts(prog, families, holders, losses):
         yield from part.records()
+
+
+def readable(records: Iterable[AnySocket], losses: Losses) -> Iterator[SocketRecord]:
+    """
+    Iterate over the sockets that could be read.
+
+    :param losses: Takes the others.
+    """
+    for record in records:
+        if isinstance(record, UnreadableSocket):
+            losses.lose(record.error, record.where)
+        else:
+            yield record
