@@ -178,7 +178,7 @@ def _heading_and_rows(name: str, lines: Iterator[bytes]) -> tuple[bytes, list[by
 
 
 def fds_in_memory(
-    prog: Program, tables: Sequence[FileTable], losses: Losses
+    prog: Program, tables: Sequence[FileTable], losses: Losses | None = None
 ) -> Iterator[Iterator[FdRecord]]:
     """The fds of each of *tables*, to be taken before the next."""
     groups = itertools.groupby(FdReader(prog, losses=losses).read(tables), lambda fd: fd.table)

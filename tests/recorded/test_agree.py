@@ -186,13 +186,7 @@ def test_derived_columns_are_those_of_records(elf: Core, cls: type[SocketRecord]
 def test_any_number_of_processes(
     one: Core, argv: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-<<<<<<< HEAD
-    # What a test before this had to be told.
-    take_notes(one.prog)
     alone = one.run("--jobs", "1", *argv)
-=======
-    one = elf.run("--jobs", "1", *argv)
->>>>>>> b6f7387 (One object per command collects what cannot be read: its lines, its rows and its exit status)
     # Small parts, so that there are many.
     monkeypatch.setattr(reader, "_FIRST_PART", 16)
     monkeypatch.setattr(reader, "_PART", 16)
