@@ -24,7 +24,7 @@ OK = 0
 #: Done, with something to tell: a mismatch, rows that could not be read.
 TOLD = 1
 
-# It takes a while to start another process.
+# So few parts are read in less time than another process takes to start.
 _FEW_PARTS = 4
 
 
@@ -75,8 +75,8 @@ class Command:
         group.add_argument(
             "--output",
             metavar="COLS",
-            help="columns to show: A,B for just these, +A,B for these as well, all; "
-            "help lists them",
+            help="columns to show: A,B for these alone, +A,B for these besides the usual ones, "
+            "all for all; help lists them",
         )
         form = group.add_mutually_exclusive_group()
         form.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -87,8 +87,9 @@ class Command:
 
     def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
         """
-        All columns that there are with these options; those that nothing but ``--output`` shows
-        may be missing without it.
+        All columns that can be shown with these options.
+
+        Without ``--output``, those that only ``--output`` shows may be left out.
         """
         return self.columns
 
@@ -97,7 +98,7 @@ class Command:
         return [column.name for column in self.columns_for(args) if column.default]
 
     def help_columns(self, columns: Sequence[Column] = ()) -> str:
-        """What ``--output help`` prints of some columns, by default of all."""
+        """What ``--output help`` prints: a line for each of *columns*, by default of all."""
         columns = columns or self.columns
         width = max(len(column.name) for column in columns)
         usual = {column.name for column in columns if column.default}
@@ -114,7 +115,7 @@ class Command:
         return choose(self.columns_for(args), args.output, self.usual(args))
 
     def shows(self, args: argparse.Namespace, *names: str) -> bool:
-        """Whether any of these columns is shown: what nobody sees need not be read."""
+        """Whether any of these columns is shown; if none is, their values need not be read."""
         return any(column.name in names for column in self.chosen(args))
 
     def jobs(self, prog: Program, args: argparse.Namespace) -> int:
@@ -122,7 +123,7 @@ class Command:
         asked: int | None = getattr(args, "jobs", None)
         if asked is not None:
             return asked
-        # A live machine has other things to do; and in the REPL nobody expects forks.
+        # On a live machine other programs want the processors, and the REPL should not fork.
         alone = prog.flags & ProgramFlags.IS_LIVE or "jobs" not in args
         return 1 if alone else processors()
 
@@ -148,7 +149,7 @@ class Command:
         """
         Print the records of the parts of a walk; of many parts, several at a time.
 
-        :param tests: What a record must pass to be printed.
+        :param tests: A record is printed if it passes all of these.
         :return: How many were printed that could be read.
         """
         rows = self._rows(args, losses)
@@ -169,13 +170,13 @@ class Command:
                 rows.write(batch)
                 good += len(batch) - batch.errors()
             if rows.lines is not None:
-                # Somebody waits for the first rows.
+                # Users wait for the first rows.
                 sys.stdout.flush()
                 break
         rest = list(waiting)
         lines = rows.lines
         if lines is None:
-            # All parts are read, and had but a few records.
+            # All parts have been read, and have too few records for a large table.
             rows.close()
             return good
 
@@ -184,7 +185,7 @@ class Command:
             good = 0
             for batch in read(part):
                 if part.alone:
-                    # That is done here, and may be long.
+                    # It is read in this process, so its rows can be written as they come.
                     rows.write(batch)
                 else:
                     text += lines(batch)
@@ -192,7 +193,7 @@ class Command:
             return "".join(text), good, losses.sent(), part.found()
 
         jobs = self.jobs(prog, args) if len(rest) >= _FEW_PARTS else 1
-        # The key 0 is that of all small tables, which have nothing in common.
+        # The key 0 is that of all small tables: it does not say that they belong together.
         made = fan_out(rest, make, jobs, lambda i, part: 0 if part.alone else part.key or i)
         for part, (text, some, lost, found) in zip(rest, made):
             part.take(found)

@@ -26,18 +26,23 @@ class Check(Command):
 
     name = "check"
     description = (
-        "On a live kernel, every fd of every process (name, position, flags, mount, inode) and "
-        f"every line of /proc/net/{{{','.join(FILES)}}} in every network namespace; "
-        "only that is judged on which procfs says the same before and after memory was walked. "
-        "With --procfs, a directory laid out as /proc is, saved shortly "
-        "before a core was taken. With --diag, every attribute that sock_diag (what ss asks) sends "
-        "of every socket, in the same way. Prints a line for each mismatch and a summary; exit "
-        "status 1 if there is a mismatch."
+        "On a live kernel it compares every fd of every process (name, position, flags, mount, "
+        f"inode) and every line of /proc/net/{{{','.join(FILES)}}} in every network namespace. "
+        "procfs is read before and after memory, and only what it says both times is judged. "
+        "--procfs compares with a directory that is laid out as /proc is, and was saved shortly "
+        "before a core was taken. --diag compares every attribute of every socket that sock_diag "
+        "sends, which ss asks. It prints a line for each mismatch, and a summary; the exit status "
+        "is 1 if there is a mismatch."
     )
     columns = (
         Column("where", "file of procfs", lambda m: m.where, True),
-        Column("row", "which row of it", lambda m: m.row, True),
-        Column("field", "which field; none for a row as a whole", lambda m: m.field or None, True),
+        Column("row", "row of the file", lambda m: m.row, True),
+        Column(
+            "field",
+            "field of the row; none for all of it",
+            lambda m: m.field or None,
+            True,
+        ),
         Column("procfs", "what procfs says", lambda m: m.procfs, True),
         Column("memory", "what kernel memory says", lambda m: m.memory, True),
     )
@@ -47,26 +52,26 @@ class Check(Command):
         against.add_argument(
             "--procfs",
             metavar="DIR",
-            help="a saved /proc, for a core: DIR/net/tcp, DIR/PID/fd/N, …",
+            help="compare with a saved /proc, for a core: DIR/net/tcp, DIR/PID/fd/N, …",
         )
         against.add_argument(
             "--diag",
             nargs="?",
             const="",
             metavar="FILE_OR_DIR",
-            help="compare with sock_diag: live, or for a core with saved replies, "
-            "DIR/netns/INODE/diag",
+            help="compare with sock_diag: with that of the live kernel, or, for a core, with saved "
+            "replies (DIR/netns/INODE/diag)",
         )
         parser.add_argument(
             "--attributes",
             action="store_true",
-            help="with --diag: show of each attribute how often it was compared and equal, and not "
-            "what differs",
+            help="with --diag: show how often each attribute was compared, and how often it was "
+            "equal, instead of mismatches",
         )
         parser.add_argument(
             "--moved",
             action="store_true",
-            help="list also what changed between looks, which is not judged",
+            help="also list what changed between the two looks at procfs, and is not judged",
         )
 
     def read_all(self, prog: Program, losses: Losses) -> None:
@@ -135,16 +140,16 @@ class Check(Command):
 
 
 def _is_here(prog: Program) -> bool:
-    """Whether it is the kernel that runs this."""
+    """Whether the program is the running kernel."""
     return bool(prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL)
 
 
 _DIAG_COLUMNS = (
-    Column("where", "kind of socket, and its network namespace", lambda m: m.where, True),
+    Column("where", "family of the socket, and its network namespace", lambda m: m.where, True),
     Column("row", "which socket", lambda m: m.row, True),
     Column(
         "field",
-        "which attribute and member; none for a whole socket",
+        "attribute and member; none for the socket as a whole",
         lambda m: m.field or None,
         True,
     ),
@@ -153,7 +158,10 @@ _DIAG_COLUMNS = (
 )
 _ATTRIBUTE_COLUMNS = (
     Column(
-        "attribute", "attribute, or structure that a message begins with", lambda c: c.name, True
+        "attribute",
+        "attribute, or structure at the beginning of a message",
+        lambda c: c.name,
+        True,
     ),
     Column("compared", "how often it was compared", lambda c: c.compared, True),
     Column("equal", "how often it was equal", lambda c: c.equal, True),

@@ -54,18 +54,18 @@ class Distill(Command):
     name = "distill"
     description = (
         "The file is a kdump-compressed core that drgn opens, with the kernel's types and "
-        "symbols in it, and the other commands print the same on it as on what it was made "
-        "from. It has no memory of processes, no page cache, and no payload of sockets; pages "
-        "are zeroed outside the structures read. It does have what the commands show: names "
-        "of files, processes and sockets, and addresses. On a running kernel each page is of "
-        "the moment when it was first read."
+        "symbols in it. The other commands print the same on it as on the kernel or core that it "
+        "was made from. It has no memory of processes, no page cache, and no payload of sockets; "
+        "pages are zeroed outside the structures that the commands read. It does have what the "
+        "commands show: names of files, processes and sockets, and addresses. On a running kernel "
+        "each page is of the moment when it was first read."
     )
     columns = (
         Column("file", "the file written", lambda d: d.file, True),
         Column("size", "its size, bytes", lambda d: d.size, True, right=True),
         Column("pages", "pages of memory in it", lambda d: d.pages, True, right=True),
-        Column("kept", "bytes of these that are not zeroed", lambda d: d.kept, True, right=True),
-        Column("payload", "whether what is queued in sockets is there", lambda d: d.payload, True),
+        Column("kept", "bytes in these that are not zero", lambda d: d.kept, True, right=True),
+        Column("payload", "whether the data queued in sockets is in it", lambda d: d.payload, True),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -75,7 +75,7 @@ class Distill(Command):
         parser.add_argument(
             "--with-payload",
             action="store_true",
-            help="take in what is queued in sockets, sent and not yet received: user data",
+            help="keep the data queued in sockets, sent and not yet received, which is user data",
         )
 
     def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
@@ -117,13 +117,13 @@ class Distill(Command):
                 with _progress(f"reading for {name}"):
                     read(prog, losses)
             except (FaultError, LookupError, ValueError) as e:
-                # On this core that command cannot go on either; the others may.
+                # That command will fail on the new core as well; the others may not.
                 losses.lose(f"not all that {name} reads is there: {e}")
 
 
 def _read_for_drgn(prog: Program, losses: Losses) -> None:
-    """Read what a script for drgn goes through to come to files, their paths, and namespaces."""
-    # drgn's walks of lists have no end if the list has none.
+    """Read what scripts for drgn walk: modules, network namespaces, and files with their paths."""
+    # drgn's walk of a list that loops does not end.
     for _ in islice(prog.loaded_modules(), _MAX_WALK):
         pass
     for _ in islice(for_each_net(prog), _MAX_WALK):
@@ -143,7 +143,7 @@ def _read_for_drgn(prog: Program, losses: Losses) -> None:
         except FaultError as e:
             losses.lose(e, f"struct task_struct at {task.value_():#x}")
     prog["init_task"].comm.read_()
-    # What tells of which build it is.
+    # It says which build the kernel is.
     prog.read_c_string(prog.symbol("linux_banner").address, max_size=512)
 
 
@@ -171,9 +171,9 @@ def _write(file: BinaryIO, recorder: Recorder) -> int:
 
 def _verify(file: BinaryIO, recorder: Recorder) -> None:
     """
-    Read back what was written, through libkdumpfile.
+    Read back the file through libkdumpfile.
 
-    :raises UserError: if it is not what was to be written
+    :raises UserError: if a page is not the one that was to be written
     """
     file.flush()
     prog = Program()
@@ -183,7 +183,7 @@ def _verify(file: BinaryIO, recorder: Recorder) -> None:
             if prog.read(frame * recorder.page_size, recorder.page_size, physical=True) != page:
                 raise ValueError(f"page frame {frame:#x} is another")
     except (ValueError, FaultError, OSError) as e:
-        raise UserError(f"what was written cannot be read back: {e}") from None
+        raise UserError(f"{file.name} cannot be read back: {e}") from None
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from drgn_sockets.records.parts import Batch
 from drgn_sockets.text import escape, escaped, plain
 from drgn_sockets.views.sockets import describe, descriptions, holders_text
 
-# Column ``detail`` has so many holders of other ends; ``endpoints`` has all.
+# The column "detail" names this many holders of other ends; "endpoints" names all.
 _ENDS = 4
 
 
@@ -45,7 +45,7 @@ def _file_name_text(file: FileRecord) -> str | None:
     name = file.name
     if name is None:
         return None
-    # There is nothing to escape in what the kernel makes of a number.
+    # "socket:[N]" has nothing to escape.
     return name.decode() if file.sk else escape(name)
 
 
@@ -62,8 +62,10 @@ def _detail(r: FdRecord) -> str | None:
 
 def _with_ends(detail: str | None, table: FileTable, fd: int, file: FileRecord) -> str | None:
     """
-    With who holds the other ends of a pipe and the like. What leads through all file tables
-    is not for a machine with very many fds, unless somebody asks for it.
+    Add who holds the other ends of a pipe and the like to *detail*.
+
+    Finding them takes a walk of all file tables. On a machine with very many fds, only the column
+    "endpoints" has them.
     """
     if file.sk or kind_with_ends(file.prog, file.op) is None:
         return detail
@@ -116,9 +118,9 @@ def _driver(
 
 
 def _field(kind: Kind, field: Field) -> Column:
-    """The column that has what there is to know of files of a kind."""
+    """The column of a field that files of a kind have."""
 
-    # Sockets are many, and no other kind has anything of them.
+    # There are many sockets, and only the kind "sock" has fields of them.
     of_sockets = kind.name == "sock"
 
     def get(r: FdRecord) -> Any:
@@ -132,7 +134,7 @@ def _field(kind: Kind, field: Field) -> Column:
     return Column(f"{kind.name}.{field.name}", field.help, get)
 
 
-# The same of a batch of fds, column by column.
+# The texts of a column for a whole batch of fds.
 
 
 def _is_fds(texts: Callable[[FdBatch], list[Any]]) -> Callable[[Batch], list[Any] | None]:
@@ -209,7 +211,7 @@ def _flags(r: FdRecord) -> list[str] | None:
     return None if r.flags is None else flag_names(r.flags)
 
 
-# What is shown unless somebody names others, and what else takes nothing to import.
+# The usual columns, and others whose modules are imported in any case.
 _COLUMNS = (
     Column(
         "command",
@@ -224,7 +226,7 @@ _COLUMNS = (
     ),
     Column(
         "tid",
-        "thread ID, if the file table is the thread's own (unshare(CLONE_FILES))",
+        "thread ID, if the thread has a file table of its own (unshare(CLONE_FILES))",
         attrgetter("table.tid"),
         True,
         right=True,
@@ -242,7 +244,7 @@ _COLUMNS = (
     ),
     Column(
         "mode",
-        "opened to r read, w write, u both, - neither, p O_PATH; c closed by execve()",
+        "r opened to read, w to write, u for both, - for neither, p O_PATH; c: closed by execve()",
         _mode,
         True,
         simple=True,
@@ -258,7 +260,7 @@ _COLUMNS = (
     ),
     Column(
         "name",
-        "name, as readlink /proc/PID/fd/N",
+        "name, as readlink /proc/PID/fd/N prints it",
         lambda r: r.file and r.file.name,
         True,
         text=_name_text,
@@ -266,21 +268,21 @@ _COLUMNS = (
     ),
     Column(
         "detail",
-        "the socket behind it, what else there is to know, or what cannot be read",
+        "both ends and state of a socket; facts of other kinds; or what cannot be read",
         _detail,
         True,
         simple=True,
         texts=_details,
     ),
-    Column("access", "r, w, u, -, p as in mode", lambda r: r.opened and r.opened.access),
+    Column("access", "r, w, u, - or p, as in mode", lambda r: r.opened and r.opened.access),
     Column("cloexec", "closed by execve()", lambda r: r.cloexec if r.assoc is None else None),
-    Column("flags", "O_* flags (f_flags, and CLOEXEC of the fd)", _flags),
+    Column("flags", "O_* flags: f_flags of the file, and O_CLOEXEC of the fd", _flags),
     Column(
         "fdinfo_flags",
-        "the same in octal, as fdinfo has them",
+        "flags in octal, as in fdinfo",
         lambda r: None if r.flags is None else f"0{r.flags:o}",
     ),
-    Column("pos", "position (f_pos), of what is mapped the offset, bytes", _pos, right=True),
+    Column("pos", "position in the file (f_pos), or offset of a mapping, bytes", _pos, right=True),
     Column("ino", "inode number", lambda r: r.file and r.file.ino, right=True),
     Column(
         "dev",
@@ -310,10 +312,10 @@ _COLUMNS = (
     Column("mnt_id", "mount ID, as in fdinfo", lambda r: r.file and r.file.mnt_id, right=True),
     Column(
         "fops",
-        "symbol of the file operations (f_op), which tell the kind, or their address",
+        "symbol or address of the file operations (f_op), which tell the kind",
         lambda r: r.file.fops if r.file and r.file.op else None,
     ),
-    Column("lock", "locks held through it: flock, posix, ofd, lease; of which bytes", _locks),
+    Column("lock", "locks held through the fd: flock, posix, ofd, lease; and their bytes", _locks),
     Column(
         "file",
         "address of the struct file",
@@ -341,15 +343,16 @@ class Fds(Command):
 
     name = "fds"
     description = (
-        "Without arguments, those of all processes. A WORD is a process ID or command name; or "
-        "what is opened: a path (/…, ./…: fds, directories, executables, what is mapped, and unix "
-        "sockets of that name), an end of a socket (:443, :https, 10.0.0.1:443, [::1]:443; local "
-        "or remote), or an abstract unix socket (@name). Words of one sort are alternatives, what "
-        "is shown is of each sort that is asked for: 'fds sshd 4711 :22' is port 22 in sshd and "
-        "in process 4711; --pid, --command go with the former, --inode with the latter, and "
-        "--user, --kind and --fd are sorts of their own. Threads that share a file table count "
-        "once; a thread with a table of its own is shown with its TID. Where nobody has what is "
-        "asked for, a line says so, and the exit status is 1."
+        "Without a WORD it shows the fds of all processes. A WORD names processes: a process ID "
+        "or a command name. Or it names what they have opened: a path (/…, ./…) of a file, a "
+        "directory, an executable, a mapped file or a unix socket; the local or remote end of a "
+        "socket (:443, :https, 10.0.0.1:443, [::1]:443); or an abstract unix socket (@NAME). "
+        "Words of one sort are alternatives, and a row must match both sorts: 'fds sshd 4711 :22' "
+        "shows the sockets of port 22 in sshd and in process 4711. --pid and --command name "
+        "processes as well, --inode names files, and a row must match each of --user, --kind and "
+        "--fd too. Threads that share a file table are shown once; a thread with a table of its "
+        "own is shown with its TID. If nothing matches, a line on standard error says so, and the "
+        "exit status is 1."
     )
 
     @functools.cached_property
@@ -364,49 +367,58 @@ class Fds(Command):
             "who",
             nargs="*",
             metavar="WORD",
-            help="process ID, command name as it stands, path, [ADDRESS]:PORT, or @NAME",
+            help="process ID, command name in full, path, [ADDRESS]:PORT, or @NAME",
         )
-        parser.add_argument("--pid", metavar="PID,…", help="processes, by ID")
+        parser.add_argument("--pid", metavar="PID,…", help="processes with these IDs")
         parser.add_argument(
-            "--command", action="append", metavar="COMM", help="processes, by command name"
+            "--command",
+            action="append",
+            metavar="COMM",
+            help="processes with this command name",
         )
         parser.add_argument(
             "--user", metavar="USER,…", help="processes of these users, by name or ID"
         )
         parser.add_argument(
-            "--inode", metavar="INO,…", help="files by inode number, or MAJOR:MINOR:INO"
+            "--inode", metavar="INO,…", help="files with these inode numbers, or MAJOR:MINOR:INO"
         )
         parser.add_argument(
             "--kind",
             metavar="KIND,…",
-            help="only these kinds of files, of the column kind or as columns begin: tun",
+            help="only files of these kinds: words of the column kind, or what stands before the "
+            "dot in the name of a column, such as tun",
         )
         parser.add_argument(
             "--fd",
             metavar="RANGE,…",
-            help="only these: 3, 0-2, 100-, cwd, rtd, txt, mem, DEL",
+            help="only these fds and other files: 3, 0-2, 100-, cwd, rtd, txt, mem, DEL",
         )
         parser.add_argument(
             "--all",
             action="store_true",
-            help="also cwd, rtd (root directory), txt (executable), mem (mapped files), DEL "
-            "(mapped and deleted), of all processes, those without fds too",
+            help="also the working directory (cwd), the root directory (rtd), the executable "
+            "(txt), and mapped files (mem; DEL if deleted), of processes without fds as well",
         )
         parser.add_argument(
-            "--maps", action="store_true", help="the same, with a row for each mapping"
+            "--maps", action="store_true", help="like --all, with a row for each mapping of a file"
         )
         parser.add_argument(
-            "--threads", action="store_true", help="the fds of each thread, by TID, shared or not"
+            "--threads",
+            action="store_true",
+            help="the fds of each thread, also if it shares its file table",
         )
         form = parser.add_mutually_exclusive_group()
         form.add_argument(
-            "--lsof", action="store_true", help="the columns of lsof, and all that it shows"
+            "--lsof",
+            action="store_true",
+            help="the columns of lsof, and the rows of --all",
         )
         form.add_argument(
             "--summary",
             action="store_true",
-            help="a row for each process: how many fds of which kinds, the highest, RLIMIT_NOFILE "
-            "and how much of it is in use, the nearest to it first; and the total",
+            help="a row for each process: how many fds it has, of which kinds, the highest, and "
+            "how much of RLIMIT_NOFILE is in use; those nearest to their limit first, the total "
+            "last",
         )
 
     def columns_for(self, args: argparse.Namespace) -> Sequence[Column]:
@@ -432,7 +444,7 @@ class Fds(Command):
             tests.append(test)
             others = others or has_others
         if args.summary and (args.all or args.maps):
-            raise UserError("--summary counts fds: there is no --all of it")
+            raise UserError("--summary counts fds alone: leave out --all and --maps")
         tasks = Tasks(prog, losses.lose)
         tables = _tables(tasks, args, who, without=others)
         if args.user is not None and not tables:
@@ -468,7 +480,7 @@ class Fds(Command):
         from drgn_sockets.commands.fds_summary import summaries
 
         rows = summaries(tables, reader.read(tables), tests, losses)
-        # Kernel threads have tables with nothing in them.
+        # The tables of kernel threads are empty.
         shown = [row for row in rows if row.fds or row.error or row.table is None]
         self.emit(shown, args, losses)
         return rows[-1].fds
@@ -479,9 +491,9 @@ class Fds(Command):
         from drgn_sockets.views.procfs.fdinfo import fdinfo
 
         tables = Tasks(prog, losses.lose).tables(threads=True, without=True)
-        # Some columns read more of memory, when they are asked.
+        # Some columns read memory when they are asked for a value.
         reader = FdReader(prog, _described, others=Associated(each=True), losses=losses)
-        # What files of a kind have is the same for all who hold them.
+        # Columns of kinds depend on the file alone, and not on the fd.
         of_files = [column for column in self.columns if "." in column.name]
         of_fds = [column for column in (*self.columns, *LSOF) if "." not in column.name]
         seen: set[int] = set()
@@ -496,7 +508,7 @@ class Fds(Command):
                 for _ in fdinfo(record):
                     pass
             except LookupError:
-                # Others may be there.
+                # The fdinfo of other fds may be readable.
                 pass
             except FaultError as e:
                 losses.lose(e, record.where)
@@ -509,13 +521,13 @@ class Fds(Command):
 
 
 def _described(batch: Batch) -> Iterable[Any]:
-    """Records of sockets, after all has been read that is told of them."""
+    """Records of sockets, after reading all that their descriptions say."""
     list(descriptions(batch))
     return batch.records()
 
 
 def _summary(records: bool, texts: bool) -> Callable[[Batch], Iterable[Any]] | None:
-    """What to keep of sockets."""
+    """What a reader of fds keeps of a socket: its record, its description, or nothing."""
     if records:
         return lambda batch: batch.records()
     return descriptions if texts else None

@@ -20,14 +20,14 @@ from drgn_sockets.records.names import device_text
 from drgn_sockets.text import escaped
 from drgn_sockets.views import lsof
 
-# As lsfd has them.
+# The words of lsfd.
 _TYPES = {"reg": "REG", "dir": "DIR", "chr": "CHR", "blk": "BLK", "lnk": "LINK", "sock": "SOCK"}
 _TYPES.update({"fifo": "FIFO", "pipe": "FIFO", "memfd": "REG", "ns": "REG", "sockfile": "SOCK"})
 _DEVICES = {"chr": "char", "blk": "blk"}
 
 
 def assoc(r: FdRecord) -> str | None:
-    """What the file is to the process, as lsfd calls it."""
+    """The association of the process and the file, in the words of lsfd."""
     if r.assoc is None:
         return None if r.fd is None else str(r.fd)
     if r.mapping is not None:
@@ -123,8 +123,10 @@ def _lock(r: FdRecord) -> str:
 
 def user_name(prog: Program | None, uid: int | None) -> str | None:
     """
-    Name of a user; the number where it has none. A core's users but root are those of another
-    machine, mostly: they are numbers.
+    Get the name of a user, or the number of a user that has no name.
+
+    A core is mostly of another machine, whose users are not known here: they are numbers, but for
+    root.
     """
     if uid is None:
         return None
@@ -159,21 +161,21 @@ def _protoname(r: FdRecord) -> bytes | None:
     return r.file.protocol if r.file is not None and r.file.sk else None
 
 
-#: Those of lsfd, under its names, besides the ones that ``fds`` has always had.
+#: Columns of lsfd, under its names, but for those that :mod:`drgn_sockets.commands.fds` has.
 LSFD = (
     Column(
         "assoc",
-        "number of the fd, or what else the file is: cwd, rtd, exe, mem, shm (mapped, shared)",
+        "number of the fd, or cwd, rtd, exe, mem (mapped), shm (mapped and shared)",
         assoc,
     ),
-    Column("deleted", "whether the file has no name any more", _deleted),
+    Column("deleted", "whether the file has no name left", _deleted),
     Column("devtype", "char, blk, or nodev", _devtype),
     Column("fuid", "user ID of the file's owner", _fuid, right=True),
     Column("kthread", "whether the process is a thread of the kernel", _kthread),
-    Column("maj_min", "device number of a device file, else that of the file system", _maj_min),
+    Column("maj_min", "device number of a device file; else of the file system", _maj_min),
     Column(
         "maplen",
-        "length of the mapping of a file, pages",
+        "length of the mapping, pages",
         lambda r: r.mapping and r.mapping.pages,
         right=True,
     ),
@@ -185,12 +187,14 @@ LSFD = (
     ),
     Column(
         "partition",
-        "name of the block device: of a device file itself, else of the file system; if none, dev",
+        "block device: of a device file itself, else of the file system; dev if there is none",
         _partition,
     ),
     Column("protoname", "protocol of a socket", _protoname),
     Column("size", "size of the file, bytes", lambda r: r.file and r.file.size, right=True),
-    Column("source", "type or block device of the file system, or the device itself", _source),
+    Column(
+        "source", "device of a device file; else block device or type of the file system", _source
+    ),
     Column(
         "type",
         "REG, DIR, CHR, BLK, FIFO, LINK, SOCK, or UNKN for files of the kernel's own",
@@ -200,8 +204,8 @@ LSFD = (
     Column("user", "name of the user of the process (of a core the number, but for root)", _user),
     Column(
         "xmode",
-        "rwx: opened or mapped to read, write, execute; D deleted; L, l locked to write, to "
-        "read; m watched by an epoll",
+        "rwx: opened or mapped to read, write, execute; D: deleted; L: locked to write, l: to "
+        "read; m: watched by an epoll",
         _xmode,
     ),
 )
@@ -212,11 +216,11 @@ def _name_text(r: FdRecord) -> str | None:
     return None if name is None else escaped(name)
 
 
-#: Those of lsof, in its order.
+#: Columns of lsof, in its order.
 LSOF = (
     Column(
         "command",
-        "command name of the process (or thread), whole",
+        "command name of the process (or thread), not cut",
         attrgetter("table.comm"),
         True,
         text=lambda r: escaped(r.table.comm),

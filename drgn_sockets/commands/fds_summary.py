@@ -20,14 +20,14 @@ from drgn_sockets.text import escaped, plain
 
 
 class Summary:
-    """The fds of a table; or of all, without a table."""
+    """The fds of a file table; or of all tables, if *table* is ``None``."""
 
     def __init__(self, table: FileTable | None, limit: Limit | None = None) -> None:
         self.table = table
         #: ``RLIMIT_NOFILE``, ``None`` if it cannot be read.
         self.limit = limit
         self.fds = 0
-        #: Numbers that the limit is about: those below it.
+        #: How many fds have numbers below the soft limit.
         self.below = 0
         self.highest: int | None = None
         self.kinds: Counter[str] = Counter()
@@ -36,8 +36,10 @@ class Summary:
     @property
     def used(self) -> float | None:
         """
-        How much of the limit is in use, from 0 to 1: a new fd is the lowest free number, so
-        those above the limit (it was lowered later) do not count.
+        How much of the soft limit is in use, from 0 to 1.
+
+        A new fd gets the lowest free number, so fds above the limit, which was lowered after they
+        were opened, do not count.
         """
         soft = self.limit.soft if self.limit is not None else None
         if soft is None:
@@ -48,7 +50,7 @@ class Summary:
         """
         Count a row.
 
-        :param shown: Whether it is asked for; the limit is about all.
+        :param shown: Whether the row is asked for. All fds count for the limit.
         """
         if record.error is not None:
             self.error = record.error
@@ -70,11 +72,12 @@ def summaries(
     losses: Losses,
 ) -> list[Summary]:
     """
-    One for each table, the nearest to its limit first, and one for all.
+    Make a summary of each table, those nearest to their limit first, and then one of all.
 
-    A table that several processes (or, with ``--threads``, threads) share counts once in that.
+    A table that several processes (or, with ``--threads``, threads) share counts once in the
+    latter.
 
-    :param tests: What an fd must pass to be counted, but for the limit.
+    :param tests: An fd is counted if it passes all of these. All fds count for the limit.
     """
     rows = {table: _summary(table) for table in tables}
     total = Summary(None)
@@ -86,7 +89,7 @@ def summaries(
         rows[record.table].add(record, shown)
         if first.setdefault(record.table.files, record.table) == record.table:
             total.add(record, shown)
-    # Its highest number says nothing of any process.
+    # The highest fd of all tables says nothing of any process.
     total.highest = total.error = None
     ordered = sorted(rows.values(), key=lambda s: (s.used or 0.0, s.fds), reverse=True)
     return [*ordered, total]
@@ -135,7 +138,7 @@ def _kinds(s: Summary) -> dict[str, int]:
 COLUMNS = (
     Column(
         "command",
-        "command name of the process; the last row is the total, with none",
+        "command name of the process; none in the last row, which is the total",
         _of("comm"),
         True,
         text=lambda s: "(total)" if s.table is None else escaped(s.table.comm),
@@ -147,7 +150,7 @@ COLUMNS = (
     Column("highest", "highest number", lambda s: s.highest, True, right=True),
     Column(
         "soft",
-        "RLIMIT_NOFILE: below it new fds are",
+        "soft limit of RLIMIT_NOFILE: a new fd is below it",
         _limit("soft"),
         True,
         text=_limit_text("soft"),
@@ -155,7 +158,7 @@ COLUMNS = (
     ),
     Column(
         "hard",
-        "up to where the process may raise it",
+        "hard limit: the process may raise the soft limit to it",
         _limit("hard"),
         True,
         text=_limit_text("hard"),
@@ -163,7 +166,7 @@ COLUMNS = (
     ),
     Column(
         "used",
-        "how much of the soft limit is in use (JSON: 0 to 1); at 1 open() fails with EMFILE",
+        "share of the soft limit in use (JSON: 0 to 1); at 100% open() fails with EMFILE",
         lambda s: s.used,
         True,
         text=_percent,

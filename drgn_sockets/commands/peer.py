@@ -30,9 +30,9 @@ from drgn_sockets.views.sockets import remote_text
 class End:
     """One end of a pair of sockets."""
 
-    #: As the user named the socket.
+    #: The user's word for the socket.
     what: str
-    #: ``self``, ``peer``, or ``listener``, whose accepted socket one of these is.
+    #: ``self``, ``peer``, or ``listener``, which accepted one of the two.
     end: str
     record: AnySocket | None
     note: str | None = None
@@ -66,14 +66,18 @@ class Peer(Command):
     description = (
         "WHAT is a kernel address, PID:FD, the inode of a socket, or the name of a unix socket "
         "(a path, or @ and an abstract name). A unix socket that was accepted has the name of "
-        "its listener, which is shown as well. For TCP, the other end is found if it is on "
-        "this machine, in whichever network namespace."
+        "its listener, and the listener is shown as well. The other end of a TCP connection is "
+        "found if it is on this machine, in any network namespace."
     )
     columns = (
-        Column("what", "as it was asked for", lambda e: e.what.encode("utf-8", "surrogateescape")),
+        Column(
+            "what",
+            "the word that asked for it",
+            lambda e: e.what.encode("utf-8", "surrogateescape"),
+        ),
         Column(
             "end",
-            "self, peer, or the listener that an end was accepted from",
+            "self; peer; or listener, which accepted one of the two",
             lambda e: e.end,
             True,
         ),
@@ -99,7 +103,7 @@ class Peer(Command):
 
     def read_all(self, prog: Program, losses: Losses) -> None:
         finder = Finder(prog, losses)
-        # Other ends are among the sockets that are walked, mostly.
+        # Most other ends are among the sockets that were walked.
         walk = for_each_socket(prog, holders=finder.holders, losses=losses)
         records = {record.sk: record for record in readable(walk, losses)}
         for record in records.values():
@@ -108,7 +112,7 @@ class Peer(Command):
 
 
 def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
-    """The ends of the connection that *record* is one of."""
+    """Find both ends of the connection of *record*."""
     yield End(what, "self", record, _note(record))
     if isinstance(record, UnreadableSocket):
         return
@@ -145,7 +149,7 @@ def _note(record: AnySocket) -> str | None:
         return None
     if record.is_unbound:
         return "never bound"
-    # Of families of which no more is known than that they have sockets, that is not known either.
+    # Of a family that we do not read, it is not known whether a socket is connected.
     if isinstance(record, PacketRecord) or record.family_name == OTHER or record.is_connected:
         return None
     return "not connected"

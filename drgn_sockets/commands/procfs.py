@@ -48,7 +48,7 @@ class Line(NamedTuple):
 
 
 def _without_newline(line: Line) -> bytes:
-    # A command line ends without one.
+    # A command line does not end with a newline.
     return line.text.removesuffix(b"\n")
 
 
@@ -58,40 +58,47 @@ class Procfs(Command):
     name = "procfs"
     description = (
         "PATH is net/FILE, PID/net/FILE, or the same with /proc before it; FILE is one of "
-        f"{', '.join(FILES)}. Or it is of a process: {procfs_pid.THERE_ARE}; of a link it is the "
-        "text, and fd and ns are lists of links, with names escaped. Times that are left are of "
-        "the moment when memory was read."
+        f"{', '.join(FILES)}. Or it is a file of a process: {procfs_pid.THERE_ARE}. The text of a "
+        "link is printed; fd and ns are lists of links, with names escaped. Times that remain "
+        "are those at the moment when memory was read."
     )
     columns = (
-        Column("file", "name of the file, without net/", lambda line: line.file),
+        Column("file", "name of the file, without net/ before it", lambda line: line.file),
         Column(
             "netns",
-            "inode of its network namespace, if it is of one",
+            "inode of the network namespace of a file in net/",
             lambda line: line.netns,
             right=True,
         ),
-        Column("line", "a line of it, without the newline", _without_newline, True),
+        Column("line", "a line of the file, without the newline", _without_newline, True),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("path", nargs="*", metavar="PATH", help="a file; several one by one")
+        parser.add_argument(
+            "path",
+            nargs="*",
+            metavar="PATH",
+            help="the file to print; several are printed one after the other",
+        )
         parser.add_argument(
             "--netns",
-            help="of this network namespace: its name (ip netns), its inode, or the PID of a "
-            "process in it (default: the initial one of a core, our own here)",
+            help="the network namespace of net/FILE: its name (ip netns), its inode, or the PID of "
+            "a process in it (default: our own, or the initial one of a core)",
         )
         parser.add_argument(
             "--real-pointers",
             action="store_true",
-            help="print addresses also where kernel.kptr_restrict has the kernel hash or hide them",
+            help="print addresses as they are, also if kernel.kptr_restrict has the kernel hash or "
+            "hide them",
         )
 
         parser.add_argument(
             "-o",
             metavar="DIR",
             dest="directory",
-            help="write all of it into a new directory laid out as /proc is, for tools to read "
-            "(PROC_ROOT=DIR ss): net/* of every network namespace, and PID/ of every process",
+            help="write all files into a new directory that is laid out as /proc is, for other "
+            "tools to read (PROC_ROOT=DIR ss): net/ of every network namespace, and PID/ of every "
+            "process",
         )
 
     def read_all(self, prog: Program, losses: Losses) -> None:
@@ -115,7 +122,7 @@ class Procfs(Command):
             raise UserError(f"which file? There are {_there_are('', list(FILES))}")
         at = _Lookers(prog, args, losses)
         wanted = [_find(at, path, args.netns) for path in args.path]
-        # As text it is the kernel's: bytes, whatever is in them.
+        # Without an option of output the bytes are those of the kernel, not escaped.
         if args.json or args.csv or args.output is not None:
             self.emit(_lines(wanted, losses), args, losses)
         else:
@@ -125,13 +132,13 @@ class Procfs(Command):
 
 def _write_tree(prog: Program, args: argparse.Namespace, losses: Losses) -> int:
     if args.path or args.netns is not None:
-        raise UserError("-o writes all there is: give no PATH, nor --netns, with it")
+        raise UserError("-o writes all files: leave out PATH and --netns")
     write_tree(prog, Path(args.directory), losses, real_pointers=args.real_pointers)
     return OK
 
 
 class _Lookers:
-    """What looks at files of both kinds, made when they are asked for."""
+    """Lookers for net/ and for PID/, each made when it is first needed."""
 
     def __init__(self, prog: Program, args: argparse.Namespace, losses: Losses) -> None:
         self.prog = prog
@@ -148,7 +155,7 @@ class _Lookers:
 
 
 def _read_processes(prog: Program, losses: Losses) -> None:
-    """Read all that there is of processes, but for memory of their own (``cmdline``)."""
+    """Read all files of all processes, but for ``cmdline``, which is in their own memory."""
     at, tasks = PidLooker(prog, losses), Tasks(prog, losses.lose)
     for task in tasks.by_tid.values():
         for whole in (True, False) if task.pid == task.tgid else (False,):
@@ -208,12 +215,12 @@ def _write(lines: Iterator[bytes]) -> None:
         binary.writelines(lines)
         binary.flush()
     else:
-        # Whoever took its place takes text.
+        # Something without a buffer stands in for standard output, and takes text.
         sys.stdout.writelines(map(os.fsdecode, lines))
 
 
 def _find(at: _Lookers, path: str, netns: str | None) -> Source:
-    """Which file is meant."""
+    """Find the file that a path names."""
     match, shown = _PATH.fullmatch(path), escape(os.fsencode(path))
     if match is None:
         return _find_of_process(at, path, netns)
@@ -232,7 +239,7 @@ def _find_of_process(at: _Lookers, path: str, netns: str | None) -> Source:
     resolved = path
     if re.match("(?:/proc/)?self/", path):
         if not _is_here(at.prog):
-            raise UserError(f"{shown}: nobody is 'self' here; give a PID")
+            raise UserError(f"{shown}: a core or a guest has no 'self'; give a PID")
         resolved = path.replace("self", str(os.getpid()), 1)
     try:
         source = procfs_pid.find(at.pid, resolved)
@@ -262,7 +269,7 @@ def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
             raise UserError(f"{match[0]} is of one network namespace; leave out --netns, or {who}/")
         return find_net(prog, netns)
     if who == "self" and not _is_here(prog):
-        raise UserError(f"{match[0]}: nobody is 'self' here; give a PID")
+        raise UserError(f"{match[0]}: a core or a guest has no 'self'; give a PID")
     if who in (None, "self"):
         return current_net(prog)
     task = task_of(prog, int(who))

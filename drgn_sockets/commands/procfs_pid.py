@@ -34,10 +34,10 @@ from drgn_sockets.views.procfs.pid import (
 
 _PATH = re.compile(r"(?:/proc/)?(?P<pid>\d{1,9})/(?:task/(?P<tid>\d{1,9})/)?(?P<what>.+?)/?")
 _FD = re.compile(r"(?P<kind>fd|fdinfo)/(?P<fd>\d{1,10})")
-# So many of those there are are named.
+# An error names this many of the processes or fds that exist.
 _NAMED = 8
 
-#: What there is, as a message lists it.
+#: The files that are provided, as messages list them.
 THERE_ARE = (
     f"PID/{{{','.join((*PID_FILES, *LINKS))}}}, PID/ns, PID/ns/{{{','.join(NS_LINKS)}}}, "
     "PID/fd, PID/fd/N, PID/fdinfo/N, and the same in PID/task/TID/"
@@ -47,19 +47,19 @@ THERE_ARE = (
 class Source(NamedTuple):
     """A file that was asked for."""
 
-    #: As it was asked for, without ``/proc/``; of one in ``net`` its name there.
+    #: The path, without ``/proc/``; of a file in ``net`` its name there.
     name: str
-    #: Its network namespace, if it is of one.
+    #: Inode of its network namespace, if it is in ``net``.
     netns: int | None
-    #: Makes its lines; raises ``FaultError`` if what it is made of cannot be read.
+    #: Makes its lines. Raises ``FaultError`` if a structure that they are made of cannot be read.
     lines: Callable[[], Iterator[bytes]]
 
 
 def find(at: PidLooker, path: str) -> Source | None:
     """
-    The file of a process that a path leads to.
+    Find the file of a process that a path names.
 
-    :return: ``None`` if the path is none of a process
+    :return: ``None`` if the path does not begin with a process
     :raises UserError: if there is no such process, or it has no such file
     """
     match = _PATH.fullmatch(path)
@@ -114,7 +114,11 @@ def _some(numbers: list[int]) -> str:
 def _lines(
     at: PidLooker, task: Task, whole: bool, path: str, what: str
 ) -> Callable[[], Iterator[bytes]]:
-    """:raises FaultError: if its structures cannot be read"""
+    """
+    Get what makes the lines of a file.
+
+    :raises FaultError: if the structures of the process cannot be read
+    """
     if what == "fd":
         return lambda: fd_lines(fds(at, task, whole=whole))
     match = _FD.fullmatch(what)
@@ -137,7 +141,7 @@ def file_lines(at: PidLooker, process: ProcessRecord, name: str) -> Iterator[byt
     """
     The lines of one of :data:`PID_FILES`.
 
-    :raises FaultError: if something that it needs cannot be read
+    :raises FaultError: if a structure that they are made of cannot be read
     """
     try:
         yield from PID_FILES[name].text(at, process)

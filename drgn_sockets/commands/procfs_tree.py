@@ -11,7 +11,7 @@ files read that.
   TEXT}}`` where it cannot be read.
 * ``PID/task/TID/``: likewise; ``fd`` and ``fdinfo`` are symbolic links to those of the process
   where the thread shares its table, or to those of the thread that it shares one with.
-* ``uptime``, which says of which moment this is.
+* ``uptime``, the moment that all of this is of.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from drgn_sockets.views.procfs import FILES, Looker
 from drgn_sockets.views.procfs.fdinfo import fdinfo
 from drgn_sockets.views.procfs.pid import LINKS, PID_FILES, PidLooker, link, ns_links
 
-# include/uapi/linux/limits.h: PATH_MAX, and a byte for its end.
+# The longest text of a symbolic link: PATH_MAX without the NUL (include/uapi/linux/limits.h).
 _SYMLINK_MAX = 4095
-# One name, one file: nothing is ever written twice.
+# O_EXCL: no file is written twice.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-# Bytes that are written at once, and files whose lines are remembered.
+# How many bytes are written at once, and of how many files the lines are remembered.
 _PIECE = 1 << 16
 
 
@@ -72,7 +72,7 @@ class _Tree:
         self.tasks = Tasks(prog, losses.lose)
         self._namespaces = {ns.ino for ns in net_namespaces(prog).values()}
         self._no_cmdline = distilled_by(prog) is not None
-        # The same file is mostly inherited by many: its lines are made once.
+        # Many processes inherit the same file: its lines are made once.
         self._fdinfo: dict[tuple[int, bool, int], bytes] = {}
 
     def write_net(self, root: Path, top: int) -> None:
@@ -90,7 +90,7 @@ class _Tree:
         os.symlink(f"netns/{own}/net", "net", dir_fd=top)
 
     def write_processes(self, top: int) -> None:
-        """All processes, and then all fds, as they come."""
+        """``PID/`` of all processes: first their files, then the fds of all file tables."""
         threads: dict[int, list[Task]] = {}
         for task in self.tasks.by_tid.values():
             threads.setdefault(task.tgid, []).append(task)
@@ -114,7 +114,7 @@ class _Tree:
                 os.symlink(f"../netns/{ino}/net", "net", dir_fd=directory)
         for kind in ("fd", "fdinfo"):
             os.mkdir(kind, dir_fd=directory)
-        # Who else has a table that is not the leader's.
+        # Where fd/ of each file table is, as seen from task/TID/.
         tables = {leader.files: "../.."} if leader is not None else {}
         with _directory("task", directory, make=True) as inside:
             for task in tasks:
@@ -166,7 +166,7 @@ class _Tree:
             _write(directory, "fd.json", [json.dumps(rest).encode() + b"\n"])
 
     def _info(self, directory: int, where: str, record: FdRecord) -> None:
-        # Locks are of a table, and sockets have none.
+        # Locks depend on the file table. Sockets have no locks.
         of = 0 if record.file is None or record.file.sk else record.table.files
         key = (record.address, record.cloexec, of)
         text = self._fdinfo.get(key)
@@ -188,7 +188,7 @@ class _Tree:
         _write(directory, str(record.fd), [text])
 
     def _file(self, directory: int, name: str, lines: Iterator[bytes], where: str) -> None:
-        """Write a file; of one that cannot be read there is none."""
+        """Write a file; if it cannot be read, leave none."""
         with self._telling(where):
             try:
                 _write(directory, name, lines)
@@ -209,7 +209,7 @@ class _Tree:
 def _by_table(
     reader: FdReader, tables: Iterable[FileTable]
 ) -> Iterator[tuple[FileTable, Iterator[FdRecord]]]:
-    """Fds by the table that they are in."""
+    """Read fds, grouped by their file tables."""
     records = reader.read(tables)
     yield from itertools.groupby(records, key=lambda record: record.table)
 
@@ -248,6 +248,6 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _symlink(directory: int, name: str, text: bytes | None) -> None:
-    # Of cwd, root and exe there is no place for one that is too long.
+    # fd.json has no place for cwd, root and exe: a text that is too long is left out.
     if text is not None and 0 < len(text) <= _SYMLINK_MAX:
         os.symlink(text, name.encode(), dir_fd=directory)

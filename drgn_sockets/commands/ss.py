@@ -30,34 +30,38 @@ from drgn_sockets.records.socket import SocketRecord
 _ALL = STATE_GROUPS["all"]
 _BOUND_INACTIVE = STATE_NUMBERS["bound-inactive"]
 
-# What ss has and this has not, and why.
+# Options of ss that are refused, and why.
 _REFUSED = (
-    (("-K", "--kill"), None, "closes sockets, and this only looks at them"),
-    (("-E", "--events"), None, "waits for sockets to go, and this looks once"),
-    (("-D", "--diag"), "FILE", "saves what the kernel answers, and this asks it nothing"),
-    (("-r", "--resolve"), None, "asks DNS, and this only looks at memory"),
-    (("-Z", "--context", "-z", "--contexts"), None, "shows SELinux contexts, which are not read"),
+    (("-K", "--kill"), None, "closes sockets, and this command only reads memory"),
+    (("-E", "--events"), None, "waits for sockets to be closed, and this command looks once"),
+    (("-D", "--diag"), "FILE", "saves replies of the kernel, and this command only reads memory"),
+    (("-r", "--resolve"), None, "asks DNS, and this command only reads memory"),
+    (
+        ("-Z", "--context", "-z", "--contexts"),
+        None,
+        "shows SELinux contexts, which this command does not read",
+    ),
 )
 
 
-# Options, each with what it shows.
+# Options, and what each adds to the table.
 _SHOWN = {
-    "-p --processes": "every process and fd that holds it",
-    "-T --threads": "the same; of threads, those with an fd table of their own",
+    "-p --processes": "the processes and fds that hold each socket",
+    "-T --threads": "like -p; threads with an fd table of their own are shown as well",
     "-e --extended": "owner, inode, cookie, cgroup, timer, address, namespace, …",
     "-o --options": "timers",
     "-m --memory": "socket memory",
-    "-i --info": "all that TCP knows of a connection",
+    "-i --info": "what TCP, MPTCP or SCTP knows of a connection",
     "-b --bpf": "filters of packet sockets",
     "--tos": "TOS, traffic class and class ID",
     "--cgroup": "cgroup",
     "--inet-sockopt": "options of inet sockets",
-    "-Q --no-queues": "no lengths of queues",
-    "-n --numeric": "protocols and ports in numbers (IP addresses and their ports always are)",
-    "-O --oneline": "a socket is one line (always so here)",
+    "-Q --no-queues": "leave out the columns RECV-Q and SEND-Q",
+    "-n --numeric": "numbers for names of protocols and ports (those of IP always are)",
+    "-O --oneline": "one line for each socket (this is always so)",
 }
 
-# What ss -e has in words, in JSON and CSV.
+# Columns that have in JSON and CSV what the words of ss -e say.
 _EXTENDED = ["ino", "uid", "cookie", "sk", "netns", "cgroup", "file_ino", "file_dev"]
 
 if TYPE_CHECKING:
@@ -80,8 +84,8 @@ class Ss(Command):
 
     name = "ss"
     description = (
-        "The options are those of iproute2's ss. Without -a and -l, connections only. Without "
-        "a family, all families. FILTER is what ss takes: 'state STATE' and 'exclude STATE', and "
+        "The options are those of iproute2's ss. Without -a and -l it shows connections only; "
+        "without a family, all families. FILTER is that of ss: 'state STATE' and 'exclude STATE', "
         "then an expression: src and dst [FAMILY:]HOST[:PORT], sport and dport OP :PORT, dev, "
         "fwmark, cgroup, autobound; not, and, or, ( ). 'and' and 'or' apply from left to right, as "
         "in ss. HOST is an address, a network as 10.0.0.0/8, or a name in /etc/hosts: DNS is not "
@@ -97,26 +101,32 @@ class Ss(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_table_arguments(parser)
         which = parser.add_argument_group("which sockets")
-        which.add_argument("-a", "--all", action="store_true", help="in all states")
+        which.add_argument("-a", "--all", action="store_true", help="sockets in all states")
         which.add_argument(
-            "-l", "--listening", action="store_true", help="only listening (UDP: not connected)"
+            "-l",
+            "--listening",
+            action="store_true",
+            help="only sockets that listen (UDP: are not connected)",
         )
         which.add_argument(
-            "-B", "--bound-inactive", action="store_true", help="TCP that is bound and no more"
+            "-B",
+            "--bound-inactive",
+            action="store_true",
+            help="TCP sockets that are bound, and neither listening nor connected",
         )
-        which.add_argument("--pid", type=int, help="held by this process")
-        which.add_argument("--inode", type=int, help="with this inode (socket:[INODE])")
-        which.add_argument("--addr", metavar="ADDRESS", help="at this kernel address")
+        which.add_argument("--pid", type=int, help="sockets that this process holds")
+        which.add_argument("--inode", type=int, help="the socket with this inode (socket:[INODE])")
+        which.add_argument("--addr", metavar="ADDRESS", help="the socket at this kernel address")
         which.add_argument(
             "-N",
             "--net",
             "--netns",
             dest="netns",
             metavar="NETNS",
-            help="of this network namespace: its name (ip netns), its inode, or the PID of a "
-            "process in it",
+            help="sockets of this network namespace: its name (ip netns), its inode, or the "
+            "PID of a process in it",
         )
-        which.add_argument("--port", type=int, help="with this port at either end")
+        which.add_argument("--port", type=int, help="sockets with this port at either end")
         which.add_argument(
             "-F", "--filter", dest="filter_file", metavar="FILE", help="read FILTER from a file"
         )
@@ -124,20 +134,20 @@ class Ss(Command):
             "filter",
             nargs="*",
             metavar="FILTER",
-            help="state STATE, exclude STATE, and an expression; states are "
+            help="state STATE, exclude STATE, or an expression; states are "
             + ", ".join([*STATE_NUMBERS, *STATE_GROUPS]),
         )
-        show = parser.add_argument_group("what to show of them")
+        show = parser.add_argument_group("what to show of each")
         show.add_argument(
             "-s",
             "--summary",
             action="store_true",
-            help="how many sockets a network namespace has (-N; else the initial one of a core, "
-            "our own here); and then a table, if families are chosen",
+            help="how many sockets a network namespace has: that of -N, or by default our own, or "
+            "the initial one of a core; with a family, its table follows",
         )
         for names, help in _SHOWN.items():
             show.add_argument(*names.split(), action="store_true", help=help)
-        refused = parser.add_argument_group("what ss has and this has not")
+        refused = parser.add_argument_group("options of ss that are refused")
         for options, metavar, help in _REFUSED:
             nargs = None if metavar else 0
             refused.add_argument(
@@ -151,7 +161,7 @@ class Ss(Command):
         names = super().usual(args)
         if args.no_queues:
             names = [name for name in names if name not in ("recv_q", "send_q")]
-        # In the order of ss; what it has in words, JSON and CSV have in columns.
+        # In the order of ss. JSON and CSV have a column for each word of ss -e.
         in_columns = args.json or args.csv
         if args.processes or args.threads:
             names.append("holders")
@@ -179,8 +189,8 @@ class Ss(Command):
             return [NUMERIC.get(column.name, column) for column in columns]
         return columns
 
-    # What few options need is imported when one of these is given: imports are a good part of the
-    # time that a small machine's sockets take.
+    # What only a few options need is imported where one of them is given: on a small machine,
+    # imports are a good part of the time.
 
     def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         if args.summary:
@@ -208,10 +218,10 @@ class Ss(Command):
         holders = Holders(prog, losses=losses)
         for record in for_each_socket(prog, FAMILY_NAMES, holders, losses=losses):
             look_at(self.columns, record, losses)
-            # And so do some filters.
+            # Some filters do so as well.
             if isinstance(record, SocketRecord):
                 ip_local_port_range(prog, record.sock.net)
-        # So that namespaces go by their names.
+        # --netns NAME reads these.
         named_net_namespaces(prog)
 
     def _parts(
@@ -219,7 +229,7 @@ class Ss(Command):
     ) -> Iterable[Part]:
         sk = None if args.addr is None else _sk_at(prog, args.addr)
         holders = None
-        # Sockets in no hash table are all closed, and only their holders lead to them.
+        # Sockets that are in no hash table are closed; only the fds of processes lead to them.
         if (
             self.shows(args, "holders")
             or TCP_CLOSE in wanted.states
@@ -273,7 +283,7 @@ class _Wanted:
     """
     Which sockets are to be shown.
 
-    :raises UserError: if that makes no sense
+    :raises UserError: if the options or the filter are wrong
     """
 
     def __init__(self, prog: Program, args: argparse.Namespace) -> None:
@@ -286,16 +296,16 @@ class _Wanted:
     def _tests(
         self, prog: Program, args: argparse.Namespace, found: Filter | None
     ) -> Iterator[Test]:
-        """Just the tests that a socket may fail."""
+        """The tests that a socket must pass, without those that all pass."""
         states = self.states
         if states != _ALL:
             yield functools.partial(_is_in_state, states)
-        # Others are looked for by their families.
+        # With --pid and --addr, sockets of all families are read; else only those of the tables.
         yield from self.tables.tests(any_family=args.pid is not None or args.addr is not None)
         chosen = _asks_for_states(args) or bool(found and found.states)
         if TCP_CLOSE in states and not chosen:
-            # A closed or unbound one is not listening in any sense, and ss could not show it:
-            # created and not bound, or refused, or reset.
+            # ss does not show TCP sockets that are closed (refused or reset), nor sockets that
+            # were never bound.
             yield lambda r: not (r.is_unbound or (r.family_name == "tcp" and r.state == TCP_CLOSE))
         if args.inode is not None:
             yield lambda r: r.ino == args.inode
@@ -314,11 +324,11 @@ def _filter(args: argparse.Namespace) -> Filter | None:
     source = _source(args)
     if not source:
         return None
-    # Nobody else waits for its import.
+    # Imported only where there is a filter.
     from drgn_sockets.query.ssfilter import parse
     from drgn_sockets.query.ssfilter_tree import FAMILIES
 
-    # The family that an address is of, if just one was chosen.
+    # The family of addresses that do not say theirs, if one family was chosen.
     chosen = set(args.families or ())
     family = chosen.pop() if len(chosen) == 1 and chosen <= FAMILIES.keys() else ""
     return parse(source, family, _services(args))
@@ -343,7 +353,7 @@ def _lines(name: str) -> list[str]:
 
 
 def _services(args: argparse.Namespace) -> list[str]:
-    """Protocols that the name of a port may be of."""
+    """Protocols that the names of ports are looked up in."""
     return [name for name in ("udp", "tcp") if getattr(args, name)] or ["udp", "tcp"]
 
 
@@ -385,6 +395,6 @@ def _state(found: Filter, token: Token) -> frozenset[int]:
 def _is_in_state(states: frozenset[int], record: SocketRecord) -> bool:
     state = record.state
     if state == TCP_CLOSE and _BOUND_INACTIVE in states and record.family_name == "tcp":
-        # Not of its own in memory: closed, but with a port.
+        # The kernel has no such state: the socket is closed, and has a port.
         return state in states or bool(record.sock.num)
     return state in states or state >= TCP_NEW_SYN_RECV

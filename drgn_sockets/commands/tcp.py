@@ -35,7 +35,7 @@ class Field(NamedTuple):
     sk: int
     name: str
     value: Any
-    #: Kernel member that it comes from, ``-`` if it is put together from several.
+    #: Kernel member that the value comes from, ``-`` if it is made of several.
     member: str
     help: str
     error: str | None = None
@@ -53,8 +53,8 @@ class Tcp(Command):
         Column("sk", "address of the struct sock", lambda f: f"{f.sk:#x}"),
         Column("field", "name, with its unit", lambda f: f.name, True),
         Column("value", "value", lambda f: f.value, True, right=True),
-        Column("member", "kernel member that it is read from", lambda f: f.member, True),
-        Column("help", "what it says", lambda f: f.help, True),
+        Column("member", "kernel member that the value is read from", lambda f: f.member, True),
+        Column("help", "what the value says", lambda f: f.help, True),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,9 @@ class Tcp(Command):
                 if isinstance(record, UnreadableSocket):
                     raise UserError(f"{what}: the socket at {record.sk:#x} {record.error}")
                 if not isinstance(record, TcpRecord):
-                    raise UserError(f"{what} is not a TCP socket: {describe(record)}; peer or ss")
+                    raise UserError(
+                        f"{what} is not a TCP socket: {describe(record)}; try peer or ss"
+                    )
                 found.append(record)
         self.emit((field for record in found for field in fields(record)), args, losses)
         return OK
@@ -77,7 +79,7 @@ class Tcp(Command):
         holders = Holders(prog, losses=losses)
         for record in readable(for_each_socket(prog, ["tcp"], holders, losses), losses):
             if isinstance(record, TcpRecord) and isinstance(record.sock, InetConnectionSock):
-                # All else is in the structure that the walk has read.
+                # The walk has read the structure that all other fields are in.
                 congestion_algorithm(prog, record.sock)
                 ulp_name(prog, record.sock)
 
@@ -100,7 +102,9 @@ def fields(record: TcpRecord) -> Iterator[Field]:
     yield made("send_q", record.send_q, "bytes not acknowledged; of a listener, its limit")
     timer = record.timer
     yield made("timer", timer.name if timer else None, "timer that fires next")
-    yield made("timer_expires_s", timer.expires_s if timer else None, "when, seconds from now")
+    yield made(
+        "timer_expires_s", timer.expires_s if timer else None, "when it fires, seconds from now"
+    )
     if isinstance(sock, InetConnectionSock):
         yield made(
             "congestion",

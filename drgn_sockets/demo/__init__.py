@@ -30,7 +30,7 @@ ORACLE = _HERE / "oracle.tar.xz"
 
 
 class Step(NamedTuple):
-    """A step of the tour: a question, and the command that answers it."""
+    """A step of the tour: a question, and the words of the command that answers it."""
 
     question: str
     words: list[str]
@@ -38,10 +38,11 @@ class Step(NamedTuple):
 
 @contextlib.contextmanager
 def unpacked_oracle() -> Iterator[Path]:
-    """The oracle as a directory, for as long as it is needed."""
+    """Unpack the oracle into a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="drgn-sockets-") as directory:
         with tarfile.open(ORACLE) as archive:
-            # Its links lead everywhere, as those of /proc do; Python before 3.12 does not mind.
+            # Like those of /proc, its links lead out of the directory, which Python from 3.12 on
+            # refuses unless told otherwise.
             if hasattr(tarfile, "fully_trusted_filter"):
                 archive.extraction_filter = tarfile.fully_trusted_filter
             archive.extractall(directory)
@@ -49,7 +50,7 @@ def unpacked_oracle() -> Iterator[Path]:
 
 
 def introduction(prog: Program, oracle: Path) -> str:
-    """What is looked at: the first lines of the tour."""
+    """Get the first lines of the tour, which say what the core is."""
     manifest = json.loads((oracle / "manifest.json").read_text())
     name = prog["init_uts_ns"].name
     release, machine = name.release.string_().decode(), name.machine.string_().decode()
@@ -62,7 +63,7 @@ def introduction(prog: Program, oracle: Path) -> str:
         "of every kind, and distilled\n"
         f"(drgn-sockets distill) from 1 GiB of memory to {CORE.stat().st_size / 1e6:.1f} MB. "
         "Types and symbols are the kernel's own,\n"
-        "out of the core; nothing runs but what you see. It is yours to play with:\n"
+        "out of the core; no other file is needed. Try commands of your own:\n"
         "  drgn-sockets demo ss -tlp\n"
         f"  drgn -c {CORE}\n"
     )
@@ -74,7 +75,7 @@ def _account(oracle: Path, name: str) -> dict[str, Any]:
 
 
 def tour(oracle: Path) -> list[Step]:
-    """The tour."""
+    """Get the steps of the tour; PIDs and fds are those that the workloads wrote down."""
     echo = _account(oracle, "tcp_echo")["connections"][0]
     fork = _account(oracle, "unix_fork")["connections"][0]
     database = _account(oracle, "database")["never_bound"][0]["pid"]
@@ -85,7 +86,7 @@ def tour(oracle: Path) -> list[Step]:
             "Which connection is each fd of the echo server?", ["fds", str(echo["server"]["pid"])]
         ),
         Step(
-            "A client's unix socket has no name. Who has the other end, and who else this one?",
+            "A client's unix socket has no name. Who holds its other end, and who else holds it?",
             ["peer", nameless, "--output", "end,netid,state,local,holders,file_ino"],
         ),
         Step(
@@ -93,5 +94,5 @@ def tour(oracle: Path) -> list[Step]:
             ["fds", str(database), "--kind", "sock"],
         ),
         Step("What does the kernel know of the echo connection?", ["tcp", client]),
-        Step("Is it true? Kernel memory against what procfs said just before", ["check"]),
+        Step("Is it true? Compare kernel memory with what procfs said just before", ["check"]),
     ]

@@ -149,7 +149,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     for short, name, help in (
         ("-t", "tcp", "TCP"),
         ("-u", "udp", "UDP and UDP-Lite"),
-        ("-w", "raw", "raw, and ping sockets"),
+        ("-w", "raw", "raw and ping"),
         ("-M", "mptcp", "MPTCP"),
         ("-S", "sctp", "SCTP"),
         ("-d", "dccp", "DCCP"),
@@ -181,7 +181,8 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "--socket",
         action=_Query,
         metavar="LIST",
-        help="any of these, with commas between them, !NAME to leave it out: " + ", ".join(QUERIES),
+        help="tables of sockets, with commas between them; !NAME leaves a table out: "
+        + ", ".join(QUERIES),
     )
 
 

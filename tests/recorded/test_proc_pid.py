@@ -156,7 +156,7 @@ def test_distilled(elf: Core) -> None:
         ("2/exe", ["2 is a thread of the kernel's, and has none"]),
         ("{zombie}/cwd", ["process {zombie} has exited (zombie), and has none"]),
         ("{zombie}/fd/0", ["process {zombie} has no fd 0; it has none"]),
-        ("self/stat", ["nobody is 'self' here"]),
+        ("self/stat", ["has no 'self'"]),
         ("{pid}/stat --netns 1", ["is of no network namespace; leave out --netns"]),
         ("{pid}/a\x1bb", [r"{pid}/a\x1bb: not provided"]),
     ],

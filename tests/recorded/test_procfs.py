@@ -318,7 +318,7 @@ def test_other_forms(one: Core) -> None:
         (["net/"], ["not provided"]),
         (["x/net/tcp"], ["not provided"]),
         (["99999/net/tcp"], ["no process 99999"]),
-        (["self/net/tcp"], ["nobody is 'self'"]),
+        (["self/net/tcp"], ["has no 'self'"]),
         (["1/net/tcp", "--netns", "5"], ["leave out --netns"]),
         (["net/tcp", "--netns", "x"], ["no network namespace x", "there are ", "4026"]),
         (["net/tcp", "nope"], ["nope: not provided"]),

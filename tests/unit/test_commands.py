@@ -170,7 +170,7 @@ def test_tables(argv: str, tables: set[str]) -> None:
         ("-A tcp,", ["no sockets ''"]),
         ("-A tcp,!tcp", ["nothing is left"]),
         ("-f inett", ["no family 'inett'", "netlink", "did you mean 'inet'?"]),
-        ("-K", ["-K closes sockets, and this only looks at them"]),
+        ("-K", ["-K closes sockets, and this command only reads memory"]),
         ("--kill dst 10.0.0.1", ["--kill closes sockets"]),
         ("-tE", ["-E waits"]),
         ("-D file", ["-D saves"]),
