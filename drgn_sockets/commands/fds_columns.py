@@ -1,267 +1,331 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Columns of ``fds`` that lsfd and lsof have."""
+"""Columns of ``fds``: the usual ones, and those that kinds of files have."""
 
 from __future__ import annotations
 
-import functools
-import pwd
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import FaultError, Program
 
-from drgn_sockets.kernel.device import blkdev_name, chrdev_name, miscdev_name, partition_name
-from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, minor
-from drgn_sockets.kernel.locks import F_WRLCK
+from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
+from drgn_sockets.kernel.file import flag_names
+from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.columns import Column
-from drgn_sockets.records.fd import FdRecord, FileRecord
-from drgn_sockets.records.locks import locks_of
+from drgn_sockets.records.ends import Ends
+from drgn_sockets.records.fd import FdBatch, FdRecord, FileRecord
+from drgn_sockets.records.kinds import Field, Kind, kind_with_ends, known_of
 from drgn_sockets.records.names import device_text
-from drgn_sockets.text import escaped
-from drgn_sockets.views import lsof
+from drgn_sockets.records.parts import Batch
+from drgn_sockets.text import escape, escaped, plain
+from drgn_sockets.views.sockets import describe, holders_text
 
-# The words of lsfd.
-_TYPES = {"reg": "REG", "dir": "DIR", "chr": "CHR", "blk": "BLK", "lnk": "LINK", "sock": "SOCK"}
-_TYPES.update({"fifo": "FIFO", "pipe": "FIFO", "memfd": "REG", "ns": "REG", "sockfile": "SOCK"})
-_DEVICES = {"chr": "char", "blk": "blk"}
-
-
-def assoc(r: FdRecord) -> str | None:
-    """The association of the process and the file, in the words of lsfd."""
-    if r.assoc is None:
-        return None if r.fd is None else str(r.fd)
-    if r.mapping is not None:
-        return "shm" if r.mapping.shared else "mem"
-    return {"txt": "exe", "DEL": "mem"}.get(r.assoc, r.assoc)
+# The column "detail" names this many holders of other ends; "endpoints" names all.
+_ENDS = 4
 
 
-def _deleted(r: FdRecord) -> bool | None:
-    return None if r.file is None or r.file.nlink is None else r.file.nlink == 0
-
-
-def _kthread(r: FdRecord) -> bool | None:
-    return None if r.table.process is None else r.table.process.is_kthread
-
-
-def _devtype(r: FdRecord) -> str | None:
-    return None if r.file is None else _DEVICES.get(r.file.kind, "nodev")
-
-
-def _maj_min(r: FdRecord) -> str | None:
-    if r.file is None or r.file.inode is None:
-        return None
-    return device_text(r.file.rdev if r.file.kind in _DEVICES else r.file.dev)
-
-
-def _block_device(file: FileRecord) -> Any:
-    """Name of the disk or partition that a device file stands for; else driver and minor."""
-    partition = partition_name(file.prog, file.rdev)
-    if partition is not None:
-        return partition
-    return _by_driver(file, blkdev_name(file.prog, file.i_mode, file.rdev))
-
-
-def _by_driver(file: FileRecord, driver: bytes | None) -> Any:
-    return device_text(file.rdev) if driver is None else b"%b:%d" % (driver, minor(file.rdev))
-
-
-def _partition(r: FdRecord) -> Any:
-    file = r.file
-    if file is None:
-        return None
-    if file.kind == "blk":
-        return _block_device(file)
-    sb = file.sb
-    if sb is None:
-        return None
-    return sb.id if sb.bdev else device_text(file.dev)
-
-
-def _source(r: FdRecord) -> Any:
-    file = r.file
-    if file is None:
-        return None
-    if file.kind == "chr":
-        misc = miscdev_name(file.prog, file.i_mode, file.rdev)
-        if misc is not None:
-            return b"misc:" + misc
-        return _by_driver(file, chrdev_name(file.prog, file.i_mode, file.rdev))
-    if file.kind == "blk":
-        return _block_device(file)
-    sb = file.sb
-    if sb is None:
-        return None
-    return sb.id if sb.bdev else file.fs_type or device_text(file.dev)
-
-
-def _xmode(r: FdRecord) -> str | None:
-    file = r.file
-    if file is None:
-        return None
-    access = "---"
-    if r.mapping is not None:
-        access = r.mapping.access
-    elif r.opened is not None:
-        r_ = "r" if file.mode & FMODE_READ else "-"
-        w_ = "w" if file.mode & FMODE_WRITE else "-"
-        access = f"{r_}{w_}-"
-    polled = r.opened is not None and is_polled(file.prog, file.file)
-    return f"{access}{'D' if _deleted(r) else '-'}{_lock(r)}{'m' if polled else '-'}"
-
-
-def _lock(r: FdRecord) -> str:
-    if r.opened is None or r.opened.sk:
-        return "-"
-    try:
-        locks = locks_of(r, [])
-    except FaultError:
-        return "-"
-    if not locks:
-        return "-"
-    return "L" if any(lock.type == F_WRLCK for lock in locks) else "l"
-
-
-def user_name(prog: Program | None, uid: int | None) -> str | None:
-    """
-    Get the name of a user, or the number of a user that has no name.
-
-    A core is mostly of another machine, whose users are not known here: they are numbers, but for
-    root.
-    """
-    if uid is None:
-        return None
-    flags = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
-    if uid and (prog is None or prog.flags & flags != flags):
-        return str(uid)
-    return _name_of(uid)
-
-
-@functools.lru_cache(1024)
-def _name_of(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _uid(r: FdRecord) -> int | None:
-    return None if r.table.process is None else r.table.process.uid
-
-
-def _user(r: FdRecord) -> str | None:
-    process = r.table.process
-    return None if process is None else user_name(process.prog, process.uid)
-
-
-def _fuid(r: FdRecord) -> int | None:
-    return None if r.file is None else r.file.uid
-
-
-def _protoname(r: FdRecord) -> bytes | None:
-    return r.file.protocol if r.file is not None and r.file.sk else None
-
-
-#: Columns of lsfd, under its names, but for those that :mod:`drgn_sockets.commands.fds` has.
-LSFD = (
-    Column(
-        "assoc",
-        "number of the fd, or cwd, rtd, exe, mem (mapped), shm (mapped and shared)",
-        assoc,
-    ),
-    Column("deleted", "whether the file has no name left", _deleted),
-    Column("devtype", "char, blk, or nodev", _devtype),
-    Column("fuid", "user ID of the file's owner", _fuid, right=True),
-    Column("kthread", "whether the process is a thread of the kernel", _kthread),
-    Column("maj_min", "device number of a device file; else of the file system", _maj_min),
-    Column(
-        "maplen",
-        "length of the mapping, pages",
-        lambda r: r.mapping and r.mapping.pages,
-        right=True,
-    ),
-    Column("nlink", "how many names the file has", lambda r: r.file and r.file.nlink, right=True),
-    Column(
-        "owner",
-        "name of the file's owner (of a core the number, but for root)",
-        lambda r: user_name(r.file and r.file.prog, _fuid(r)),
-    ),
-    Column(
-        "partition",
-        "block device: of a device file itself, else of the file system; dev if there is none",
-        _partition,
-    ),
-    Column("protoname", "protocol of a socket", _protoname),
-    Column("size", "size of the file, bytes", lambda r: r.file and r.file.size, right=True),
-    Column(
-        "source", "device of a device file; else block device or type of the file system", _source
-    ),
-    Column(
-        "type",
-        "REG, DIR, CHR, BLK, FIFO, LINK, SOCK, or UNKN for files of the kernel's own",
-        lambda r: None if r.file is None else _TYPES.get(r.file.kind, "UNKN"),
-    ),
-    Column("uid", "user ID of the process", _uid, right=True),
-    Column("user", "name of the user of the process (of a core the number, but for root)", _user),
-    Column(
-        "xmode",
-        "rwx: opened or mapped to read, write, execute; D: deleted; L: locked to write, l: to "
-        "read; m: watched by an epoll",
-        _xmode,
-    ),
-)
+def _mode(r: FdRecord) -> str | None:
+    file = r.opened
+    return None if file is None else file.access + "c" if r.cloexec else file.access
 
 
 def _name_text(r: FdRecord) -> str | None:
-    name = lsof.words(r).name
-    return None if name is None else escaped(name)
+    return None if r.file is None else _file_name_text(r.file)
 
 
-#: Columns of lsof, in its order.
-LSOF = (
+def _file_name_text(file: FileRecord) -> str | None:
+    name = file.name
+    if name is None:
+        return None
+    # "socket:[N]" has nothing to escape.
+    return name.decode() if file.sk else escape(name)
+
+
+def _detail(r: FdRecord) -> str | None:
+    if r.error is not None:
+        return f"unreadable: {r.error}"
+    if r.file is None:
+        return None
+    detail = _file_detail(r.file)
+    if r.opened is None or r.fd is None:
+        return detail
+    return _with_ends(detail, r.table, r.fd, r.file)
+
+
+def _with_ends(detail: str | None, table: FileTable, fd: int, file: FileRecord) -> str | None:
+    """
+    Add who holds the other ends of a pipe and the like to *detail*.
+
+    Finding them takes a walk of all file tables. On a machine with very many fds, only the column
+    "endpoints" has them.
+    """
+    if file.sk or kind_with_ends(file.prog, file.op) is None:
+        return detail
+    ends = Ends.of(file)
+    found = ends.endpoints(table, fd, file) if ends.are_few else None
+    others = [endpoint.holder for endpoint in found or () if endpoint.is_opposite]
+    if not others:
+        return detail
+    more = f",… ({len(others)})" if len(others) > _ENDS else ""
+    return f"{detail or ''} ends={holders_text(others[:_ENDS])}{more}".lstrip()
+
+
+def _endpoints(r: FdRecord) -> list[bytes] | None:
+    if r.opened is None or r.fd is None:
+        return None
+    found = Ends.of(r.opened).endpoints(r.table, r.fd, r.opened)
+    return None if found is None else [bytes(endpoint) for endpoint in found]
+
+
+def _endpoints_text(r: FdRecord) -> str | None:
+    return " ".join(map(escape, _endpoints(r) or ())) or None
+
+
+def _file_detail(file: FileRecord) -> str | None:
+    if file.sk:
+        socket = file.socket
+        return socket if socket is None or isinstance(socket, str) else describe(socket)
+    known = known_of(file)
+    if known is None:
+        return _device_detail(file)
+    if known.error is not None:
+        return known.error if known.unknown else f"unreadable: {known.error}"
+    return known.kind.words(known.it) or _device_detail(file)
+
+
+def _device_detail(file: FileRecord) -> str | None:
+    for name, find in (("misc", miscdev_name), ("driver", driver_name)):
+        found = find(file.prog, file.i_mode, file.rdev)
+        if found is not None:
+            return f"{name}={escape(found)}"
+    return None
+
+
+def _driver(
+    r: FdRecord, kind: str, find: Callable[[Program, int, int], bytes | None]
+) -> bytes | None:
+    if r.file is None or r.file.kind != kind:
+        return None
+    return find(r.file.prog, r.file.i_mode, r.file.rdev)
+
+
+def kind_column(kind: Kind, field: Field) -> Column:
+    """The column of a field that files of a kind have."""
+
+    # There are many sockets, and only the kind "sock" has fields of them.
+    of_sockets = kind.name == "sock"
+
+    def get(r: FdRecord) -> Any:
+        if r.file is None or bool(r.file.sk) != of_sockets:
+            return None
+        known = known_of(r.file)
+        if known is None or known.kind is not kind or known.it is None:
+            return None
+        return field.get(known.it)
+
+    return Column(f"{kind.name}.{field.name}", field.help, get)
+
+
+# The texts of a column for a whole batch of fds.
+
+
+def _is_fds(texts: Callable[[FdBatch], list[Any]]) -> Callable[[Batch], list[Any] | None]:
+    return lambda batch: texts(batch) if isinstance(batch, FdBatch) else None
+
+
+@_is_fds
+def _commands(batch: FdBatch) -> list[Any]:
+    return [escaped(batch.table.comm)] * len(batch)
+
+
+@_is_fds
+def _pids(batch: FdBatch) -> list[Any]:
+    return [batch.table.pid] * len(batch)
+
+
+@_is_fds
+def _tids(batch: FdBatch) -> list[Any]:
+    return [batch.table.tid or "-"] * len(batch)
+
+
+@_is_fds
+def _fds(batch: FdBatch) -> list[Any]:
+    return list(batch.fds)
+
+
+@_is_fds
+def _modes(batch: FdBatch) -> list[Any]:
+    return [
+        "-" if file is None else file.access + "c" if cloexec else file.access
+        for file, cloexec in zip(batch.files, batch.cloexec)
+    ]
+
+
+@_is_fds
+def _kinds(batch: FdBatch) -> list[Any]:
+    return ["-" if file is None else file.kind for file in batch.files]
+
+
+@_is_fds
+def _names(batch: FdBatch) -> list[Any]:
+    names = (None if file is None else _file_name_text(file) for file in batch.files)
+    return ["-" if name is None else name for name in names]
+
+
+@_is_fds
+def _details(batch: FdBatch) -> list[Any]:
+    if batch.errors():
+        return [_detail(record) or "-" for record in batch.records()]
+    return [
+        "-" if file is None else _with_ends(_file_detail(file), batch.table, fd, file) or "-"
+        for fd, file in zip(batch.fds, batch.files)
+    ]
+
+
+def _pos(r: FdRecord) -> int | None:
+    if r.mapping is not None:
+        return r.mapping.offset
+    return None if r.opened is None else r.opened.pos
+
+
+def _locks(r: FdRecord) -> list[str] | str:
+    from drgn_sockets.records.locks import lock_words, locks_of
+
+    lost: list[FaultError] = []
+    try:
+        words = [lock_words(lock) for lock in locks_of(r, lost)]
+    except FaultError as e:
+        return plain(e)
+    return words + [plain(e) for e in lost]
+
+
+def _flags(r: FdRecord) -> list[str] | None:
+    return None if r.flags is None else flag_names(r.flags)
+
+
+#: The usual columns, and others whose modules are imported in any case.
+FDS = (
     Column(
         "command",
-        "command name of the process (or thread), not cut",
+        "command name of the process (or thread)",
         attrgetter("table.comm"),
         True,
         text=lambda r: escaped(r.table.comm),
+        texts=_commands,
     ),
-    Column("pid", "process ID", attrgetter("table.pid"), True, right=True),
-    Column("tid", "thread ID, if the row is a thread's", attrgetter("table.tid"), True, right=True),
-    Column("user", "user of the process (of a core the number, but for root)", _user, True),
+    Column(
+        "pid", "process ID", attrgetter("table.pid"), True, right=True, simple=True, texts=_pids
+    ),
+    Column(
+        "tid",
+        "thread ID, if the thread has a file table of its own (unshare(CLONE_FILES))",
+        attrgetter("table.tid"),
+        True,
+        right=True,
+        simple=True,
+        texts=_tids,
+    ),
     Column(
         "fd",
-        "number, mode (r, w, u) and lock (r, R, w, W); or cwd, rtd, txt, mem, DEL",
-        lsof.fd,
+        "file descriptor; cwd, rtd (root), txt (executable), mem (mapped), DEL (mapped, deleted)",
+        lambda r: r.assoc or r.fd,
         True,
         right=True,
-    ),
-    Column("type", "type of file or socket", lambda r: lsof.words(r).type, True, right=True),
-    Column(
-        "device",
-        "device number; inode of an inet socket; address of a unix socket",
-        lambda r: lsof.words(r).device,
-        True,
-        right=True,
+        simple=True,
+        texts=_fds,
     ),
     Column(
-        "size/off",
-        "size, or position with 0t before it, bytes",
-        lambda r: lsof.words(r).size_off,
+        "mode",
+        "r opened to read, w to write, u for both, - for neither, p O_PATH; c: closed by execve()",
+        _mode,
         True,
-        right=True,
+        simple=True,
+        texts=_modes,
     ),
     Column(
-        "node",
-        "inode number, or protocol of an inet or packet socket",
-        lambda r: lsof.words(r).node,
+        "kind",
+        "sock, pipe, fifo, reg, dir, chr, blk, memfd, ns, eventfd, eventpoll, …",
+        lambda r: r.file and r.file.kind,
         True,
-        right=True,
+        simple=True,
+        texts=_kinds,
     ),
     Column(
         "name",
-        "name, both ends, and state",
-        lambda r: lsof.words(r).name,
+        "name, as readlink /proc/PID/fd/N prints it",
+        lambda r: r.file and r.file.name,
         True,
         text=_name_text,
+        texts=_names,
+    ),
+    Column(
+        "detail",
+        "both ends and state of a socket; facts of other kinds; or what cannot be read",
+        _detail,
+        True,
+        simple=True,
+        texts=_details,
+    ),
+    Column("access", "r, w, u, - or p, as in mode", lambda r: r.opened and r.opened.access),
+    Column("cloexec", "closed by execve()", lambda r: r.cloexec if r.assoc is None else None),
+    Column("flags", "O_* flags: f_flags of the file, and O_CLOEXEC of the fd", _flags),
+    Column(
+        "fdinfo_flags",
+        "flags in octal, as in fdinfo",
+        lambda r: None if r.flags is None else f"0{r.flags:o}",
+    ),
+    Column("pos", "position in the file (f_pos), or offset of a mapping, bytes", _pos, right=True),
+    Column("ino", "inode number", lambda r: r.file and r.file.ino, right=True),
+    Column(
+        "dev",
+        "device of the file system, major:minor",
+        lambda r: r.file and device_text(r.file.dev),
+    ),
+    Column(
+        "rdev",
+        "device number of a device file, major:minor",
+        lambda r: device_text(r.file.rdev) if r.file and r.file.kind in ("chr", "blk") else None,
+    ),
+    Column(
+        "chrdrv",
+        "name of the driver of a character device, as in /proc/devices",
+        lambda r: _driver(r, "chr", chrdev_name),
+    ),
+    Column(
+        "blkdrv",
+        "name of the driver of a block device, as in /proc/devices",
+        lambda r: _driver(r, "blk", blkdev_name),
+    ),
+    Column(
+        "miscdev",
+        "name of a device of the driver misc, as in /proc/misc",
+        lambda r: _driver(r, "chr", miscdev_name),
+    ),
+    Column("mnt_id", "mount ID, as in fdinfo", lambda r: r.file and r.file.mnt_id, right=True),
+    Column(
+        "fops",
+        "symbol or address of the file operations (f_op), which tell the kind",
+        lambda r: r.file.fops if r.file and r.file.op else None,
+    ),
+    Column("lock", "locks held through the fd: flock, posix, ofd, lease; and their bytes", _locks),
+    Column(
+        "file",
+        "address of the struct file",
+        lambda r: f"{r.address:#x}" if r.address else None,
+    ),
+    Column(
+        "sk",
+        "address of the struct sock",
+        lambda r: f"{r.file.sk:#x}" if r.file and r.file.sk else None,
+    ),
+    Column("files", "address of the struct files_struct", lambda r: f"{r.table.files:#x}"),
+    Column("task", "address of the struct task_struct", lambda r: f"{r.table.task:#x}"),
+    Column(
+        "endpoints",
+        "who holds the other ends of a pipe, pty, eventfd, message queue or unix socket: "
+        "PID,COMMAND,FD and what it can do there: r, w",
+        _endpoints,
+        text=_endpoints_text,
     ),
 )

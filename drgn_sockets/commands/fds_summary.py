@@ -10,7 +10,7 @@ from typing import Any
 from drgn import FaultError
 
 from drgn_sockets.commands.base import passes
-from drgn_sockets.commands.fds_columns import user_name
+from drgn_sockets.commands.fds_lsfd_columns import user_name
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.kernel.task_facts import Limit
 from drgn_sockets.records.columns import Column

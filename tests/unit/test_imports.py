@@ -26,8 +26,9 @@ _FAMILIES = "drgn_sockets.records.families"
 _RARE = {
     *("pathlib", "ipaddress", "dataclasses", "inspect", "json", "tabulate", "importlib.metadata"),
     *("drgn_sockets.records.tcp_info", "drgn_sockets.query.ssfilter", "drgn_sockets.views.lsof"),
-    *("drgn_sockets.records.associated", "drgn_sockets.commands.fds_columns"),
-    *("drgn_sockets.commands.fds_summary", "drgn_sockets.commands.ss_member_columns"),
+    *("drgn_sockets.records.associated", "drgn_sockets.commands.fds_lsfd_columns"),
+    *("drgn_sockets.commands.fds_lsof_columns", "drgn_sockets.commands.fds_summary"),
+    "drgn_sockets.commands.ss_member_columns",
     *("drgn_sockets.query.find", "drgn_sockets.kernel.locks", "drgn_sockets.records.locks"),
 }
 
