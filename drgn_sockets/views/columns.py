@@ -21,7 +21,7 @@ ERROR = "error"
 
 
 def getters(columns: Sequence[Column], cls: type) -> list[Callable[[Any], Any] | None]:
-    """How to get the values of *columns* of a record of *cls*; ``None`` where it has none."""
+    """Functions that get the values of *columns* of a record of *cls*, ``None`` for no value."""
     return [column.get if issubclass(cls, column.of) else None for column in columns]
 
 
@@ -32,10 +32,10 @@ def rows_maker(
     Get a function that makes the cells of *columns*, texts or numbers, for a batch of records,
     in a table or in CSV.
 
-    They are made column by column: a large table is hundreds of thousands of rows, and what can
-    be decided once for many is.
+    They are made column by column: a large table has hundreds of thousands of rows, and a column
+    decides once for a whole batch what it can.
 
-    :param losses: Takes what cannot be read, of which the cell is ``?``.
+    :param losses: Takes what cannot be read; the cell of such a value is ``?``.
     """
 
     told = Losses() if losses is None else losses
@@ -50,7 +50,7 @@ def rows_maker(
         at_error: int | None = None
         for i, (column, make) in enumerate(zip(columns, cells_of(batch.cls))):
             if column.name == ERROR:
-                # Other cells may have something to say in it.
+                # Made last: it tells of the other cells as well.
                 at_error = i
                 cells.append(())
             elif make is _nothing:
@@ -69,7 +69,7 @@ def _texts(column: Column, batch: Batch) -> Sequence[Any] | None:
     try:
         return column.texts(batch) if column.texts is not None else None
     except FaultError:
-        # One by one it shows of which.
+        # The caller makes the cells one by one, and finds which cannot be read.
         return None
 
 
@@ -95,11 +95,11 @@ class Errors:
         self._of_cells: dict[int, dict[str, None]] = {}
 
     def add(self, index: int, loss: Loss) -> None:
-        """A cell of the record at *index* cannot be read."""
+        """Note that a cell of the record at *index* cannot be read."""
         self._of_cells.setdefault(index, {})[in_words(loss)] = None
 
     def catch(self, index: int, make: Callable[[Any], Any], record: Any) -> Any:
-        """The cell of a record, ``?`` if that cannot be read."""
+        """Make the cell of a record; ``?`` if its value cannot be read."""
         try:
             return make(record)
         except FaultError as e:
@@ -107,20 +107,20 @@ class Errors:
             return LOST
 
     def look_at(self, index: int, value: Any) -> None:
-        """Some of a list may be lost."""
+        """Note the items of a list that cannot be read."""
         for item in value:
             if isinstance(item, Lost):
                 self.add(index, item)
 
     def of(self, index: int) -> str | None:
-        """What the column ``error`` says of a record."""
+        """Text of the column ``error`` of the record at *index*."""
         own = getattr(self._batch.records()[index], ERROR, None)
         return (
             "; ".join(dict.fromkeys([*filter(None, [own]), *self._of_cells.get(index, ())])) or None
         )
 
     def lose(self) -> None:
-        """Tell the command."""
+        """Tell *losses* all that was noted, and the records' own errors."""
         if not self._of_cells and not self._batch.errors():
             return
         for i, record in enumerate(self._batch.records()):
@@ -141,7 +141,7 @@ def _cell(column: Column, cls: type) -> Callable[[Any], Any]:
 def _plain_of(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def cell(record: Any) -> Any:
         value = get(record)
-        # What some of a list may be lost of is looked at first.
+        # Errors.look_at() sees a list before it becomes a text.
         return value if type(value) is list else plain(value)
 
     return cell
@@ -153,13 +153,13 @@ def _nothing(record: object) -> None:
 
 def choose(columns: Sequence[Column], output: str | None, shown: Iterable[str]) -> list[Column]:
     """
-    The columns that ``--output`` asks for.
+    Get the columns that ``--output`` asks for.
 
-    :param columns: All that there are.
-    :param output: ``A,B`` for just these, ``+A,B`` for these besides the usual ones, ``all``
+    :param columns: All columns.
+    :param output: ``A,B`` for these alone, ``+A,B`` for these besides the usual ones, ``all``
         for all, or ``None`` for the usual ones.
-    :param shown: Names of the usual ones.
-    :raises UserError: for a name that is none of them
+    :param shown: Names of the usual columns.
+    :raises UserError: if *output* has a name that no column has
     """
     by_name = {column.name: column for column in columns}
     usual = [by_name[name] for name in shown]

@@ -17,10 +17,10 @@ from drgn_sockets.views.columns import ERROR, Errors, getters, rows_maker
 #: Makes the lines of a batch of records.
 Lines = Callable[[Batch], Iterable[str]]
 
-# Up to here a table is small: it is held back to fit its columns. Beyond, the widths of
-# these first rows do for the rest, which is printed as it comes.
+# A table of fewer rows is small: it is printed when all rows are there. A large one has columns
+# as wide as these first rows need, and its other rows are printed as they come.
 _SMALL = 256
-# Wider cells than this are not aligned to.
+# Columns are not made wider than this for the sake of a cell.
 _WIDE = 80
 
 
@@ -28,7 +28,7 @@ class Rows:
     """
     Writes records, each as one line.
 
-    :param losses: Takes what cannot be read of them.
+    :param losses: Takes what cannot be read.
     """
 
     def __init__(
@@ -43,24 +43,24 @@ class Rows:
         self._columns = columns
         self._out = out
         self._header = header
-        #: What makes lines; ``None`` as long as that is not settled.
+        #: Makes the lines of a batch; ``None`` as long as the columns have no widths yet.
         self.lines: Lines | None = None
 
     def write(self, batch: Batch) -> None:
-        """Write these, and more may come."""
+        """Write the records of a batch."""
         assert self.lines is not None
         self._out.writelines(self.lines(batch))
 
     def close(self) -> None:
-        """That was all."""
+        """Write what was held back: there are no more records."""
 
 
 class Json(Rows):
     """
     JSON, one object a line.
 
-    Bytes are UTF-8; those that are not are surrogates U+DC80 to U+DCFF, as
-    :func:`os.fsdecode` makes them and :func:`os.fsencode` turns them back.
+    Bytes are decoded as UTF-8. A byte that is not UTF-8 becomes a surrogate U+DC80 to U+DCFF, as
+    :func:`os.fsdecode` makes it; :func:`os.fsencode` gives the bytes back.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Json(Rows):
         self.lines = lines
 
 
-# What is its own JSON.
+# Types of values that JSON has as well.
 _JSON = frozenset({int, str, type(None), bool, float})
 
 
@@ -111,10 +111,10 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, Lost):
         return None
     if isinstance(value, bytes):
-        # As os.fsdecode(): what is not UTF-8 becomes surrogates that Python turns back.
+        # As os.fsdecode() does it, whatever the encoding of file names is.
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        # Of a named tuple, what there is.
+        # Fields that are None are left out.
         return {k: _json_value(v) for k, v in value._asdict().items() if v is not None}
     if isinstance(value, (list, tuple)):
         return [_json_value(item) for item in value]
@@ -124,7 +124,7 @@ def _json_value(value: Any) -> Any:
 
 
 class Csv(Rows):
-    """CSV (RFC 4180), escaped as in a table so that every record is one line."""
+    """CSV (RFC 4180). Values are escaped as in a table, so that every record is one line."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How many sockets there are, as ``ss -s`` says it."""
+"""How many sockets a network namespace has, as ``ss -s`` prints it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drgn_sockets.views.procfs.sockstat import sockstat, sockstat6
 
 def summary(at: Looker, net: int) -> str:
     """
-    What iproute2's ``ss -s`` prints in a network namespace.
+    Get what iproute2's ``ss -s`` prints in a network namespace.
 
     :param net: ``struct net *``
     :raises FaultError: if a count cannot be read

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is known of a TCP connection, in the words of ``ss -i``."""
+"""What ``ss -i`` prints of a TCP connection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from drgn_sockets.records.tcp_info import (
 )
 from drgn_sockets.text import escape
 
-# In the order of ss; wscale follows the algorithm.
+# In the order of ss, but for wscale, which ss prints after the algorithm.
 _OPTIONS = {
     TCPI_OPT_TIMESTAMPS: "ts",
     TCPI_OPT_USEC_TS: "usec_ts",
@@ -34,9 +34,9 @@ _OPTIONS = {
     TCPI_OPT_ECN_SEEN: "ecnseen",
     TCPI_OPT_SYN_DATA: "fastopen",
 }
-# TCP_TIMEOUT_INIT of a kernel long gone.
+# ss does not print this RTO, the initial one of kernels before 3.1.
 _NO_RTO_US = 3_000_000
-# ss leaves out what is not a threshold.
+# ss does not print these values: they stand for none.
 _NO_SSTHRESH = 0xFFFF
 _NO_MIN_RTT_US = 0xFFFFFFFF
 _NO_VEGAS_RTT_US = 0x7FFFFFFF
@@ -51,8 +51,9 @@ _MPTCP_FLAGS = "MmJjBbecv"
 
 def tcp_info_text(info: TcpInfo) -> str:
     """
-    All of *info* as ``ss -ino`` writes it, the same words in the same order: rates are in bits
-    a second, times in milliseconds, and what is 0 is left out.
+    Get the words of ``ss -ino``, in its order.
+
+    Rates are in bits a second and times in milliseconds; values that are 0 are left out.
     """
     # fmt: off
     (
@@ -93,10 +94,10 @@ def tcp_info_text(info: TcpInfo) -> str:
     if vegas is not None:
         rtt_us = _vegas_rtt_us(vegas) or rtt_us
     elif congestion in VEGAS_LIKE and state < TCP_TIME_WAIT:
-        # It has a round-trip time of its own, and the type that it is in is not to be had.
+        # ss takes the algorithm's own round-trip time, which this kernel's types do not have.
         rtt_us = 0
     if rtt_us and snd_mss and cwnd:
-        # As a double, and rounded as "%.0f" does, but faster.
+        # ss prints a double with "%.0f"; round() rounds alike and is faster.
         text += f" send {round(8000000.0 * cwnd * snd_mss / rtt_us)}bps"
     if lastsnd:
         text += f" lastsnd:{lastsnd}"
@@ -161,17 +162,17 @@ def tcp_info_text(info: TcpInfo) -> str:
 
 @functools.lru_cache(16384)
 def _ms(us: int | None) -> str:
-    """Microseconds as milliseconds, "%g"."""
+    """Microseconds as milliseconds, as "%g" prints them."""
     return f"{(us or 0) / 1000:g}"
 
 
 def _bits(rate: int) -> int:
-    """Bytes a second as bits, as precise as a double is."""
+    """Bytes a second as bits a second, with the precision of a double."""
     bits = rate * 8
     return bits if bits < 1 << 53 else int(rate * 8.0)
 
 
-# Of a machine's connections most agree in these.
+# Most connections of a machine have the same of these values.
 
 
 @functools.lru_cache(4096)
@@ -224,7 +225,7 @@ def _share(name: str, part_us: int, whole_us: int) -> str:
 
 
 def _vegas_rtt_us(vegas: VegasInfo) -> int:
-    """The round-trip time that ``send`` is made of, if this algorithm has one."""
+    """The round-trip time that ss computes ``send`` with, if the algorithm has one of its own."""
     if vegas.enabled and vegas.rtt_us != _NO_VEGAS_RTT_US:
         return vegas.rtt_us
     return 0

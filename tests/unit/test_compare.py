@@ -526,7 +526,7 @@ def test_lines_that_cannot_be_told() -> None:
         # That is told as lost, and nothing is compared.
         (Known(Lines("x"), None, "x: cannot be read"), 1, []),
         # No kind that we know.
-        ((), 0, ["fdinfo of reg: odd_fops: what lines of its own say is not known"]),
+        ((), 0, ["fdinfo of reg: odd_fops: the lines of this kind of file are not known"]),
     ]
     shows = SimpleNamespace(cache={("drgn_sockets.show_fdinfo", 1): True})
     for known, lost, left_out in cases:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Sockets as sock_diag tells of them: to the byte what the kernel would send, made from its memory.
+Messages of sock_diag, byte for byte as the kernel would send them.
 
-A family is a module: a :class:`~drgn_sockets.views.diag.base.Kind`, that is the header of its
-messages, and a table of attributes, each with the function that makes its payload or says that
-the kernel sends none.
+Each family is a module with a :class:`~drgn_sockets.views.diag.base.Kind`: the header of its
+messages, and a table of attributes. Each attribute has a function that makes its payload, or
+returns ``None`` if the kernel sends none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from drgn_sockets.views.diag.base import Attribute, Diag, Kind, Message
 
 __all__ = ["KINDS", "Attribute", "Diag", "Kind", "Message", "diag_of"]
 
-#: What is known; a socket is of the first kind that takes it.
+#: All kinds; a socket belongs to the first whose ``protocol_of`` returns a protocol.
 KINDS: tuple[Kind, ...] = (
     inet.KIND,
     mptcp.KIND,
@@ -31,7 +31,7 @@ KINDS: tuple[Kind, ...] = (
 
 def diag_of(prog: Program, *, secrets: bool = True) -> Diag:
     """
-    What makes messages of a program's sockets.
+    Get what makes the messages of a program's sockets.
 
     :param secrets: Whether to read keys (``TCP_MD5SIG``) as well.
     """

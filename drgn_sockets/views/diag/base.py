@@ -38,20 +38,20 @@ _U32 = 0xFFFFFFFF
 class Message(NamedTuple):
     """What sock_diag sends of a socket: the payload of a ``SOCK_DIAG_BY_FAMILY`` message."""
 
-    #: What was asked for.
+    #: ``sdiag_family`` and ``sdiag_protocol`` of the request.
     family: int
     protocol: int
-    #: The structure that it begins with, ``struct inet_diag_msg`` and the like.
+    #: The structure at its beginning, such as ``struct inet_diag_msg``.
     header: bytes
     #: Payload of each attribute, by its number.
     attributes: dict[int, bytes]
-    #: Numbers of attributes that cannot be told, and why: a type that is not known, memory that
-    #: cannot be read.
+    #: Numbers of attributes that cannot be made, and why: a type is not known, or memory cannot be
+    #: read.
     unknown: dict[int, str] = {}  # noqa: RUF012
 
 
-#: Makes the payload of an attribute of a record, ``None`` where the kernel sends none.
-#: ``LookupError`` if this kernel's types do not tell, ``FaultError`` if memory cannot be read.
+#: Makes the payload of an attribute of a record, ``None`` if the kernel sends none. It raises
+#: ``LookupError`` if this kernel's types lack one, ``FaultError`` if memory cannot be read.
 Build = Callable[["Diag", Any], Optional[bytes]]
 
 
@@ -62,50 +62,49 @@ class Attribute(NamedTuple):
     number: int
     name: str
     build: Build
-    #: ``u8``, ``u16``, ``u32``, ``u64``, ``flag``, ``bytes``; a C type; with ``[]`` behind it,
-    #: an array of that; or attributes by number.
+    #: ``u8``, ``u16``, ``u32``, ``u64``, ``flag``, ``bytes``, or a C type; any of these with
+    #: ``[]`` for an array; or nested attributes by number.
     form: str | Mapping[int, Attribute]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of sockets that sock_diag tells of, in messages of one form."""
+    """Sockets whose messages have one form."""
 
-    #: ``AF_*`` that are asked for.
+    #: ``AF_*`` of requests.
     families: frozenset[int]
-    #: What is asked for as protocol, and how its sockets are called.
+    #: Protocols of requests, and the names of their sockets.
     protocols: Mapping[int, str]
     #: C type of the header.
     header: str
     #: The attributes, in the order in which the kernel puts them.
     attributes: tuple[Attribute, ...]
-    #: Whether a record is of this kind, and then with which protocol it is asked for.
+    #: The protocol that a request for a record has; ``None`` if the record is of another kind.
     protocol_of: Callable[[SocketRecord], int | None]
-    #: Members of the header.
+    #: Makes the members of the header.
     fill: Callable[[Diag, Any], Mapping[str, Value]]
-    #: A socket in words, made of the header: in a reply, that is all that tells which it is.
+    #: Names a socket, by the header of its message: in a reply, nothing else identifies it.
     label: Callable[[Mapping[str, Value]], str]
-    #: Whether a dump has a socket.
+    #: Whether the kernel's dump has a message of a socket.
     dumped: Callable[[Diag, Any], bool] = lambda diag, record: True
     #: Structures as declared by linux/*_diag.h, by C type.
     types: Mapping[str, str] = field(default_factory=dict)
-    #: What tells messages of one socket apart, if there are several: of the header's members and
-    #: the attributes.
+    #: Tells several messages of one socket apart, by the header's members and the attributes.
     part: Callable[[Mapping[str, Value], Mapping[int, bytes]], bytes] = lambda members, found: b""
-    #: Whether this kernel's types tell of its sockets: they may be a module's.
+    #: Whether this kernel's types have those of its sockets, which may be in a module.
     is_known: Callable[[Program], bool] = lambda prog: True
-    #: Numbers of attributes that say nothing, but align the next.
+    #: Numbers of attributes that only align the next one.
     padding: frozenset[int] = frozenset()
-    #: Whether a message, by its header, is of the socket that asks or the one that is asked: what
-    #: is queued in these is so for the moment of the answer.
+    #: Whether a message, by its header, is of a socket of sock_diag itself: its queues are in use
+    #: while it answers.
     is_busy: Callable[[Mapping[str, Value]], bool] = lambda header: False
 
     def name(self, protocol: int) -> str:
-        """How sockets asked for with *protocol* are called."""
+        """Name of the sockets of a protocol."""
         return self.protocols.get(protocol, str(protocol))
 
 
-# include/uapi/linux/sock_diag.h: SK_MEMINFO_*. It is an array there, and these its indices.
+# include/uapi/linux/sock_diag.h: SK_MEMINFO_*, the indices of an array of u32.
 _MEMINFO = """
 u32 RMEM_ALLOC
 u32 RCVBUF
@@ -121,8 +120,8 @@ u32 DROPS
 
 class Diag:
     """
-    Makes messages of one program's sockets, as sock_diag would to who has ``CAP_NET_ADMIN`` and
-    asks for all that there is.
+    Makes the messages of one program's sockets that sock_diag would send to a process that has
+    ``CAP_NET_ADMIN`` and asks for all attributes.
 
     :param secrets: Whether to read keys as well.
     """
@@ -133,7 +132,7 @@ class Diag:
         self.order = byte_order(prog)
         self.clock = clock(prog)
         self.reader = SocketReader(prog)
-        #: All kinds of sockets that it knows.
+        #: The kinds whose types this kernel has.
         self.kinds = tuple(kind for kind in kinds if kind.is_known(prog))
         self._declared = {"SK_MEMINFO": _MEMINFO}
         for kind in kinds:
@@ -145,7 +144,7 @@ class Diag:
     # Messages.
 
     def kind_of(self, record: SocketRecord) -> tuple[Kind, int] | None:
-        """The kind of a socket, and the protocol that it is asked for with."""
+        """Get the kind of a socket, and the protocol of a request for it."""
         for kind in self.kinds:
             protocol = kind.protocol_of(record)
             if protocol is not None:
@@ -153,7 +152,7 @@ class Diag:
         return None
 
     def kind_of_reply(self, family: int, protocol: int) -> Kind | None:
-        """The kind of what is asked for."""
+        """Get the kind of the sockets that a request asks for."""
         for kind in self.kinds:
             if family in kind.families and protocol in kind.protocols:
                 return kind
@@ -161,9 +160,9 @@ class Diag:
 
     def message(self, record: SocketRecord) -> Message | None:
         """
-        The message of a socket.
+        Make the message of a socket.
 
-        :return: ``None`` if it is of no kind that is known
+        :return: ``None`` if the socket is of no known kind
         """
         found = self.kind_of(record)
         if found is None:
@@ -185,7 +184,7 @@ class Diag:
     # Forms.
 
     def structure(self, c_type: str) -> Structure:
-        """How a structure is laid out: as the kernel has it, else as it is declared here."""
+        """Get the layout of a structure: of the kernel's type, else as it is declared here."""
         found = self._structures.get(c_type)
         if found is None:
             own = self._declared.get(c_type)
@@ -241,10 +240,10 @@ class Diag:
         """Attributes in an attribute, in the order of *attributes*."""
         return b"".join(nla_put(self.order, number, data) for number, data in attributes.items())
 
-    # What several families tell.
+    # Values that several families have.
 
     def fact(self, name: str, tell: Callable[[], T]) -> T:
-        """What *tell* tells of this kernel, which is asked once."""
+        """Get what *tell* returns for this kernel; it is called once for each *name*."""
         if name not in self._facts:
             self._facts[name] = tell()
         return self._facts[name]  # type: ignore[no-any-return]
@@ -265,7 +264,7 @@ class Diag:
 
         :raises FaultError: if it cannot be read
         """
-        # Many sockets are of few groups.
+        # Many sockets are in few cgroups.
         if cgroup not in self._cgroup_ids:
             self._cgroup_ids[cgroup] = cgroup_id(self.prog, cgroup)
         return self._cgroup_ids[cgroup]
@@ -276,7 +275,7 @@ class Diag:
         return root.cgrp.address_of_().value_()  # type: ignore[no-any-return]
 
 
-# What several families send, and how their kinds are told.
+# Attributes that several families have.
 
 
 def meminfo(diag: Diag, record: SocketRecord) -> bytes | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What BPF programs keep with a socket, as ``bpf_sk_storage_diag_put_all()`` tells it."""
+"""The storage of BPF programs in a socket (``bpf_sk_storage_diag_put_all()``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drgn_sockets.views.diag.forms import NLA_F_NESTED
 # include/uapi/linux/sock_diag.h: SK_DIAG_BPF_STORAGE*
 _STORAGE = 1
 _MAP_ID, _MAP_VALUE = 2, 3
-# More storages than a socket has, and larger values than netlink can send.
+# No socket has more storages, and netlink cannot send larger values.
 _MAX_STORAGES = 1 << 12
 _MAX_VALUE = 1 << 16
 
@@ -28,14 +28,14 @@ class _Element(Struct):
     C_TYPE = "struct bpf_local_storage_elem"
     next = Int("snode.next")
     map = Int("sdata.smap")
-    data = Int("sdata.data")  # None of it is in the structure itself.
+    data = Int("sdata.data")  # A flexible array: the value follows the structure.
 
 
 class _Map(Struct):
     C_TYPE = "struct bpf_map"
     id = Int("id")
     value_size = Int("value_size")
-    # What a value has that is no data: locks, timers, pointers.
+    # Where a value has locks, timers and pointers.
     # Linux kernel commit aa3496accc41 ("bpf: Refactor kptr_off_tab into btf_record") (in v6.2)
     record = OptInt("record")
     spin_lock_off = OptInt("spin_lock_off")
@@ -43,21 +43,21 @@ class _Map(Struct):
     kptr_off_tab = OptInt("kptr_off_tab")
 
     def is_plain(self) -> bool:
-        """Whether its values are data, and nothing else."""
+        """Whether its values are data alone, without locks, timers and pointers."""
         offsets = (self.spin_lock_off, self.timer_off)
         if any(offset is not None and offset >= 0 for offset in offsets):
             return False
-        # Null, or an error: the type of the values was not told, or has no such members.
+        # NULL or an error pointer: the values have no BTF, or no such members.
         pointers = (self.record, self.kptr_off_tab)
         return all(not pointer or pointer > -4096 & (1 << 64) - 1 for pointer in pointers)
 
 
 def storages(diag: Diag, sock: Sock) -> bytes | None:
     """
-    ``INET_DIAG_SK_BPF_STORAGES`` to who asks for all.
+    Make ``INET_DIAG_SK_BPF_STORAGES``, with all storages.
 
-    :raises LookupError: if a value has more than data in it
-    :raises FaultError: if it cannot be read
+    :raises LookupError: if a value has locks, timers or pointers in it
+    :raises FaultError: if the list of storages cannot be read
     """
     if not sock.bpf_storage:
         return None
@@ -67,15 +67,15 @@ def storages(diag: Diag, sock: Sock) -> bytes | None:
     first = _LocalStorage.layout(prog).read(sock.bpf_storage).first
     told: list[bytes] = []
     for element in unbroken(hlist_for_each_entry(elements, first, "next", _MAX_STORAGES)):
-        # It is at the beginning of a struct bpf_local_storage_map. A map that goes away leaves
-        # its elements for a while.
+        # smap is a struct bpf_local_storage_map, which begins with a struct bpf_map. It is NULL
+        # for a while after the map is gone.
         map_ = maps.read(element.map) if element.map else None
         if map_ is None:
             continue
         if not diag.secrets:
-            raise LookupError("what programs keep is left alone")
+            raise LookupError("storage of BPF programs is not read here")
         if not map_.is_plain():
-            raise LookupError(f"values of map {map_.id} have more than data in them")
+            raise LookupError(f"values of map {map_.id} have locks, timers or pointers in them")
         size = min(map_.value_size, _MAX_VALUE)
         value = read_bytes(prog, element.address + elements.cls.places["data"].offset, size)
         if value is None:
@@ -89,7 +89,7 @@ def _none(diag: Diag, record: object) -> None:
     return None
 
 
-#: What is in that attribute.
+#: Layout of the payload of ``INET_DIAG_SK_BPF_STORAGES``.
 FORM = {
     _STORAGE: Attribute(
         _STORAGE,

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-How messages of sock_diag and their attributes are laid out: values to bytes, and back to values
-with names.
+Layouts of messages of sock_diag and of their attributes: values to bytes, and bytes to values.
 
-The kernel's own types say it where it has them; types of its modules may be missing (before
-v5.11), so what linux/*_diag.h has is declared here and beside the attributes as well.
+The layout of a structure is that of the kernel's type. The types of modules may be missing (before
+v5.11), so structures of linux/*_diag.h are declared beside the attributes as well.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ def nla_put(order: str, number: int, payload: bytes) -> bytes:
 
 def nla_parse(order: str, data: bytes) -> Iterator[tuple[int, bytes]]:
     """
-    The attributes in *data*: number and payload of each.
+    Get the number and the payload of each attribute in *data*.
 
-    :raises ValueError: if that is anything but whole attributes
+    :raises ValueError: if *data* is not a row of whole attributes
     """
     at = 0
     while at < len(data):
@@ -55,19 +54,19 @@ def nla_parse(order: str, data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class Form:
-    """How an attribute is laid out, in general: it is bytes."""
+    """The layout of an attribute; of this class, an attribute that is bytes."""
 
     def values(self, data: bytes) -> dict[str, Value]:
         """
-        Its values by name; the name is empty for one that is a value by itself.
+        Get the values in *data* by name. A single value has an empty name.
 
-        :raises ValueError: if it cannot be that
+        :raises ValueError: if *data* does not have this layout
         """
         return {"": data}
 
 
 class Number(Form):
-    """An integer of so many bytes."""
+    """An integer of *size* bytes."""
 
     def __init__(self, order: str, size: int) -> None:
         self.size = size
@@ -75,7 +74,7 @@ class Number(Form):
         self._mask = (1 << 8 * size) - 1
 
     def pack(self, value: int) -> bytes:
-        """Its bytes; what does not fit is cut off, as in C."""
+        """Get the bytes of *value*, cut off to *size* bytes, as in C."""
         return self._struct.pack(value & self._mask)
 
     def values(self, data: bytes) -> dict[str, Value]:
@@ -85,7 +84,7 @@ class Number(Form):
 
 
 class Flag(Form):
-    """An attribute that says something by being there."""
+    """An attribute without payload: its presence is the value."""
 
     def values(self, data: bytes) -> dict[str, Value]:
         if data:
@@ -264,7 +263,7 @@ def _paths(type_: Type, prefix: str = "") -> Iterator[tuple[str, bool]]:
 
 
 def of_type(prog: Program, c_type: str) -> Structure | None:
-    """A structure as the kernel declares it, ``None`` if its types have it not."""
+    """Get the layout of a type of the kernel, ``None`` if the kernel's types lack it."""
     try:
         type_ = prog.type(c_type)
     except LookupError:
@@ -275,6 +274,6 @@ def of_type(prog: Program, c_type: str) -> Structure | None:
         if place is not None and place.size:
             if is_bytes:
                 place = place._replace(code=f"{place.size}s")
-            # As declared() has it: what it is called in the structure that it is in.
+            # The name of the innermost member, as in declared().
             places.append(place._replace(path=path.rpartition(".")[2]))
     return Structure(byte_order(prog), sizeof(type_), places)

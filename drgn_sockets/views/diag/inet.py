@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``inet_diag``: TCP, UDP, UDP-Lite and raw sockets; what MPTCP and SCTP build on."""
+"""``inet_diag``: TCP, UDP, UDP-Lite and raw sockets. MPTCP and SCTP build on it."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ IPPROTO_RAW = 255
 _ICSK_ACK_TIMER = 2
 # include/uapi/linux/inet_diag.h: IDIAG_TIMER_*
 _TIMER_ON, _TIMER_KEEPALIVE, _TIMER_TIMEWAIT, _TIMER_PROBE0, _TIMER_DELACK = range(1, 6)
-# What TcpSock.timer_active() gives.
+# Values of timer_active().
 _TIMERS = {1: _TIMER_ON, 2: _TIMER_KEEPALIVE, 4: _TIMER_PROBE0}
-# More keys than anybody has for one socket.
+# No socket has more keys.
 _MAX_MD5_KEYS = 1 << 16
 
 #: include/uapi/linux/inet_diag.h, tcp.h; struct tcp_info is in every kernel's types.
@@ -200,21 +200,20 @@ def _tells_delack(prog: Program) -> bool:
         return find_place(prog, prog.type("struct proto"), "h.udp_table") is None
 
 
-# The attributes, each with the function that puts it.
+# Attributes, each with the function that makes it.
 
 
 def full(record: SocketRecord) -> InetSock | None:
-    """The socket if it is a full one: others have next to no attributes."""
+    """Get the socket if it is a full one: other sockets have few attributes."""
     return record.sock if isinstance(record.sock, InetSock) else None
 
 
 def connection(record: SocketRecord) -> TcpSock | None:
     """
-    The socket if it is a TCP socket that is told of as a connection (or a listener), and not
-    just as bound.
+    Get the socket if it is a TCP socket with the attributes of a connection or a listener.
     """
     # Linux kernel commit 91051f003948 ("tcp: Dump bound-only sockets in inet_diag.") (in v6.8)
-    # has no more of them than a UDP socket has.
+    # sends the attributes of a UDP socket.
     sock = record.sock
     return sock if isinstance(sock, TcpSock) and sock.state != TCP_CLOSE else None
 
@@ -312,14 +311,14 @@ def info(diag: Diag, record: InetRecord) -> bytes | None:
         return None
     told = _tcp_info(diag, record)
     form = diag.structure("struct tcp_info")
-    # What a kernel does not tell, or not of a listener, is 0.
+    # Fields that this kernel, or a listener, does not have are 0.
     fields = diag.fact("tcp_info", lambda: [_FIELDS.get(name) for name in form.names])
     values: list[Any] = [0 if i is None else told[i] or 0 for i in fields]
     return form.pack_all(values)
 
 
 _NOT_IN_TCP_INFO = frozenset({"congestion", "vegas", "dctcp", "bbr", "ulp", "tls", "mptcp"})
-#: Of each field of TcpInfo its name in ``struct tcp_info``, which has no units.
+#: Members of ``struct tcp_info`` for the fields of TcpInfo; their names have no units.
 TCPI = {
     name: "tcpi_" + name.removesuffix("_us").removesuffix("_ms")
     for name in TcpInfo._fields
@@ -367,7 +366,7 @@ def bbrinfo(diag: Diag, record: InetRecord) -> bytes | None:
     )
 
 
-# In which form an algorithm tells.
+# The structure that an algorithm sends.
 _CONGESTION_FORMS: dict[bytes | None, str] = {
     **dict.fromkeys(VEGAS_LIKE, "vegas"),
     **dict.fromkeys((b"dctcp", b"dctcp-reno"), "dctcp"),
@@ -493,7 +492,7 @@ def bpf_storages(diag: Diag, record: InetRecord) -> bytes | None:
 
 
 def elsewhere(diag: Diag, record: SocketRecord) -> None:
-    """An attribute that sockets of another kind have, or one that is in another."""
+    """Build no attribute: sockets of another kind have it, or another attribute contains it."""
     return
 
 
@@ -566,9 +565,9 @@ ATTRIBUTES = (
 
 def attributes_with(own: Mapping[str, tuple[Build, str | None]]) -> tuple[Attribute, ...]:
     """
-    The attributes for a protocol that builds on these.
+    Get the attributes of a protocol that builds on these.
 
-    :param own: By name, what makes those that it fills otherwise, and their form if that differs
+    :param own: What makes an attribute that differs, by its name; and its form, if that differs
     """
     changed = []
     for attribute in ATTRIBUTES:
@@ -598,15 +597,15 @@ def _protocol_of(record: SocketRecord) -> int | None:
         return IPPROTO_TCP
     if isinstance(record, UdpRecord):
         return record.protocol  # type: ignore[no-any-return]
-    # Raw sockets are asked for as one protocol, whatever theirs is.
+    # A request for raw sockets has IPPROTO_RAW, whatever their own protocol is.
     return IPPROTO_RAW if isinstance(record, RawRecord) else None
 
 
 def _dumped(diag: Diag, record: InetRecord) -> bool:
-    """Whether it is in a hash table that is dumped."""
+    """Whether the socket is in a hash table that the kernel dumps."""
     if isinstance(record, TcpRecord) and record.state == TCP_CLOSE:
         return bool(record.sock.num) and diag.fact("bound", lambda: _tells_bound(diag.prog))
-    # The kernel has raw sockets in no table, to answer by.
+    # Raw sockets of the kernel itself are in no hash table: no request can find them.
     return bool(record.sock.pprev if isinstance(record, RawRecord) else record.sock.num)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``mptcp_diag``: MPTCP sockets. Their subflows are TCP sockets, and told of as such."""
+"""``mptcp_diag``: MPTCP sockets. Their subflows have messages of their own, of TCP sockets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drgn_sockets.views.diag import bpf, inet
 from drgn_sockets.views.diag.base import Diag, Kind, asked_for
 from drgn_sockets.views.diag.forms import Value
 
-#: include/uapi/linux/mptcp.h is in the types of every kernel that has it.
+#: include/uapi/linux/mptcp.h: every kernel with MPTCP has it among its types.
 _INFO = "struct mptcp_info"
 
 
@@ -22,7 +22,7 @@ def info(diag: Diag, record: MptcpRecord) -> bytes | None:
 
 
 def cong(diag: Diag, record: MptcpRecord) -> bytes | None:
-    # Mostly it keeps just the name, for subflows to come.
+    # The socket itself mostly has no algorithm: it keeps the name for new subflows.
     name = congestion_algorithm(diag.prog, record.sock) if record.sock.ca_ops else None
     return None if name is None else name + b"\0"
 
@@ -49,7 +49,7 @@ ATTRIBUTES = inet.attributes_with(
 
 
 def _dumped(diag: Diag, record: MptcpRecord) -> bool:
-    # One that is closed has no token.
+    # The dump walks the table of tokens, and a closed socket has no token.
     return bool(record.state != TCP_CLOSE)
 
 

@@ -29,7 +29,7 @@ bytes[8] ndiag_cookie
 # NDIAG_PROTO_ALL
 _ALL = 0xFF
 _NETLINK_SOCK_DIAG = 4
-# NDIAG_FLAG_*, in the order of their bits, but for the first; the others have no flag there.
+# NDIAG_FLAG_* from the second bit on; other flags of a socket are not in the message.
 _CB_RUNNING = 1
 _FLAGS = (
     "recv_pktinfo",
@@ -93,8 +93,8 @@ def label(header: Mapping[str, Value]) -> str:
 
 
 def _dumped(diag: Diag, record: NetlinkRecord) -> bool:
-    # Of a table, __netlink_diag_dump() loses a socket each time that a buffer is full: it is
-    # taken from the walk and not told. Those that have joined a group it tells of once more.
+    # __netlink_diag_dump() skips a socket each time that a buffer is full. Afterwards it sends
+    # the sockets that have joined a group, so only these are in every dump.
     return bool(record.sock.subscriptions)
 
 

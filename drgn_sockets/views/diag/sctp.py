@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``sctp_diag``: SCTP sockets, and a message for each association of theirs."""
+"""``sctp_diag``: SCTP sockets, with a message for each of their associations."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LOCALS, _PEERS = 12, 13
 
 
 def fill(diag: Diag, record: SctpRecord) -> dict[str, Value]:
-    """``inet_diag_msg_sctpasoc_fill()`` and what goes before it."""
+    """``inet_diag_msg_common_fill()``, and ``inet_diag_msg_sctpasoc_fill()`` of an association"""
     values = inet.fill(diag, record)
     if not isinstance(record, SctpAssociationRecord):
         return values
     six = record.family == AF_INET6
-    # It takes all to be of the socket's family.
+    # The kernel takes all addresses for addresses of the socket's family.
     place = slice(8, 24) if six else slice(4, 8)
     local = next(iter(record.local_addrs() or ()), b"")
     values.update(
@@ -54,7 +54,7 @@ def info(diag: Diag, record: SctpRecord) -> bytes | None:
     told = record.info()._asdict()
     values: dict[str, Value] = {f"sctpi_{n}": v for n, v in told.items() if isinstance(v, int)}
     if isinstance(record, SctpAssociationRecord):
-        # The kernel's own type has members in this.
+        # In the kernel's type, sctpi_p_address has members of its own.
         address = record.primary_addr().ljust(_SOCKADDR_SIZE, b"\0")
         family, aligned = struct.unpack_from(diag.order + "H", address), address[:8]
         values.update(sctpi_p_address=address, ss_family=family[0], __data=address[2:])
@@ -92,7 +92,7 @@ ATTRIBUTES = inet.attributes_with(
 
 
 def part(members: Mapping[str, Value], attributes: Mapping[int, bytes]) -> bytes:
-    """Of an association, its other end."""
+    """Tell associations of a socket apart by their other end."""
     if _PEERS not in attributes:
         return b""
     port = members["idiag_dport"]
@@ -101,13 +101,13 @@ def part(members: Mapping[str, Value], attributes: Mapping[int, bytes]) -> bytes
 
 
 def _dumped(diag: Diag, record: SctpRecord) -> bool:
-    """Whether it listens, or a path leads to it."""
+    """Whether the socket listens, or has associations."""
     is_association = isinstance(record, SctpAssociationRecord)
     return is_association or record.state == TCP_LISTEN or bool(record.parts())
 
 
 def _is_known(prog: Program) -> bool:
-    # Addresses are in a structure of its module, and so are its tables.
+    # Types of the module sctp, which its tables and addresses are made of.
     try:
         prog.type("struct sctp_sockaddr_entry")
     except LookupError:

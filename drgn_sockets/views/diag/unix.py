@@ -102,12 +102,12 @@ ATTRIBUTES = (
 
 
 def label(header: Mapping[str, Value]) -> str:
-    """The inode: an answer has no other name of its own."""
+    """The inode: nothing else in the header identifies the socket."""
     return f"inode {header['udiag_ino']!r}"
 
 
 def _dumped(diag: Diag, record: UnixRecord) -> bool:
-    # One that nobody has accepted yet has no inode.
+    # A socket that is not accepted yet has no inode.
     return bool(record.ino)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``vsock_diag``: vsock sockets, of which a message has no attributes."""
+"""``vsock_diag``: vsock sockets, whose messages have no attributes."""
 
 from __future__ import annotations
 

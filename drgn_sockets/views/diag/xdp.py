@@ -109,7 +109,7 @@ ATTRIBUTES = (
 
 
 def label(header: Mapping[str, Value]) -> str:
-    """The inode: an answer has no other name of its own."""
+    """The inode: nothing else in the header identifies the socket."""
     return f"inode {header['xdiag_ino']!r}"
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Files of ``/proc/net`` as the kernel writes them, made from its memory.
+Files of ``/proc/net`` as the kernel writes them.
 
-:data:`FILES` has them all. A kind of file is a class, derived from
+:data:`FILES` lists them. Each kind of file is a class, derived from
 :class:`~drgn_sockets.views.procfs.base.NetFile`.
 """
 
@@ -19,10 +19,10 @@ from drgn_sockets.views.procfs.unix import UnixFile
 
 __all__ = ["FILES", "Looker", "NetFile", "Row"]
 
-#: A row of a file: what each of its columns says.
+#: A row of a file: the text of each column.
 Row = dict[str, str]
 
-#: All kinds of files there are, by their names.
+#: All files, by name.
 FILES: dict[str, NetFile] = {
     file.name: file
     for file in (

@@ -22,7 +22,7 @@ from drgn_sockets.records.reader import SocketReader
 
 T = TypeVar("T")
 
-# Sockets that are read together.
+# How many sockets are read together.
 _PIECE = 2048
 
 
@@ -41,11 +41,11 @@ class Looker:
     """
     Looks at sockets of one program as the kernel does when a file of ``/proc/net`` is read.
 
-    Each table is walked once, whichever files and network namespaces are asked for: all that one
-    says is of the same moment.
+    Each hash table is walked once, for all files and network namespaces, so that all files say
+    what was true at one moment.
 
-    :param real_pointers: Print the addresses themselves, also where ``kptr_restrict`` has the
-        kernel hash or hide them.
+    :param real_pointers: Print addresses as they are, also if ``kptr_restrict`` has the kernel
+        hash or hide them.
     :param losses: Takes what cannot be read.
     """
 
@@ -65,7 +65,7 @@ class Looker:
 
     @property
     def pointer(self) -> Callable[[int], str]:
-        """How a pointer is printed."""
+        """Prints a pointer."""
         if self._pointer is None:
             if self._real_pointers:
                 width = 2 * pointer_size(self.prog)
@@ -75,15 +75,15 @@ class Looker:
         return self._pointer
 
     def read_pointer_key(self) -> None:
-        """Read what pointers are hashed with, for whoever sets ``kptr_restrict`` otherwise."""
+        """Read the key that pointers are hashed with, whatever ``kptr_restrict`` is."""
         default_pointer(self.prog)
 
     def entries(self, table: HashTable, net: int, *families: int) -> list[Entry]:
         """
-        The sockets of a network namespace in a hash table, in the order of the table.
+        Get the sockets of a network namespace in a hash table, in the order of the table.
 
         :param net: ``struct net *``
-        :param families: Those that the table may have.
+        :param families: Families whose sockets may be in the table.
         """
         walked = self._walked.get(table)
         if walked is None:
@@ -101,27 +101,28 @@ class Looker:
                 entry = Entry(bucket, sk, common.family, common.state)
                 found.setdefault(common.net, []).append(entry)
         for entries in found.values():
-            # They come level by level, and those of a bucket in the order of its chain.
+            # The walk reads the first sockets of all chains, then the second ones, and so on.
+            # The sort is stable: the sockets of a bucket stay in the order of its chain.
             entries.sort(key=lambda entry: entry.bucket)
         return found
 
     def once(self, what: str, read: Callable[[], T]) -> T:
-        """What *read* gives, read when it is first asked for."""
+        """Get what *read* returns; it is called once for each *what*."""
         if what not in self._kept:
             self._kept[what] = read()
         return self._kept[what]  # type: ignore[no-any-return]
 
     def unreadable(self, sk: int) -> None:
-        """A socket cannot be read."""
+        """Tell that a socket cannot be read."""
         self.losses.lose(Lost("struct sock", sk))
 
     def inodes(self, socks: Batch[Any]) -> tuple[list[int], list[int]]:
-        """Inodes of full sockets, and owners as ``/proc/net`` has them."""
+        """Get the inodes of full sockets, and their owners as ``/proc/net`` has them."""
         inodes = self.reader.inodes_of(socks.addresses, socks.column("socket"), {})
         inos = [inodes[sk].ino if sk in inodes else 0 for sk in socks.addresses]
         if not has_sock_i_uid(self.prog):
             return inos, list(socks.column("uid"))
-        # The owner of the inode; a socket without one is root's.
+        # sock_i_uid(): the owner of the inode; root for a socket without an inode.
         return inos, [inodes[sk].uid if sk in inodes else 0 for sk in socks.addresses]
 
     def uids(self, sks: Iterable[int]) -> dict[int, int]:
@@ -130,7 +131,7 @@ class Looker:
         return dict(zip(socks.addresses, self.inodes(socks)[1]))
 
     def drops(self, socks: Batch[Any]) -> list[int]:
-        """How much full sockets dropped."""
+        """How many packets each of the sockets dropped."""
         counters = [pointer or 0 for pointer in socks.column("drop_counters")]
         drops = list(socks.column("drops"))
         if any(counters):
@@ -141,7 +142,7 @@ class Looker:
         return [count & 0xFFFFFFFF for count in drops]
 
     def address(self, raw: bytes) -> str:
-        """An IP address, each 32-bit word as the processor reads it."""
+        """An IP address in hexadecimal: 32-bit words in the byte order of the processor."""
         text = self._addresses.get(raw)
         if text is None:
             words = struct.unpack(f"{self._order}{len(raw) // 4}I", raw)
@@ -153,7 +154,7 @@ class Looker:
         return self.clock.to_clock_t(jiffies)
 
     def until(self, expires: Iterable[int]) -> list[int]:
-        """``jiffies_delta_to_clock_t()`` of what is left until each of these moments."""
+        """``jiffies_delta_to_clock_t()`` of the time until each of *expires*, in jiffies."""
         now, to_clock_t = self.clock.jiffies, self.clock.to_clock_t
         half, whole = 1 << 63, 1 << 64
         return [to_clock_t((moment - now + half) % whole - half) for moment in expires]
@@ -167,40 +168,40 @@ class NetFile:
     """
     A file of ``/proc/net``.
 
-    To add one is to derive a class from this, and to list it in :data:`procfs.FILES`.
+    A new file is a class derived from this one, and a line in :data:`procfs.FILES`.
     """
 
-    #: What a row has, in its order, by the names in the file's heading.
+    #: Names of the columns, as in the heading of the file.
     columns: ClassVar[tuple[str, ...]] = ()
-    #: Columns that tell which row it is.
+    #: Columns that identify a row.
     key: ClassVar[tuple[str, ...]] = ()
-    #: The one that has the kernel address, which tells that better where it is shown.
+    #: The column with the kernel address, which identifies a row better where it is not hidden.
     pointer: ClassVar[str] = ""
 
     def __init__(self, name: str) -> None:
-        #: What it is called in ``/proc/net``.
+        #: Name of the file in ``/proc/net``.
         self.name = name
 
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
         """
-        What the kernel would print: the heading if it has one, and then a row at a time.
+        Make what the kernel would print: the heading, if there is one, and then a row at a time.
 
-        A row ends with a newline, and may have others in it (unix sockets' names).
+        A row ends with a newline, and may have others in it (in the name of a unix socket).
 
-        :param net: ``struct net *`` of a network namespace.
-        :raises FaultError: if what all rows hang on cannot be read
+        :param net: ``struct net *``
+        :raises FaultError: if a structure that leads to all rows cannot be read
         """
         raise NotImplementedError
 
 
 def texts_of(sks: Iterable[int], read: Callable[[Sequence[int]], Mapping[int, T]]) -> dict[int, T]:
     """
-    What is written of each socket, by its address.
+    Get the text of each socket, by its address.
 
-    They are read in the order of addresses, and not in that of the file: that would inflate each
-    page of a compressed core time after time.
+    Sockets are read in the order of their addresses. In the order of the file, each page of a
+    compressed core would be decompressed many times.
 
-    :param read: Reads some of them; those that cannot be read are not in what it returns.
+    :param read: Reads some sockets, and returns the texts of those that can be read.
     """
     texts: dict[int, T] = {}
     in_order = sorted(sks)

@@ -15,7 +15,7 @@ from drgn_sockets.records.locks import lock_line, locks_of
 
 def has_ino(prog: Program) -> bool:
     """
-    Whether there is a line ``ino:``.
+    Whether fdinfo has a line ``ino:``.
 
     Linux kernel commit 3845f256a8b5 ("procfs/dmabuf: add inode number to /proc/*/fdinfo") (in
     v5.14) changed no type; in the same version commit 2f064a59a11f ("sched: Change
@@ -26,10 +26,10 @@ def has_ino(prog: Program) -> bool:
 
 def fdinfo(record: FdRecord) -> Iterator[bytes]:
     """
-    The lines of the file, as ``seq_show()`` in fs/proc/fd.c writes them.
+    Make the lines of the file, as ``seq_show()`` in fs/proc/fd.c writes them.
 
-    :raises FaultError: if something cannot be read
-    :raises LookupError: if the types of its kind are not known
+    :raises FaultError: if a structure that they are made of cannot be read
+    :raises LookupError: if the kernel's types lack those of this kind of file
     """
     file = record.file
     if file is None or record.flags is None:
@@ -48,10 +48,10 @@ def fdinfo(record: FdRecord) -> Iterator[bytes]:
 
 def own_lines(record: FdRecord) -> Iterator[bytes]:
     """
-    The lines after those that each fd has: locks, and what its kind has.
+    Make the lines after those that every fd has: locks, and the lines of its kind.
 
-    :raises FaultError: if something cannot be read
-    :raises LookupError: if the types of its kind are not known
+    :raises FaultError: if a structure that they are made of cannot be read
+    :raises LookupError: if the kernel's types lack those of this kind of file
     """
     file = record.file
     if file is None:
@@ -65,7 +65,7 @@ def own_lines(record: FdRecord) -> Iterator[bytes]:
     elif not shows_fdinfo(file):
         pass
     elif known is None:
-        raise LookupError(f"{file.fops}: what lines of its own say is not known")
+        raise LookupError(f"{file.fops}: the lines of this kind of file are not known")
     elif known.unknown:
         raise LookupError(known.error)
     else:

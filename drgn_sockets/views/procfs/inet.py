@@ -34,14 +34,14 @@ INET = (AF_INET, AF_INET6)
 
 
 def ends(at: Looker, socks: Batch[Any], *, six: bool) -> tuple[list[str], list[str]]:
-    """Addresses at both ends of each."""
+    """Get the local and the remote addresses of the sockets."""
     local, remote = ("v6_rcv_saddr", "v6_daddr") if six else ("rcv_saddr", "daddr")
     address = at.address
     return [address(a) for a in socks.column(local)], [address(a) for a in socks.column(remote)]
 
 
 class InetFile(NetFile):
-    """A file of sockets that are hashed, without TCP's."""
+    """A file of sockets in a hash table, other than those of TCP."""
 
     columns = (
         *("local_address", "rem_address", "st", "tx_queue", "rx_queue", "tr", "when", "retrnsmt"),
@@ -50,9 +50,9 @@ class InetFile(NetFile):
     key = ("local_address", "rem_address", "inode")
     pointer = "pointer"
 
-    #: What its sockets are.
+    #: Structure of its sockets.
     struct: ClassVar[type[InetSock]] = InetSock
-    #: How many digits the number of the bucket has, and up to where rows are padded: of IPv4's.
+    #: In the file of IPv4: digits of the number of the bucket, and width that rows are padded to.
     digits: ClassVar[int] = 5
     width: ClassVar[int] = 0
     heading: ClassVar[str] = HEADING
@@ -64,22 +64,22 @@ class InetFile(NetFile):
 
     def table(self, at: Looker, net: int) -> HashTable:
         """
-        Where its sockets are hashed.
+        Get the hash table of its sockets.
 
-        :raises LookupError: if the kernel has none such
+        :raises LookupError: if this kernel has no such table
         """
         raise NotImplementedError
 
     def chosen(self, entries: Iterable[Entry]) -> Iterable[Entry]:
-        """Those of the sockets of one network namespace that the file shows."""
+        """Choose the sockets that the file shows, of the sockets of one network namespace."""
         return (entry for entry in entries if entry.family == self.family)
 
     def receive_queue(self, socks: Batch[Any]) -> Sequence[int]:
-        """What the column ``rx_queue`` says of each."""
+        """The column ``rx_queue``, in bytes."""
         return socks.column("rmem_alloc")
 
     def ports(self, socks: Batch[Any]) -> tuple[Sequence[int], Sequence[int]]:
-        """What stands for the ports of each."""
+        """The numbers that the file shows as local and remote ports."""
         return socks.column("sport"), socks.column("dport")
 
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
@@ -137,7 +137,7 @@ class UdpFile(InetFile):
 
 
 class UdpliteFile(UdpFile):
-    """The same for UDP-Lite."""
+    """``udp4_seq_show()``, ``udp6_seq_show()`` for UDP-Lite"""
 
     def table(self, at: Looker, net: int) -> HashTable:
         return udplite_table(at.prog)
@@ -164,8 +164,8 @@ class IcmpFile(InetFile):
         return ping_table(at.prog)
 
     def chosen(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        # ping_get_next() does not look at the family: after one that is right, all that follow in
-        # its bucket are shown.
+        # ping_get_next() does not look at the family: after a socket of the right family, the file
+        # shows all that follow in the bucket.
         bucket = -1
         for entry in entries:
             if entry.family == self.family or entry.bucket == bucket:

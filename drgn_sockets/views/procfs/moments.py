@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What of the files of ``/proc/net``, and of fdinfo, names a moment: the one place that says so.
+Columns of ``/proc/net`` and lines of fdinfo that change by themselves.
 
-Two looks at a machine that stands still differ in these columns, and in no other.
+Two reads of these files, on a machine where no program runs, differ in these and in no others.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from drgn_sockets.named_tuple import NamedTuple
 
 
 class How(Enum):
-    """How a column changes where nothing is sent, received, opened or closed."""
+    """How a column changes while nothing is sent, received, opened or closed."""
 
-    #: It counts down with the clock, in 1/100 s: to within :data:`TOLERANCE_S` as all others of
-    #: the file; a timer of TIME-WAIT may have been started anew, by a segment that came once more.
+    #: It counts down with the clock, in 1/100 s, to within :data:`TOLERANCE_S` as all others of the
+    #: file do. A segment that comes once more restarts the timer of a socket in TIME-WAIT.
     DOWN = "counts down"
-    #: It is changed by a timer that fires. Rows of such a timer are the only ones, or, in files
-    #: that count sockets, one for each such timer and any amount of memory.
+    #: A timer that fires changes it. Only rows with such a timer may change; a count of sockets
+    #: may change by one for each such timer, and their memory by any amount.
     TIMER = "changed by a timer that fires"
     #: It only grows.
     GROWS = "only grows"
-    #: It only shrinks, but for what a timer that fires adds.
+    #: It only shrinks, unless a timer fires.
     SHRINKS = "only shrinks"
-    #: Any way, with each read or write of somebody who goes on with it.
+    #: Each read or write of a process that goes on changes it.
     USED = "changed by who uses it"
 
 
@@ -48,13 +48,13 @@ class FdMoment(NamedTuple):
     why: str
 
 
-#: How exactly a countdown is what it was, less what has passed: a file is not read in no time.
+#: Two countdowns of a file may differ by this much from each other: reading it takes time.
 TOLERANCE_S = 2.0
 
 _TCP = ("tcp", "tcp6")
 
 _BY_TIMERS = ("tr", "retrnsmt", "timeout", "rto", "cwnd", "ssthresh", "ref", "tx_queue", "st")
-#: Columns of numbers of sockets, and of pages that these have.
+#: Columns that count sockets, and columns that count pages of memory.
 COUNTS = frozenset({"used", "inuse", "orphan", "tw", "alloc", "sockets"})
 PAGES = frozenset({"mem", "memory"})
 
@@ -75,7 +75,7 @@ MOMENTS = (
 
 @functools.lru_cache(None)
 def how(file: str, column: str) -> How | None:
-    """How a column changes by itself, ``None`` for one that does not."""
+    """How a column changes by itself; ``None`` if it does not."""
     found = [m.how for m in MOMENTS if file in m.files and column in m.columns]
     return found[0] if found else None
 
@@ -89,6 +89,6 @@ FD_MOMENTS = (
 
 @functools.lru_cache(None)
 def fd_how(kind: str, line: str) -> How | None:
-    """How a line of fdinfo changes by itself, ``None`` for one that does not."""
+    """How a line of fdinfo changes by itself; ``None`` if it does not."""
     found = [m.how for m in FD_MOMENTS if m.kind == kind and line in m.lines]
     return found[0] if found else None

@@ -20,7 +20,7 @@ class NetlinkFile(NetFile):
     pointer = "sk"
 
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
-        # However wide a pointer is.
+        # The heading is the same for pointers of 32 bits.
         yield (
             b"sk               Eth Pid        Groups   "
             b"Rmem     Wmem     Dump  Locks    Drops    Inode\n"

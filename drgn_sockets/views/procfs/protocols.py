@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``/proc/net/protocols``: what kinds of sockets there are."""
+"""``/proc/net/protocols``: the protocols of the kernel, with their sockets and operations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drgn_sockets.kernel import proto as p
 from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.views.procfs.base import Looker, NetFile
 
-# Headings of the operations, and struct proto's members.
+# Headings of the columns of operations, and the members of struct proto.
 _OPERATIONS = {
     "cl": "close",
     "co": "connect",

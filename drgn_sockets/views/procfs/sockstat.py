@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``/proc/net/{sockstat,sockstat6}``: how many sockets there are, and what memory they have."""
+"""``/proc/net/{sockstat,sockstat6}``: numbers of sockets, and the memory that they use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sockstat(at: Looker, net: int) -> Iterator[tuple[str, Counts]]:
         *(("UDPLITE", "udplite_prot"), ("RAW", "raw_prot")),
     ):
         proto = p.find_proto(prog, symbol)
-        # Not every kernel has UDP-Lite.
+        # This kernel may have no UDP-Lite.
         if proto is None:
             continue
         counts = {"inuse": inuse.of(proto)}
@@ -36,7 +36,7 @@ def sockstat(at: Looker, net: int) -> Iterator[tuple[str, Counts]]:
 
 
 def sockstat6(at: Looker, net: int) -> Iterator[tuple[str, Counts]]:
-    """``sockstat6_seq_show()``, likewise."""
+    """``sockstat6_seq_show()``: the word at the beginning of each line, and its counts by name."""
     namespace = at.net_object(net)
     inuse = p.sockets_in_use(namespace)
     for name in ("TCP", "UDP", "UDPLITE", "RAW"):
@@ -47,7 +47,7 @@ def sockstat6(at: Looker, net: int) -> Iterator[tuple[str, Counts]]:
 
 
 class SockstatFile(NetFile):
-    """One that has a line for each protocol, with other columns than the next."""
+    """A file with a line for each protocol; each line has names for its own columns."""
 
     columns = ("protocol", "used", "inuse", "orphan", "tw", "alloc", "mem", "memory")
     key = ("protocol",)

@@ -66,7 +66,7 @@ class TcpFile(NetFile):
         texts: dict[int, str] = {}
         for read, some in sks.items():
             texts.update(texts_of(some, functools.partial(read, at, threshold)))
-        # One that cannot be read the kernel would have counted as well.
+        # The kernel would have numbered the sockets that cannot be read as well.
         for number, entry in enumerate(entries):
             text = texts.get(entry.sk)
             if text is None:
@@ -133,7 +133,7 @@ class TcpFile(NetFile):
             (uids.get(listener, 0) for listener in socks.column("listener")),
             map(at.pointer, socks.addresses),
         )
-        # It prints 0, not the references that it has.
+        # The kernel prints 0 as the number of references.
         texts = (
             f"{source}:{sport:04X} {to}:{dport:04X} {TCP_SYN_RECV:02X} 00000000:00000000 "
             f"01:{when:08X} {timeouts:08X} {uid:5} {0:8} 0 0 {sk}"
@@ -145,7 +145,7 @@ class TcpFile(NetFile):
 def _timer(
     now: int, pending: int, timeout: int, keepalive_pprev: int, keepalive_expires: int
 ) -> tuple[int, int]:
-    """Columns ``tr`` and ``when`` of a full socket, the latter in jiffies."""
+    """Get the columns ``tr`` and ``when`` of a full socket, ``when`` in jiffies."""
     active = timer_active(pending, keepalive_pprev)
     if active == 2:
         return active, keepalive_expires

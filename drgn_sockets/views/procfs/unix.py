@@ -48,7 +48,7 @@ def _texts(at: Looker, sks: Sequence[int]) -> dict[int, bytes]:
         name = at.reader.unix_name(addr)
         if isinstance(name, Lost):
             at.losses.lose(name, f"unix socket at {sk:#x}")
-            # As in a table, where a name may be.
+            # The row stays, with "?" for the name, as in a table.
             name = LOST.encode()
         text = (
             f"{at.pointer(sk)}: {refcnt:08X} 00000000 "
@@ -67,7 +67,7 @@ def _socket_state(state: int, socket: int) -> int:
 
 
 def unix_path(name: bytes | None) -> bytes:
-    """A unix socket's name as ``/proc/net/unix`` has it: every NUL of it is an ``@``."""
+    """The name of a unix socket as ``/proc/net/unix`` has it, with ``@`` for each NUL."""
     if name is None:
         return b""
     return b" " + (name.replace(b"\0", b"@") if name[:1] == b"\0" else name)

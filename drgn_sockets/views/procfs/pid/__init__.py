@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Files of ``/proc/PID`` as the kernel writes them, made from its memory.
+Files of ``/proc/PID`` as the kernel writes them.
 
-:data:`PID_FILES` has them all. A kind of file is a class, derived from
+:data:`PID_FILES` lists them. Each kind of file is a class, derived from
 :class:`~drgn_sockets.views.procfs.pid.base.PidFile`.
 """
 
@@ -28,7 +28,7 @@ __all__ = [
     "ns_links",
 ]
 
-#: All kinds of files there are, by their names.
+#: All files, by name.
 PID_FILES: dict[str, PidFile] = {
     file.name: file for file in (CommFile(), CmdlineFile(), StatFile(), StatusFile(), CgroupFile())
 }

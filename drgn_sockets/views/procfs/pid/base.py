@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the kinds of files in ``/proc/PID`` have in common."""
+"""What all files of ``/proc/PID`` have in common."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from drgn_sockets.records.process import ProcessRecord
 
 class PidLooker:
     """
-    Looks at processes of one program as the kernel does when their files are read, by somebody
-    with all permissions who lives in the initial namespaces.
+    Looks at the processes of one program as the kernel does when somebody with all permissions,
+    in the initial namespaces, reads their files.
 
-    :param losses: Takes what cannot be read and leaves a file whole otherwise.
+    :param losses: Takes what cannot be read, if the rest of a file can be made without it.
     """
 
     def __init__(self, prog: Program, losses: Losses | None = None) -> None:
@@ -31,10 +31,10 @@ class PidFile:
     """
     A file of ``/proc/PID``, and of ``/proc/PID/task/TID``.
 
-    To add one is to derive a class from this, and to list it in :data:`pid.PID_FILES`.
+    A new file is a class derived from this one, and an entry in :data:`pid.PID_FILES`.
     """
 
-    #: What it is called.
+    #: Name of the file.
     name: ClassVar[str]
 
     def text(self, at: PidLooker, process: ProcessRecord) -> Iterator[bytes]:

@@ -32,7 +32,7 @@ class StatFile(PidFile):
 
 
 def _values(process: ProcessRecord) -> Iterator[int]:
-    """What is behind the state, field 4 and on."""
+    """Get the fields after the state, from field 4 on."""
     prog, task, signal = process.prog, process.task, process.signal
     utime, stime, gtime = process.cpu_times()
     min_flt, maj_flt = process.faults()
@@ -49,7 +49,7 @@ def _values(process: ProcessRecord) -> Iterator[int]:
     yield from (task.prio - _MAX_RT_PRIO, task.static_prio - _DEFAULT_PRIO)
     yield from (signal.nr_threads if known else 0, 0, task.start_boottime // _NSEC_PER_TICK)
     yield from _memory(process)
-    # kstkesp and kstkeip are told of nobody who is not dumping core.
+    # kstkesp and kstkeip are 0 for a process that is not dumping core.
     yield from (0, 0)
     pending, blocked = (p.sigset(prog, raw) for raw in (task.pending, task.blocked))
     yield from (bits & _MASK for bits in (pending, blocked, ignored, caught))
@@ -91,9 +91,9 @@ def _wchan(process: ProcessRecord) -> int:
         return 0
     # Linux kernel commit 4e046156792c ("proc: Use task_is_running() for wchan in
     # /proc/$pid/stat") (in v5.16) changed no type; in the same version 0258b5fd7c71
-    # ("coredump: Limit coredumps to a single thread group") did. Before that it was where the
-    # stack leads to through frame pointers, which kernels that unwind by ORC have not: mostly
-    # nowhere.
+    # ("coredump: Limit coredumps to a single thread group") did. Before that it was an address
+    # that was found with frame pointers. Kernels that unwind with ORC have none, and mostly
+    # print 0.
     return int(process.signal.core_state is not None and bool(process.task.state))
 
 

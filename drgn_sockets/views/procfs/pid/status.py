@@ -77,9 +77,9 @@ def _state(process: ProcessRecord) -> _Lines:
 
 def _has_kthread_line(prog: Program) -> bool:
     """
-    Whether there is a line ``Kthread:``.
+    Whether the file has a line ``Kthread:``.
 
-    It came in v6.9 and changed no type; in the same version Linux kernel commit 91ccc6e7233b
+    The line came in v6.9 and changed no type; in the same version Linux kernel commit 91ccc6e7233b
     ("workqueue: Introduce struct wq_node_nr_active") did.
     """
     return _has_type(prog, "struct wq_node_nr_active")
@@ -113,7 +113,7 @@ def _ids(process: ProcessRecord) -> _Lines:
 
 
 def _memory(process: ProcessRecord) -> _Lines:
-    """``task_mem()`` and what follows it."""
+    """``task_mem()`` and the lines that follow it"""
     prog, mm = process.prog, process.mm
     if mm is None:
         return
@@ -131,13 +131,13 @@ def _memory(process: ProcessRecord) -> _Lines:
     yield "CoreDumping", int(bool(dumps))
     yield "THP_enabled", int(has_thp(prog, mm))
     if _has_untag_mask(prog):
-        # Without CONFIG_ADDRESS_MASKING nothing is tagged.
+        # Without CONFIG_ADDRESS_MASKING the mask has all bits.
         yield "untag_mask", f"{(1 << 64) - 1 if mm.untag_mask is None else mm.untag_mask:#x}"
 
 
 def _has_untag_mask(prog: Program) -> bool:
     """
-    Whether there is a line ``untag_mask:``.
+    Whether the file has a line ``untag_mask:``.
 
     Linux kernel commit f7d304343b9d ("mm: Expose untagging mask in /proc/$PID/status") (in v6.4)
     changed no type; in the same version 5e31275cc997 ("mm: add per-VMA lock and helper functions
@@ -245,7 +245,7 @@ def _nr_cpu_ids(prog: Program) -> int:
 
 
 def bitmap(value: int, count: int) -> str:
-    """``%*pb``: of *count* bits, in words of 32."""
+    """``%*pb``: *count* bits, in words of 32."""
     words: list[str] = []
     for first in range(0, count, _MAX_WORD):
         digits = -(-min(count - first, _MAX_WORD) // 4)
@@ -254,7 +254,7 @@ def bitmap(value: int, count: int) -> str:
 
 
 def bitmap_list(value: int) -> str:
-    """``%*pbl``: ranges of the bits that are set."""
+    """``%*pbl``: the ranges of the bits that are set."""
     ranges: list[str] = []
     bit = 0
     while value >> bit:
