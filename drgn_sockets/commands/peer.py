@@ -11,23 +11,16 @@ from drgn import Program
 
 from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.commands.ss_member_columns import COLUMNS
-from drgn_sockets.kernel.sock import TCP_LISTEN
 from drgn_sockets.query.find import Finder
 from drgn_sockets.records.columns import Column
-from drgn_sockets.records.families import OTHER
-from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.families.netlink import NetlinkRecord
-from drgn_sockets.records.families.packet import PacketRecord
-from drgn_sockets.records.families.tcp import TcpRecord
-from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import for_each_socket, readable
-from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
+from drgn_sockets.records.socket import OTHER, AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.views.sockets import remote_text
 
 
 @dataclass
-class End:
+class Row:
     """One end of a pair of sockets."""
 
     #: The user's word for the socket.
@@ -46,15 +39,15 @@ class End:
 def _column(column: Column) -> Column:
     text = column.text
 
-    def has(end: End) -> bool:
-        return end.record is not None and isinstance(end.record, column.of)
+    def has(row: Row) -> bool:
+        return row.record is not None and isinstance(row.record, column.of)
 
     return Column(
         column.name,
         column.help,
-        lambda end: column.get(end.record) if has(end) else None,
+        lambda row: column.get(row.record) if has(row) else None,
         column.name in ("netid", "state", "ino", "local", "holders", "file_ino", "file_dev"),
-        text and (lambda end: text(end.record) if has(end) else None),
+        text and (lambda row: text(row.record) if has(row) else None),
         column.right,
     )
 
@@ -92,13 +85,13 @@ class Peer(Command):
 
     def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         finder = Finder(prog, losses)
-        ends = [
-            end
+        rows = [
+            row
             for what in args.what
             for record in finder.find(what)
-            for end in both_ends(finder, what, record)
+            for row in both_ends(finder, what, record)
         ]
-        self.emit(ends, args, losses)
+        self.emit(rows, args, losses)
         return OK
 
     def read_all(self, prog: Program, losses: Losses) -> None:
@@ -107,61 +100,25 @@ class Peer(Command):
         walk = for_each_socket(prog, holders=finder.holders, losses=losses)
         records = {record.sk: record for record in readable(walk, losses)}
         for record in records.values():
-            if isinstance(record, UnixRecord) and record.peer not in records:
-                finder.reader.peer(record)
+            far = record.peer_sk if isinstance(record, SocketRecord) else 0
+            if far and far not in records:
+                finder.reader.at(far)
 
 
-def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[End]:
+def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[Row]:
     """Find both ends of the connection of *record*."""
-    yield End(what, "self", record, _note(record))
+    yield Row(what, "self", record, record.note() if isinstance(record, SocketRecord) else None)
     if isinstance(record, UnreadableSocket):
         return
     peer = finder.reader.peer(record)
     if peer is not None:
-        yield End(what, "peer", peer, _peer_note(record, peer))
-    elif isinstance(record, NetlinkRecord) and record.sock.dst_group:
-        yield End(what, "peer", None, f"whoever has joined group {record.sock.dst_group}")
-    elif record.family_name not in (OTHER, "unix") and record.is_connected:
-        yield End(what, "peer", None, f"{remote_text(record)} is not on this machine")
+        note = record.peer_note(peer) if isinstance(peer, SocketRecord) else None
+        yield Row(what, "peer", peer, note)
+    elif record.family_name != OTHER and record.is_connected:
+        absent = record.absent_peer_note() or f"{remote_text(record)} is not on this machine"
+        yield Row(what, "peer", None, absent)
     for end in (record, peer):
         listener = finder.reader.listener(end) if isinstance(end, SocketRecord) else None
         if listener is not None:
-            yield End(what, "listener", listener)
+            yield Row(what, "listener", listener)
             break
-
-
-def _note(record: AnySocket) -> str | None:
-    if not isinstance(record, SocketRecord):
-        return None
-    if isinstance(record, InetRecord):
-        if record.is_unbound:
-            return "never bound or connected"
-        if isinstance(record, TcpRecord) and not record.sock.num:
-            return "was connected: refused, reset or timed out"
-        return None
-    if isinstance(record, UnixRecord):
-        if record.state == TCP_LISTEN:
-            return f"listening, {record.recv_q} not accepted" if record.recv_q else "listening"
-        if not record.ino and not record.holders:
-            return "not accepted yet"
-        if not record.peer:
-            return "not connected"
-        return None
-    if record.is_unbound:
-        return "never bound"
-    # Of a family that we do not read, it is not known whether a socket is connected.
-    if isinstance(record, PacketRecord) or record.family_name == OTHER or record.is_connected:
-        return None
-    return "not connected"
-
-
-def _peer_note(record: SocketRecord, peer: AnySocket) -> str | None:
-    if not isinstance(peer, UnixRecord) or not isinstance(record, UnixRecord):
-        if isinstance(peer, SocketRecord) and peer.netns != record.netns:
-            return f"in network namespace {peer.netns}"
-        return _note(peer)
-    if peer.peer != record.sk:
-        return "does not point back" if peer.peer else "not connected itself"
-    if not peer.ino and not peer.holders:
-        return "not accepted yet"
-    return None

@@ -15,11 +15,10 @@ from drgn_sockets.commands.base import OK, Command, look_at
 from drgn_sockets.commands.ss_columns import COMMON, NUMERIC
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
-from drgn_sockets.kernel.sock import TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV
 from drgn_sockets.query.socket_tables import Tables, Test, add_table_arguments
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families import FAMILY_NAMES
-from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.names import STATE_GROUPS, STATE_NUMBERS
@@ -306,7 +305,7 @@ class _Wanted:
         if TCP_CLOSE in states and not chosen:
             # ss does not show TCP sockets that are closed (refused or reset), nor sockets that
             # were never bound.
-            yield lambda r: not (r.is_unbound or (r.family_name == "tcp" and r.state == TCP_CLOSE))
+            yield lambda r: not r.is_unlisted
         if args.inode is not None:
             yield lambda r: r.ino == args.inode
         if args.netns is not None:
@@ -315,7 +314,12 @@ class _Wanted:
             netns = find_netns(prog, args.netns)
             yield lambda r: r.netns == netns
         if args.port is not None:
-            yield lambda r: isinstance(r, InetRecord) and args.port in (r.local_port, r.remote_port)
+            yield (
+                lambda r: (
+                    r.family in (AF_INET, AF_INET6)
+                    and args.port in (r.match_port(True), r.match_port(False))
+                )
+            )
         if found is not None and found.expression is not None:
             yield found.expression.test()
 
@@ -394,7 +398,6 @@ def _state(found: Filter, token: Token) -> frozenset[int]:
 
 def _is_in_state(states: frozenset[int], record: SocketRecord) -> bool:
     state = record.state
-    if state == TCP_CLOSE and _BOUND_INACTIVE in states and record.family_name == "tcp":
-        # The kernel has no such state: the socket is closed, and has a port.
-        return state in states or bool(record.sock.num)
+    if _BOUND_INACTIVE in states and record.is_bound_inactive:
+        return True
     return state in states or state >= TCP_NEW_SYN_RECV

@@ -8,30 +8,21 @@ from operator import attrgetter
 from typing import Any
 
 from drgn_sockets.records.columns import Column
-from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.families.unix import UnixRecord
-from drgn_sockets.records.names import address_family_name, device_text, type_name
-from drgn_sockets.records.parts import Batch
-from drgn_sockets.records.socket import AnySocket, SocketRecord
+from drgn_sockets.records.families.inet import COLUMNS as INET_COLUMNS
+from drgn_sockets.records.families.unix import Unix
+from drgn_sockets.records.names import address_family_name, type_name
+from drgn_sockets.records.socket import AnySocket, SocketRecord, cgroup_text
 from drgn_sockets.views.extended import (
-    cgroup_path,
-    cgroup_text,
     extended_text,
-    inet_options,
-    inet_options_text,
     timer_text,
-    tos_text,
-    tos_values,
 )
 from drgn_sockets.views.sockets import (
-    local_numbers,
     local_text,
     locals_,
     netids,
     record_netid,
     record_state,
     recv_qs,
-    remote_numbers,
     remote_text,
     remotes,
     send_qs,
@@ -41,10 +32,8 @@ from drgn_sockets.views.sockets import (
     users_texts,
 )
 
-# Columns of any socket that could be read, and of those of some families.
+# Columns of any socket that could be read.
 _socket = functools.partial(Column, of=SocketRecord)
-_inet = functools.partial(Column, of=InetRecord)
-_unix = functools.partial(Column, of=UnixRecord)
 
 
 def _holders(record: AnySocket) -> list[dict[str, object]] | None:
@@ -57,16 +46,6 @@ def _users_text(record: AnySocket) -> str | None:
     return None if holders is None else users_text(holders)
 
 
-def _file_ino(record: UnixRecord) -> int | None:
-    file = record.socket_file()
-    return None if file is None else file[0]
-
-
-def _file_dev(record: UnixRecord) -> str | None:
-    file = record.socket_file()
-    return None if file is None else device_text(file[1])
-
-
 def _timer(record: SocketRecord) -> dict[str, object] | None:
     timer = record.timer
     if timer is None:
@@ -75,7 +54,7 @@ def _timer(record: SocketRecord) -> dict[str, object] | None:
 
 
 def _cgroup_text(record: SocketRecord) -> str | None:
-    return cgroup_text(cgroup_path(record))
+    return cgroup_text(record.cgroup_path)
 
 
 def _timer_text(record: SocketRecord) -> str | None:
@@ -200,18 +179,11 @@ COMMON: tuple[Column, ...] = (
         extended_text,
         simple=True,
     ),
-    _inet("qos", "tos, tclass and class_id, as ss --tos has them", tos_values, text=tos_text),
     _socket(
         "cgroup",
         "path of its cgroup (version 2)",
-        cgroup_path,
+        attrgetter("cgroup_path"),
         text=_cgroup_text,
-    ),
-    _inet(
-        "sockopt",
-        "options that are set, as ss --inet-sockopt has them",
-        inet_options,
-        text=inet_options_text,
     ),
     _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
     _socket(
@@ -232,59 +204,16 @@ COMMON: tuple[Column, ...] = (
     _socket("refcnt", "references to the struct sock", attrgetter("sock.refcnt"), right=True),
     _socket("cookie", "SO_COOKIE, 0 if nobody asked for it", attrgetter("sock.cookie"), right=True),
     _socket("ifname", "interface it is bound to", attrgetter("ifname")),
-    _inet("laddr", "local IP address", attrgetter("local_address")),
-    _inet(
-        "lport",
-        "local port; of a raw socket, the protocol",
-        attrgetter("local_port"),
-        right=True,
-    ),
-    _inet("raddr", "remote IP address", attrgetter("remote_address")),
-    _inet(
-        "rport",
-        "remote port",
-        lambda r: None if r.family_name == "raw" else r.remote_port,
-        right=True,
-    ),
-    _unix("path", "name of a unix socket, as bytes; ? if lost", attrgetter("name")),
-    _unix(
-        "file_ino",
-        "inode of a unix socket's file, which stat shows",
-        _file_ino,
-        right=True,
-    ),
-    _unix("file_dev", "device of that file, major:minor", _file_dev),
-    _unix(
-        "peer_ino",
-        "inode of a unix socket's other end",
-        attrgetter("peer_ino"),
-        right=True,
-    ),
-    _unix(
-        "peer_sk",
-        "address of a unix socket's other end",
-        lambda r: f"{r.peer:#x}" if r.peer else None,
-    ),
-    _unix(
-        "peer_path",
-        "name of a unix socket's other end, as bytes",
-        attrgetter("peer_name"),
-    ),
+    # Those of the families that are always imported.
+    *INET_COLUMNS,
+    *Unix.columns,
 )
 
 _BY_NAME = {column.name: column for column in COMMON}
 
 
-def _unless_others(texts: Any, batch: Batch) -> Any:
-    # Of other families there are few.
-    return texts(batch) if issubclass(batch.cls, (InetRecord, UnixRecord)) else None
-
-
 #: Columns that are other ones where numbers are wanted (``ss -n``), by name.
 NUMERIC: dict[str, Column] = {
-    name: _BY_NAME[name]._replace(get=get, texts=functools.partial(_unless_others, texts))
-    for name, get, texts in (
-        ("local", local_numbers, locals_),
-        ("peer", remote_numbers, remotes),
-    )
+    name: _BY_NAME[name]._replace(get=functools.partial(get, numeric=True))
+    for name, get in (("local", local_text), ("peer", remote_text))
 }

@@ -40,7 +40,6 @@ from drgn_sockets.query.hosts import (
     shown,
 )
 from drgn_sockets.query.ssfilter_tree import (
-    ANY,
     FAMILIES,
     OPERATOR_OF,
     SUBJECTS,
@@ -58,6 +57,7 @@ from drgn_sockets.query.ssfilter_tree import (
 )
 from drgn_sockets.records.families.netlink import PROTOCOLS as NETLINK_PROTOCOLS
 from drgn_sockets.records.families.packet import PROTOCOLS as ETHER_PROTOCOLS
+from drgn_sockets.records.socket import ANY
 
 # A deeper expression might overflow Python's stack.
 _MAX_DEPTH = 100

@@ -12,13 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from drgn_sockets.kernel.cgroup import sock_cgroup_path
-from drgn_sockets.kernel.net import ip_local_port_range
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_UNIX
 from drgn_sockets.query.hosts import Network, c_int
-from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.families.netlink import NetlinkRecord
-from drgn_sockets.records.families.packet import PacketRecord
-from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.socket import SocketRecord
 
 #: A compiled filter: tells whether a socket is to be shown.
@@ -35,13 +30,6 @@ FAMILIES = {
     "vsock": _AF_VSOCK,
 }
 _INET = frozenset({AF_INET, AF_INET6})
-
-# include/net/sock.h
-_SOCK_BINDPORT_LOCK = 8
-# include/net/af_vsock.h: LAST_RESERVED_PORT.
-_LAST_RESERVED_VSOCK_PORT = 1023
-# unix_autobind()
-_UNIX_AUTOBOUND = re.compile(rb"\0[0-9a-f]{5}")
 
 #: What joins conditions, by all that it is written as.
 WORDS = {"!": "not", "&": "and", "&&": "and", "|": "or", "||": "or"}
@@ -166,10 +154,9 @@ class Host(Expression):
 
             def inet(record: SocketRecord) -> bool:
                 return (
-                    isinstance(record, InetRecord)
-                    and record.family in families
-                    and (port is None or port == _inet_port(record, local))
-                    and (not networks or _is_in(_inet_address(record, local), networks))
+                    record.family in families
+                    and (port is None or port == record.match_port(local))
+                    and (not networks or _is_in(record.match_address(local), networks))
                 )
 
             return inet
@@ -179,8 +166,9 @@ class Host(Expression):
         def other(record: SocketRecord) -> bool:
             if record.family != family:
                 return False
-            its_address, its_ports = _end(record, local)
-            return address in (None, its_address) and (name is None or name in its_ports)
+            return address in (None, record.match_address(local)) and (
+                name is None or name in record.match_services(local)
+            )
 
         return other
 
@@ -204,48 +192,8 @@ def families_of(expression: Expression) -> frozenset[int] | None:
     return frozenset(af for family in named for af in (_inet_families(family)))
 
 
-def _is_in(address: bytes, networks: Iterable[Network]) -> bool:
-    return any(network.has(address) for network in networks)
-
-
-def _inet_address(record: InetRecord, local: bool) -> bytes:
-    sock = record.sock
-    if sock.family == AF_INET6:
-        v6: bytes | None = sock.v6_rcv_saddr if local else sock.v6_daddr
-        if v6 is not None:
-            return v6
-    return sock.rcv_saddr if local else sock.daddr  # type: ignore[no-any-return]
-
-
-def _inet_port(record: InetRecord, local: bool) -> int:
-    return record.local_port if local else record.remote_port  # type: ignore[no-any-return]
-
-
-ANY = 0xFFFFFFFF
-
-
-def _end(record: SocketRecord, local: bool) -> tuple[int | None, set[str]]:
-    """
-    Get an end of a socket that is not of an inet family: its address as a number, and the names
-    and numbers of its port.
-    """
-    end = record.local_end() if local else record.remote_end()
-    if end is None:
-        return None, set()
-    address, port = (text.decode("utf-8", "surrogateescape") for text in end.numbers or end[:2])
-    if isinstance(record, NetlinkRecord):
-        return record.protocol, {port}
-    if isinstance(record, PacketRecord):
-        return record.sock.ethertype, {port, str(record.sock.ifindex)}
-    return ANY if address == "*" else c_int(address), {port}
-
-
-def _end_number(record: SocketRecord, local: bool) -> int | None:
-    """Get the port of such an end, if it is a number."""
-    for text in _end(record, local)[1]:
-        if re.fullmatch("-?[0-9]+", text):
-            return int(text)
-    return None
+def _is_in(address: object, networks: Iterable[Network]) -> bool:
+    return isinstance(address, bytes) and any(network.has(address) for network in networks)
 
 
 def _unix_test(local: bool, pattern: str) -> Test:
@@ -263,7 +211,10 @@ def _unix_test(local: bool, pattern: str) -> Test:
         return matches((name or b"").decode("utf-8", "surrogateescape")) is not None
 
     def test(record: SocketRecord) -> bool:
-        return isinstance(record, UnixRecord) and is_one(record.name if local else record.peer_name)
+        if record.family != AF_UNIX:
+            return False
+        name = record.match_address(local)
+        return not isinstance(name, int) and is_one(name)
 
     return test
 
@@ -299,15 +250,14 @@ class Port(Expression):
             families = _inet_families(self.family)
 
             def inet(record: SocketRecord) -> bool:
-                if not isinstance(record, InetRecord) or record.family not in families:
-                    return without
-                return compare(_inet_port(record, local), port)
+                its_port = record.match_port(local) if record.family in families else None
+                return without if its_port is None else compare(its_port, port)
 
             return inet
         family = FAMILIES[self.family]
 
         def other(record: SocketRecord) -> bool:
-            its_port = _end_number(record, local) if record.family == family else None
+            its_port = record.match_port(local) if record.family == family else None
             return without if its_port is None else compare(its_port, port)
 
         return other
@@ -329,10 +279,7 @@ class Device(Expression):
         wanted = not self.negated
 
         def test(record: SocketRecord) -> bool:
-            its_index = record.sock.bound_dev_if
-            if isinstance(record, PacketRecord):
-                its_index = record.sock.ifindex
-            return (record.ifname == name or its_index == index) == wanted
+            return (record.ifname == name or record.match_ifindex == index) == wanted
 
         return test
 
@@ -379,22 +326,4 @@ class Autobound(Expression):
         return "autobound"
 
     def test(self) -> Test:
-        return _is_autobound
-
-
-def _is_autobound(record: SocketRecord) -> bool:
-    if isinstance(record, InetRecord):
-        # As in ss: a port that bind() was asked for is not autobound, nor is the port of a service,
-        # which connections have that it accepted.
-        low, high = ip_local_port_range(record.prog, record.sock.net)
-        locks = getattr(record.sock, "userlocks", 0)
-        return low <= record.local_port <= high and not locks & _SOCK_BINDPORT_LOCK
-    if isinstance(record, UnixRecord):
-        return record.name is None or _UNIX_AUTOBOUND.fullmatch(record.name) is not None
-    if isinstance(record, PacketRecord):
-        return not record.sock.ethertype and not record.sock.ifindex
-    number = _end_number(record, True)
-    if isinstance(record, NetlinkRecord):
-        # netlink_autobind() takes a negative port if the ID of the process is in use.
-        return number is not None and number < 0
-    return record.family == _AF_VSOCK and (number or 0) > _LAST_RESERVED_VSOCK_PORT
+        return lambda record: record.is_autobound

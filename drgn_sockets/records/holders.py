@@ -16,10 +16,11 @@ from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
-from drgn_sockets.records.families import OTHER, family_name_like
+from drgn_sockets.records.families import family_name_like
 from drgn_sockets.records.fan_out import fan_out
 from drgn_sockets.records.holder import Holder, SocketInode
 from drgn_sockets.records.losses import Losses
+from drgn_sockets.records.socket import OTHER
 
 # Files that are read together.
 _PART = 8192

@@ -8,14 +8,6 @@ from __future__ import annotations
 import functools
 
 from drgn_sockets.kernel.file import major, minor
-from drgn_sockets.kernel.sock import (
-    AF_INET,
-    AF_INET6,
-    IPPROTO_ICMP,
-    IPPROTO_ICMPV6,
-    SOCK_DGRAM,
-    SOCK_RAW,
-)
 
 # include/linux/socket.h
 # fmt: off
@@ -30,24 +22,11 @@ _FAMILIES = (
 
 _TYPES = {1: "STREAM", 2: "DGRAM", 3: "RAW", 4: "RDM", 5: "SEQPACKET", 6: "DCCP", 10: "PACKET"}
 
-_SHORT_TYPES = {1: "str", 2: "dgr", 3: "raw", 4: "rdm", 5: "seq", 6: "dccp", 10: "pkt"}
-
-# What ss writes in its column Netid where it differs from the family's own name.
-_SHORT_FAMILIES = {"UNIX": "u", "PACKET": "p", "VSOCK": "v"}
-_ONE_TYPE = {"NETLINK": "nl", "XDP": "xdp"}
+_SOCK_DCCP = 6
 
 _TIPC_TYPES = {1: "st", 2: "dg", 4: "rd", 5: "sq"}
 
-_PROTOCOLS = {
-    1: "icmp",
-    6: "tcp",
-    17: "udp",
-    33: "dccp",
-    58: "icmp6",
-    132: "sctp",
-    136: "udpl",
-    262: "mptcp",
-}
+_SHORT_TYPES = {1: "str", 2: "dgr", 3: "raw", 4: "rdm", 5: "seq", 6: "dccp", 10: "pkt"}
 
 #: TCP_* states (include/net/tcp_states.h) by number, as ss writes them. TCP_BOUND_INACTIVE is in
 #: no sock, and 13 or 14 in one of DCCP is DCCP_PARTOPEN.
@@ -111,22 +90,23 @@ def type_name(type_: int) -> str:
     return f"SOCK_{_TYPES[type_]}" if type_ in _TYPES else str(type_)
 
 
+def lsof_type_name(type_: int) -> str:
+    """As lsof has it: ``STREAM``."""
+    return _TYPES[type_] if type_ in _TYPES and type_ != _SOCK_DCCP else str(type_)
+
+
+def short_type_name(type_: int) -> str:
+    """The end of what ss writes in its column Netid: the ``str`` of ``u_str``."""
+    return _SHORT_TYPES.get(type_, str(type_))
+
+
 @functools.lru_cache(1024)
-def netid(family: int, type_: int, protocol: int) -> str:
-    """What ss writes in its column Netid: ``tcp``, ``u_str``, ``p_raw``, ``nl``, …"""
-    if family in (AF_INET, AF_INET6):
-        if type_ == SOCK_RAW:
-            return "raw"
-        if type_ == SOCK_DGRAM and protocol in (IPPROTO_ICMP, IPPROTO_ICMPV6):
-            return "icmp" if protocol == IPPROTO_ICMP else "icmp6"
-        return _PROTOCOLS.get(protocol, f"ip{protocol}")
-    name = _FAMILIES[family] if family < len(_FAMILIES) else f"af{family}"
-    if name in _ONE_TYPE:
-        return _ONE_TYPE[name]
-    if name == "TIPC":
+def netid(family: int, type_: int) -> str:
+    """What stands in the column Netid of sockets that ss does not show: ``alg_seq``."""
+    name = _FAMILIES[family].lower() if family < len(_FAMILIES) else f"af{family}"
+    if name == "tipc":
         return f"ti_{_TIPC_TYPES.get(type_, type_)}"
-    short = _SHORT_FAMILIES.get(name, name.lower())
-    return f"{short}_{_SHORT_TYPES.get(type_, type_)}"
+    return f"{name}_{short_type_name(type_)}"
 
 
 def state_name(record_state: int) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Union
 
 from drgn import Program
 
@@ -18,7 +18,20 @@ from drgn_sockets.kernel.sock import (
 )
 from drgn_sockets.kernel.structs import Struct
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holder import AnyInode, Holder, HoldersOfSockets
+from drgn_sockets.records.names import netid, state_name
+from drgn_sockets.text import escaped
+
+if TYPE_CHECKING:
+    from drgn_sockets.kernel.cgroup import CgroupPath
+
+#: The name of the family of sockets that are of none that is known.
+OTHER = "other"
+#: What stands for any address where an address is a number of 32 bits: ``VMADDR_CID_ANY``.
+ANY = 0xFFFFFFFF
+# include/net/sock.h: RCV_SHUTDOWN, SEND_SHUTDOWN
+_RCV_SHUTDOWN, _SEND_SHUTDOWN = 1, 2
 
 
 class Timer(NamedTuple):
@@ -36,16 +49,70 @@ class Timer(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """Name of an end of a socket, as bytes that the kernel or a user chose: not escaped."""
+    """
+    An end of a socket, as bytes that the kernel or a user chose: not escaped.
 
-    #: ``127.0.0.1``, ``rtnl``, a path, …
-    address: bytes
-    #: Port, process, interface, …
-    service: bytes
+    :func:`drgn_sockets.views.sockets.endpoint_text` makes of it what ss writes.
+    """
+
+    #: ``127.0.0.1``, ``rtnl``, a path, an abstract name (which begins with a NUL), …; ``None`` for
+    #: any and for none.
+    address: bytes | None
+    #: Port, process, interface, inode, …; ``None`` for any and for none.
+    service: bytes | None
     #: What ss writes between them.
     separator: str = ":"
     #: Address and service in numbers (``ss -n``), where these are names.
-    numbers: tuple[bytes, bytes] | None = None
+    numbers: tuple[bytes | None, bytes | None] | None = None
+    #: Name of the interface that an IP address is bound to.
+    interface: bytes | None = None
+
+
+class Endpoints(NamedTuple):
+    """The same end of each socket of a batch, in columns: what :class:`Endpoint` has of one."""
+
+    #: What tells the address: many sockets have the same.
+    keys: Sequence[Any]
+    #: Makes :attr:`Endpoint.address` of a key.
+    address: Callable[[Any], bytes | None]
+    services: Sequence[object]
+    separator: str = ":"
+    #: The service that is none.
+    no_service: object = 0
+
+
+class Described(NamedTuple):
+    """What is said of each socket of a batch in one line, in columns."""
+
+    #: :meth:`SocketRecord.described_end`
+    ends: Endpoints
+    #: :attr:`SocketRecord.is_unbound`
+    unbound: Sequence[bool]
+    #: :attr:`SocketRecord.is_connected`, as far as bound.
+    connected: Sequence[object]
+
+
+class Columns(Protocol):
+    """Sockets of one class, in columns: :class:`~drgn_sockets.records.reader.SocketBatch`."""
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: str) -> Sequence[Any]:
+        """A member of the structures, or what the records' class derives of members."""
+
+    @property
+    def inos(self) -> list[int]:
+        """Inode number of each, 0 for none."""
+
+
+class LsofSocket(NamedTuple):
+    """What lsof shows of a socket, in its words."""
+
+    #: The column TYPE.
+    type: str
+    device: str | None
+    node: str
+    name: bytes
 
 
 def same(value: Any) -> Any:
@@ -94,14 +161,14 @@ class SocketRecord:
 
     #: Name of its family, one of :data:`~drgn_sockets.records.families.FAMILY_NAMES`. (Its address
     #: family, ``AF_*``, is :attr:`family`; several families of ours may have the same.)
-    family_name: ClassVar[str] = "other"
+    family_name: ClassVar[str] = OTHER
 
     #: A record is of what could be read, see :class:`UnreadableSocket`.
     error: str | None = None
     #: Its inode, ``None`` if it has none.
     inode: AnyInode | None = None
-    #: How its family calls its state, where these are not those of TCP.
-    state_text: str | None = None
+    #: ``struct sock *`` of the other end where the kernel has that, else 0.
+    peer_sk: int = 0
     #: Whether it is one of the :meth:`parts` of a socket.
     is_part: ClassVar[bool] = False
     #: Further structures that are read of it, by attribute.
@@ -166,13 +233,149 @@ class SocketRecord:
         """The timer that fires next."""
         return None
 
+    # What ss has in its columns.
+
+    @classmethod
+    def netid_of(cls, family: int, type: int, protocol: int) -> str:
+        """
+        What ss writes in its column Netid, as ``u_str``.
+
+        :param family: ``AF_*``
+        :param type: ``SOCK_*``
+        """
+        return netid(family, type)
+
+    @property
+    def netid(self) -> str:
+        """:meth:`netid_of` this socket."""
+        return self.netid_of(self.family, self.type, self.protocol)
+
+    @property
+    def state_name(self) -> str:
+        """Its state, as ss writes it: ``ESTAB``."""
+        return state_name(self.state)
+
     def local_end(self) -> Endpoint:
-        """Name of this end, as ss writes it."""
-        return Endpoint(b"*", b"%d" % self.ino, " ")
+        """This end, as ss has it."""
+        return Endpoint(None, b"%d" % self.ino, " ")
 
     def remote_end(self) -> Endpoint | None:
-        """Name of the other end, ``None`` if it has none."""
+        """The other end, as ss has it; ``None`` if it has none."""
         return None
+
+    # The same of many, column by column. Each is None where records have to be made.
+
+    @classmethod
+    def local_ends(cls, batch: Columns) -> Endpoints | None:
+        """:meth:`local_end` of each socket of a batch."""
+        if cls.local_end is not SocketRecord.local_end:
+            return None
+        return Endpoints([None] * len(batch), same, batch.inos, " ", None)
+
+    @classmethod
+    def remote_ends(cls, batch: Columns) -> Endpoints | None:
+        """:meth:`remote_end` of each."""
+        if cls.remote_end is not SocketRecord.remote_end:
+            return None
+        nothing = [""] * len(batch)
+        return Endpoints([None] * len(batch), same, nothing, "", None)
+
+    @classmethod
+    def recv_qs(cls, batch: Columns) -> Sequence[int] | None:
+        """:attr:`recv_q` of each."""
+        return batch.column("recv_q") if isinstance(cls.recv_q, Derived) else None
+
+    @classmethod
+    def send_qs(cls, batch: Columns) -> Sequence[int] | None:
+        """:attr:`send_q` of each."""
+        return batch.column("send_q") if isinstance(cls.send_q, Derived) else None
+
+    @classmethod
+    def described(cls, batch: Columns) -> Described | None:
+        """What is said of each in one line."""
+        return None
+
+    # What is said of it in one line, and beside it.
+
+    def described_end(self) -> Endpoint | None:
+        """This end, as one line has it; ``None`` if its family has no names for ends."""
+        has_names = type(self).local_end is not SocketRecord.local_end
+        return self.local_end() if has_names else None
+
+    def unbound_words(self) -> str:
+        """What that line has in the place of an end, if it :attr:`is_unbound`."""
+        return "never bound"
+
+    def note(self) -> str | None:
+        """What is unusual about it, seen as one end of two."""
+        if self.is_unbound:
+            return "never bound"
+        # Of families of which no more is known than that they have sockets, that is not known.
+        return None if self.is_connected or self.family_name == OTHER else "not connected"
+
+    def peer_note(self, peer: SocketRecord) -> str | None:
+        """What is unusual about *peer*, seen as the other end of this socket."""
+        if peer.netns != self.netns:
+            return f"in network namespace {peer.netns}"
+        return peer.note()
+
+    def absent_peer_note(self) -> str | None:
+        """Where its other end is, if that is no other socket."""
+        return None
+
+    def lsof(self, ino: int) -> LsofSocket | None:
+        """
+        What lsof shows of it, ``None`` if no more than its protocol.
+
+        :param ino: Inode of the file that leads to it.
+        """
+        return None
+
+    def lsof_ends(self) -> str:
+        """What is shown behind the protocol, where lsof shows just that."""
+        return ""
+
+    # What the expressions of ss compare.
+
+    def match_address(self, local: bool) -> int | bytes | None:
+        """
+        What ``src`` and ``dst`` compare with an address: the bytes of an IP address or of a name;
+        of other families a number, :data:`ANY` for any; ``None`` for none.
+
+        :param local: Of this end, not of the other.
+        """
+        end = self.local_end() if local else self.remote_end()
+        if end is None:
+            return None
+        address = (end.numbers or end)[0]
+        if address is None:
+            return ANY
+        return int(address) if address.isdigit() else None
+
+    def match_services(self, local: bool) -> set[str]:
+        """All that an end's port goes by, for ``src`` and ``dst``; ``*`` for any."""
+        end = self.local_end() if local else self.remote_end()
+        if end is None:
+            return set()
+        service = (end.numbers or end)[1]
+        return {"*" if service is None else service.decode("utf-8", "surrogateescape")}
+
+    def match_port(self, local: bool) -> int | None:
+        """What ``sport`` and ``dport`` compare; ``None`` if the end has no port."""
+        for text in self.match_services(local):
+            if text.removeprefix("-").isdecimal():
+                return int(text)
+        return None
+
+    @property
+    def match_ifindex(self) -> int:
+        """What ``dev`` compares: index of the interface that it is bound to, 0 for none."""
+        return self.sock.bound_dev_if  # type: ignore[no-any-return]
+
+    @property
+    def is_autobound(self) -> bool:
+        """Whether the kernel chose the port or name of this end."""
+        return False
 
     def parts(self) -> Sequence[SocketRecord]:
         """What of it ss shows in lines of their own, below that of the socket."""
@@ -205,8 +408,34 @@ class SocketRecord:
         """Whether it was created, and neither bound nor connected, where that can be told."""
         return False
 
+    @property
+    def is_unlisted(self) -> bool:
+        """Whether it is in no table that the kernel lists: only a process that holds it knows."""
+        return self.is_unbound
+
+    @property
+    def is_bound_inactive(self) -> bool:
+        """Whether it is what ss calls BOUND-INACTIVE: closed, with a port."""
+        return False
+
+    @property
+    def cgroup_path(self) -> CgroupPath | None:
+        """Path of its cgroup, of version 2."""
+        # It takes a while to import, and most do not ask for it.
+        from drgn_sockets.kernel.cgroup import sock_cgroup_path
+
+        return sock_cgroup_path(self.prog, self.sock)
+
+    def detail_words(self) -> list[str]:
+        """
+        What ``ss -e`` says first: of most families the owner, inode and cookie
+        (``sock_details_print()``).
+        """
+        uid = self.told_uid
+        return [*([f"uid:{uid}"] if uid else ()), f"ino:{self.ino}", f"sk:{self.sock.cookie:x}"]
+
     def extended_words(self) -> str:
-        """What ``ss -e`` says of it and not of sockets of all families; escaped."""
+        """What ``ss -e`` says of it after that; escaped."""
         return ""
 
     def info(self) -> Any:
@@ -216,6 +445,24 @@ class SocketRecord:
     def info_words(self) -> str:
         """What ``ss -i`` says of it; escaped."""
         return ""
+
+
+def directions(shutdown: int) -> str:
+    """
+    ``<->``, with a ``-`` in the place of what has been shut down.
+
+    :param shutdown: ``sk_shutdown``
+    """
+    receives = "-" if shutdown & _RCV_SHUTDOWN else "<"
+    sends = "-" if shutdown & _SEND_SHUTDOWN else ">"
+    return f"{receives}-{sends}"
+
+
+def cgroup_text(path: CgroupPath | None) -> str | None:
+    """``cgroup:/system.slice``, or as ss writes it of one that has been removed."""
+    if path is None:
+        return None
+    return f"cgroup:unreachable:{path.id:x}" if path.removed else f"cgroup:{escaped(path)}"
 
 
 class UnreadableSocket:
@@ -271,8 +518,10 @@ class Family:
     #: The record of its full sockets, and those of what the kernel has before and after these.
     record: ClassVar[type[SocketRecord]]
     small: ClassVar[tuple[type[SocketRecord], ...]] = ()
-    #: Those of what a socket of it consists of.
+    #: Records of the parts that ss prints below a socket.
     parts: ClassVar[tuple[type[SocketRecord], ...]] = ()
+    #: Columns that only its records have, each with their class (``of``).
+    columns: ClassVar[tuple[Column, ...]] = ()
     #: The record if no more than ``struct sock`` was read.
     plain: ClassVar[type[SocketRecord]]
     #: Whether ``struct sock`` tells its ends.
@@ -280,9 +529,10 @@ class Family:
 
     def __init_subclass__(cls) -> None:
         if "plain" not in cls.__dict__:
-            cls.plain = type(
-                f"{cls.__name__}PlainRecord", (SocketRecord,), {"family_name": cls.name}
-            )
+            name = f"{cls.__name__}PlainRecord"
+            # As told apart, but for what takes more than struct sock.
+            also = {"family_name": cls.name, "netid_of": cls.record.__dict__.get("netid_of")}
+            cls.plain = type(name, (SocketRecord,), {k: v for k, v in also.items() if v})
 
     def small_record(self, common: SockCommon) -> type[SocketRecord] | None:
         """The record of what is no full socket, told by its state, as ``sk_fullsock()``."""

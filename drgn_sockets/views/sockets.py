@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import functools
-from _socket import inet_ntop  # as in records.socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, Sock
-from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.families.unix import UnixRecord
+from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.records.holder import Holder
-from drgn_sockets.records.names import netid, state_name
+from drgn_sockets.records.names import state_name
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.records.reader import SocketBatch, UnixBatch
+from drgn_sockets.records.reader import SocketBatch
 from drgn_sockets.records.socket import (
     AnySocket,
-    Derived,
     Endpoint,
+    Endpoints,
     SocketRecord,
     UnreadableSocket,
 )
@@ -28,94 +25,64 @@ if TYPE_CHECKING:
     from typing_extensions import TypeGuard
 
 
-def unix_name_text(name: bytes | None) -> str:
-    """Name of a unix socket: ``*`` for none, an abstract one with ``@`` for its NUL."""
-    if name is None:
+def address_text(address: bytes | None) -> str:
+    """
+    The address of an end, as ss writes it: ``*`` for none, an abstract name with ``@`` for its NUL.
+    """
+    if address is None:
         return "*"
     # An abstract name may have further NULs, which are escaped, and a path may begin with
     # "@", which is then escaped to tell the two apart.
-    if name[:1] == b"\0":
-        return "@" + escape(name[1:]) if len(name) > 1 else "@"
-    if name == b"*":
+    if address[:1] == b"\0":
+        return "@" + escape(address[1:]) if len(address) > 1 else "@"
+    if address == b"*":
         return "\\x2a"
-    return "\\x40" + escape(name[1:]) if name[:1] == b"@" else escape(name)
+    return "\\x40" + escape(address[1:]) if address[:1] == b"@" else escape(address)
 
 
-def _host(address: str, ipv6only: int) -> str:
-    if ":" not in address:
-        return address
-    # As ss: "*" accepts IPv4 as well, "[::]" does not.
-    return "*" if address == "::" and not ipv6only else f"[{address}]"
+def _host_text(address: bytes | None, separator: str) -> str:
+    text = address_text(address)
+    return f"[{text}]" if separator == ":" and ":" in text else text
 
 
-def _inet(record: InetRecord, address: str, port: int, *, local: bool) -> str:
-    address = _host(address, record.sock.ipv6only)
-    if local and record.ifname is not None:
-        address += "%" + escape(record.ifname)
-    return f"{address}:{port or '*'}"
+def endpoint_text(end: Endpoint | None, *, numeric: bool = False) -> str:
+    """
+    An end of a socket, as ss writes it: ``127.0.0.1:22``, ``/run/x.sock 4711``, ``rtnl:kernel``.
+
+    :param end: ``None`` for none
+    :param numeric: With numbers for names of protocols and processes, as ``ss -n``.
+    """
+    if end is None:
+        return "*"
+    address, service = end[:2] if end.numbers is None or not numeric else end.numbers
+    host = _host_text(address, end.separator)
+    if end.interface is not None:
+        host += "%" + escape(end.interface)
+    return f"{host}{end.separator}{'*' if service is None else escape(service)}"
 
 
-def local_text(record: AnySocket) -> str | None:
+def local_text(record: AnySocket, *, numeric: bool = False) -> str | None:
     """This end: address and port, or name and inode of a unix socket."""
     if isinstance(record, UnreadableSocket):
         return None
-    if isinstance(record, UnixRecord):
-        return f"{unix_name_text(record.name)} {record.ino}"
-    if isinstance(record, InetRecord):
-        return _inet(record, record.local_address, record.local_port, local=True)
-    return _end_text(record.local_end())
+    return endpoint_text(record.local_end(), numeric=numeric)
 
 
-def local_numbers(record: AnySocket) -> str | None:
-    """:func:`local_text`, with numbers for names of protocols and processes, as ``ss -n``."""
-    end = record.local_end() if _has_numbers(record) else None
-    return local_text(record) if end is None else _in_numbers(end)
-
-
-def remote_numbers(record: AnySocket) -> str | None:
-    """:func:`remote_text`, likewise."""
-    end = record.remote_end() if _has_numbers(record) else None
-    return remote_text(record) if end is None else _in_numbers(end)
-
-
-def _has_numbers(record: AnySocket) -> TypeGuard[SocketRecord]:
-    return isinstance(record, SocketRecord) and not isinstance(record, (UnixRecord, InetRecord))
-
-
-def _in_numbers(end: Endpoint) -> str:
-    address, service = end.numbers or (end.address, end.service)
-    return f"{escape(address)}{end.separator}{escape(service)}"
-
-
-def _end_text(end: Endpoint) -> str:
-    return f"{escape(end.address)}{end.separator}{escape(end.service)}"
-
-
-def remote_text(record: AnySocket) -> str | None:
+def remote_text(record: AnySocket, *, numeric: bool = False) -> str | None:
     """The other end, in the same form."""
     if isinstance(record, UnreadableSocket):
         return None
-    if isinstance(record, UnixRecord):
-        return f"{unix_name_text(record.peer_name)} {record.peer_ino}"
-    if isinstance(record, InetRecord):
-        port = 0 if record.family_name == "raw" else record.remote_port
-        return _inet(record, record.remote_address, port, local=False)
-    end = record.remote_end()
-    return "*" if end is None else _end_text(end)
+    return endpoint_text(record.remote_end(), numeric=numeric)
 
 
 def record_netid(record: AnySocket) -> str | None:
     """``tcp``, ``u_str``, …"""
-    if isinstance(record, UnreadableSocket):
-        return None
-    return netid(record.family, record.type, record.protocol)
+    return None if isinstance(record, UnreadableSocket) else record.netid
 
 
 def record_state(record: AnySocket) -> str | None:
     """``ESTAB``, ``LISTEN``, …"""
-    if isinstance(record, UnreadableSocket):
-        return "unreadable"
-    return record.state_text or state_name(record.state)
+    return "unreadable" if isinstance(record, UnreadableSocket) else record.state_name
 
 
 def state_text(record: AnySocket) -> str | None:
@@ -144,26 +111,14 @@ def describe(record: AnySocket) -> str:
     """A socket in one line: ``tcp ESTAB 127.0.0.1:9 -> 127.0.0.1:4711``."""
     if isinstance(record, UnreadableSocket):
         return f"socket {record.error}"
-    kind = f"{record_netid(record)} {record_state(record)}"
-    if isinstance(record, UnixRecord):
-        nowhere = record.name is None and not record.peer and record.state == TCP_CLOSE
-        here = "never bound" if nowhere else unix_name_text(record.name)
-        return f"{kind} {here} -> {remote_text(record)}" if record.peer else f"{kind} {here}"
+    kind = f"{record.netid} {record.state_name}"
     if record.is_unbound:
-        from drgn_sockets.records.families.netlink import NetlinkRecord
-
-        if isinstance(record, NetlinkRecord):
-            return f"{kind} {record.protocol_name} never bound"
-        return f"{kind} never bound"
-    if not isinstance(record, InetRecord) and not _has_names(type(record)):
+        return f"{kind} {record.unbound_words()}"
+    end = record.described_end()
+    if end is None:
         return kind
-    near = local_text(record)
+    near = endpoint_text(end)
     return f"{kind} {near} -> {remote_text(record)}" if record.is_connected else f"{kind} {near}"
-
-
-def _has_names(cls: type[SocketRecord]) -> bool:
-    """Whether the family has names for its ends."""
-    return cls.local_end is not SocketRecord.local_end
 
 
 # The same of a batch of sockets, column by column: what each function above makes of a record.
@@ -183,72 +138,49 @@ def netids(batch: Batch) -> list[str] | None:
     """:func:`record_netid`."""
     if not _is_full(batch):
         return None
-    return _by_kind(netid, *map(batch.column, ("family", "type", "protocol")))
+    return _by_kind(batch.cls.netid_of, *map(batch.column, ("family", "type", "protocol")))
 
 
 def states(batch: Batch) -> list[str] | None:
     """:func:`record_state`."""
-    return _by_kind(state_name, batch.column("state")) if _is_full(batch) else None
+    if not _is_full(batch) or batch.cls.state_name is not SocketRecord.state_name:
+        return None
+    return _by_kind(state_name, batch.column("state"))
 
 
 def recv_qs(batch: Batch) -> Sequence[int] | None:
     """``record.recv_q``."""
-    if not _is_full(batch):
-        return None
-    if isinstance(batch, UnixBatch) and any(batch.structs.column("receive_queue_len")):
-        return None
-    if isinstance(batch, UnixBatch):
-        return batch.column("receive_queue_len")
-    return batch.column("recv_q") if isinstance(batch.cls.recv_q, Derived) else None
+    return batch.cls.recv_qs(batch) if _is_full(batch) else None
 
 
 def send_qs(batch: Batch) -> Sequence[int] | None:
     """``record.send_q``."""
-    if not _is_full(batch) or not isinstance(batch.cls.send_q, Derived):
-        return None
-    return batch.column("send_q")
+    return batch.cls.send_qs(batch) if _is_full(batch) else None
 
 
 def locals_(batch: Batch) -> list[str] | None:
     """:func:`local_text`."""
-    if not _is_full(batch):
-        return None
-    if isinstance(batch, UnixBatch):
-        return [f"{unix_name_text(name)} {ino}" for name, ino in zip(batch.names, batch.inos)]
-    if not issubclass(batch.cls, InetRecord):
-        return None if _has_names(batch.cls) else [f"* {ino}" for ino in batch.inos]
-    if any(batch.structs.column("bound_dev_if")):
-        return None
-    return _endpoints(batch, "rcv_saddr", batch.column("local_port"))
+    return _endpoint_texts(batch.cls.local_ends(batch)) if _is_full(batch) else None
 
 
 def remotes(batch: Batch) -> list[str] | None:
     """:func:`remote_text`."""
-    if not _is_full(batch):
+    return _endpoint_texts(batch.cls.remote_ends(batch)) if _is_full(batch) else None
+
+
+def _endpoint_texts(ends: Endpoints | None) -> list[str] | None:
+    """:func:`endpoint_text` of each."""
+    if ends is None:
         return None
-    if isinstance(batch, UnixBatch):
-        return [f"{unix_name_text(name)} {ino}" for ino, name in batch.peers]
-    if not issubclass(batch.cls, InetRecord):
-        return None if _has_names(batch.cls) else ["*"] * len(batch)
-    raw = batch.cls.family_name == "raw"
-    return _endpoints(batch, "daddr", [0] * len(batch) if raw else batch.column("remote_port"))
-
-
-def _endpoints(batch: SocketBatch, address: str, ports: Sequence[int]) -> list[str]:
-    families, v4 = batch.column("family"), batch.column(address)
-    if set(families) <= {AF_INET}:
-        # Of few addresses, mostly.
-        texts = {raw: inet_ntop(AF_INET, raw) for raw in set(v4)}
-        return [f"{texts[raw]}:{port or '*'}" for raw, port in zip(v4, ports)]
-    kinds = zip(families, v4, batch.column(f"v6_{address}"), batch.column("ipv6only"))
-    return [f"{_address(*kind)}:{port or '*'}" for kind, port in zip(kinds, ports)]
-
-
-@functools.lru_cache(4096)
-def _address(family: int, v4: bytes, v6: bytes | None, ipv6only: int) -> str:
-    if family != AF_INET6 or v6 is None:
-        return inet_ntop(AF_INET, v4)
-    return _host(inet_ntop(AF_INET6, v6), ipv6only)
+    separator, none = ends.separator, ends.no_service
+    # Of few addresses, mostly.
+    texts = {key: _host_text(ends.address(key), separator) + separator for key in set(ends.keys)}
+    if none is None:
+        return [f"{texts[key]}{service}" for key, service in zip(ends.keys, ends.services)]
+    return [
+        f"{texts[key]}{'*' if service == none else service}"
+        for key, service in zip(ends.keys, ends.services)
+    ]
 
 
 def users_texts(batch: Batch) -> list[str] | None:
@@ -272,31 +204,18 @@ def users_texts(batch: Batch) -> list[str] | None:
 
 def descriptions(batch: Batch) -> Iterable[str]:
     """:func:`describe`."""
-    columns = [texts(batch) for texts in (netids, states, locals_, remotes)]
-    if not _is_full(batch) or None in columns:
-        return map(describe, batch.records())
-    closed = [state == TCP_CLOSE for state in batch.column("state")]
-    if isinstance(batch, UnixBatch):
-        peers = batch.column("peer")
-        here: list[str] = [
-            "never bound" if close and name is None and not peer else unix_name_text(name)
-            for close, name, peer in zip(closed, batch.names, peers)
-        ]
-        is_connected = peers
-    elif batch.cls.is_connected is InetRecord.is_connected:
-        ports = batch.column("local_port")
-        here = [
-            "never bound" if close and not port else local
-            for close, port, local in zip(closed, ports, columns[2] or ())
-        ]
-        is_connected = [
-            far and near != "never bound" for far, near in zip(batch.column("remote_port"), here)
-        ]
-    else:
+    said = batch.cls.described(batch) if _is_full(batch) else None
+    kinds, its_states, fars = netids(batch), states(batch), remotes(batch)
+    nears = _endpoint_texts(said.ends) if said is not None else None
+    if said is None or kinds is None or its_states is None or fars is None or nears is None:
         return map(describe, batch.records())
     return [
-        f"{kind} {state} {near} -> {far}" if connected else f"{kind} {state} {near}"
-        for kind, state, near, far, connected in zip(
-            columns[0] or (), columns[1] or (), here, columns[3] or (), is_connected
+        f"{kind} {state} never bound"
+        if unbound
+        else f"{kind} {state} {near} -> {far}"
+        if connected
+        else f"{kind} {state} {near}"
+        for kind, state, near, far, unbound, connected in zip(
+            kinds, its_states, nears, fars, said.unbound, said.connected
         )
     ]

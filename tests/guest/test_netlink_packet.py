@@ -26,6 +26,7 @@ from drgn_sockets.records.families.netlink import NetlinkRecord
 from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.reader import SocketReader, for_each_socket
 from drgn_sockets.views.procfs import FILES, Looker
+from drgn_sockets.views.sockets import endpoint_text
 
 from . import truth
 
@@ -256,11 +257,9 @@ def test_netlink_as_ss(prog: Program, netlink: dict[str, socket.socket], options
         theirs[match[3], match[4], match[5].rpartition("=")[2]] += 1
     mine = Counter[tuple[str, ...]]()
     for record in records(prog, "netlink").values():
-        local, remote = record.local_end(), record.remote_end()
-        near = local.numbers if "n" in options.split()[-1] else (local.address, local.service)
-        far = b"*" if remote is None else b":".join(remote[:2])
+        near = endpoint_text(record.local_end(), numeric="n" in options.split()[-1])
         groups = record.extended_words().rpartition("=")[2]
-        ends = (b":".join(near).decode(), far.decode(), groups)
+        ends = (near, endpoint_text(record.remote_end()), groups)
         mine[ends] += bool(record.sock.bound or record.is_kernel) + bool(record.sock.subscriptions)
     # Its own, to sock_diag; and to ss, who has no port ID is the kernel.
     extra, missing = theirs - mine, mine - theirs
@@ -285,9 +284,8 @@ def test_packet_as_ss(prog: Program, packet: dict[str, socket.socket]) -> None:
     mine = {}
     for record in records(prog, "packet").values():
         assert isinstance(record, PacketRecord)
-        near = record.local_end()
         words = f"{record.extended_words()} {record.filter_words()}".strip()
-        mine[record.ino] = (f"{near.address.decode()}:{near.service.decode()}", "*", words)
+        mine[record.ino] = (endpoint_text(record.local_end()), "*", words)
     assert mine.keys() >= {ino(sock) for sock in packet.values()}
     assert mine == lines
 

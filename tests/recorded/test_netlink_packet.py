@@ -18,6 +18,7 @@ from drgn_sockets.records.families.packet import PacketRecord
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import Endpoint, SocketRecord
+from drgn_sockets.views.sockets import endpoint_text
 
 from .machine import Core
 
@@ -156,14 +157,14 @@ def test_accounts(core: Core, known: Known) -> None:
                         assert record.local_end().service == b"%b/%d" % (name, portid)
                         seen["named"] += 1
                     if portid:
-                        assert record.local_end().service.endswith(
+                        assert (record.local_end().service or b"").endswith(
                             b"%d" % (portid - (1 << 32) if portid >> 31 else portid)
                         )
                         assert sock.bound
                     else:
                         never_bound += 1
                         assert not sock.bound
-                        assert record.local_end().service == b"*"
+                        assert record.local_end().service is None
                     assert record.is_connected == any(entry["remote"])
                 else:
                     device, protocol = entry["local"][:2]
@@ -334,10 +335,7 @@ def test_what_packet_sockets_were_told(core: Core, known: Known) -> None:
 
 def text(end: Endpoint | None) -> str:
     """An end in numbers, as ``ss -n`` has it."""
-    if end is None:
-        return "*"
-    address, service = end.numbers or (end.address, end.service)
-    return (address + end.separator.encode() + service).decode()
+    return endpoint_text(end, numeric=True)
 
 
 LINE = re.compile(r"(?:nl +|p_\w+ +)?UNCONN +(-?\d+) +(\d+) +(\S+) +(\S+)(.*)")

@@ -11,8 +11,8 @@ from drgn_sockets.kernel import cgroup as cgroups
 from drgn_sockets.kernel.cgroup import CgroupPath
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holder import SocketInode
-from drgn_sockets.records.socket import SocketRecord, Timer
-from drgn_sockets.views.extended import cgroup_text, extended_text, timer_text
+from drgn_sockets.records.socket import SocketRecord, Timer, cgroup_text
+from drgn_sockets.views.extended import extended_text, timer_text
 
 from .fake_kernel import decoded
 from .fake_sockets import KERNEL, UDP, inet

@@ -18,7 +18,8 @@ import pytest
 import drgn_sockets
 from drgn_sockets import demo, named_tuple
 from drgn_sockets.records import kinds
-from drgn_sockets.records.families import FAMILY_NAMES, OTHER, family_named
+from drgn_sockets.records.families import FAMILY_NAMES, family_named
+from drgn_sockets.records.socket import OTHER
 
 _LIST = "import sys; from drgn_sockets.cli import main; main(); print(*sys.modules)"
 _FAMILIES = "drgn_sockets.records.families"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from drgn_sockets.kernel.sock import Sock
+from drgn_sockets.records.families import netid
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holder import Holder, SocketInode
@@ -15,20 +16,19 @@ from drgn_sockets.records.names import (
     STATE_GROUPS,
     STATE_NUMBERS,
     address_family_name,
-    netid,
     state_name,
     type_name,
 )
 from drgn_sockets.records.socket import SocketRecord, UnreadableSocket
 from drgn_sockets.text import unescape
 from drgn_sockets.views.sockets import (
+    address_text,
     describe,
     holders_text,
     local_text,
     record_netid,
     record_state,
     remote_text,
-    unix_name_text,
 )
 
 from .fake_kernel import decoded
@@ -111,15 +111,15 @@ def unix(
     ],
 )
 def test_unix_names(name: bytes | None, text: str) -> None:
-    assert unix_name_text(name) == text
+    assert address_text(name) == text
 
 
 def test_unix_names_differ() -> None:
     names = [b"*", None, b"\0", b"@", b"\0\0", b"@\0", b"\0-", b"-", b"\\x40", b"@@", b"\0@"]
-    assert len({unix_name_text(name) for name in names}) == len(names)
+    assert len({address_text(name) for name in names}) == len(names)
     for name in names:
         if name is not None:
-            text = unix_name_text(name)
+            text = address_text(name)
             raw = b"\0" + unescape(text[1:]) if text[0] == "@" else unescape(text)
             assert raw == name
 
@@ -167,7 +167,10 @@ def test_unbound() -> None:
     refused = inet("127.0.0.1", 0, "127.0.0.1", 9, state=CLOSE, sport=40000)
     assert not refused.is_unbound
     assert local_text(refused) == "127.0.0.1:40000"
-    assert not unix(None, state=CLOSE).is_unbound
+    assert unix(None, state=CLOSE).is_unbound
+    assert not unix(b"/x", state=CLOSE).is_unbound
+    # The kernel has it in a table all the same.
+    assert not unix(None, state=CLOSE).is_unlisted
 
 
 # sstate_name[] and SS_* of misc/ss.c, which are TCP_* of the kernel.

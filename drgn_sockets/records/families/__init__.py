@@ -33,8 +33,9 @@ from drgn_sockets.kernel.sock import (
     SOCK_STREAM,
 )
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord
-from drgn_sockets.records.socket import Family, SocketRecord
+from drgn_sockets.records.socket import OTHER, Family, SocketRecord
 
 
 class _Looks(NamedTuple):
@@ -73,8 +74,6 @@ _LOOKS = {
     "xdp": _Looks((AF_XDP,)),
 }
 
-OTHER = "other"
-
 #: Names of all families, in the order in which sockets are walked and shown.
 FAMILY_NAMES: tuple[str, ...] = (OTHER, *_LOOKS)
 
@@ -92,6 +91,12 @@ def all_records() -> Iterator[type[SocketRecord]]:
     """The records of all kinds of sockets that are told apart."""
     for family in filter(None, map(family_named, _LOOKS)):
         yield from (family.record, *family.small, *family.parts)
+
+
+def family_columns() -> Iterator[Column]:
+    """The columns that families declare."""
+    for family in filter(None, map(family_named, _LOOKS)):
+        yield from family.columns
 
 
 @functools.lru_cache(1024)
@@ -131,6 +136,11 @@ def plain_record(family: int, type_: int, protocol: int) -> type[SocketRecord]:
     if known is not None:
         return known.plain
     return InetRecord if family in (AF_INET, AF_INET6) else SocketRecord
+
+
+def netid(family: int, type_: int, protocol: int) -> str:
+    """What ss writes in its column Netid: ``tcp``, ``u_str``, ``p_raw``, ``nl``, …"""
+    return plain_record(family, type_, protocol).netid_of(family, type_, protocol)
 
 
 # include/linux/net.h

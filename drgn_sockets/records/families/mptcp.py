@@ -29,8 +29,10 @@ from drgn_sockets.kernel.sock import (
 )
 from drgn_sockets.kernel.structs import Int, OptInt
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord, other_end
 from drgn_sockets.records.families.tcp import (
+    LSOF_STATES,
     Age,
     InetConnectionSock,
     TcpSock,
@@ -38,7 +40,7 @@ from drgn_sockets.records.families.tcp import (
     tcp_timer,
     ulp_name,
 )
-from drgn_sockets.records.socket import Derived, Family, SocketRecord, Sockets, Timer
+from drgn_sockets.records.socket import Derived, Family, LsofSocket, SocketRecord, Sockets, Timer
 
 # include/uapi/linux/mptcp.h
 _FLAG_FALLBACK = 1
@@ -284,6 +286,12 @@ class MptcpRecord(InetRecord):
     def info(self) -> MptcpInfo:
         return mptcp_get_info(self.prog, self.sock)
 
+    def lsof(self, ino: int) -> LsofSocket | None:
+        # The first of the sockets that it consists of has its inode.
+        if self.state == TCP_CLOSE:
+            return None
+        return self.lsof_internet(ino, "TCP", f" ({LSOF_STATES.get(self.state, self.state)})")
+
     def info_words(self) -> str:
         return mptcp_info_text(self.info())
 
@@ -309,6 +317,7 @@ class MptcpPlainRecord(InetRecord):
     """An MPTCP socket of which ``struct sock`` was read."""
 
     family_name = "mptcp"
+    lsof = MptcpRecord.lsof
 
 
 class Mptcp(Family):
@@ -318,6 +327,20 @@ class Mptcp(Family):
     record = MptcpRecord
     plain = MptcpPlainRecord
     brief = True
+    columns = (
+        Column(
+            "mptcp_sk",
+            "address of the MPTCP socket that it is a subflow of",
+            lambda r: f"{mptcp_parent(r):#x}" if mptcp_parent(r) else None,
+            of=TcpSockRecord,
+        ),
+        Column(
+            "subflows",
+            "addresses of its subflows, TCP sockets",
+            lambda r: [f"{sk:#x}" for sk in r.subflows()],
+            of=MptcpRecord,
+        ),
+    )
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING

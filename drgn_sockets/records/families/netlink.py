@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 from drgn import FaultError, Program
@@ -16,7 +18,16 @@ from drgn_sockets.kernel.netlink import for_each_netlink
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, OptInt
 from drgn_sockets.kernel.task import task_by_tid
-from drgn_sockets.records.socket import AnySocket, Derived, Endpoint, Family, SocketRecord, Sockets
+from drgn_sockets.records.columns import Column
+from drgn_sockets.records.socket import (
+    AnySocket,
+    Derived,
+    Endpoint,
+    Family,
+    LsofSocket,
+    SocketRecord,
+    Sockets,
+)
 
 # include/uapi/linux/netlink.h, with the names that ss has for them; what has no name is a number.
 PROTOCOLS = {
@@ -41,6 +52,32 @@ PROTOCOLS = {
     19: "ecryptfs",
     20: "rdma",
     21: "crypto",
+}
+
+# The same, as lsof calls them.
+_LSOF_PROTOCOLS = {
+    0: "ROUTE",
+    1: "UNUSED",
+    2: "USERSOCK",
+    3: "FIREWALL",
+    4: "INET_DIAG",
+    5: "NFLOG",
+    6: "XFRM",
+    7: "SELINUX",
+    8: "ISCSI",
+    9: "AUDIT",
+    10: "FIB_LOOKUP",
+    11: "CONNECTOR",
+    12: "NETFILTER",
+    13: "IP6_FW",
+    14: "DNRTMSG",
+    15: "KOBJECT_UEVENT",
+    16: "GENERIC",
+    18: "SCSITRANSPORT",
+    19: "ECRYPTFS",
+    20: "RDMA",
+    21: "CRYPTO",
+    22: "SMC",
 }
 
 # net/netlink/af_netlink.h: NETLINK_F_*, the number of a bit.
@@ -173,14 +210,16 @@ class NetlinkRecord(SocketRecord):
     def local_end(self) -> Endpoint:
         """Protocol, and the process or port ID."""
         sock = self.sock
+        service: bytes | None
+        number: bytes | None
         if self.is_kernel:
             service, number = b"kernel", b"0"
         elif not sock.portid:
             # Never bound: nobody can send to it. (ss takes one that has joined a group for the
             # kernel.)
-            service, number = b"*", b"0"
+            service, number = None, b"0"
         elif sock.portid == _EVERYBODY:
-            service = number = b"*"
+            service = number = None
         else:
             service = number = _signed(sock.portid)
             owner = self._owner()
@@ -198,6 +237,35 @@ class NetlinkRecord(SocketRecord):
             return None
         return Endpoint(b"%d" % self.sock.dst_group, _signed(self.sock.dst_portid))
 
+    @classmethod
+    def netid_of(cls, family: int, type: int, protocol: int) -> str:
+        return "nl"
+
+    def unbound_words(self) -> str:
+        return f"{self.protocol_name} never bound"
+
+    def absent_peer_note(self) -> str | None:
+        group = self.sock.dst_group
+        return f"whoever has joined group {group}" if group else None
+
+    def lsof(self, ino: int) -> LsofSocket | None:
+        if self.is_unbound:
+            return None
+        name = _LSOF_PROTOCOLS.get(self.protocol, f"unknown protocol: {self.protocol}")
+        return LsofSocket("netlink", None, str(ino), name.encode())
+
+    def match_address(self, local: bool) -> int | None:
+        """The protocol, which ss has as the address of both ends."""
+        return self.protocol if local or self.is_connected else None
+
+    @property
+    def is_autobound(self) -> bool:
+        # netlink_autobind() takes one of these if that of the process is in use.
+        return (self.match_port(True) or 0) < 0
+
+    def detail_words(self) -> list[str]:
+        return []
+
     def extended_words(self) -> str:
         """As ss has them where it reads them from procfs; sock_diag does not tell the first two."""
         groups = first_groups(self.prog, self.sock) or 0
@@ -210,11 +278,19 @@ def _bits(prog: Program, raw: bytes) -> list[int]:
     return [value >> i & 1 for (value,) in form.iter_unpack(raw) for i in range(8 * word)]
 
 
+_column = functools.partial(Column, of=NetlinkRecord)
+
+
 class Netlink(Family):
     """Netlink sockets."""
 
     name = "netlink"
     record = NetlinkRecord
+    columns = (
+        _column("nl_protocol", "netlink protocol, as ss calls it", attrgetter("protocol_name")),
+        _column("nl_flag_names", "names of nl_flags (NETLINK_F_*)", attrgetter("flag_names")),
+        _column("groups", "netlink groups it has joined, by number from 1", attrgetter("groups")),
+    )
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 
 from drgn import FaultError, Program
 
@@ -17,7 +18,9 @@ from drgn_sockets.kernel.sk_filter import Instruction, filter_bytes, instruction
 from drgn_sockets.kernel.sock import Sock, SockCommon, for_each_packet
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple
-from drgn_sockets.records.socket import Endpoint, Family, SocketRecord
+from drgn_sockets.records.columns import Column
+from drgn_sockets.records.names import lsof_type_name, short_type_name
+from drgn_sockets.records.socket import Endpoint, Family, LsofSocket, SocketRecord
 
 ETH_P_ALL = 3
 # Names of include/uapi/linux/if_ether.h as ss has them.
@@ -90,6 +93,8 @@ FLAGS = {
 }
 #: The flags that sock_diag tells.
 DIAG_FLAGS = tuple(FLAGS)[:5]
+# As lsof calls protocols.
+_LSOF_PROTOCOLS = {0x3: "ALL", 0x800: "IP", 0x806: "ARP", 0x86DD: "IPV6"}
 # PACKET_FANOUT_*, as ss calls those that it knows.
 _FANOUT = ("hash", "lb", "cpu", "roll", "random", "qm")
 # PACKET_MR_*
@@ -348,15 +353,46 @@ class PacketRecord(SocketRecord):
     def local_end(self) -> Endpoint:
         """Protocol and interface."""
         sock = self.sock
-        number = b"[%d]" % sock.ethertype
+        number: bytes | None = b"[%d]" % sock.ethertype
         name = number
         if sock.ethertype == ETH_P_ALL:
-            name = number = b"*"
+            name = number = None
         elif sock.ethertype in PROTOCOLS:
             name = PROTOCOLS[sock.ethertype].encode("ascii")
         unknown = b"if%d" % (sock.ifindex & 0xFFFFFFFF)
-        device = (self.ifname or unknown) if sock.ifindex else b"*"
+        device = (self.ifname or unknown) if sock.ifindex else None
         return Endpoint(name, device, numbers=(number, device))
+
+    @classmethod
+    def netid_of(cls, family: int, type: int, protocol: int) -> str:
+        return f"p_{short_type_name(type)}"
+
+    def note(self) -> str | None:
+        # It has no other end.
+        return None
+
+    def lsof(self, ino: int) -> LsofSocket | None:
+        ethertype = self.sock.ethertype
+        node = _LSOF_PROTOCOLS.get(ethertype, str(ethertype))
+        name = f"type=SOCK_{lsof_type_name(self.type)}"
+        return LsofSocket("pack", str(ino), node, name.encode())
+
+    def match_address(self, local: bool) -> int | None:
+        """The protocol that it is bound to."""
+        return self.sock.ethertype if local else None
+
+    def match_services(self, local: bool) -> set[str]:
+        # By name and by index.
+        found = super().match_services(local)
+        return found | {str(self.sock.ifindex)} if local else found
+
+    @property
+    def match_ifindex(self) -> int:
+        return self.sock.ifindex  # type: ignore[no-any-return]
+
+    @property
+    def is_autobound(self) -> bool:
+        return not self.sock.ethertype and not self.sock.ifindex
 
     def extended_words(self) -> str:
         sock = self.sock
@@ -429,11 +465,68 @@ def _packet_direct_xmit(prog: Program) -> int:
     return found
 
 
+def _ring_dict(which: str, record: PacketRecord) -> dict[str, int] | None:
+    ring: Ring | None = getattr(record, which)
+    return None if ring is None else ring._asdict()
+
+
+def _fanout_dict(record: PacketRecord) -> dict[str, object] | None:
+    fanout = record.fanout
+    if fanout is None:
+        return None
+    return {
+        "id": fanout.id,
+        "type": fanout.type_name,
+        "flags": fanout.flags,
+        "members": [f"{sk:#x}" for sk in fanout.members],
+    }
+
+
+def _membership_dicts(record: PacketRecord) -> list[dict[str, object]]:
+    return [
+        {
+            "ifindex": m.ifindex,
+            "type": m.type_name,
+            "address": m.address[: m.alen].hex(":"),
+            "times": m.times,
+        }
+        for m in record.memberships
+    ]
+
+
+_column = functools.partial(Column, of=PacketRecord)
+
+
 class Packet(Family):
     """Packet sockets."""
 
     name = "packet"
     record = PacketRecord
+    columns = (
+        _column(
+            "packet_flags",
+            "running, auxdata, origdev, vnethdr, loss, tx_has_off, pressure, qdisc_bypass",
+            attrgetter("flag_names"),
+        ),
+        _column(
+            "rx_ring",
+            "ring that a packet socket receives into; bytes, ms",
+            functools.partial(_ring_dict, "rx_ring"),
+        ),
+        _column(
+            "tx_ring",
+            "ring that a packet socket sends from; bytes, ms",
+            functools.partial(_ring_dict, "tx_ring"),
+        ),
+        _column("fanout", "sockets that a packet socket shares what comes with", _fanout_dict),
+        _column("memberships", "what a packet socket has interfaces receive", _membership_dicts),
+        _column(
+            "filter",
+            "classic BPF of a packet socket: code, jt, jf, k of each instruction",
+            attrgetter("filter"),
+            text=lambda r: r.filter_words() or None,
+        ),
+    )
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING

@@ -9,9 +9,9 @@ from typing import ClassVar
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.sock import TCP_ESTABLISHED, Sock, SockCommon, for_each_ping
+from drgn_sockets.kernel.sock import AF_INET6, TCP_ESTABLISHED, Sock, SockCommon, for_each_ping
 from drgn_sockets.records.families.inet import InetRecord, InetSock
-from drgn_sockets.records.socket import Family
+from drgn_sockets.records.socket import Family, LsofSocket
 
 
 class PingRecord(InetRecord):
@@ -24,6 +24,12 @@ class PingRecord(InetRecord):
     def is_connected(self) -> bool:
         # The other end has no port.
         return bool(self.state == TCP_ESTABLISHED)
+
+    def lsof(self, ino: int) -> LsofSocket | None:
+        if self.is_unbound:
+            return None
+        type_ = "icmp6" if self.family == AF_INET6 else "icmp"
+        return LsofSocket(type_, None, str(ino), self.hex_ends().encode())
 
 
 class PingPlainRecord(PingRecord):

@@ -10,10 +10,10 @@ from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.inet_ctl_sock import for_each_control_sock
-from drgn_sockets.kernel.sock import SOCK_RAW, Sock, SockCommon, for_each_raw
+from drgn_sockets.kernel.sock import AF_INET6, SOCK_RAW, Sock, SockCommon, for_each_raw
 from drgn_sockets.kernel.structs import OptInt
 from drgn_sockets.records.families.inet import InetRecord, InetSock
-from drgn_sockets.records.socket import Family
+from drgn_sockets.records.socket import Columns, Endpoint, Endpoints, Family, LsofSocket
 
 
 class RawSock(InetSock):
@@ -29,11 +29,27 @@ class RawRecord(InetRecord):
 
     family_name = "raw"
     struct: ClassVar[type[SockCommon]] = RawSock
+    has_ports = False
 
     @property
     def is_connected(self) -> bool:
         # The port is the protocol.
         return False
+
+    def remote_end(self) -> Endpoint:
+        """IP address; what is kept in the place of the port is none."""
+        return super().remote_end()._replace(service=None)
+
+    @classmethod
+    def remote_ends(cls, batch: Columns) -> Endpoints | None:
+        ends = super().remote_ends(batch)
+        return None if ends is None else ends._replace(services=[0] * len(batch))
+
+    def lsof(self, ino: int) -> LsofSocket | None:
+        if self.is_unbound:
+            return None
+        type_ = "raw6" if self.family == AF_INET6 else "raw"
+        return LsofSocket(type_, None, str(ino), f"{self.hex_ends()} st={self.state:02X}".encode())
 
 
 class RawPlainRecord(RawRecord):

@@ -30,8 +30,17 @@ from drgn_sockets.kernel.sock import (
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord, InetSock, ip_text
-from drgn_sockets.records.socket import Derived, Family, SocketRecord, Sockets, Timer, same
+from drgn_sockets.records.socket import (
+    Derived,
+    Family,
+    LsofSocket,
+    SocketRecord,
+    Sockets,
+    Timer,
+    same,
+)
 
 #: States of an association, as ss calls them (``SCTP_STATE_*``).
 STATES = (
@@ -302,11 +311,11 @@ def sctp_info_text(info: SctpInfo) -> str:
     for name, form in _WORDS.items():
         value = getattr(info, name)
         if value:
-            words.append(form.format(state_name(value) if name == "state" else value))
+            words.append(form.format(sctp_state_name(value) if name == "state" else value))
     return " ".join(words)
 
 
-def state_name(state: int) -> str:
+def sctp_state_name(state: int) -> str:
     """Name of an association's state."""
     return STATES[state] if state < len(STATES) else str(state)
 
@@ -365,6 +374,11 @@ class SctpRecord(InetRecord):
         asocs = sift(list_for_each_entry(layout, head, "next_asoc"), untold)
         return [SctpAssociationRecord(self, asoc) for asoc in asocs]
 
+    def lsof(self, ino: int) -> LsofSocket | None:
+        if self.is_unbound:
+            return None
+        return LsofSocket("sock", str(ino), "SCTP", self.lsof_addresses().encode())
+
     def info(self) -> SctpInfo:
         """``sctp_get_sctp_info()``"""
         sock = self.sock
@@ -405,7 +419,6 @@ class SctpAssociationRecord(SctpRecord):
         self.all_holders = socket.all_holders
         #: The decoded ``struct sctp_association``.
         self.assoc = assoc
-        self.state_text = state_name(assoc.assoc_state)
         self._primary = SctpTransport.layout(self.prog).try_read(assoc.primary_path)
         self.ifname = self._ifname()
         self._socket_address: str = socket.local_address
@@ -423,6 +436,10 @@ class SctpAssociationRecord(SctpRecord):
         """Interface of the way to the other end, 0 if there is none."""
         device = self._device()
         return device.ifindex if device is not None else 0
+
+    @property
+    def state_name(self) -> str:
+        return sctp_state_name(self.assoc.assoc_state)
 
     @property
     def state(self) -> int:
@@ -576,6 +593,7 @@ class SctpPlainRecord(InetRecord):
     """An SCTP socket of which ``struct sock`` was read."""
 
     family_name = "sctp"
+    lsof = SctpRecord.lsof
 
 
 class Sctp(Family):
@@ -587,6 +605,18 @@ class Sctp(Family):
     parts = (SctpAssociationRecord,)
     plain = SctpPlainRecord
     brief = True
+    columns = (
+        Column(
+            "assoc",
+            "address of the struct sctp_association",
+            lambda r: f"{r.assoc.address:#x}" if r.assoc.address else None,
+            of=SctpAssociationRecord,
+        ),
+        Column("locals", "IP addresses of this end", lambda r: r.local_addresses(), of=SctpRecord),
+        Column(
+            "peers", "IP addresses of the other end", lambda r: r.peer_addresses(), of=SctpRecord
+        ),
+    )
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING

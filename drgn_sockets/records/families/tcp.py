@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Callable
 
@@ -12,6 +13,7 @@ from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.sock import (
     IPPROTO_TCP,
     SOCK_STREAM,
+    TCP_CLOSE,
     TCP_LISTEN,
     TCP_NEW_SYN_RECV,
     TCP_SYN_RECV,
@@ -22,8 +24,17 @@ from drgn_sockets.kernel.sock import (
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord, InetSock, other_end
-from drgn_sockets.records.socket import Derived, Family, SocketRecord, Sockets, Timer, same
+from drgn_sockets.records.socket import (
+    Derived,
+    Family,
+    LsofSocket,
+    SocketRecord,
+    Sockets,
+    Timer,
+    same,
+)
 
 # include/net/inet_connection_sock.h: icsk_pending
 _ICSK_TIME_RETRANS = 1
@@ -410,6 +421,23 @@ def ulp_tells(prog: Program, sk: InetConnectionSock) -> bool:
     return _ops(prog, _UlpOps, sk.ulp_ops).tells
 
 
+#: States, as netstat and lsof have them.
+LSOF_STATES = {
+    1: "ESTABLISHED",
+    2: "SYN_SENT",
+    3: "SYN_RECV",
+    4: "FIN_WAIT1",
+    5: "FIN_WAIT2",
+    6: "TIME_WAIT",
+    7: "CLOSE",
+    8: "CLOSE_WAIT",
+    9: "LAST_ACK",
+    10: "LISTEN",
+    11: "CLOSING",
+    12: "SYN_RECV",
+}
+
+
 class TcpRecord(InetRecord):
     """A TCP socket: a full one, or what takes its place before and after it (request, timewait)."""
 
@@ -424,6 +452,23 @@ class TcpRecord(InetRecord):
     @property
     def timer(self) -> Timer | None:
         return tcp_timer(self.prog, self.sock)
+
+    @property
+    def is_unlisted(self) -> bool:
+        # Created and not bound, or bound, or refused, or reset.
+        return bool(self.state == TCP_CLOSE)
+
+    @property
+    def is_bound_inactive(self) -> bool:
+        return self.state == TCP_CLOSE and bool(self.sock.num)
+
+    def note(self) -> str | None:
+        if self.is_unbound or self.sock.num:
+            return super().note()
+        return "was connected: refused, reset or timed out"
+
+    def lsof(self, ino: int) -> LsofSocket | None:
+        return self.lsof_internet(ino, "TCP", f" ({LSOF_STATES.get(self.state, self.state)})")
 
 
 class TcpTimewaitRecord(TcpRecord):
@@ -473,6 +518,12 @@ class TcpPlainRecord(InetRecord):
     """A TCP socket of which ``struct sock`` was read."""
 
     family_name = "tcp"
+    is_unlisted = TcpRecord.is_unlisted
+    is_bound_inactive = TcpRecord.is_bound_inactive
+    lsof = TcpRecord.lsof
+
+
+_column = functools.partial(Column, of=TcpSockRecord)
 
 
 class Tcp(Family):
@@ -483,6 +534,14 @@ class Tcp(Family):
     small = (TcpTimewaitRecord, TcpRequestRecord)
     plain = TcpPlainRecord
     brief = True
+    columns = (
+        _column(
+            "congestion",
+            "congestion control algorithm",
+            lambda r: congestion_algorithm(r.prog, r.sock),
+        ),
+        _column("ulp", "upper layer protocol (tls, mptcp)", lambda r: ulp_name(r.prog, r.sock)),
+    )
 
     def small_record(self, common: SockCommon) -> type[SocketRecord] | None:
         if common.state == TCP_TIME_WAIT:

@@ -10,10 +10,10 @@ from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.inet_ctl_sock import for_each_control_sock
-from drgn_sockets.kernel.sock import SOCK_DGRAM, SockCommon, for_each_udp
+from drgn_sockets.kernel.sock import IPPROTO_UDPLITE, SOCK_DGRAM, SockCommon, for_each_udp
 from drgn_sockets.kernel.structs import Int
 from drgn_sockets.records.families.inet import InetRecord, InetSock
-from drgn_sockets.records.socket import Derived, Family
+from drgn_sockets.records.socket import Derived, Family, LsofSocket
 
 
 class UdpSock(InetSock):
@@ -38,11 +38,16 @@ class UdpRecord(InetRecord):
         doc="``udp_rqueue_get()``: bytes with their overhead.",
     )
 
+    def lsof(self, ino: int) -> LsofSocket | None:
+        is_lite = self.protocol == IPPROTO_UDPLITE
+        return self.lsof_internet(ino, "UDPLITE" if is_lite else "UDP")
+
 
 class UdpPlainRecord(InetRecord):
     """A UDP socket of which ``struct sock`` was read."""
 
     family_name = "udp"
+    lsof = UdpRecord.lsof
 
 
 class Udp(Family):

@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from drgn import Program, offsetof
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.dcache import Dentry
-from drgn_sockets.kernel.file import Inode, SuperBlock
+from drgn_sockets.kernel.file import Inode, SuperBlock, major, minor
 from drgn_sockets.kernel.lost import Lost, there, unreadable
 from drgn_sockets.kernel.memory import read_bytes
 from drgn_sockets.kernel.skb import MAX_SKBS, skb_queue_walk
 from drgn_sockets.kernel.sock import (
     SOCK_SEQPACKET,
     SOCK_STREAM,
+    TCP_CLOSE,
+    TCP_ESTABLISHED,
     TCP_LISTEN,
     Sock,
     SockCommon,
@@ -25,15 +30,26 @@ from drgn_sockets.kernel.sock import (
     sock_i_ino,
 )
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.records.columns import Column
+from drgn_sockets.records.names import device_text, lsof_type_name, short_type_name
 from drgn_sockets.records.socket import (
     AnySocket,
+    Columns,
     Derived,
+    Described,
+    Endpoint,
+    Endpoints,
     Family,
+    LsofSocket,
     SocketRecord,
     Sockets,
+    directions,
     same,
 )
 
+# unix_autobind()
+_AUTOBOUND = re.compile(rb"\0[0-9a-f]{5}")
+_LSOF_STATES = {TCP_LISTEN: "LISTEN", TCP_ESTABLISHED: "CONNECTED"}
 # sizeof(struct sockaddr_un) and one for the NUL that unix_mkname() adds to a path of 108.
 _MAX_ADDRESS = 111
 _SUN_PATH = 2
@@ -209,6 +225,105 @@ class UnixRecord(SocketRecord):
             return sock.receive_queue_len  # type: ignore[no-any-return]
         return unix_inq_len(self.prog, sock)
 
+    @classmethod
+    def recv_qs(cls, batch: Columns) -> Sequence[int] | None:
+        waiting = batch.column("receive_queue_len")
+        return None if any(waiting) else waiting
+
+    @classmethod
+    def netid_of(cls, family: int, type: int, protocol: int) -> str:
+        return f"u_{short_type_name(type)}"
+
+    def local_end(self) -> Endpoint:
+        """Name and inode."""
+        return Endpoint(self.name, b"%d" % self.ino, " ")
+
+    def remote_end(self) -> Endpoint:
+        """Name and inode of the other end; inode 0 for none."""
+        return Endpoint(self.peer_name, b"%d" % self.peer_ino, " ")
+
+    @classmethod
+    def local_ends(cls, batch: Any) -> Endpoints | None:
+        return Endpoints(batch.names, same, batch.inos, " ", None)
+
+    @classmethod
+    def remote_ends(cls, batch: Any) -> Endpoints | None:
+        inos, names = ([peer[i] for peer in batch.peers] for i in (0, 1))
+        return Endpoints(names, same, inos, " ", None)
+
+    def described_end(self) -> Endpoint:
+        """Its name."""
+        return Endpoint(self.name, b"", "")
+
+    @classmethod
+    def described(cls, batch: Any) -> Described | None:
+        closed = [state == TCP_CLOSE for state in batch.column("state")]
+        peers = batch.column("peer")
+        unbound = [
+            close and name is None and not peer
+            for close, name, peer in zip(closed, batch.names, peers)
+        ]
+        ends = Endpoints(batch.names, same, [""] * len(batch), "", None)
+        return Described(ends, unbound, peers)
+
+    @property
+    def is_unbound(self) -> bool:
+        return self.state == TCP_CLOSE and not self.peer and self.name is None
+
+    @property
+    def is_unlisted(self) -> bool:
+        # The kernel has all of them in its table.
+        return False
+
+    def note(self) -> str | None:
+        if self.state == TCP_LISTEN:
+            return f"listening, {self.recv_q} not accepted" if self.recv_q else "listening"
+        if self._is_waiting:
+            return "not accepted yet"
+        return None if self.peer else "not connected"
+
+    def peer_note(self, peer: SocketRecord) -> str | None:
+        if not isinstance(peer, UnixRecord):
+            return super().peer_note(peer)
+        if peer.peer != self.sk:
+            return "does not point back" if peer.peer else "not connected itself"
+        return "not accepted yet" if peer._is_waiting else None
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether nobody has accepted it."""
+        return not self.ino and not self.holders
+
+    @property
+    def peer_sk(self) -> int:  # type: ignore[override]
+        return self.peer  # type: ignore[no-any-return]
+
+    def detail_words(self) -> list[str]:
+        """What was shut down, the socket file, and inodes of connections that wait."""
+        words = [directions(self.sock.shutdown)]
+        file = self.socket_file()
+        if file is not None:
+            words.append(f"ino:{file[0]} dev:{major(file[1])}/{minor(file[1])}")
+        if self.state == TCP_LISTEN:
+            words.append("peers:")
+            words += map(str, self.pending())
+        return words
+
+    def lsof(self, ino: int) -> LsofSocket:
+        name = b"" if self.name is None else self.name.replace(b"\0", b"@") + b" "
+        state = _LSOF_STATES.get(self.state, "UNCONNECTED")
+        type_ = lsof_type_name(self.type)
+        return LsofSocket(
+            "unix", f"{self.sk:#018x}", str(ino), name + f"type={type_} ({state})".encode()
+        )
+
+    def match_address(self, local: bool) -> bytes | None:
+        return self.name if local else self.peer_name
+
+    @property
+    def is_autobound(self) -> bool:
+        return self.name is None or _AUTOBOUND.fullmatch(self.name) is not None
+
     def pending(self) -> list[int]:
         """
         Inodes of the other ends of connections that it has not accepted, as far as they can be
@@ -236,11 +351,42 @@ class UnixRecord(SocketRecord):
         return (inode.ino, sb.dev) if inode and sb else None
 
 
+def _file_ino(record: UnixRecord) -> int | None:
+    file = record.socket_file()
+    return None if file is None else file[0]
+
+
+def _file_dev(record: UnixRecord) -> str | None:
+    file = record.socket_file()
+    return None if file is None else device_text(file[1])
+
+
+_column = functools.partial(Column, of=UnixRecord)
+
+
 class Unix(Family):
     """Unix sockets."""
 
     name = "unix"
     record = UnixRecord
+    columns = (
+        _column("path", "name of a unix socket, as bytes; ? if lost", attrgetter("name")),
+        _column(
+            "file_ino", "inode of a unix socket's file, which stat shows", _file_ino, right=True
+        ),
+        _column("file_dev", "device of that file, major:minor", _file_dev),
+        _column(
+            "peer_ino", "inode of a unix socket's other end", attrgetter("peer_ino"), right=True
+        ),
+        _column(
+            "peer_sk",
+            "address of a unix socket's other end",
+            lambda r: f"{r.peer:#x}" if r.peer else None,
+        ),
+        _column(
+            "peer_path", "name of a unix socket's other end, as bytes", attrgetter("peer_name")
+        ),
+    )
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING

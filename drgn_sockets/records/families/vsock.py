@@ -12,10 +12,11 @@ from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon
 from drgn_sockets.kernel.structs import Int
 from drgn_sockets.kernel.vsock import for_each_vsock
-from drgn_sockets.records.socket import Endpoint, Family, SocketRecord, Sockets
+from drgn_sockets.records.names import short_type_name
+from drgn_sockets.records.socket import ANY, Endpoint, Family, SocketRecord, Sockets
 
-# include/uapi/linux/vm_sockets.h: VMADDR_CID_ANY, VMADDR_PORT_ANY
-_ANY = 0xFFFFFFFF
+# include/net/af_vsock.h
+_LAST_RESERVED_PORT = 1023
 
 
 class VsockSock(Sock):
@@ -38,8 +39,12 @@ class VsockSock(Sock):
 
 
 def _end(cid: int, port: int) -> Endpoint:
-    cid_text, port_text = (b"*" if value == _ANY else b"%d" % value for value in (cid, port))
-    return Endpoint(cid_text, port_text)
+    return Endpoint(_number(cid), _number(port))
+
+
+def _number(value: int) -> bytes | None:
+    # VMADDR_CID_ANY and VMADDR_PORT_ANY
+    return None if value == ANY else b"%d" % value
 
 
 class VsockRecord(SocketRecord):
@@ -48,7 +53,12 @@ class VsockRecord(SocketRecord):
     family_name = "vsock"
     struct: ClassVar[type[SockCommon]] = VsockSock
 
+    @classmethod
+    def netid_of(cls, family: int, type: int, protocol: int) -> str:
+        return f"v_{short_type_name(type)}"
+
     def local_end(self) -> Endpoint:
+        """Context ID and port."""
         return _end(self.sock.local_cid, self.sock.local_svm_port)
 
     def remote_end(self) -> Endpoint:
@@ -56,11 +66,15 @@ class VsockRecord(SocketRecord):
 
     @property
     def is_connected(self) -> bool:
-        return bool(self.sock.remote_svm_port != _ANY)
+        return bool(self.sock.remote_svm_port != ANY)
 
     @property
     def is_unbound(self) -> bool:
-        return self.state == TCP_CLOSE and self.sock.local_svm_port == _ANY  # type: ignore[no-any-return]
+        return self.state == TCP_CLOSE and self.sock.local_svm_port == ANY  # type: ignore[no-any-return]
+
+    @property
+    def is_autobound(self) -> bool:
+        return (self.match_port(True) or 0) > _LAST_RESERVED_PORT
 
 
 class Vsock(Family):
@@ -98,4 +112,5 @@ class Vsock(Family):
 
 
 def _same_cid(one: int, other: int) -> bool:
-    return one == other or _ANY in (one, other)
+    # ANY is VMADDR_CID_ANY.
+    return one == other or ANY in (one, other)

@@ -164,9 +164,13 @@ class XdpRecord(SocketRecord):
         """Interface and queue."""
         device = self.device
         if device is None or not device[0]:
-            return Endpoint(b"", b"", "*")
+            return Endpoint(None, b"", "")
         service = b"q%d" % self.sock.queue_id
         return Endpoint(device[1], service)
+
+    @classmethod
+    def netid_of(cls, family: int, type: int, protocol: int) -> str:
+        return "xdp"
 
     @property
     def is_unbound(self) -> bool:
