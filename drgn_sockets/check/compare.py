@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import FaultError, Program
 
 from drgn_sockets.check.procfs import (
     FdLook,
@@ -34,6 +34,7 @@ from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import is_live
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.records.kinds import known_of
 from drgn_sockets.records.losses import Losses
@@ -142,7 +143,7 @@ def look_around(prog: Program, tasks: Tasks, **rest: Any) -> Memory:
     namespaces = [ns.ino for ns in net_namespaces(prog).values()]
     net_pids: dict[int, list[int]] = {}
     own_netns = namespaces[0]
-    live = bool(prog.flags & ProgramFlags.IS_LIVE)
+    live = is_live(prog)
     for task in tasks.by_tid.values():
         if task.pid == task.tgid and task.nsproxy:
             ino = task_net(prog, task.nsproxy)

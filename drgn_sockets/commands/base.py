@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import FaultError, Program
 
 from drgn_sockets.commands.registry import entry_of
 from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.program import is_live
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fan_out import fan_out, processors
 from drgn_sockets.records.losses import Losses
@@ -124,7 +125,7 @@ class Command:
         if asked is not None:
             return asked
         # On a live machine other programs want the processors, and the REPL should not fork.
-        alone = prog.flags & ProgramFlags.IS_LIVE or "jobs" not in args
+        alone = is_live(prog) or "jobs" not in args
         return 1 if alone else processors()
 
     def emit(self, records: Iterable[Any], args: argparse.Namespace, losses: Losses) -> None:

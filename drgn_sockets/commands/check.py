@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from drgn import Program, ProgramFlags
+from drgn import Program
 
 from drgn_sockets.check import diag
 from drgn_sockets.check.compare import Result, check_live, look_at_memory
@@ -16,6 +16,7 @@ from drgn_sockets.check.saved import check_saved
 from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.timekeeping import clock
+from drgn_sockets.program import is_running_kernel
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.views.procfs import FILES
@@ -98,7 +99,7 @@ class Check(Command):
                     f"{args.procfs} is not laid out as /proc is: it has neither net/ nor PID/"
                 )
             result = check_saved(prog, args.procfs, losses)
-        elif _is_here(prog):
+        elif is_running_kernel(prog):
             result = check_live(prog, losses=losses)
         else:
             raise UserError(
@@ -113,7 +114,7 @@ class Check(Command):
     def _diag(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         if args.diag:
             result = diag.check_saved(prog, args.diag, losses)
-        elif _is_here(prog):
+        elif is_running_kernel(prog):
             result = diag.check_live(prog, losses=losses)
         else:
             raise UserError(
@@ -137,11 +138,6 @@ class Check(Command):
             f"{len(result.mismatches)} mismatches\n"
         )
         return TOLD if result.mismatches else OK
-
-
-def _is_here(prog: Program) -> bool:
-    """Whether the program is the running kernel."""
-    return bool(prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL)
 
 
 _DIAG_COLUMNS = (

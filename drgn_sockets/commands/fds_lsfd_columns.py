@@ -7,11 +7,12 @@ import functools
 import pwd
 from typing import Any
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, miscdev_name, partition_name
 from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, minor
 from drgn_sockets.kernel.locks import F_WRLCK
+from drgn_sockets.program import is_running_kernel
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdRecord, FileRecord
 from drgn_sockets.records.locks import locks_of
@@ -127,8 +128,7 @@ def user_name(prog: Program | None, uid: int | None) -> str | None:
     """
     if uid is None:
         return None
-    flags = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
-    if uid and (prog is None or prog.flags & flags != flags):
+    if uid and (prog is None or not is_running_kernel(prog)):
         return str(uid)
     return _name_of(uid)
 

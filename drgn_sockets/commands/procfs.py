@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import FaultError, Program
 
 from drgn_sockets.commands import procfs_pid
 from drgn_sockets.commands.base import OK, Command
@@ -23,6 +23,7 @@ from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import is_running_kernel
 from drgn_sockets.query.netns import find_net
 from drgn_sockets.query.select import task_of
 from drgn_sockets.records.columns import Column
@@ -238,7 +239,7 @@ def _find_of_process(at: _Lookers, path: str, netns: str | None) -> Source:
     shown = escape(os.fsencode(path))
     resolved = path
     if re.match("(?:/proc/)?self/", path):
-        if not _is_here(at.prog):
+        if not is_running_kernel(at.prog):
             raise UserError(f"{shown}: a core or a guest has no 'self'; give a PID")
         resolved = path.replace("self", str(os.getpid()), 1)
     try:
@@ -258,17 +259,13 @@ def _there_are(path: str, files: list[str]) -> str:
     return ", ".join(paths) + nearest(path, paths)
 
 
-def _is_here(prog: Program) -> bool:
-    return bool(prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL)
-
-
 def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
     who = match["tid"] or match["who"]
     if netns is not None:
         if who is not None:
             raise UserError(f"{match[0]} is of one network namespace; leave out --netns, or {who}/")
         return find_net(prog, netns)
-    if who == "self" and not _is_here(prog):
+    if who == "self" and not is_running_kernel(prog):
         raise UserError(f"{match[0]}: a core or a guest has no 'self'; give a PID")
     if who in (None, "self"):
         return current_net(prog)

@@ -9,10 +9,11 @@ from drgn import Program
 
 from drgn_sockets.kernel.lists import list_for_each_entry
 from drgn_sockets.kernel.lost import unbroken
-from drgn_sockets.kernel.memory import read_bytes, read_string, remembered
+from drgn_sockets.kernel.memory import read_bytes, read_string
 from drgn_sockets.kernel.sock import Sock, SockCommon
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import once_per_second
 
 _MAX_DEPTH = 1024
 _MAX_ROOTS = 1024
@@ -75,12 +76,7 @@ def sock_cgroup_path(prog: Program, sk: SockCommon) -> CgroupPath | None:
         be read
     """
     cgroup = sock_cgroup_ptr(prog, sk) if isinstance(sk, Sock) else 0
-    if not cgroup:
-        return None
-    known = remembered(prog, "cgroups")
-    if cgroup not in known:
-        known[cgroup] = cgroup_path(prog, cgroup)
-    return known[cgroup]  # type: ignore[no-any-return]
+    return cgroup_path(prog, cgroup) if cgroup else None
 
 
 def cgroup_id(prog: Program, cgroup: int) -> int:
@@ -92,6 +88,7 @@ def cgroup_id(prog: Program, cgroup: int) -> int:
     return KernfsNode.layout(prog).read(_Cgroup.layout(prog).read(cgroup).kn).id
 
 
+@once_per_second
 def cgroup_path(prog: Program, cgroup: int) -> CgroupPath | None:
     """
     Path of a ``struct cgroup *``, as ``cgroup_path()``.
@@ -136,7 +133,7 @@ class _Root(Struct):
     C_TYPE = "struct cgroup_root"
     id = Int("hierarchy_id")
     subsys_mask = Int("subsys_mask", help="a bit for each controller")
-    name = Bytes("name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    name = CString("name")
     next = Int("root_list.next")
 
 
@@ -156,6 +153,7 @@ class _CgroupOfRoot(Struct):
     root = Int("root", help="struct cgroup_root *")
 
 
+@once_per_second
 def hierarchies(prog: Program) -> list[Hierarchy]:
     """
     The hierarchies there are, in the order of ``/proc/PID/cgroup``.
@@ -193,15 +191,12 @@ def task_cgroups(prog: Program, css_set: int) -> Iterator[tuple[Hierarchy, int]]
     :return: Iterator of hierarchies and ``struct cgroup *``
     :raises FaultError: if it cannot be read
     """
-    known = remembered(prog, "hierarchies")
-    if "all" not in known:
-        known["all"] = hierarchies(prog)
     of_root: dict[int, int] = {}
     is_init = css_set == prog["init_css_set"].address_of_().value_()
     found = _CssSet.layout(prog).read(css_set)
     if not is_init:
         of_root = _cgroups_by_root(prog, found)
-    for hierarchy in known["all"]:
+    for hierarchy in hierarchies(prog):
         if is_init:
             yield hierarchy, hierarchy.cgrp
         elif hierarchy.is_default:

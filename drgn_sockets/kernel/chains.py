@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Callable, TypeVar
 
-from drgn import Program, ProgramFlags
+from drgn import Program
 
 from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import is_live
 
 S = TypeVar("S", bound=Struct)
 
@@ -114,7 +115,7 @@ def walk_buckets(
 
     :return: Iterator of (bucket, address, entry).
     """
-    live = bool(prog.flags & ProgramFlags.IS_LIVE)
+    live = is_live(prog)
     seen: set[int] = set()
     strayed: set[int] = set()
 

@@ -9,6 +9,7 @@ from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.memory import UNREADABLE, read_bytes, read_string
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.symbols import symbol_name
 
 # A path has at most PATH_MAX bytes, so at most half as many names; mounts may be stacked on
 # top of that.
@@ -62,20 +63,6 @@ class DnameInode(Struct):
 
     ino = Int("i_ino", help="inode number")
     private = Int("i_private", help="void *")
-
-
-def symbol_name(prog: Program, address: int) -> str:
-    """Name of the function or variable at *address*, or ``""``. Remembered per program."""
-    names = prog.cache.setdefault("drgn_sockets.symbols", {})
-    name = names.get(address)
-    if name is None:
-        try:
-            symbol = prog.symbol(address)
-            name = symbol.name if symbol.address == address else ""
-        except LookupError:
-            name = ""
-        names[address] = name
-    return name  # type: ignore[no-any-return]
 
 
 class Namer:

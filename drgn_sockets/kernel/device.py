@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import functools
 import stat
-from collections.abc import Callable
+from typing import Callable, Optional
 
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.lists import for_each_linked, list_for_each_entry
 from drgn_sockets.kernel.lost import unbroken
-from drgn_sockets.kernel.memory import read_string, remembered
+from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.structs import CString, Int, Struct
+from drgn_sockets.program import once_per_second
 
 _MAX_ENTRIES = 1 << 16
 _NAME_MAX = 64
@@ -76,19 +78,19 @@ def chrdev_name(prog: Program, i_mode: int, dev: int) -> bytes | None:
     :param dev: ``dev_t``
     :return: ``None`` for another file, if there is none, and if it cannot be read
     """
-    return _remembered(prog, "chrdev", dev, _chrdev_name) if stat.S_ISCHR(i_mode) else None
+    return _chrdev_name(prog, dev) if stat.S_ISCHR(i_mode) else None
 
 
 def blkdev_name(prog: Program, i_mode: int, dev: int) -> bytes | None:
     """The name under which a major number of block devices was registered, or ``None``."""
-    return _remembered(prog, "blkdev", dev, _blkdev_name) if stat.S_ISBLK(i_mode) else None
+    return _blkdev_name(prog, dev) if stat.S_ISBLK(i_mode) else None
 
 
 def miscdev_name(prog: Program, i_mode: int, dev: int) -> bytes | None:
     """The name of a misc device, or ``None``."""
     if not stat.S_ISCHR(i_mode) or major(dev) != _MISC_MAJOR:
         return None
-    return _remembered(prog, "miscdev", dev, _miscdev_name)
+    return _miscdev_name(prog, dev)
 
 
 def partition_name(prog: Program, dev: int) -> bytes | None:
@@ -99,7 +101,7 @@ def partition_name(prog: Program, dev: int) -> bytes | None:
     :param dev: ``dev_t``
     :return: ``None`` for another device, and if it cannot be read
     """
-    return _remembered(prog, "partition", dev, _partition_name)
+    return _partition_name(prog, dev)
 
 
 def disk_name(prog: Program, bdev: Bdev) -> bytes | None:
@@ -119,18 +121,24 @@ def driver_name(prog: Program, i_mode: int, dev: int) -> bytes | None:
     return chrdev_name(prog, i_mode, dev) or blkdev_name(prog, i_mode, dev)
 
 
-def _remembered(
-    prog: Program, what: str, dev: int, find: Callable[[Program, int], bytes | None]
-) -> bytes | None:
-    known = remembered(prog, what)
-    if dev not in known:
+_Find = Callable[[Program, int], Optional[bytes]]
+
+
+def _or_none(find: _Find) -> _Find:
+    """Have a function return ``None`` for what cannot be read."""
+
+    @functools.wraps(find)
+    def found(prog: Program, dev: int) -> bytes | None:
         try:
-            known[dev] = find(prog, dev)
+            return find(prog, dev)
         except (FaultError, LookupError):
-            known[dev] = None
-    return known[dev]  # type: ignore[no-any-return]
+            return None
+
+    return found
 
 
+@once_per_second
+@_or_none
 def _chrdev_name(prog: Program, dev: int) -> bytes | None:
     buckets = prog["chrdevs"]
     first = buckets[major(dev) % len(buckets)].value_()
@@ -143,6 +151,8 @@ def _chrdev_name(prog: Program, dev: int) -> bytes | None:
     return found
 
 
+@once_per_second
+@_or_none
 def _blkdev_name(prog: Program, dev: int) -> bytes | None:
     buckets = prog["major_names"]
     first = buckets[major(dev) % len(buckets)].value_()
@@ -152,6 +162,8 @@ def _blkdev_name(prog: Program, dev: int) -> bytes | None:
     return None
 
 
+@once_per_second
+@_or_none
 def _partition_name(prog: Program, dev: int) -> bytes | None:
     # Each block device is an inode of the file system "bdev".
     head = prog["blockdev_superblock"].s_inodes.address_of_().value_()
@@ -163,6 +175,8 @@ def _partition_name(prog: Program, dev: int) -> bytes | None:
     return None
 
 
+@once_per_second
+@_or_none
 def _miscdev_name(prog: Program, dev: int) -> bytes | None:
     head = prog.symbol("misc_list").address
     layout = _MiscDevice.layout(prog)

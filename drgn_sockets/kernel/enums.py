@@ -5,23 +5,25 @@ from __future__ import annotations
 
 from drgn import Program
 
+from drgn_sockets.program import once_per_program
 
+
+@once_per_program
 def enum_names(prog: Program, tag: str, prefix: str) -> dict[int, str]:
     """
-    The enumerators of ``enum tag`` that begin with *prefix*, by value: without that, in small
-    letters. Of several with one value the first. Remembered per program.
+    The enumerators of ``enum tag`` that begin with *prefix*, by value. Their names are without the
+    prefix, in small letters. Of several with one value the first is taken.
+
+    >>> enum_names(prog, "bpf_map_type", "BPF_MAP_TYPE_")[1]
+    'hash'
     """
-    key = ("drgn_sockets.enum", tag, prefix)
-    names: dict[int, str] | None = prog.cache.get(key)
-    if names is None:
-        names = {}
-        try:
-            enumerators = prog.type(f"enum {tag}").enumerators or ()
-        except LookupError:
-            enumerators = ()
-        for enumerator in enumerators:
-            if enumerator.name.startswith(prefix):
-                name = enumerator.name[len(prefix) :].lower()
-                names.setdefault(enumerator.value, name.replace("_deprecated", ""))
-        prog.cache[key] = names
+    names: dict[int, str] = {}
+    try:
+        enumerators = prog.type(f"enum {tag}").enumerators or ()
+    except LookupError:
+        enumerators = ()
+    for enumerator in enumerators:
+        if enumerator.name.startswith(prefix):
+            name = enumerator.name[len(prefix) :].lower()
+            names.setdefault(enumerator.value, name.replace("_deprecated", ""))
     return names

@@ -7,9 +7,9 @@ import struct
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.dcache import symbol_name
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.structs import CString, Int, Struct
+from drgn_sockets.kernel.symbols import has_symbol, symbol_name
 from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/exportfs.h: enum fid_type
@@ -35,7 +35,7 @@ class WatchedSuper(Struct):
     C_TYPE = "struct super_block"
 
     dev = Int("s_dev", help="device number")
-    id = Bytes("s_id", help="name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    id = CString("s_id", help="name")
     export_op = Int("s_export_op", help="const struct export_operations *")
 
 
@@ -76,7 +76,7 @@ def exportfs_encode_fid(prog: Program, inode: WatchedInode, sb: WatchedSuper) ->
         # Linux kernel commits e21fc2038c1b ("exportfs: make ->encode_fh() a mandatory method for
         # NFS export"), which gave what was done so far that name, and 64343119d7b8 ("exportfs:
         # support encoding non-decodeable file handles by default") (in v6.7).
-        if not _has_symbol(prog, "generic_encode_ino32_fh"):
+        if not has_symbol(prog, "generic_encode_ino32_fh"):
             function = "generic_encode_ino32_fh"
         elif sb.export_op:
             return None
@@ -94,11 +94,3 @@ def exportfs_encode_fid(prog: Program, inode: WatchedInode, sb: WatchedSuper) ->
         return FileHandle(_FILEID_KERNFS, struct.pack(f"{order}Q", node.id))
     name = sb.id.decode("ascii", "backslashreplace")
     raise FaultError(f"file handles of {name} are not known ({function})", inode.address)
-
-
-def _has_symbol(prog: Program, name: str) -> bool:
-    try:
-        prog.symbol(name)
-    except LookupError:
-        return False
-    return True

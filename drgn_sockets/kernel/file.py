@@ -8,7 +8,8 @@ import stat
 from drgn import Program, offsetof
 
 from drgn_sockets.kernel.memory import read_pointers
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.structs import CString, Int, Struct
+from drgn_sockets.program import once_per_program
 
 # include/uapi/asm-generic/fcntl.h
 O_ACCMODE = 0o3
@@ -83,7 +84,7 @@ class SuperBlock(Struct):
     dev = Int("s_dev", help="device number")
     type = Int("s_type", help="struct file_system_type *")
     bdev = Int("s_bdev", help="struct block_device *, NULL for a file system on none")
-    id = Bytes("s_id", help="name of the block device", convert=lambda raw: raw.split(b"\0", 1)[0])
+    id = CString("s_id", help="name of the block device")
 
 
 class FileSystemType(Struct):
@@ -179,13 +180,14 @@ def flag_names(flags: int) -> list[str]:
     return names
 
 
+@once_per_program
 def socket_file_ops(prog: Program) -> int:
-    """Address of ``socket_file_ops`` (net/socket.c), which tells that a file is a socket."""
-    address = prog.cache.get("drgn_sockets.socket_file_ops")
-    if address is None:
-        address = prog.symbol("socket_file_ops").address
-        prog.cache["drgn_sockets.socket_file_ops"] = address
-    return address  # type: ignore[no-any-return]
+    """
+    Address of ``socket_file_ops`` (net/socket.c), which tells that a file is a socket.
+
+    :raises LookupError: if the symbol is not found
+    """
+    return prog.symbol("socket_file_ops").address  # type: ignore[no-any-return]
 
 
 _KINDS = {

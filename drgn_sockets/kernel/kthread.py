@@ -7,15 +7,11 @@ from drgn import Program
 
 from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.process import PF_WQ_WORKER, Process
-from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.kernel.structs import CString, Int, OptInt, Struct
 from drgn_sockets.kernel.task_facts import PF_KTHREAD
 
 # fs/proc/array.c: proc_task_name()
 _SIZE = 64
-
-
-def _text(raw: bytes) -> bytes:
-    return raw.split(b"\0", 1)[0]
 
 
 class _Kthread(Struct):
@@ -32,7 +28,7 @@ class _Worker(Struct):
     rescue_wq = Int("rescue_wq", help="struct workqueue_struct *, of a rescuer")
     current_work = Int("current_work", help="struct work_struct *")
     id = Int("id")
-    desc = Bytes("desc", convert=_text, help="what it does, or did last")
+    desc = CString("desc", help="what it does, or did last")
 
 
 class _Pool(Struct):
@@ -49,7 +45,7 @@ class _Attrs(Struct):
 
 class _Workqueue(Struct):
     C_TYPE = "struct workqueue_struct"
-    name = Bytes("name", convert=_text)
+    name = CString("name")
 
 
 def proc_task_name(prog: Program, task: Process) -> bytes:

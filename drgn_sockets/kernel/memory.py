@@ -9,13 +9,12 @@ item and no other.
 
 from __future__ import annotations
 
-import math
 import struct
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-from drgn import FaultError, PlatformFlags, Program, ProgramFlags
+from drgn import FaultError, PlatformFlags, Program
+
+from drgn_sockets.program import once_per_program
 
 # One read takes in neighbours up to here. Slab pages hold their objects side by side, so
 # the bytes between two objects of a kind are few.
@@ -23,9 +22,6 @@ _MAX_SPAN = 1 << 16
 _MAX_GAP = 1 << 11
 # The smallest page there is: larger ones are missing in multiples of it.
 _PAGE = 1 << 12
-
-# How long what was read of a live kernel is taken for what there is.
-_LIVE_S = 1.0
 
 _EXACT = "drgn_sockets.exact"
 #: Begins a line of VMCOREINFO that tells a core which ``distill`` wrote from a whole one; the
@@ -38,19 +34,10 @@ DISTILLED = "DRGN_SOCKETS_DISTILLED="
 UNREADABLE = (FaultError, OverflowError, ValueError)
 
 
-def remembered(prog: Program, name: str) -> dict[Any, Any]:
-    """What was read for some purpose: of a core always, of a live kernel for a second."""
-    key = "drgn_sockets.remembered." + name
-    found: tuple[float, dict[Any, Any]] | None = prog.cache.get(key)
-    if found is None or found[0] < time.monotonic():
-        live = prog.flags & ProgramFlags.IS_LIVE
-        found = prog.cache[key] = (time.monotonic() + _LIVE_S if live else math.inf, {})
-    return found[1]
-
-
+@once_per_program
 def pointer_size(prog: Program) -> int:
     """Size in bytes of a pointer of *prog*."""
-    return 8 if _has(prog, PlatformFlags.IS_64_BIT) else 4
+    return 8 if _platform_flags(prog) & PlatformFlags.IS_64_BIT else 4
 
 
 def word_code(prog: Program) -> str:
@@ -77,33 +64,26 @@ def page_shift(prog: Program) -> int:
         return _PAGE.bit_length() - 1
 
 
+@once_per_program
 def byte_order(prog: Program) -> str:
     """``"<"`` or ``">"``, as :mod:`struct` wants it."""
-    return "<" if _has(prog, PlatformFlags.IS_LITTLE_ENDIAN) else ">"
+    return "<" if _platform_flags(prog) & PlatformFlags.IS_LITTLE_ENDIAN else ">"
 
 
-def _has(prog: Program, flag: PlatformFlags) -> bool:
-    # It is asked very often, and flags are slow.
-    key = ("drgn_sockets.platform", flag.value)
-    found: bool | None = prog.cache.get(key)
-    if found is None:
-        platform = prog.platform
-        assert platform is not None
-        found = prog.cache[key] = bool(platform.flags & flag)
-    return found
+def _platform_flags(prog: Program) -> PlatformFlags:
+    assert prog.platform is not None
+    return prog.platform.flags
 
 
+@once_per_program
 def distilled_by(prog: Program) -> str | None:
     """The version that distilled the core of *prog*, ``None`` for a whole one."""
-    found: str | None = prog.cache.get(DISTILLED, "")
-    if found == "":
-        try:
-            text = prog["VMCOREINFO"].string_().decode("ascii", "replace")
-        except (LookupError, FaultError):
-            text = ""
-        lines = [line for line in text.splitlines() if line.startswith(DISTILLED)]
-        found = prog.cache[DISTILLED] = lines[0][len(DISTILLED) :] if lines else None
-    return found
+    try:
+        text = prog["VMCOREINFO"].string_().decode("ascii", "replace")
+    except (LookupError, FaultError):
+        return None
+    lines = [line for line in text.splitlines() if line.startswith(DISTILLED)]
+    return lines[0][len(DISTILLED) :] if lines else None
 
 
 def read_exactly(prog: Program) -> None:

@@ -11,7 +11,8 @@ from drgn import Object, Program
 from drgn_sockets.kernel.lists import list_for_each_entry
 from drgn_sockets.kernel.lost import Lost, sift, untold
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_string
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.structs import CString, Int, Struct
+from drgn_sockets.program import once_per_program
 
 #: Behind an error that says that a type of a module is not known.
 TYPES_OF_MODULES = "(types of modules: in BTF since Linux 5.11; or give debugging symbols)"
@@ -28,7 +29,7 @@ class Module(Struct):
     C_TYPE = "struct module"
 
     node = Int("list.next", help="next in the list modules")
-    name = Bytes("name", help="name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    name = CString("name", help="name")
     kallsyms = Int("kallsyms", help="struct mod_kallsyms *")
 
 
@@ -40,18 +41,6 @@ class ModKallsyms(Struct):
     symtab = Int("symtab", help="Elf_Sym *")
     num_symtab = Int("num_symtab", help="how many there are")
     strtab = Int("strtab", help="char *, their names")
-
-
-def find_module(prog: Program, name: str) -> Module | None:
-    """
-    A module that is loaded, as ``find_module()``; ``None`` if it is not.
-
-    :param name: With ``_`` where its file may have ``-``
-    """
-    found: dict[str, Module | None] = prog.cache.setdefault("drgn_sockets.modules", {})
-    if name not in found:
-        found[name] = _find_module(prog, name.encode())
-    return found[name]
 
 
 def for_each_module(prog: Program) -> Iterator[Module | Lost]:
@@ -66,12 +55,19 @@ def for_each_module(prog: Program) -> Iterator[Module | Lost]:
     return list_for_each_entry(Module.layout(prog), head, "node")
 
 
-def _find_module(prog: Program, name: bytes) -> Module | None:
+@once_per_program
+def find_module(prog: Program, name: str) -> Module | None:
+    """
+    Find a module that is loaded, as ``find_module()``.
+
+    :param name: With ``_`` where its file may have ``-``
+    :return: ``None`` if there is none of that name
+    """
     try:
         modules = for_each_module(prog)
     except LookupError:
         return None
-    return next((module for module in sift(modules, untold) if module.name == name), None)
+    return next((module for module in sift(modules, untold) if module.name == name.encode()), None)
 
 
 def module_symbol(prog: Program, module: Module, name: str) -> int:
@@ -115,15 +111,13 @@ def _find_symbol(prog: Program, kallsyms: ModKallsyms, name: bytes) -> int | Non
     return None
 
 
+@once_per_program
 def module_symbol_name(prog: Program, address: int) -> str:
     """Name of the function or variable of a module at *address*, or ``""``."""
-    known: dict[int, str] = prog.cache.setdefault("drgn_sockets.module_symbols", {})
-    if address not in known:
-        try:
-            known[address] = _symbol_name(prog, address)
-        except (LookupError, *UNREADABLE):
-            known[address] = ""
-    return known[address]
+    try:
+        return _symbol_name(prog, address)
+    except (LookupError, *UNREADABLE):
+        return ""
 
 
 def _symbol_name(prog: Program, address: int) -> str:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from drgn import Object, Program, ProgramFlags
+from drgn import Object, Program
 
 from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each_entry
 from drgn_sockets.kernel.lost import Lost, sift, untold
-from drgn_sockets.kernel.memory import UNREADABLE, remembered
+from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import is_running_kernel, once_per_second
 
 _MAX_NETS = 1 << 20
 # include/linux/netdevice.h: NETDEV_HASHENTRIES.
@@ -78,7 +79,7 @@ def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
 def current_net(prog: Program) -> int:
     """The ``struct net *`` that we live in, on a core or a guest the initial one."""
     nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
-    if prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+    if is_running_kernel(prog):
         own = nets.get(os.stat("/proc/self/ns/net").st_ino)  # noqa: PTH116
         if own is not None:
             return own
@@ -137,19 +138,19 @@ def pingpong_thresh(prog: Program, net: int) -> int:
     return getattr(ipv4, member).value_() if has else 1
 
 
+@once_per_second
 def ip_local_port_range(prog: Program, net: int) -> tuple[int, int]:
     """The lowest and highest port that the kernel chooses, ``net.ipv4.ip_local_port_range``."""
-    known = remembered(prog, "local_ports")
-    if net not in known:
-        try:
-            found = Object(prog, "struct net *", net).ipv4.ip_local_ports.range.value_()
-            # Linux kernel commit d9f28735af87 ("Use READ/WRITE_ONCE() for IP
-            # local_port_range.") (in v6.8) put both into one word.
-            known[net] = tuple(found) if isinstance(found, list) else (found & 0xFFFF, found >> 16)
-        except UNREADABLE:
-            # net/ipv4/af_inet.c: inet_init_net()
-            known[net] = 32768, 60999
-    return known[net]  # type: ignore[no-any-return]
+    try:
+        found = Object(prog, "struct net *", net).ipv4.ip_local_ports.range.value_()
+    except UNREADABLE:
+        # net/ipv4/af_inet.c: inet_init_net()
+        return 32768, 60999
+    # Linux kernel commit d9f28735af87 ("Use READ/WRITE_ONCE() for IP local_port_range.") (in v6.8)
+    # put both into one word.
+    if isinstance(found, list):
+        return found[0], found[1]
+    return found & 0xFFFF, found >> 16
 
 
 def task_net(prog: Program, nsproxy: int) -> int:

@@ -17,7 +17,7 @@ from drgn_sockets.kernel.memory import (
     read_pointers,
     unpack_words,
 )
-from drgn_sockets.kernel.structs import Bytes, Int, OptBytes, OptInt, Struct
+from drgn_sockets.kernel.structs import Bytes, CString, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.task import Task
 from drgn_sockets.named_tuple import NamedTuple
 
@@ -210,7 +210,7 @@ class Tty(Struct):
 
     driver = Int("driver", help="struct tty_driver *")
     index = Int("index", help="number of the line of its driver")
-    name = Bytes("name", help="name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    name = CString("name", help="name")
     link = Int("link", help="struct tty_struct * of the other end of a pty")
     ops = Int("ops", help="const struct tty_operations *")
     # Linux kernel commit 64d608db38ff ("tty: cumulate and document tty_struct::ctrl* members")

@@ -12,7 +12,7 @@ from drgn_sockets.kernel.lists import list_for_each_entry
 from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import byte_order
 from drgn_sockets.kernel.percpu import per_cpu_sums, percpu_counter_sum
-from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.kernel.structs import CString, Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple
 
 _MAX_PROTOS = 1 << 12
@@ -26,7 +26,7 @@ class Proto(Struct):
     C_TYPE = "struct proto"
 
     next = Int("node.next", help="next in proto_list")
-    name = Bytes("name", help="name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    name = CString("name", help="name")
     obj_size = Int("obj_size", help="size of a socket, bytes")
     inuse_idx = Int("inuse_idx", help="which of prot_inuse counts its sockets")
     memory_allocated = Int("memory_allocated", help="atomic_long_t *, pages")
@@ -63,7 +63,7 @@ class Module(Struct):
 
     C_TYPE = "struct module"
 
-    name = Bytes("name", help="name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    name = CString("name", help="name")
 
 
 def for_each_proto(prog: Program) -> Iterator[Proto | Lost]:

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Callable, Generic, TypeVar
 
-from drgn import Program, ProgramFlags
+from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.memory import page_shift, pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.structs import Bytes, Int, Layout, Struct
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import is_live
 
 S = TypeVar("S", bound=Struct)
 
@@ -184,7 +185,7 @@ class _Chains(Generic[S]):
         known: Mapping[int, int],
         seen: set[int],
     ) -> None:
-        self._live = bool(prog.flags & ProgramFlags.IS_LIVE)
+        self._live = is_live(prog)
         self._layout = layout
         self._offset = offset
         self._next_of = next_of

@@ -12,6 +12,7 @@ from drgn import FaultError, Object, Program, TypeKind, offsetof, sizeof
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_buckets
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
+from drgn_sockets.kernel.symbols import has_symbol
 
 # include/linux/socket.h
 AF_UNSPEC = 0
@@ -133,15 +134,7 @@ class Sock(SockCommon):
 def has_sock_i_uid(prog: Program) -> bool:
     """Whether procfs and sock_diag tell the owner of the inode, and not ``sk_uid``."""
     # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
-    found = prog.cache.get("drgn_sockets.sock_i_uid")
-    if found is None:
-        try:
-            prog.symbol("sock_i_uid")
-            found = True
-        except LookupError:
-            found = False
-        prog.cache["drgn_sockets.sock_i_uid"] = found
-    return bool(found)
+    return has_symbol(prog, "sock_i_uid")
 
 
 class NumaDropCounters(Struct):

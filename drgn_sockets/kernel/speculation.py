@@ -9,6 +9,7 @@ from drgn import FaultError, Program
 
 from drgn_sockets.kernel.memory import byte_order, read_bytes, read_pointers, read_string
 from drgn_sockets.kernel.process import read_word
+from drgn_sockets.program import once_per_program
 
 # arch/x86/include/asm/nospec-branch.h: enum ssb_mitigation
 _SSB_DISABLE, _SSB_PRCTL, _SSB_SECCOMP = 1, 2, 3
@@ -60,19 +61,17 @@ def indirect_branch(prog: Program, atomic_flags: int) -> str:
     return "always disabled" if strict else "not affected"
 
 
+@once_per_program
 def boot_cpu_has_bug(prog: Program, name: bytes) -> bool:
     """
     ``boot_cpu_has_bug()``
 
     :param name: As ``/proc/cpuinfo`` calls the bug.
     """
-    known = prog.cache.setdefault("drgn_sockets.bugs", {})
-    if name not in known:
-        try:
-            known[name] = _has_bug(prog, name)
-        except (LookupError, FaultError):
-            known[name] = False
-    return bool(known[name])
+    try:
+        return _has_bug(prog, name)
+    except (LookupError, FaultError):
+        return False
 
 
 def _has_bug(prog: Program, name: bytes) -> bool:

@@ -42,6 +42,7 @@ from drgn import Object, Program, Type, TypeKind, sizeof
 from drgn_sockets.kernel.lost import unreadable
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_groups
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import once_per_program
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Struct")
@@ -51,6 +52,15 @@ S = TypeVar("S", bound="Struct")
 _NULL_PAGE = 4096
 
 _INT_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
+
+
+@once_per_program
+def has_type(prog: Program, name: str) -> bool:
+    """Whether the program has a type, with its members: that may be one of a module."""
+    try:
+        return bool(prog.type(name).is_complete())
+    except LookupError:
+        return False
 
 
 class Place(NamedTuple):
@@ -316,11 +326,12 @@ class Struct:
 
         :raises LookupError: if *prog* has no such type, or lacks a member that is needed
         """
-        key = ("drgn_sockets.layout", cls)
-        layout = prog.cache.get(key)
-        if layout is None:
-            layout = prog.cache[key] = Layout(prog, cls)
-        return layout  # type: ignore[no-any-return]
+        return _layout(prog, cls)
+
+
+@once_per_program
+def _layout(prog: Program, cls: type[S]) -> Layout[S]:
+    return Layout(prog, cls)
 
 
 class Unpacking(NamedTuple):

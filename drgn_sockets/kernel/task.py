@@ -11,7 +11,7 @@ from drgn import FaultError, Program, offsetof
 from drgn_sockets.kernel.lists import list_for_each
 from drgn_sockets.kernel.lost import Lost, as_fault, lost_by, sift
 from drgn_sockets.kernel.pid import Pid
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.kernel.task_facts import TaskFacts
 from drgn_sockets.kernel.xarray import xa_for_each, xa_load
 from drgn_sockets.named_tuple import NamedTuple
@@ -27,7 +27,7 @@ class Task(Struct):
 
     pid = Int("pid", help="thread ID, in the initial PID namespace")
     tgid = Int("tgid", help="process ID, in the initial PID namespace")
-    comm = Bytes("comm", help="command name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    comm = CString("comm", help="command name")
     flags = Int("flags", help="PF_* flags")
     files = Int("files", help="struct files_struct *")
     nsproxy = Int("nsproxy", help="struct nsproxy *")

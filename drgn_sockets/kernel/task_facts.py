@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import functools
-import struct
 
 from drgn import FaultError, Program
 
-from drgn_sockets.kernel.memory import byte_order, pointer_size
+from drgn_sockets.kernel.memory import pointer_size, unpack_words
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 
@@ -88,10 +87,9 @@ class TaskFacts:
         signal = _Signal.layout(self.prog).try_read(self.task.signal)
         if signal is None:
             return None
-        size = pointer_size(self.prog)
-        form = f"{byte_order(self.prog)}2{'IQ'[size // 8]}"
-        limits = struct.unpack_from(form, signal.rlim, _RLIMIT_NOFILE * 2 * size)
-        infinity = (1 << 8 * size) - 1
+        first = 2 * _RLIMIT_NOFILE
+        limits = unpack_words(self.prog, signal.rlim)[first : first + 2]
+        infinity = (1 << 8 * pointer_size(self.prog)) - 1
         return Limit(*(None if limit == infinity else limit for limit in limits))
 
     def required(self) -> _Task:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from drgn import Program, ProgramFlags, sizeof
+from drgn import Program, sizeof
 
 from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.program import is_live, once_per_program
 
 _NSEC_PER_SEC = 1_000_000_000
 # include/asm-generic/param.h: the unit of times in procfs.
@@ -26,7 +27,7 @@ class Clock:
 
     def __init__(self, prog: Program) -> None:
         self._jiffies = prog["jiffies"]
-        self._live = bool(prog.flags & ProgramFlags.IS_LIVE)
+        self._live = is_live(prog)
         self._now: int = self._jiffies.value_()
         #: Length of a jiffy in ns. CONFIG_HZ itself is nowhere in a kernel without IKCONFIG.
         self.tick_nsec = _tick_nsec(prog)
@@ -92,12 +93,10 @@ def _tick_nsec(prog: Program) -> int:
         return clocksource.mult.value_() >> clocksource.shift.value_()  # type: ignore[no-any-return]
 
 
+@once_per_program
 def clock(prog: Program) -> Clock:
-    """The clock of *prog*, made once."""
-    found = prog.cache.get("drgn_sockets.clock")
-    if found is None:
-        found = prog.cache["drgn_sockets.clock"] = Clock(prog)
-    return found  # type: ignore[no-any-return]
+    """The clock of *prog*."""
+    return Clock(prog)
 
 
 class _Timekeeper(Struct):

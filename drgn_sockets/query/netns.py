@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.mounts import named_net_namespaces
 from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.task import task_by_tid
+from drgn_sockets.program import is_running_kernel
 
 _DIRECTORY = "/run/netns"
 
@@ -60,7 +61,7 @@ def find_net(prog: Program, what: str) -> int:
 def _names(prog: Program) -> dict[str, int]:
     """Inodes by name."""
     names = {os.fsdecode(name): ino for name, ino in named_net_namespaces(prog).items()}
-    if prog.flags & ProgramFlags.IS_LIVE and prog.flags & ProgramFlags.IS_LOCAL:
+    if is_running_kernel(prog):
         # Those that a shell here would mean, whatever process 1 has mounted.
         try:
             with os.scandir(_DIRECTORY) as entries:

@@ -14,11 +14,12 @@ import re
 from _socket import AF_INET, AF_INET6, inet_pton  # as in records.socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from drgn import FaultError, Program, ProgramFlags
+from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.task import FileTable, Task, Tasks, task_by_tid
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import is_running_kernel
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.families.unix import UnixRecord
 from drgn_sockets.records.fd import FdRecord, FileRecord
@@ -190,8 +191,7 @@ def wanted_files(prog: Program, words: Iterable[str], inodes: str | None) -> Wan
 
 
 def _at_path(prog: Program, text: str) -> Test:
-    flags = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
-    live = prog.flags & flags == flags
+    live = is_running_kernel(prog)
     # A path of a core begins at its root directory, whatever the directory is here.
     path = os.fsencode(os.path.realpath(text) if live else os.path.normpath(f"/./{text}"))
     names = {path, path + _DELETED}

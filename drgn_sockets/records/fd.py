@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.dcache import Namer, symbol_name
+from drgn_sockets.kernel.dcache import Namer
 from drgn_sockets.kernel.fdtable import FdChunk, fd_chunks
 from drgn_sockets.kernel.file import (
     O_CLOEXEC,
@@ -25,6 +25,7 @@ from drgn_sockets.kernel.file import (
 from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
+from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.losses import Losses

@@ -16,7 +16,7 @@ from drgn_sockets.kernel.sock import (
     sk_drops_read,
     sk_forward_alloc_get,
 )
-from drgn_sockets.kernel.structs import Struct
+from drgn_sockets.kernel.structs import Struct, has_type
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holder import AnyInode, Holder, HoldersOfSockets
@@ -563,14 +563,4 @@ class Family:
 
     def is_known(self, prog: Program) -> bool:
         """Whether the program has the type of its sockets: that may be a module's."""
-        return _has_type(prog, self.record.struct.C_TYPE)
-
-
-def _has_type(prog: Program, name: str) -> bool:
-    known: dict[str, bool] = prog.cache.setdefault("drgn_sockets.has_type", {})
-    if name not in known:
-        try:
-            known[name] = prog.type(name).is_complete()
-        except LookupError:
-            known[name] = False
-    return known[name]
+        return has_type(prog, self.record.struct.C_TYPE)

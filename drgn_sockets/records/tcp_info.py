@@ -12,6 +12,7 @@ from drgn_sockets.kernel.sock import TCP_LISTEN, TCP_TIME_WAIT
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import once_per_program
 from drgn_sockets.records.families.tcp import TcpSock, congestion_algorithm, ulp_name
 from drgn_sockets.records.socket import SocketRecord
 
@@ -432,11 +433,9 @@ def tcp_congestion_info(record: SocketRecord) -> CongestionInfos:
     return _reader(record.prog).congestion_info.get_info(sock, algorithm)
 
 
+@once_per_program
 def _reader(prog: Program) -> _TcpInfoReader:
-    reader = prog.cache.get("drgn_sockets.tcp_info")
-    if reader is None:
-        reader = prog.cache["drgn_sockets.tcp_info"] = _TcpInfoReader(prog)
-    return reader  # type: ignore[no-any-return]
+    return _TcpInfoReader(prog)
 
 
 # Congestion control algorithms keep their state in icsk_ca_priv; each has a type of its own,

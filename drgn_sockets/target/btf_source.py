@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from drgn import FaultError, Object, Program, container_of
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.program import is_running_kernel
 from drgn_sockets.target.btf import Btf, BtfError
-from drgn_sockets.target.symbols import build_id, is_local
+from drgn_sockets.target.symbols import build_id
 
 if TYPE_CHECKING:
     from drgn_sockets.target.elf import Elf
@@ -80,7 +81,7 @@ def own_btf(prog: Program) -> bytes:
 
     :raises UserError: if it has none, or it cannot be read
     """
-    if is_local(prog):
+    if is_running_kernel(prog):
         try:
             with open(_SYS_BTF, "rb") as f:
                 return f.read()

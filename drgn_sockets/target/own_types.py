@@ -20,6 +20,7 @@ from drgn import (
 )
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.program import once_per_program
 from drgn_sockets.target.btf import Btf
 from drgn_sockets.target.btf_source import BtfFile, module_btf, own_btf
 from drgn_sockets.target.btf_types import NAME, BtfTypes, at_symbol
@@ -62,10 +63,7 @@ class OwnTypes:
     @classmethod
     def of(cls, prog: Program) -> OwnTypes:
         """The finders of *prog*, registered at the first call."""
-        key = "drgn_sockets.own_types"
-        if key not in prog.cache:
-            prog.cache[key] = cls(prog)
-        return prog.cache[key]  # type: ignore[no-any-return]
+        return _own_types(prog)
 
     def load(
         self,
@@ -253,6 +251,11 @@ class OwnTypes:
         if self._symbols is None or self._aside:
             return []
         return self._symbols(prog, name, address, one)
+
+
+@once_per_program
+def _own_types(prog: Program) -> OwnTypes:
+    return OwnTypes(prog)
 
 
 def _has_dwarf(prog: Program) -> bool:

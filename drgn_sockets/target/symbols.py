@@ -13,7 +13,6 @@ from drgn import (
     FaultError,
     MissingDebugInfoError,
     Program,
-    ProgramFlags,
     Symbol,
     SymbolBinding,
     SymbolIndex,
@@ -21,6 +20,7 @@ from drgn import (
 )
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.program import is_running_kernel
 from drgn_sockets.target.kallsyms import OddKallsymsError, kallsyms_symbol, read_kallsyms
 from drgn_sockets.target.symbol_text import Line, OddTextError, SymbolText
 
@@ -54,12 +54,6 @@ _NO_SYMBOLS = (
 _ODD = (OddKallsymsError, OddTextError)
 # VMCOREINFO gives what these pointers hold, and of everything else the address.
 _POINTERS = ("mem_section",)
-
-
-def is_local(prog: Program) -> bool:
-    """Whether it is the kernel that runs this."""
-    flags = ProgramFlags.IS_LIVE | ProgramFlags.IS_LOCAL
-    return bool(prog.flags & flags == flags)
 
 
 def vmcoreinfo(prog: Program) -> str:
@@ -96,7 +90,7 @@ def load_symbols(
     quick = read_kallsyms(prog, vmcoreinfo(prog))
     if quick is not None:
         return _QuickSymbols(quick.find, quick.find_at, _all_symbols), OWN_SYMBOLS[0]
-    listed = _proc_symbols() if is_local(prog) else None
+    listed = _proc_symbols() if is_running_kernel(prog) else None
     if listed is not None:
         return listed, OWN_SYMBOLS[1]
     try:
@@ -116,7 +110,7 @@ def load_symbols(
             f"({str(e).rstrip('.')}): give its System.map with --system-map or in "
             f"${SYSTEM_MAP_VARIABLE}, or its vmlinux with -s"
         ) from None
-    return index, OWN_SYMBOLS[is_local(prog)]
+    return index, OWN_SYMBOLS[is_running_kernel(prog)]
 
 
 def _all_symbols(prog: Program) -> SymbolIndex:

@@ -21,7 +21,9 @@ from drgn import FaultError, Object, Program, cast, offsetof
 from drgn.helpers.linux.pid import find_task
 
 from drgn_sockets.cli import make_parser
+from drgn_sockets.kernel.cgroup import hierarchies
 from drgn_sockets.kernel.module import find_module
+from drgn_sockets.program import forget
 from drgn_sockets.records.fd import FdReader
 from drgn_sockets.target import open_target
 from drgn_sockets.views.procfs import FILES
@@ -758,9 +760,9 @@ def test_a_list_of_hierarchies_that_loops(patient: Patient) -> None:
     pid, _ = client(patient)
     place = patient.prog["cgroup_roots"].next.value_()
     with patient.damaged((place, word(place))):
-        patient.prog.cache.pop("drgn_sockets.remembered.hierarchies", None)
+        forget(patient.prog, hierarchies)
         # The other direction of the list leads to all of them.
         done = patient.run("procfs", f"{pid}/cgroup")
         assert done.out.count("\n") == 2 and done.status == 0
-    patient.prog.cache.pop("drgn_sockets.remembered.hierarchies", None)
+    forget(patient.prog, hierarchies)
     assert patient.run("procfs", f"{pid}/cgroup").out.count("\n") == 2

@@ -359,6 +359,11 @@ def test_drops_only_grow() -> None:
     assert told(live([row], [udp(1, drops="6")], file="raw").mismatches) == [("drops", "5", "6")]
 
 
+def program_that_shows(fdinfo: bool) -> Any:
+    """A program in which file operations at address 1 have lines of their own in fdinfo, or not."""
+    return SimpleNamespace(cache={"drgn_sockets.records.kinds.base._shows_fdinfo": {(1,): fdinfo}})
+
+
 def record(fd: int, **changes: Any) -> FdRecord:
     values: dict[str, Any] = {
         "address": 1,
@@ -381,7 +386,7 @@ def record(fd: int, **changes: Any) -> FdRecord:
         "private_data": 1,
         "memo": (),
         # Its operations show nothing of their own.
-        "prog": SimpleNamespace(cache={("drgn_sockets.show_fdinfo", 1): False}),
+        "prog": program_that_shows(False),
     }
     values.update({k: v for k, v in changes.items() if k != "cloexec"})
     file: Any = SimpleNamespace(**values)
@@ -528,7 +533,7 @@ def test_lines_that_cannot_be_told() -> None:
         # No kind that we know.
         ((), 0, ["fdinfo of reg: odd_fops: the lines of this kind of file are not known"]),
     ]
-    shows = SimpleNamespace(cache={("drgn_sockets.show_fdinfo", 1): True})
+    shows = program_that_shows(True)
     for known, lost, left_out in cases:
         losses = Losses()
         ours = record(0, memo=known, prog=shows, fops="odd_fops")

@@ -72,7 +72,8 @@ def everybody_in_a_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
         "sock_cgroup_path",
         lambda prog, sk: cgroup(b"/x") if hasattr(sk, "shutdown") else None,
     )
-    monkeypatch.setitem(KERNEL.prog.cache, "drgn_sockets.sock_i_uid", True)
+    known = {("sock_i_uid",): 0xFFFFFFFF81000000}
+    monkeypatch.setitem(KERNEL.prog.cache, "drgn_sockets.kernel.symbols.symbol_address", known)
 
 
 def sock(local: str, remote: str = "", *, uid: int | None = None, **members: Any) -> SocketRecord:

@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.kernel.memory import remembered
-from drgn_sockets.query import hosts
+from drgn_sockets.query import hosts, ssfilter_tree
 from drgn_sockets.query.ssfilter import parse
 from drgn_sockets.query.ssfilter_tree import (
     Autobound,
@@ -36,7 +35,10 @@ from drgn_sockets.records.socket import SocketRecord
 from .fake_kernel import decoded
 from .fake_sockets import KERNEL, RAW, UDP, inet
 
-remembered(KERNEL.prog, "local_ports")[0] = (32768, 60999)
+
+@pytest.fixture(autouse=True)
+def local_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssfilter_tree, "ip_local_port_range", lambda prog, net: (32768, 60999))
 
 
 def unix(name: bytes | None, peer_name: bytes | None = None) -> UnixRecord:

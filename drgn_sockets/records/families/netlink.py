@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import struct
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes
+from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, unpack_words
 from drgn_sockets.kernel.net import task_net
 from drgn_sockets.kernel.netlink import for_each_netlink
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon
@@ -273,9 +272,8 @@ class NetlinkRecord(SocketRecord):
 
 
 def _bits(prog: Program, raw: bytes) -> list[int]:
-    word = pointer_size(prog)
-    form = struct.Struct(f"{byte_order(prog)}{'IQ'[word // 8]}")
-    return [value >> i & 1 for (value,) in form.iter_unpack(raw) for i in range(8 * word)]
+    bits = range(8 * pointer_size(prog))
+    return [word >> i & 1 for word in unpack_words(prog, raw) for i in bits]
 
 
 _column = functools.partial(Column, of=NetlinkRecord)

@@ -17,7 +17,9 @@ from drgn_sockets.kernel.net import netdev_name_by_index
 from drgn_sockets.kernel.sk_filter import Instruction, filter_bytes, instructions
 from drgn_sockets.kernel.sock import Sock, SockCommon, for_each_packet
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptInt, Struct
+from drgn_sockets.kernel.symbols import symbol_address
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import once_per_program
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.names import lsof_type_name, short_type_name
 from drgn_sockets.records.socket import Endpoint, Family, LsofSocket, SocketRecord
@@ -426,17 +428,14 @@ def _ring_text(ring: Ring) -> str:
     )
 
 
+@once_per_program
 def _flag_bits(prog: Program) -> dict[str, int]:
-    """Which bits of ``flags`` this kernel has for which flags."""
-    found: dict[str, int] | None = prog.cache.get("drgn_sockets.packet_flags")
-    if found is None:
-        try:
-            values = dict(prog.type("enum packet_sock_flags").enumerators or ())
-        except LookupError:
-            values = {}
-        found = {name: values[constant] for name, constant in FLAGS.items() if constant in values}
-        prog.cache["drgn_sockets.packet_flags"] = found
-    return found
+    """The bit of ``flags`` for each flag that this kernel has there."""
+    try:
+        values = dict(prog.type("enum packet_sock_flags").enumerators or ())
+    except LookupError:
+        return {}
+    return {name: values[constant] for name, constant in FLAGS.items() if constant in values}
 
 
 def packet_flags(prog: Program, sock: PacketSock) -> list[str]:
@@ -447,22 +446,11 @@ def packet_flags(prog: Program, sock: PacketSock) -> list[str]:
     flags = old.try_read(sock.address) if old.sources else None
     if flags is not None:
         found.update(name for name in FLAGS if getattr(flags, name, 0))
-        if flags.xmit and flags.xmit == _packet_direct_xmit(prog):
+        if flags.xmit and flags.xmit == symbol_address(prog, "packet_direct_xmit"):
             found.add("qdisc_bypass")
     if sock.vnet_hdr_sz:
         found.add("vnethdr")
     return [name for name in FLAGS if name in found]
-
-
-def _packet_direct_xmit(prog: Program) -> int:
-    found: int | None = prog.cache.get("drgn_sockets.packet_direct_xmit")
-    if found is None:
-        try:
-            found = prog.symbol("packet_direct_xmit").address
-        except LookupError:
-            found = 0
-        prog.cache["drgn_sockets.packet_direct_xmit"] = found
-    return found
 
 
 def _ring_dict(which: str, record: PacketRecord) -> dict[str, int] | None:

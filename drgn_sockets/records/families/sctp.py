@@ -27,7 +27,7 @@ from drgn_sockets.kernel.sock import (
     TCP_SYN_SENT,
     SockCommon,
 )
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.structs import Bytes, CString, Int, Struct
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
@@ -189,7 +189,7 @@ class _Dst(Struct):
 
 class _Device(Struct):
     C_TYPE = "struct net_device"
-    name = Bytes("name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    name = CString("name")
     ifindex = Int("ifindex")
 
 

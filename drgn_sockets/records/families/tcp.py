@@ -21,9 +21,10 @@ from drgn_sockets.kernel.sock import (
     SockCommon,
     for_each_tcp,
 )
-from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptInt, Struct
+from drgn_sockets.kernel.structs import BigEndian, CString, Int, Member, OptInt, Struct
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import once_per_program
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord, InetSock, other_end
 from drgn_sockets.records.socket import (
@@ -372,13 +373,13 @@ def tcp_timer(prog: Program, sk: SockCommon) -> Timer | None:
 
 class _CongestionOps(Struct):
     C_TYPE = "struct tcp_congestion_ops"
-    name = Bytes("name")
+    name = CString("name")
     get_info = Int("get_info")
 
 
 class _UlpOps(Struct):
     C_TYPE = "struct tcp_ulp_ops"
-    name = Bytes("name")
+    name = CString("name")
     get_info = Int("get_info")
 
 
@@ -388,17 +389,10 @@ class _Ops(NamedTuple):
     tells: bool
 
 
-_NO_OPS = _Ops(None, False)
-
-
+@once_per_program
 def _ops(prog: Program, cls: type[_CongestionOps] | type[_UlpOps], address: int) -> _Ops:
-    if not address:
-        return _NO_OPS
-    known = prog.cache.setdefault("drgn_sockets.tcp_ops", {})
-    if address not in known:
-        ops = cls.layout(prog).try_read(address)
-        known[address] = _Ops(ops.name.split(b"\0", 1)[0], bool(ops.get_info)) if ops else _NO_OPS
-    return known[address]  # type: ignore[no-any-return]
+    ops = cls.layout(prog).try_read(address) if address else None
+    return _Ops(ops.name, bool(ops.get_info)) if ops else _Ops(None, False)
 
 
 def congestion_algorithm(prog: Program, sk: InetConnectionSock) -> bytes | None:

@@ -29,7 +29,7 @@ from drgn_sockets.kernel.sock import (
     for_each_unix,
     sock_i_ino,
 )
-from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct, c_string
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.names import device_text, lsof_type_name, short_type_name
 from drgn_sockets.records.socket import (
@@ -93,7 +93,7 @@ def unix_name(prog: Program, addr: int) -> bytes | None:
     if path is None or path[:1] == b"\0":
         return path
     # unix_mkname() has put a NUL behind a path and counts it.
-    return path.split(b"\0", 1)[0]
+    return c_string(path)
 
 
 def sun_path(prog: Program, addr: int) -> bytes | None:

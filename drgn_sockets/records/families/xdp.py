@@ -11,7 +11,7 @@ from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon, for_each_xdp
-from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.kernel.structs import CString, Int, OptInt, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.socket import Derived, Endpoint, Family, SocketRecord
 
@@ -63,7 +63,7 @@ class _Pool(Struct):
 
 class _Device(Struct):
     C_TYPE = "struct net_device"
-    name = Bytes("name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    name = CString("name")
     ifindex = Int("ifindex")
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from drgn import Program
 
-from drgn_sockets.kernel.dcache import symbol_name
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.module import TYPES_OF_MODULES, module_symbol_name
+from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind

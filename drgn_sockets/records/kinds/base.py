@@ -11,6 +11,7 @@ from drgn import FaultError, Program, offsetof
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import once_per_program
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.text import plain
 
@@ -124,13 +125,13 @@ def tell(lost: Sequence[FaultError]) -> None:
 
 def shows_fdinfo(file: FileRecord) -> bool:
     """Whether the file's operations have lines of their own to show in fdinfo."""
-    key = ("drgn_sockets.show_fdinfo", file.op)
-    found: bool | None = file.prog.cache.get(key)
-    if found is None:
-        offset = offsetof(file.prog.type("struct file_operations"), "show_fdinfo")
-        try:
-            found = bool(file.prog.read_word(file.op + offset))
-        except UNREADABLE:
-            found = False
-        file.prog.cache[key] = found
-    return found
+    return _shows_fdinfo(file.prog, file.op)
+
+
+@once_per_program
+def _shows_fdinfo(prog: Program, op: int) -> bool:
+    offset = offsetof(prog.type("struct file_operations"), "show_fdinfo")
+    try:
+        return bool(prog.read_word(op + offset))
+    except UNREADABLE:
+        return False

@@ -9,11 +9,12 @@ from typing import Callable
 from drgn import FaultError, Object, Program, container_of, offsetof
 
 from drgn_sockets.kernel.cgroup import cgroup_id, cgroup_path
-from drgn_sockets.kernel.dcache import Namer, symbol_name
+from drgn_sockets.kernel.dcache import Namer
 from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.memory import read_pointers, read_string
 from drgn_sockets.kernel.net import net_ino
 from drgn_sockets.kernel.structs import Int, OptInt, Struct, find_place
+from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.vsprintf import shows_addresses
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord

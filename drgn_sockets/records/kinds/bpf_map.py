@@ -8,11 +8,11 @@ from typing import Callable
 
 from drgn import Object, Program, TypeKind, offsetof, sizeof
 
-from drgn_sockets.kernel.dcache import symbol_name
 from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.percpu import percpu_counter_sum, possible_cpus
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind

@@ -10,7 +10,7 @@ from drgn import Program
 from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.percpu import per_cpu_sums
-from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct, find_place
+from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct, c_string, find_place
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
@@ -60,7 +60,7 @@ class Program_(NamedTuple):
 
 def object_name(name: bytes) -> str | None:
     """A name as BPF keeps it, ``None`` if it has none."""
-    return escape(name.split(b"\0")[0]) or None
+    return escape(c_string(name)) or None
 
 
 def prog_type(prog: Program, value: int) -> str:

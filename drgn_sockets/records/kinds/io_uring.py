@@ -15,7 +15,7 @@ from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each
 from drgn_sockets.kernel.lost import Lost, as_fault
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_pointers, read_string
-from drgn_sockets.kernel.structs import Int, OptInt, Struct
+from drgn_sockets.kernel.structs import Int, OptInt, Struct, c_string
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind, attempt, tell, there
@@ -240,7 +240,7 @@ class _Reader:
         file = File.layout(self.prog).read(address)
         if self.ctx.file_nodes is not None:
             return _mangle(self.file.namer.d_path(file.mnt, file.dentry))
-        return Dentry.layout(self.prog).read(file.dentry).shortname.split(b"\0")[0]
+        return c_string(Dentry.layout(self.prog).read(file.dentry).shortname)
 
     def bufs(self) -> Sequence[tuple[int, int] | FaultError | None]:
         ctx = self.ctx

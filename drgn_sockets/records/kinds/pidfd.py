@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn_sockets.kernel.dcache import DnameInode, symbol_name
+from drgn_sockets.kernel.dcache import DnameInode
 from drgn_sockets.kernel.pid import Pid, upids
+from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.task import pid_task
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord

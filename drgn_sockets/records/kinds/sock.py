@@ -13,6 +13,7 @@ from drgn_sockets.kernel.skb import skb_queue_walk
 from drgn_sockets.kernel.sock import TCP_LISTEN, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
+from drgn_sockets.program import once_per_program
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 
@@ -68,16 +69,14 @@ def _socket_alloc(file: FileRecord) -> int:
     return file.private_data - offset
 
 
+@once_per_program
 def _shows_fdinfo(prog: Program, ops: int) -> bool:
     """Whether its family has something to show: only that of unix sockets has."""
-    known: dict[int, bool] = prog.cache.setdefault("drgn_sockets.sock_fdinfo", {})
-    if ops not in known:
-        offset = offsetof(prog.type("struct proto_ops"), "show_fdinfo")
-        try:
-            known[ops] = bool(prog.read_word(ops + offset))
-        except UNREADABLE:
-            raise FaultError("struct proto_ops cannot be read", ops) from None
-    return known[ops]
+    offset = offsetof(prog.type("struct proto_ops"), "show_fdinfo")
+    try:
+        return bool(prog.read_word(ops + offset))
+    except UNREADABLE:
+        raise FaultError("struct proto_ops cannot be read", ops) from None
 
 
 def _scm_fds(prog: Program, socket: SocketAlloc) -> int:

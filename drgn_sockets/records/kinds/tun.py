@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
@@ -26,7 +26,7 @@ class _TunStruct(Struct):
 class _NetDevice(Struct):
     C_TYPE = "struct net_device"
 
-    name = Bytes("name", convert=lambda raw: raw.split(b"\0", 1)[0])
+    name = CString("name")
 
 
 class Interface(NamedTuple):

@@ -22,7 +22,7 @@ from drgn_sockets.kernel.mm import (
 )
 from drgn_sockets.kernel.pid import pid_nr_ns
 from drgn_sockets.kernel.speculation import indirect_branch, store_bypass
-from drgn_sockets.kernel.structs import Int
+from drgn_sockets.kernel.structs import Int, has_type
 from drgn_sockets.kernel.task_facts import PF_KTHREAD
 from drgn_sockets.records.process import ProcessRecord
 from drgn_sockets.views.procfs.pid.base import PidFile, PidLooker
@@ -82,18 +82,7 @@ def _has_kthread_line(prog: Program) -> bool:
     The line came in v6.9 and changed no type; in the same version Linux kernel commit 91ccc6e7233b
     ("workqueue: Introduce struct wq_node_nr_active") did.
     """
-    return _has_type(prog, "struct wq_node_nr_active")
-
-
-def _has_type(prog: Program, name: str) -> bool:
-    key = f"drgn_sockets.has {name}"
-    if key not in prog.cache:
-        try:
-            prog.type(name)
-            prog.cache[key] = True
-        except LookupError:
-            prog.cache[key] = False
-    return bool(prog.cache[key])
+    return has_type(prog, "struct wq_node_nr_active")
 
 
 def _max_fds(prog: Program, files: int) -> int:
