@@ -27,8 +27,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "drgn_sockets/demo", package / "demo", copy_function=_link)
     text = (ROOT / "CONTRIBUTING.md").read_text()
     found = re.findall(r"^   ```python\n(.*?)^   ```$", text, re.MULTILINE | re.DOTALL)
-    field, command, entry = (textwrap.dedent(block) for block in found)
+    field, family, looks, command, entry = (textwrap.dedent(block) for block in found)
     _insert(package / "records/families/tcp.py", 'C_TYPE = "struct tcp_sock"\n', field)
+    (package / "records/families/alg.py").write_text(family)
+    line = looks.replace("{", "").replace("}", ",")
+    _insert(package / "records/families/__init__.py", "_LOOKS = {\n", line)
     (package / "commands/owners.py").write_text(command)
     _insert(package / "commands/registry.py", "REGISTRY = (\n", entry.rstrip() + ",\n")
     return tree
@@ -64,6 +67,17 @@ def test_field(tree: Path) -> None:
     column = run(tree, "ss", "-tH", "--output", "pushed_seq")
     assert value in [line.strip() for line in column]
     assert any("tcp_sock.pushed_seq" in line for line in run(tree, "ss", "--output", "help"))
+
+
+def test_family(tree: Path) -> None:
+    held = [line for line in run(tree, "fds", "--kind", "sock") if " algorithm" in line]
+    assert len(held) == 2
+    columns = ("ss", "-aH", "--output", "family,local,parent")
+    of_family = [line.split() for line in run(tree, *columns) if line.startswith("AF_ALG")]
+    assert [(local.split(":")[0], parent) for _, local, parent in of_family] == [
+        ("algorithm", "0")
+    ] * 2
+    assert any("alg_sock.parent" in line for line in run(tree, "ss", "--output", "help"))
 
 
 def test_command(tree: Path) -> None:
