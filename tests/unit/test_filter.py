@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.query import hosts, ssfilter_tree
+from drgn_sockets.query import hosts
 from drgn_sockets.query.ssfilter import parse
 from drgn_sockets.query.ssfilter_tree import (
     Autobound,
@@ -29,6 +29,7 @@ from drgn_sockets.query.ssfilter_tree import (
     families_of,
     quoted,
 )
+from drgn_sockets.records.families import inet as inet_family
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.socket import SocketRecord
 
@@ -38,7 +39,7 @@ from .fake_sockets import KERNEL, RAW, UDP, inet
 
 @pytest.fixture(autouse=True)
 def local_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssfilter_tree, "ip_local_port_range", lambda prog, net: (32768, 60999))
+    monkeypatch.setattr(inet_family, "ip_local_port_range", lambda prog, net: (32768, 60999))
 
 
 def unix(name: bytes | None, peer_name: bytes | None = None) -> UnixRecord:
