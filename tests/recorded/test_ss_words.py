@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 from drgn_sockets.text import unescape
 
 from .. import tables
-from .conftest import KERNELS
+from .conftest import KERNELS, opened
 from .info_words import AGES, CHRONO, GROWS, HEX, NEWER
 from .machine import Core
 from .ss_rows import still
@@ -355,29 +356,51 @@ def differences(core: Core, row: SsRow, mine: dict[str, str]) -> tuple[int, list
     ]
 
 
-def test_words(elf: Core) -> None:
-    lines: Counter[str] = Counter()
-    used: Counter[str] = Counter()
-    wrong = []
-    for row, mine in pairs(elf):
-        family = mine["netid"]
-        words, found = differences(elf, row, mine)
+class Compared(NamedTuple):
+    """What came of the comparison of a machine's lines."""
+
+    #: Of each line its family, how many words were compared, and how many were equal.
+    lines: list[tuple[str, int, int]]
+    wrong: list[Difference]
+    #: Exceptions that were needed.
+    used: set[str]
+
+
+@functools.lru_cache(None)
+def compared(kernel: str) -> Compared:
+    core = opened(kernel, "elf")
+    result = Compared([], [], set())
+    for row, mine in pairs(core):
+        words, found = differences(core, row, mine)
         excepted = 0
         for difference in found:
             reason = next((e for e in EXCEPTED if e.holds(difference)), None)
             if reason is None:
-                wrong.append(difference)
+                result.wrong.append(difference)
             else:
                 excepted += 1
-                used[reason.what] += 1
-        compared = words - excepted
-        tables.note(TABLE, family, elf.kernel, compared, compared - (len(found) - excepted))
-        lines[family] += 1
-    assert not wrong, "\n".join(map(str, wrong[:20]))
+                result.used.add(reason.what)
+        count = words - excepted
+        result.lines.append((mine["netid"], count, count - (len(found) - excepted)))
+    return result
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_words(kernel: str) -> None:
+    result = compared(kernel)
+    for line in result.lines:
+        tables.note(TABLE, line[0], kernel, *line[1:])
+    assert not result.wrong, "\n".join(map(str, result.wrong[:20]))
+    lines = Counter(family for family, *_ in result.lines)
     assert lines.keys() >= {"tcp", "udp", "raw", "u_str", "u_dgr", "u_seq", "nl", "p_raw", "p_dgr"}
-    assert elf.kernel == "5.10" or "mptcp" in lines
+    assert kernel == "5.10" or "mptcp" in lines
     assert lines["tcp"] > 150 and sum(lines.values()) > 350
-    _used[elf.kernel] = set(used)
+
+
+@pytest.mark.kernels(*KERNELS)
+def test_every_exception_is_needed() -> None:
+    used = set().union(*(compared(kernel).used for kernel in KERNELS))
+    assert {e.what for e in EXCEPTED} == used
 
 
 def test_tos_and_cgroup(elf: Core) -> None:
@@ -402,17 +425,6 @@ def test_tos_and_cgroup(elf: Core) -> None:
             seen.update(re.findall(r"\w+:(?!0 )", words[0] if words else "-"))
     assert seen["tos:"] > 5 and seen["class_id:"] > 4 and seen["cgroup:"] > 200
     assert seen["tclass:"]
-
-
-#: Exceptions that were needed, by kernel.
-_used: dict[str, set[str]] = {}
-
-
-@pytest.mark.kernels(*KERNELS)
-def test_every_exception_is_needed() -> None:
-    if not _used.keys() >= KERNELS.keys():
-        pytest.skip("not all kernels were compared")
-    assert {e.what for e in EXCEPTED} == set().union(*_used.values())
 
 
 def test_there_is_no_word_of_our_own(one: Core) -> None:
