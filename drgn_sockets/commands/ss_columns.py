@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Columns of sockets that options of ``ss`` show, and others that all have."""
+"""Columns of ``ss``: the usual ones, those that its options show, and others of any socket."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def _skmem(record: SocketRecord) -> dict[str, int] | None:
 
 def _skmem_text(record: SocketRecord) -> str | None:
     values = record.skmem()
-    # What is allocated ahead may be below 0, and ss does not know that.
+    # sk_forward_alloc may be negative; ss prints it as an unsigned number.
     return None if values is None else _SKMEM % tuple([value & 0xFFFFFFFF for value in values])
 
 
 def _info(record: SocketRecord) -> Any:
     if record.family_name != "tcp":
         return record.info()
-    # It takes a while to import, and most ask for less.
+    # Imported only for the columns of ss -i.
     from drgn_sockets.records.tcp_info import tcp_get_info
 
     return tcp_get_info(record)
@@ -97,7 +97,7 @@ def _info_text(record: SocketRecord) -> str | None:
     return tcp_info_text(info)
 
 
-#: Those that options show, and what else takes nothing to import.
+#: Columns of the families that are always imported, and of any socket.
 COMMON: tuple[Column, ...] = (
     Column(
         "netid",
@@ -109,7 +109,7 @@ COMMON: tuple[Column, ...] = (
     ),
     Column(
         "state",
-        "state, as ss writes it; `- before that of an association of the socket above",
+        "state, as ss writes it; `- before the state of an association of the socket above",
         record_state,
         True,
         text=state_text,
@@ -118,7 +118,7 @@ COMMON: tuple[Column, ...] = (
     ),
     _socket(
         "recv_q",
-        "bytes to be read; of a listener, connections to be accepted",
+        "bytes to be read; for a listener, connections to be accepted",
         attrgetter("recv_q"),
         True,
         right=True,
@@ -127,7 +127,7 @@ COMMON: tuple[Column, ...] = (
     ),
     _socket(
         "send_q",
-        "bytes not yet acknowledged or read; of a listener, the limit of its accept queue",
+        "bytes not yet acknowledged or read; for a listener, the limit of its accept queue",
         attrgetter("send_q"),
         True,
         right=True,
@@ -136,7 +136,7 @@ COMMON: tuple[Column, ...] = (
     ),
     Column(
         "local",
-        "address and port; name and inode of a unix socket",
+        "this end: address and port, or name and inode of a unix socket",
         local_text,
         True,
         simple=True,
@@ -161,21 +161,21 @@ COMMON: tuple[Column, ...] = (
     ),
     Column(
         "holders",
-        "every process and fd that holds it, with the words of ss -p",
+        "every process and fd that holds it, as ss -p prints them",
         _holders,
         text=_users_text,
         texts=users_texts,
     ),
     _socket(
         "timer",
-        "the timer that fires next: name, seconds, retries, with the words of ss -o",
+        "the timer that fires next: name, seconds, retries, as ss -o prints them",
         _timer,
         text=_timer_text,
     ),
     _socket(
         "ext",
-        "owner, inode, cookie, cgroup and what else ss -e has, with its words; and addr:, the "
-        "address of the struct sock, and netns:",
+        "owner, inode, cookie, cgroup and the other words of ss -e; then addr:, the address of "
+        "the struct sock, and netns:",
         extended_text,
         simple=True,
     ),
@@ -185,16 +185,16 @@ COMMON: tuple[Column, ...] = (
         attrgetter("cgroup_path"),
         text=_cgroup_text,
     ),
-    _socket("skmem", "socket memory, bytes, with the letters of ss -m", _skmem, text=_skmem_text),
+    _socket("skmem", "socket memory in bytes, with the letters of ss -m", _skmem, text=_skmem_text),
     _socket(
         "info",
-        "all that TCP, MPTCP or SCTP knows of a connection, with the words of ss -i",
+        "what TCP, MPTCP or SCTP knows of a connection, as ss -i prints it",
         _info,
         text=_info_text,
     ),
     _socket(
         "extended",
-        "what ss -e says besides of netlink, packet, XDP and SCTP sockets, in its words",
+        "words of ss -e that only netlink, packet, XDP or SCTP sockets have",
         lambda r: r.extended_words() or None,
         text=lambda r: r.extended_words() or None,
     ),
@@ -202,9 +202,11 @@ COMMON: tuple[Column, ...] = (
     _socket("type", "SOCK_*", lambda r: type_name(r.type)),
     _socket("protocol", "protocol number", attrgetter("protocol"), right=True),
     _socket("refcnt", "references to the struct sock", attrgetter("sock.refcnt"), right=True),
-    _socket("cookie", "SO_COOKIE, 0 if nobody asked for it", attrgetter("sock.cookie"), right=True),
+    _socket(
+        "cookie", "SO_COOKIE, 0 if no program asked for it", attrgetter("sock.cookie"), right=True
+    ),
     _socket("ifname", "interface it is bound to", attrgetter("ifname")),
-    # Those of the families that are always imported.
+    # Families that are always imported.
     *INET_COLUMNS,
     *Unix.columns,
 )
@@ -212,7 +214,7 @@ COMMON: tuple[Column, ...] = (
 _BY_NAME = {column.name: column for column in COMMON}
 
 
-#: Columns that are other ones where numbers are wanted (``ss -n``), by name.
+#: Columns that ``ss -n`` shows in place of those of the same name.
 NUMERIC: dict[str, Column] = {
     name: _BY_NAME[name]._replace(get=functools.partial(get, numeric=True))
     for name, get in (("local", local_text), ("peer", remote_text))

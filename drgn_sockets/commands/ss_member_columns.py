@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Columns of sockets that only ``--output`` shows: of families that few machines use, and a column for
-every member.
+Columns of sockets that only ``--output`` shows: those of rare families, and one for each member.
 
-It takes all families to make them.
+Importing this module imports all families.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from drgn_sockets.records.socket import SocketRecord
 _NAMES = {column.name for column in COMMON}
 _OF_FAMILIES = (
     *(column for column in family_columns() if column.name not in _NAMES),
-    Column("error", "what cannot be read", attrgetter("error")),
+    Column("error", "what of the socket cannot be read", attrgetter("error")),
 )
 
 
@@ -51,7 +50,7 @@ def _member_columns() -> Iterator[Column]:
         yield Column(
             name,
             f"{member.help} ({member.c_type.split()[-1]}.{member.paths[0]})",
-            # Any family has these, but for timewait and request sockets.
+            # All sockets have these but timewait and request sockets.
             functools.partial(_sock_member, name)
             if name in common
             else attrgetter(places.get(name, f"sock.{name}")),
@@ -64,5 +63,5 @@ def _sock_member(name: str, record: SocketRecord) -> Any:
     return getattr(record.sock, name, None)
 
 
-#: All that there are.
+#: All columns of sockets.
 COLUMNS: tuple[Column, ...] = (*COMMON, *_OF_FAMILIES, *_member_columns())

@@ -12,7 +12,6 @@ from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families import FAMILY_NAMES
 from drgn_sockets.records.names import STATE_GROUPS
 from drgn_sockets.records.socket import SocketRecord
-from drgn_sockets.views.sockets import record_netid
 
 Test = Callable[[SocketRecord], bool]
 
@@ -246,7 +245,7 @@ class Tables:
         """
         if self.names is not None and (any_family or self._is_part_of_familys(self.names)):
             netids = frozenset(netid for name in self.names for netid in _TABLES[name].netids)
-            yield lambda record: record_netid(record) in netids
+            yield lambda record: record.netid in netids
         if self._unwanted:
             unwanted = self._unwanted
             yield lambda record: record.family not in unwanted

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What options of ``ss`` show of a socket, in its words and their order."""
+"""Words that the options ``-o`` and ``-e`` of ss show, in its order."""
 
 from __future__ import annotations
 
 from drgn_sockets.records.socket import SocketRecord, Timer
 
-# What it takes for a timer that runs and is no other.
+# Timers that ss shows by another name.
 _TIMERS = {"synack": "on"}
 _LONG_MINUTES = 9
 _LONG_S = 9
 
 
 def timer_text(timer: Timer | None) -> str | None:
-    """``timer:(keepalive,44sec,0)``, as ``ss -o`` writes it."""
+    """Get ``timer:(keepalive,44sec,0)``, as ``ss -o`` writes it."""
     if timer is None:
         return None
     name = _TIMERS.get(timer.name, timer.name)
@@ -20,7 +20,7 @@ def timer_text(timer: Timer | None) -> str | None:
 
 
 def _duration(seconds: float) -> str:
-    """A time as ``print_ms_timer()`` of ss has it; nothing if it is over."""
+    """``print_ms_timer()`` of ss; empty if the time is over."""
     ms = max(round(seconds * 1000), 0)
     whole, ms = divmod(ms, 1000)
     minutes, whole = divmod(whole, 60)
@@ -30,15 +30,15 @@ def _duration(seconds: float) -> str:
     if whole > _LONG_S or minutes:
         ms = 0
     if whole and ms:
-        # Before iproute2 6.11 "4.276ms", of what is seconds.
+        # ss before iproute2 6.11 prints "4.276ms" for these seconds.
         return f"{text}{whole}.{ms:03}sec"
     return text + (f"{whole}sec" if whole else "") + (f"{ms:03}ms" if ms else "")
 
 
 def extended_text(record: SocketRecord) -> str:
     """
-    What ``ss -e`` writes of a socket, but for its timer; after that ``addr:``, the address of the
-    ``struct sock``, and ``netns:``, the inode of its network namespace.
+    Get the words of ``ss -e``, but for the timer; then ``addr:``, the address of the
+    ``struct sock``, and ``netns:``, the inode of the network namespace.
     """
     words = [*record.detail_words(), record.extended_words()]
     words += [f"addr:{record.sk:#x}", f"netns:{record.netns}"]

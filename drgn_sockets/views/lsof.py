@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Open files in the words of lsof."""
+"""Open files as lsof shows them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _ANON = b"anon_inode:"
 _TYPES = {"reg": "REG", "dir": "DIR", "chr": "CHR", "blk": "BLK", "lnk": "LINK"}
 _TYPES.update({"fifo": "FIFO", "pipe": "FIFO", "memfd": "REG", "ns": "REG", "sockfile": "sock"})
 
-# Of some kinds lsof tells more: the field of each.
+# The field that lsof adds to the name of some kinds.
 _TOLD = {"eventfd": "id", "pidfd": "pid", "eventpoll": "tfds"}
 #: ``Pid`` of a pidfd whose process has ended.
 _GONE = -1
 
 
 class Words(NamedTuple):
-    """What lsof shows of a file after its fd."""
+    """The columns of lsof after FD."""
 
     type: str
     device: str | None
     size_off: str | None
     node: str | None
-    #: As bytes: a path may be any.
+    #: Bytes: a path may be any.
     name: bytes | None
 
 
 def words(r: FdRecord) -> Words:
-    """The columns TYPE, DEVICE, SIZE/OFF, NODE and NAME."""
+    """Get the columns TYPE, DEVICE, SIZE/OFF, NODE and NAME."""
     file = r.file
     if file is None or file.inode is None:
         return Words("unknown", None, None, None, _bytes(r.error))
@@ -62,7 +62,7 @@ def _type(file: FileRecord, name: bytes) -> str:
     if file.fs_type == b"mqueue" and file.kind == "reg":
         return "PSXMQ"
     if not stat.S_IFMT(file.i_mode):
-        # Of a file system that has no types, as that of dma-buf.
+        # Files of dma-buf's file system have no type.
         return "0000"
     return _TYPES.get(file.kind, "unknown")
 
@@ -79,7 +79,7 @@ def _name(r: FdRecord, file: FileRecord, name: bytes) -> bytes:
     if file.kind == "pipe":
         return b"pipe"
     if r.assoc == "DEL" and name.endswith(_DELETED):
-        # There the column FD says so.
+        # The column FD says that it is deleted.
         return name[: -len(_DELETED)]
     if file.kind == "ns":
         # The number is in the column NODE.
@@ -104,7 +104,7 @@ def _bytes(text: str | None) -> bytes | None:
 
 
 def fd(r: FdRecord) -> str | None:
-    """The column FD: ``3u``, with the letter of a lock after that of the mode; ``cwd``."""
+    """Get the column FD: number, mode and lock as ``3uW``; or ``cwd`` and the like."""
     if r.assoc is not None:
         return r.assoc
     if r.fd is None:
@@ -112,15 +112,15 @@ def fd(r: FdRecord) -> str | None:
     file = r.file
     if file is None:
         return str(r.fd)
-    # lsof has no letters for neither (access mode 3) and for O_PATH.
+    # lsof has no letter for access mode 3, nor for O_PATH.
     access = {"-": "", "p": ""}.get(file.access, file.access)
     return f"{r.fd}{access}{lock_letter(r)}"
 
 
 def lock_letter(r: FdRecord) -> str:
     """
-    ``R`` or ``W`` for a lock of the process on the whole file, ``r`` or ``w`` for one on a part
-    of it, nothing for none.
+    Get the letter of a lock that the process holds: ``R`` or ``W`` if it is on the whole file,
+    ``r`` or ``w`` if it is on a part, or an empty string.
     """
     file = r.opened
     if file is None or file.inode is None or file.sk:
@@ -145,7 +145,7 @@ def _socket(file: FileRecord) -> Words:
     told = socket.lsof(ino) if isinstance(socket, SocketRecord) else None
     if told is not None:
         return Words(told.type, told.device, "0t0", told.node, told.name)
-    # What lsof does not tell of other families.
+    # lsof shows no ends of these; we add them where the family has some.
     ends = socket.lsof_ends() if isinstance(socket, SocketRecord) else ""
     device = None if file.dev is None else f"{major(file.dev)},{minor(file.dev)}"
     name = b"protocol: %b%b" % (file.protocol or b"", ends.encode())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Sockets in words: endpoints, holders and one-line descriptions, written as ss does."""
+"""Sockets as text: endpoints, holders and one-line descriptions, as ss writes them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 def address_text(address: bytes | None) -> str:
     """
-    The address of an end, as ss writes it: ``*`` for none, an abstract name with ``@`` for its NUL.
+    Get the address of an endpoint as ss writes it.
+
+    >>> address_text(b"\\0name"), address_text(b"127.0.0.1"), address_text(None)
+    ('@name', '127.0.0.1', '*')
     """
     if address is None:
         return "*"
@@ -47,10 +50,10 @@ def _host_text(address: bytes | None, separator: str) -> str:
 
 def endpoint_text(end: Endpoint | None, *, numeric: bool = False) -> str:
     """
-    An end of a socket, as ss writes it: ``127.0.0.1:22``, ``/run/x.sock 4711``, ``rtnl:kernel``.
+    Get an endpoint as ss writes it: ``127.0.0.1:22``, ``/run/x.sock 4711``, ``rtnl:kernel``.
 
-    :param end: ``None`` for none
-    :param numeric: With numbers for names of protocols and processes, as ``ss -n``.
+    :param end: ``None`` if there is no other end
+    :param numeric: Write numbers for names of protocols and processes, as ``ss -n`` does.
     """
     if end is None:
         return "*"
@@ -62,42 +65,42 @@ def endpoint_text(end: Endpoint | None, *, numeric: bool = False) -> str:
 
 
 def local_text(record: AnySocket, *, numeric: bool = False) -> str | None:
-    """This end: address and port, or name and inode of a unix socket."""
+    """Get the local end: address and port, or name and inode of a unix socket."""
     if isinstance(record, UnreadableSocket):
         return None
     return endpoint_text(record.local_end(), numeric=numeric)
 
 
 def remote_text(record: AnySocket, *, numeric: bool = False) -> str | None:
-    """The other end, in the same form."""
+    """Get the remote end, in the form of :func:`local_text`."""
     if isinstance(record, UnreadableSocket):
         return None
     return endpoint_text(record.remote_end(), numeric=numeric)
 
 
 def record_netid(record: AnySocket) -> str | None:
-    """``tcp``, ``u_str``, …"""
+    """Get ``tcp``, ``u_str``, …"""
     return None if isinstance(record, UnreadableSocket) else record.netid
 
 
 def record_state(record: AnySocket) -> str | None:
-    """``ESTAB``, ``LISTEN``, …"""
+    """Get ``ESTAB``, ``LISTEN``, …"""
     return "unreadable" if isinstance(record, UnreadableSocket) else record.state_name
 
 
 def state_text(record: AnySocket) -> str | None:
-    """The same as a table has it: what is a part of the socket above it is marked."""
+    """Get the state as a table shows it: a part of the socket in the row above has a mark."""
     is_part = isinstance(record, SocketRecord) and record.is_part
     return ("`- " if is_part else "") + (record_state(record) or "")
 
 
 def holders_text(holders: Iterable[Holder]) -> str:
-    """Who holds it: ``("nc",pid=105,fd=3),("nc",pid=106,fd=3)``."""
+    """Get holders as text: ``("nc",pid=105,fd=3),("nc",pid=106,fd=3)``."""
     return ",".join([f"{_owner(h.comm, h.pid, h.tid)},fd={h.fd})" for h in holders]) or "-"
 
 
 def users_text(holders: Sequence[Holder]) -> str | None:
-    """The same as ss has it: ``users:(("nc",pid=105,fd=3))``; ``None`` for nobody."""
+    """Get holders as ss writes them: ``users:(("nc",pid=105,fd=3))``; ``None`` for none."""
     return f"users:({holders_text(holders)})" if holders else None
 
 
@@ -108,7 +111,7 @@ def _owner(comm: bytes, pid: int, tid: int | None) -> str:
 
 
 def describe(record: AnySocket) -> str:
-    """A socket in one line: ``tcp ESTAB 127.0.0.1:9 -> 127.0.0.1:4711``."""
+    """Describe a socket in one line: ``tcp ESTAB 127.0.0.1:9 -> 127.0.0.1:4711``."""
     if isinstance(record, UnreadableSocket):
         return f"socket {record.error}"
     kind = f"{record.netid} {record.state_name}"
@@ -121,11 +124,12 @@ def describe(record: AnySocket) -> str:
     return f"{kind} {near} -> {remote_text(record)}" if record.is_connected else f"{kind} {near}"
 
 
-# The same of a batch of sockets, column by column: what each function above makes of a record.
+# The functions above for a whole batch of sockets. They return None for a batch whose records have
+# to be asked one by one.
 
 
 def _by_kind(function: Callable[..., str], *columns: Sequence[Any]) -> list[str]:
-    """Of few values there are, made once each."""
+    """Call *function* once for each combination of values, of which there are few."""
     made = {kind: function(*kind) for kind in set(zip(*columns))}
     return [made[kind] for kind in zip(*columns)]
 
@@ -149,12 +153,12 @@ def states(batch: Batch) -> list[str] | None:
 
 
 def recv_qs(batch: Batch) -> Sequence[int] | None:
-    """``record.recv_q``."""
+    """``record.recv_q``"""
     return batch.cls.recv_qs(batch) if _is_full(batch) else None
 
 
 def send_qs(batch: Batch) -> Sequence[int] | None:
-    """``record.send_q``."""
+    """``record.send_q``"""
     return batch.cls.send_qs(batch) if _is_full(batch) else None
 
 
@@ -169,11 +173,11 @@ def remotes(batch: Batch) -> list[str] | None:
 
 
 def _endpoint_texts(ends: Endpoints | None) -> list[str] | None:
-    """:func:`endpoint_text` of each."""
+    """:func:`endpoint_text`"""
     if ends is None:
         return None
     separator, none = ends.separator, ends.no_service
-    # Of few addresses, mostly.
+    # Most batches have few addresses.
     texts = {key: _host_text(ends.address(key), separator) + separator for key in set(ends.keys)}
     if none is None:
         return [f"{texts[key]}{service}" for key, service in zip(ends.keys, ends.services)]
@@ -197,7 +201,8 @@ def users_texts(batch: Batch) -> list[str] | None:
     if not all(texts) and any(
         sk in batch.inodes for sk, text in zip(batch.addresses, texts) if not text
     ):
-        # One whose inode leads to it by another: record.holders knows.
+        # A socket with an inode and without a holder: another socket may share its inode, which
+        # record.holders looks into.
         return None
     return [f"users:({text})" if text else "-" for text in texts]
 
