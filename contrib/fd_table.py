@@ -5,10 +5,10 @@ The file descriptors of a process, found as the kernel finds them.
     drgn -k contrib/fd_table.py PID
 
 A descriptor is an index into an array of pointers to struct file, task->files->fdt->fd; an
-empty slot is a closed fd. What is "open" about a file (position, O_* flags) is in the struct
-file, so that two fds which point to the same one, after dup() or fork(), share it.
-Close-on-exec belongs to the fd: a bit of its own, beside the array. What kind of file it is
-says the inode; for a socket, private_data leads on (see inode_to_tuple.py).
+empty slot is a closed fd. The struct file has the position and the O_* flags: two fds that
+point to the same struct file, after dup() or fork(), share them. Close-on-exec belongs to
+the fd, as a bit in a bitmap beside the array. The inode has the type of the file. For a
+socket, private_data of the struct file leads on (see inode_to_tuple.py).
 """
 
 from __future__ import annotations

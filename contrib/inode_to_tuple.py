@@ -5,10 +5,10 @@ From "socket:[21189]" to the connection: addresses, ports, state, and who holds 
     drgn -k contrib/inode_to_tuple.py 21189
 
 ls -l /proc/PID/fd says socket:[21189] and no more. The number is the inode of the struct
-socket, which is what a process holds; the connection is the struct sock below it. So: walk
-the hash table of TCP sockets, and ask each whose inode leads here. Timewait and request
-sockets are in the same table, but are small structures that have no inode, no sk_socket,
-and nobody that holds them: never look for more than skc_* in these.
+socket, which a process holds; the connection is the struct sock below the struct socket.
+So: walk the hash table of TCP sockets, and compare the inode of each. Timewait and request
+sockets are in the same table. They are smaller structures without an inode and without
+sk_socket, and no process holds them: only their skc_* members may be read.
 """
 
 from __future__ import annotations

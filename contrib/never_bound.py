@@ -4,11 +4,12 @@ Sockets that procfs cannot show: created, and never bound or connected.
 
     drgn -k contrib/never_bound.py
 
-/proc/net/tcp and /proc/net/udp walk hash tables, and so do netstat and ss. A socket comes
-into one when it gets a port: by bind(), connect(), listen(). A process that only ever calls
-socket() can leak thousands that none of them counts; lsof says "protocol: TCPv6" of such an
-fd and "can't identify protocol" once did. They can be reached from one side alone: from the
-file descriptor. So walk all descriptors, and keep the inet sockets that are in no table.
+/proc/net/tcp and /proc/net/udp walk hash tables; netstat and ss show what these tables have.
+A socket is added to a table when it gets a port: by bind(), connect() or listen(). A process
+that only calls socket() can leak thousands of sockets that none of these tools counts. lsof
+says "protocol: TCPv6" of such an fd; old versions said "can't identify protocol". Only the
+file descriptor leads to such a socket. So: walk all descriptors, and keep the inet sockets
+that are in no table.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ PROTOCOLS = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp", IPPROTO_UDPLITE: "udplite"}
 
 print("PID     FD   PROTO   FAMILY INODE      STRUCT SOCK        COMMAND")
 for task in for_each_task():
-    # Threads share their leader's table, mostly; one with its own would be another line here.
+    # Most threads share the file table of their leader. A thread with a table of its own is
+    # left out here.
     if task.pid != task.tgid or not task.files:
         continue
     try:
@@ -37,9 +39,9 @@ for task in for_each_task():
             protocol = PROTOCOLS.get(sk.sk_protocol.value_())
             if common.skc_family.value_() not in (AF_INET, AF_INET6) or protocol is None:
                 continue
-            # skc_node is its link in the table; pprev is NULL as long as it is in none. A TCP
-            # socket that is bound and no more is in none either, but has a port (skc_num); one
-            # that was reset has given it back, and inet_sport tells what it was.
+            # skc_node links the socket into a table; pprev is NULL while it is in none. A TCP
+            # socket that is only bound is in none either, but has a port (skc_num). One that
+            # was reset has given its port back; inet_sport still has the number.
             sport = cast("struct inet_sock *", socket.sk).inet_sport
             if common.skc_node.pprev or common.skc_num or sport:
                 continue

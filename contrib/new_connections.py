@@ -6,10 +6,10 @@ What a process has opened, or closed, between two moments.
     drgn-sockets fds --json > after
     python3 contrib/new_connections.py before after
 
-The old way was `ls -l /proc/PID/fd` twice and diff. An fd number alone says little: it is
-given again as soon as it is free. With the name, which for a socket has its inode
-(socket:[21189]), it tells a new file from the old one; and detail says which connection.
-It works as well for two crash dumps of one machine (drgn-sockets -c vmcore fds --json).
+The old way was `ls -l /proc/PID/fd` twice and diff. The kernel reuses the number of a closed
+fd, so the number alone does not tell a new file from an old one. The number and the name do:
+the name of a socket has its inode (socket:[21189]). The detail says which connection it is.
+The script also compares two crash dumps of one machine (drgn-sockets -c vmcore fds --json).
 """
 
 from __future__ import annotations

@@ -4,15 +4,15 @@ The other end of a unix socket: its name, its inode, and who holds it.
 
     drgn -k contrib/unix_peer.py 0xffff93dbd1ee3c00
 
-The client of a unix socket mostly has no name, and procfs does not say which two sockets
-belong together. The old way was to take the address from /proc/net/unix (kptr_restrict=1)
-or lsof, and to ask gdb about it, on /proc/kcore:
+The client's end of a unix connection usually has no name, and procfs does not say which two
+sockets belong together. The old way was to take the address from /proc/net/unix
+(kptr_restrict=1) or lsof, and to ask gdb on /proc/kcore:
 
     (gdb) print ((struct unix_sock *)0xffff93dbd1ee3c00)->peer
 
-That line is still the heart of it. From the peer, addr is the name, which a server's end
-shares with its listener; sk_socket leads to the inode, the N of "socket:[N]"; and the
-processes are found by looking for that socket in every file table.
+This script reads the same pointer. The peer's member addr has its name, which a server's end
+shares with its listener. Its member sk_socket leads to the inode, the N of "socket:[N]". The
+processes that hold it are found by looking for the socket in every file table.
 """
 
 from __future__ import annotations
