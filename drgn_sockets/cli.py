@@ -46,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_HelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        # One line, not the usage as well, whatever was typed.
+        # One line, without the usage, also if an argument has newlines.
         message = " ".join(message.splitlines())
         self.exit(_USAGE_ERROR, f"{self.prog}: {message} (--help tells more)\n")
 
@@ -89,7 +89,8 @@ class _CommandParser(_Parser):
 
 
 class _Version(argparse.Action):
-    # The usual one wants to know it whenever a parser is made, which takes a while.
+    # argparse's own action needs the version when the parser is made, and finding it takes an
+    # import of importlib.metadata.
     def __call__(self, parser: argparse.ArgumentParser, *args: object) -> NoReturn:
         print(f"drgn-sockets {package_version()}")
         parser.exit()
@@ -134,7 +135,7 @@ def make_parser(*, eager: bool = False) -> argparse.ArgumentParser:
         dest="command",
         metavar="COMMAND",
         required=True,
-        # Its default is made as a usage is, which takes longer than all the rest.
+        # The default is found by formatting a usage, which takes longer than making the parsers.
         prog=parser.prog,
         parser_class=_CommandParser,
     )
@@ -161,17 +162,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     :return: Exit status
     """
-    # Records hold no cycles, there are very many of them, and the process ends soon: looking
-    # for garbage among them took a quarter of the time of a large table.
+    # Records form no cycles, and the process ends soon. Looking for cycles among very many records
+    # took a quarter of the time of a large table.
     gc.disable()
     if argv is None:
-        # In a process that is all ours: drgn decides once, for all programs.
+        # Only in a process of our own: drgn loads plugins once, for all programs.
         leave_out()
         # There are no translations of our own; and to look for those of argparse, which has none
         # either, takes as long as to make the parser.
         vars(argparse)["_"] = str
-    # There is nothing to undo: die of Ctrl-C at once. As an exception it waits for drgn to load
-    # symbols, and in a callback of C code it is printed and lost.
+    # Ctrl-C ends the process at once: there is nothing to undo. KeyboardInterrupt would wait until
+    # drgn has loaded symbols, and a callback of C code would print it and go on.
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     stdout.prepare(replace=argv is None)
@@ -191,11 +192,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"drgn-sockets: {e}", file=sys.stderr)
         return _USAGE_ERROR
     except BrokenPipeError:
-        # Nobody reads on (| head).
+        # The reader of the pipe is gone (| head).
         stdout.drop()
         return 0
     except FaultError as e:
-        # What everything else hangs on is not there.
+        # A structure that leads to all others cannot be read.
         stdout.flush()
         print(f"drgn-sockets: cannot go on: {e}; the core is damaged or cut short", file=sys.stderr)
         return _USAGE_ERROR
@@ -204,8 +205,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         stdout.flush()
         print(
-            f"drgn-sockets: cannot go on: {e}; the kernel's types or symbols are damaged, or it is "
-            "one that this does not know; its vmlinux with -s may help",
+            f"drgn-sockets: cannot go on: {e}; the kernel's types or symbols are damaged, or "
+            "drgn-sockets does not know this kernel; its vmlinux with -s may help",
             file=sys.stderr,
         )
         return _USAGE_ERROR
@@ -219,16 +220,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """Run the command line as a process: to be called by nobody but its entry point."""
+    """Run the command line, and end the process: for the entry point of the package alone."""
     status = main()
     if sys.stderr is not None:
         sys.stderr.flush()
-    # Taking apart what was read, piece by piece, would take as long as a good part of the work.
+    # Python would free all records one by one, which takes as long as a good part of the work.
     os._exit(status)
 
 
 def _is_about_types(e: Exception) -> bool:
-    # drgn's errors, and not those of Python's own objects.
+    # Errors of drgn, which tell of types and symbols. Python's own are bugs of ours.
     return type(e) in (LookupError, ObjectNotFoundError) or "' has no member '" in str(e)
 
 

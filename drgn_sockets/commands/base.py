@@ -33,7 +33,7 @@ class Command:
     """
     A command, the same from a shell, in the REPL and from Python.
 
-    A class derived from it says what it takes and what it can show, and reads records.
+    A derived class declares its arguments and its columns, and reads records.
     """
 
     #: The word that calls it, as in :mod:`drgn_sockets.commands.registry`.
@@ -48,7 +48,7 @@ class Command:
 
     @property
     def columns(self) -> Sequence[Column]:
-        """All that it can show of a record."""
+        """All columns that it can show."""
         raise NotImplementedError
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ class Command:
 
     def read_all(self, prog: Program, losses: Losses) -> None:
         """
-        Read all that the command could show, whatever its arguments: what ``distill`` keeps.
+        Read all that the command could show with any arguments: ``distill`` keeps what this reads.
         """
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
