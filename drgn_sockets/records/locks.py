@@ -8,7 +8,7 @@ from drgn import FaultError
 from drgn_sockets.kernel import locks
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.locks import FileLock, fd_locks
-from drgn_sockets.kernel.lost import as_fault, sift
+from drgn_sockets.kernel.lost import as_fault, sift, untold
 from drgn_sockets.records.fd import FdRecord
 
 # fs/locks.c, up to Linux kernel commit 90f7d7a0d0d6 ("locks: remove LOCK_MAND flock lock support")
@@ -90,3 +90,22 @@ def _type(lock: FileLock) -> bytes:
     if lock.type & _LOCK_MAND:
         return _MAND_TYPES.get(lock.type & (_LOCK_READ | _LOCK_WRITE), b"RW   ")
     return _TYPES.get(lock.type, b"UNLCK")
+
+
+def lock_letter(r: FdRecord) -> str:
+    """
+    Get the letter of a lock that the process holds: ``R`` or ``W`` if it is on the whole file,
+    ``r`` or ``w`` if it is on a part, or an empty string.
+    """
+    file = r.opened
+    if file is None or file.inode is None or file.sk:
+        return ""
+    try:
+        for lock in sift(locks.inode_locks(file.prog, file.file.inode), untold):
+            if lock.pid == r.table.pid and not lock.is_lease:
+                whole = lock.start == 0 and lock.end is None
+                letter = "w" if lock.type == locks.F_WRLCK else "r"
+                return letter.upper() if whole else letter
+    except FaultError:
+        return ""
+    return ""

@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import stat
 
-from drgn import FaultError
-
-from drgn_sockets.kernel.file import major, minor
-from drgn_sockets.kernel.locks import F_WRLCK, inode_locks
-from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FdRecord, FileRecord
 from drgn_sockets.records.kinds import known_of
+from drgn_sockets.records.locks import lock_letter
+from drgn_sockets.records.names import device_text
 from drgn_sockets.records.socket import SocketRecord
 
 _DELETED = b" (deleted)"
@@ -49,7 +46,7 @@ def words(r: FdRecord) -> Words:
     device = file.rdev if file.kind in ("chr", "blk") else file.dev
     return Words(
         _type(file, name),
-        None if device is None else f"{major(device)},{minor(device)}",
+        _device(device),
         _size(r, file),
         str(file.ino),
         _name(r, file, name) if file.error is None else _bytes(file.error),
@@ -65,6 +62,11 @@ def _type(file: FileRecord, name: bytes) -> str:
         # Files of dma-buf's file system have no type.
         return "0000"
     return _TYPES.get(file.kind, "unknown")
+
+
+def _device(dev: int | None) -> str | None:
+    text = device_text(dev)
+    return None if text is None else text.replace(":", ",")
 
 
 def _size(r: FdRecord, file: FileRecord) -> str | None:
@@ -117,25 +119,6 @@ def fd(r: FdRecord) -> str | None:
     return f"{r.fd}{access}{lock_letter(r)}"
 
 
-def lock_letter(r: FdRecord) -> str:
-    """
-    Get the letter of a lock that the process holds: ``R`` or ``W`` if it is on the whole file,
-    ``r`` or ``w`` if it is on a part, or an empty string.
-    """
-    file = r.opened
-    if file is None or file.inode is None or file.sk:
-        return ""
-    try:
-        for lock in sift(inode_locks(file.prog, file.file.inode), untold):
-            if lock.pid == r.table.pid and not lock.is_lease:
-                whole = lock.start == 0 and lock.end is None
-                letter = "w" if lock.type == F_WRLCK else "r"
-                return letter.upper() if whole else letter
-    except FaultError:
-        return ""
-    return ""
-
-
 # Sockets.
 
 
@@ -147,6 +130,5 @@ def _socket(file: FileRecord) -> Words:
         return Words(told.type, told.device, "0t0", told.node, told.name)
     # lsof shows no ends of these; we add them where the family has some.
     ends = socket.lsof_ends() if isinstance(socket, SocketRecord) else ""
-    device = None if file.dev is None else f"{major(file.dev)},{minor(file.dev)}"
     name = b"protocol: %b%b" % (file.protocol or b"", ends.encode())
-    return Words("sock", device, "0t0", str(file.ino), name)
+    return Words("sock", _device(file.dev), "0t0", str(file.ino), name)
