@@ -20,7 +20,7 @@ Save what procfs and the usual tools say of a machine, to be compared with later
   ``DIR/net`` are symbolic links into it. ``DIR/netns/INODE/diag`` has the replies of sock_diag
   there, as :mod:`drgn_sockets.check.sock_diag` saves them.
 * ``DIR/sys``, ``DIR/uptime``, ``DIR/version``, ...: what says which machine this was.
-* ``DIR/tools/``: output of ss, lsof, lsfd, netstat and ip; ``DIR/tools/netns-INODE/`` for
+* ``DIR/tools/``: output of ss, lsof, lsfd, netstat, ip and tipc; ``DIR/tools/netns-INODE/`` for
   the namespaces other than ours.
 * ``DIR/manifest.json``: when, where, what was left out and why, and each tool's command.
 
@@ -130,6 +130,11 @@ SS = {
     "ss-vsock": "--vsock -anp",
     "ss-mptcp": "-M -aniemp",
     "ss-xdp": "--xdp -anpe",
+    "ss-tipc": "-aniempO --tipc",
+    "ss-tipcinfo": "-aniempO --tipc --tipcinfo",
+    # In two lines; and with the Netid, which ss prints if it is asked for several families.
+    "ss-tipcinfo-lines": "-ap --tipc --tipcinfo",
+    "ss-tipc-netid": "-anep --tipc --xdp",
     "ss-summary": "-s",
     **{
         f"ss-full-{name}": f"{which} -aniemopO --tos --cgroup"
@@ -141,6 +146,8 @@ SS = {
     },
 }
 IP = {"ip-link": "-d -j link", "ip-addr": "-d -j addr", "ip-route": "-j route show table all"}
+#: Names of TIPC sockets, which ss does not tell.
+TIPC = {"tipc-sockets": "socket list", "tipc-names": "nametable show"}
 ELSEWHERE = {
     "netstat": "netstat -anpeo",
     "lsof-fields": "lsof -nP -F0pPgRcuftaDiklnoSsTG",
@@ -150,6 +157,7 @@ QUICK = ("ss-lines", "ss-unix-extended", "ss-netlink", "lsof-fields", "lsfd", "n
 THERE = (
     *("ss-all", "ss-lines", "ss-aniemop", "ss-aniemopO", "ss-unix-extended", "ss-netlink"),
     *("ss-full-mptcp", "ss-summary", "ip-addr", "ip-link"),
+    *("ss-tipc", "ss-tipcinfo", *TIPC),
 )
 SYMLINK_MAX = 4095
 SIOCGSKNS = 0x894C
@@ -535,6 +543,7 @@ class Oracle:
             commands["lsfd"] = ["lsfd", "--raw", "-o", columns]
             commands["lsfd-json"] = ["lsfd", "--json", "-o", columns]
         commands.update({name: ["ip", *args.split()] for name, args in IP.items()})
+        commands.update({name: ["tipc", *args.split()] for name, args in TIPC.items()})
         self._run_all(commands, f"{self.target}/tools", None)
         self.renew()
         commands.update({name: ["ss", *args.split()] for name, args in SS.items()})

@@ -77,7 +77,7 @@ def test_freeze_of_nothing_is_an_error(tmp_path: Path) -> None:
 # Some set up networks, mount things, or attach to the kernel, which is a guest's business and not
 # this machine's: tests/recorded holds their accounts against everything else.
 IN_GUESTS = (
-    *("tcp_states", "netns", "packet_zoo", "kernel_sockets", "transports"),
+    *("tcp_states", "netns", "packet_zoo", "kernel_sockets", "transports", "tipc"),
     *("fd_kinds", "processes"),
 )
 ON_THIS_MACHINE = [name for name in STANDARD if name not in IN_GUESTS]

@@ -27,6 +27,7 @@ STANDARD = (
     "processes",
     # After those that make MPTCP connections: of a number of subflows, by then.
     "transports",
+    "tipc",
     # At the end: before 5.15 there are no more control groups of sockets after it.
     "tcp_options",
     "tcp_states",

@@ -91,6 +91,19 @@ class FdAccount(_FdBase, total=False):
     #: Options that the workload set, as getsockopt gives them back.
     options: dict[str, Any]
 
+    # TIPC, beside ``state``: the kernel's name without ``TIPC_``.
+    #: Names that it is bound to: [service type, lowest and highest instance, scope].
+    names: list[list[int]]
+    #: Service address that the connection was made by: [type, instance].
+    via: list[int]
+    #: Messages in the receive queue (``TIPC_SOCK_RECVQ_DEPTH``), and those that found it full.
+    messages: int
+    drops: int
+    #: What it joined: type, instance, scope, flags.
+    group: dict[str, int]
+    #: Where a connectionless socket sends to, as ``connect`` takes it.
+    destination: list[int]
+
 
 class _ProcessBase(TypedDict):
     pid: int
@@ -157,6 +170,8 @@ class Account(_AccountBase, total=False):
     arg: str
     connections: list[dict[str, Any]]
     pairs: list[dict[str, Any]]
+    #: TIPC connections that nobody has accepted: {client, listener}.
+    connecting: list[dict[str, Any]]
     never_bound: list[FdEnd]
     holders: list[dict[str, Any]]
     in_flight: list[dict[str, Any]]
@@ -202,7 +217,16 @@ def problems(account: dict[str, Any]) -> list[str]:
                 found.append(f"{here}: a socket without family")
     if not any(process["pid"] == account.get("pid") for process in account.get("processes", [])):
         found.append("the main process is not listed")
-    for key in ("connections", "pairs", "holders", "in_flight", "never_bound", "subflows"):
+    lists = (
+        "connections",
+        "connecting",
+        "pairs",
+        "holders",
+        "in_flight",
+        "never_bound",
+        "subflows",
+    )
+    for key in lists:
         for row in account.get(key, []):
             ends = [row] if "fd" in row else [row[end] for end in _ENDS if row.get(end)]
             for end in ends:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Transports other than TCP and UDP: MPTCP, SCTP, DCCP, vsock, SMC, TIPC; in every state they have.
+Transports other than TCP and UDP: MPTCP, SCTP, DCCP, vsock, SMC; in every state they have.
 
 Listening, connected, connected and not accepted, bound, never used; with several paths where
 the transport has such (subflows of MPTCP, addresses of SCTP).
@@ -8,7 +8,6 @@ the transport has such (subflows of MPTCP, addresses of SCTP).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
@@ -25,7 +24,7 @@ LO: dict[int, str] = {V4: "127.0.0.1", V6: "::1"}
 MPTCP, SCTP, DCCP = 262, 132, 33
 SOL_DCCP, DCCP_SOCKOPT_SERVICE = 269, 2
 SCTP_GET_ASSOC_ID_LIST, SCTP_BINDX_ADD, SCTP_PEELOFF = 29, 100, 102
-AF_VSOCK, AF_SMC, AF_TIPC = 40, 43, 30
+AF_VSOCK, AF_SMC = 40, 43
 LOCAL_CID = 1
 
 Make = Callable[[], socket.socket]
@@ -291,43 +290,13 @@ def _inet_address(family: int, port: int) -> bytes:
     return struct.pack("=HHI16sI", family, socket.htons(port), 0, host, 0)
 
 
-def _tipc(me: Process) -> None:
-    """Sockets of all types, named and connected, within this node."""
-    for number, kind in enumerate((STREAM, SEQPACKET, socket.SOCK_RDM, socket.SOCK_DGRAM)):
-        me.hold(socket.socket(AF_TIPC, kind), note="no name")
-        service = me.hold(socket.socket(AF_TIPC, kind), note="has a name")
-        # TIPC_ADDR_NAMESEQ; TIPC_NODE_SCOPE.
-        service.bind((1, 7000 + number, 1, 10, 3))
-        if kind not in (STREAM, SEQPACKET):
-            continue
-        service.listen(3)
-        client = me.hold(socket.socket(AF_TIPC, kind))
-        # Not connected before it is accepted.
-        client.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            client.connect((2, 7000 + number, 5, 0))
-        service.settimeout(10)
-        server = me.hold(service.accept()[0])
-        service.settimeout(None)
-        client.setblocking(True)
-        server.send(b"hello")
-        me.add(
-            "connections",
-            client=me.end(client),
-            server=me.end(server),
-            listener=me.end(service),
-            protocol="tipc",
-        )
-
-
 def run(me: Process) -> None:
-    me.modprobe("vsock", "vsock_loopback", "sctp", "dccp", "dccp_ipv4", "dccp_ipv6", "smc", "tipc")
+    me.modprobe("vsock", "vsock_loopback", "sctp", "dccp", "dccp_ipv4", "dccp_ipv6", "smc")
     for what, part in (
         ("MPTCP", _mptcp),
         ("SCTP", _sctp),
         ("DCCP", _dccp),
         ("vsock", _vsock),
         ("SMC", _smc),
-        ("TIPC", _tipc),
     ):
         me.attempt(what, lambda part=part: part(me))  # type: ignore[misc]
