@@ -25,7 +25,7 @@ PACKAGES = (
 )
 
 # Wheels, newest as of when the root was built.
-WHEELS = ("drgn>=0.3.0", "tabulate>=0.9", "pyroute2>=0.9", "pytest>=7")
+WHEELS = ("drgn>=0.3.0", "tabulate>=0.9", "pyroute2>=0.9", "wcwidth>=0.2", "pytest>=7")
 
 # Room for what a guest writes; the image is sparse.
 FREE = 2 << 30
