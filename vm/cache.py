@@ -59,6 +59,21 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def prune(path: Path, pattern: str, keep: int = 2) -> None:
+    """
+    Remove older entries that *path* replaces; it is the newest one, and stays.
+
+    Another checkout, of which the sources differ, may still use the one before it.
+
+    :param pattern: of names of such entries in the same directory
+    :param keep: how many to leave, *path* included
+    """
+    others = [p for p in path.parent.glob(pattern) if p != path and not p.name.startswith(".")]
+    others.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in others[keep - 1 :]:
+        remove(old)
+
+
 def sync(path: Path) -> None:
     """Bring the file system that holds *path* to disk."""
     # One syncfs() is much cheaper than an fsync() for each of 2,000 modules.

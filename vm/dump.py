@@ -238,9 +238,7 @@ def cached(
 
     if not where.exists():
         cache.ensure(where, make)
-        for old in where.parent.glob(f"{stem}@*"):
-            if old != where:
-                cache.remove(old)
+        cache.prune(where, f"{stem}@*")
     elf, kdump_ = (where / f"core.{kind}" if kind in kinds else None for kind in FORMATS)
     return Recorded(k, elf, kdump_, where / "oracle")
 

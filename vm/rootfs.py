@@ -124,7 +124,5 @@ def get() -> Path:
     image = cache.root() / "roots" / f"{SUITE}-{key()}.img"
     if not image.exists():
         cache.ensure(image, _make)
-        for old in image.parent.glob("*.img"):
-            if old != image:
-                cache.remove(old)
+        cache.prune(image, "*.img")
     return image
