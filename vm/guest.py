@@ -55,6 +55,8 @@ class Guest:
     :param kernel: what to boot
     :param memory: as QEMU's ``-m``
     :param accel: ``auto``, ``kvm`` or ``tcg``
+    :param icount: let the guest's clock count instructions, 10^9 a second; *cpus* and *accel* are
+        then one processor and TCG
     :param append: more kernel arguments
     :param debug: have the vmlinux in the guest, where drgn looks for it
     :param qmp: path of a monitor socket to make for ``drgn --qemu``
@@ -68,6 +70,7 @@ class Guest:
         memory: str = "1G",
         cpus: int = 2,
         accel: str = "auto",
+        icount: bool = False,
         append: str = "",
         debug: bool = False,
         qmp: Path | None = None,
@@ -79,12 +82,13 @@ class Guest:
         self.uname: list[str] = []
         self._settings = {
             "memory": memory,
-            "cpus": cpus,
+            "cpus": 1 if icount else cpus,
+            "icount": icount,
             "append": append,
             "qmp": qmp.absolute() if qmp is not None else None,
             "echo": echo,
         }
-        self._accel = accel
+        self._accel = "tcg" if icount else accel
         self._debug = debug
         self._boot_timeout = boot_timeout
         self._frames = agent.Frames()

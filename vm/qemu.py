@@ -42,8 +42,12 @@ def _die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _processors(accel: str, binary: str) -> list[str]:
-    """What runs the guest's processors, as arguments."""
+def _processors(accel: str, binary: str, icount: bool = False) -> list[str]:
+    """Get the arguments that say how the guest's processors run."""
+    if icount:
+        # Each instruction takes a nanosecond, and a processor that sleeps skips to its next timer.
+        counting = ["-icount", "shift=0,sleep=off"]
+        return ["-accel", "tcg,thread=single", *counting, "-cpu", "max,-cx16"]
     if accel == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
     told = host.call([binary, "--version"], "asking QEMU for its version").decode()
@@ -110,6 +114,8 @@ class Qemu:
     A running QEMU.
 
     :param accel: ``kvm`` or ``tcg``
+    :param icount: let the guest's clock count instructions: 10^9 of them are a second. Takes one
+        processor and TCG.
     :param qmp: where another program (drgn) is to find a monitor, as a socket's path
     :param echo: file descriptor to copy the console to
     """
@@ -124,13 +130,17 @@ class Qemu:
         memory: str = "1G",
         cpus: int = 2,
         accel: str = "tcg",
+        icount: bool = False,
         append: str = "",
         qmp: Path | None = None,
         echo: int | None = None,
     ) -> None:
+        if icount and (cpus != 1 or accel != "tcg"):
+            raise VmError("instructions are counted with one processor, and under TCG only")
         binary = host.program(BINARY)
         argv = [binary, "-nodefaults", "-no-user-config", "-display", "none"]
-        argv += ["-no-reboot", "-m", memory, "-smp", str(cpus), *_processors(accel, binary)]
+        argv += ["-no-reboot", "-m", memory, "-smp", str(cpus)]
+        argv += _processors(accel, binary, icount)
         argv += ["-kernel", str(kernel), "-initrd", str(initramfs)]
         argv += ["-append", f"{APPEND} {append}".strip()]
         # With the guest's qemu_fw_cfg, this brings VMCOREINFO into dumps.

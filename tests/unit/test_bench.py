@@ -175,6 +175,7 @@ def test_targets_know_the_works() -> None:
     names = [it.name for it in all_of_them]
     assert len(names) == len(set(names))
     assert {it.against for it in all_of_them} - {None} <= set(names)
+    assert [it.name for it in all_of_them if it.instructions] == [it.name for it in live.works()]
     for it in all_of_them:
         it.runs = [run(2, last="ratio 2.5"), run(2, last="ratio 2.5")]
         if "start" in it.name:
@@ -226,6 +227,16 @@ def test_table() -> None:
     ]
 
 
+def test_table_of_instructions() -> None:
+    live_work = Work("live: lsof -nP", [], instructions=True)
+    live_work.runs = [Run(1.5404, 0.25, 1.5, 20_000, 40_013, 0, "", "")]
+    assert lines_of(work("ELF: fds, BTF", 4.0), live_work)[2:] == [
+        "",
+        "work            instructions  first row       CPU  peak MB   lines  ratio",
+        "live: lsof -nP        1540 M      250 M    1500 M       20   40013",
+    ]
+
+
 def test_table_of_targets() -> None:
     rows = table.reached(
         [
@@ -256,7 +267,8 @@ def test_main_writes_what_it_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "bench.txt"
-    assert run_main(monkeypatch, [Work("ELF: one", ["true"])], to=to) == 0
+    found = [Work("ELF: one", ["true"]), Work("ELF: crash, foreach files", ["true"])]
+    assert run_main(monkeypatch, found, to=to) == 0
     text = capsys.readouterr().out
     assert to.read_text() == text
     assert "no crash to compare with: offline\n" in text
@@ -280,6 +292,7 @@ def test_only(
     found = [Work("ELF: one", ["true"]), Work("ELF: two", ["/nowhere"])]
     assert run_main(monkeypatch, found, "--only", "one$", to=tmp_path / "bench.txt") == 0
     assert found[1].trouble == ""
+    assert "no crash to compare" not in capsys.readouterr().out, "crash is not looked for"
     assert run_main(monkeypatch, found, "--only", "three", to=tmp_path / "bench.txt") == 2
     assert "see --list" in capsys.readouterr().err
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from vm import __main__ as cli
-from vm import agent, cache, dump, host, initramfs, kernels, project
+from vm import agent, cache, dump, host, initramfs, kernels, project, qemu
 from vm.errors import GoneError, VmError
 from vm.qemu import Console
 
@@ -158,6 +158,39 @@ def test_a_program_is_not_used_while_another_process_installs_it(apt_get: Path) 
         assert waits.is_alive()
     waits.join(10)
     assert not waits.is_alive()
+
+
+def test_another_checkout_keeps_its_entry(tmp_path: Path) -> None:
+    names = [f"6.1-standard@{n}" for n in range(4)]
+    for age, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    others = ["6.12-standard@0", ".6.1-standard@3.lock"]
+    for name in others:
+        (tmp_path / name).touch()
+    # The one that was asked for stays, however old it is, and the newest of the others.
+    cache.prune(tmp_path / names[3], "6.1-standard@*")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([names[0], names[3], *others])
+
+
+# QEMU
+
+
+def test_icount_is_one_thread_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "call", lambda *args: b"QEMU emulator version 9.0.0")
+    argv = qemu._processors("tcg", "qemu", icount=True)
+    assert argv[argv.index("-accel") + 1] == "tcg,thread=single"
+    assert argv[argv.index("-icount") + 1] == "shift=0,sleep=off"
+    # All others are as they were.
+    for accel in ("tcg", "kvm"):
+        assert "-icount" not in qemu._processors(accel, "qemu")
+    assert "tcg,thread=multi" in qemu._processors("tcg", "qemu")
+
+
+@pytest.mark.parametrize(("cpus", "accel"), [(2, "tcg"), (1, "kvm")])
+def test_icount_takes_one_processor_and_tcg(cpus: int, accel: str) -> None:
+    with pytest.raises(VmError, match="one processor"):
+        qemu.Qemu(kernel=Path(), initramfs=Path(), cpus=cpus, accel=accel, icount=True)
 
 
 # Kernels

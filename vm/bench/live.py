@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is measured inside a guest, on its live kernel, beside the usual tools."""
+"""
+What is measured inside a guest, on its live kernel, beside the usual tools.
+
+The guest's clock counts instructions (:class:`vm.guest.Guest`, *icount*), so that figures do not
+depend on what else the host does, nor on how fast it is.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +37,7 @@ SECONDS = 3600.0
 
 def works() -> list[Work]:
     """All of them."""
-    found = [Work(of(MACHINE, command), command.split()) for command in OTHERS]
+    found = [Work(of(MACHINE, what), what.split(), instructions=True) for what in OTHERS]
     for what, command, against in (
         (START, "fds 1", None),
         (FDS, FDS, LSOF),
@@ -40,7 +45,7 @@ def works() -> list[Work]:
         (TCP, TCP, IPROUTE),
     ):
         argv = ["drgn-sockets", f"--types={TYPES.lower()}", *command.split()]
-        work = Work(of(MACHINE, with_types(what, TYPES)), argv)
+        work = Work(of(MACHINE, with_types(what, TYPES)), argv, instructions=True)
         work.against = None if against is None else of(MACHINE, against)
         found.append(work)
     return found
@@ -53,7 +58,7 @@ def measure(works: Sequence[Work], runs: int) -> None:
     :raises VmError: if the guest fails
     """
     cache.note(f"measuring live, in a guest with {8 * PAIRS} file descriptors")
-    with guest.Guest(kernels.get(cores.KERNEL)) as machine:
+    with guest.Guest(kernels.get(cores.KERNEL), icount=True) as machine:
         machine.start_workloads([f"bench:{PAIRS}"])
         machine.freeze_workloads()
         todo = [[work.name, [str(resolved(word)) for word in work.argv]] for work in works]

@@ -39,12 +39,14 @@ def machine(runs: int, crash: str | None) -> list[str]:
 def figures(found: Sequence[Work], works: Works) -> Iterator[str]:
     """A line for each work, those on the same machine together."""
     width = max(len(work.name) for work in found)
-    yield f"{'work':{width}}  seconds  first row    CPU  peak MB   lines  ratio"
-    before = found[0].name.partition(":")[0]
+    yield _heading(width, found[0])
+    before = found[0]
     for work in found:
-        if work.name.partition(":")[0] != before:
-            before = work.name.partition(":")[0]
+        if work.name.partition(":")[0] != before.name.partition(":")[0]:
             yield ""
+        if work.instructions != before.instructions:
+            yield _heading(width, work)
+        before = work
         if work.trouble or not work.runs:
             yield f"{work.name:{width}}  {work.trouble or 'not measured'}"
             continue
@@ -54,12 +56,25 @@ def figures(found: Sequence[Work], works: Works) -> Iterator[str]:
                 *((r.seconds, r.first, r.cpu, megabytes(r.peak_kib)) for r in work.runs)
             )
         )
-        line = f"{work.name:{width}}  {seconds:7.2f}  {first:9.2f}  {cpu:5.2f}  {peak:7.0f}"
-        line += f"  {work.runs[-1].lines:6}"
+        line = f"{work.name:{width}}  "
+        if work.instructions:
+            counts = (f"{value * 1000:.0f} M" for value in (seconds, first, cpu))
+            line += "{:>12}  {:>9}  {:>8}".format(*counts)
+        else:
+            line += f"{seconds:7.2f}  {first:9.2f}  {cpu:5.2f}"
+        line += f"  {peak:7.0f}  {work.runs[-1].lines:6}"
         ratio = None if work.against is None else works.ratio(work.name, work.against)
         if work.against is not None and ratio is not None:
             line += f"  {ratio:.2f} of {work.against}"
         yield line
+
+
+def _heading(width: int, work: Work) -> str:
+    """The heading of works that are measured as this one is."""
+    times = (
+        "instructions  first row       CPU" if work.instructions else "seconds  first row    CPU"
+    )
+    return f"{'work':{width}}  {times}  peak MB   lines  ratio"
 
 
 def reached(targets: Iterable[Target]) -> Iterator[str]:

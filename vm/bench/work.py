@@ -26,6 +26,8 @@ class Work:
     against: str | None = None
     cwd: Word | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    #: Its times are numbers of instructions: a second is 10^9 of them.
+    instructions: bool = False
     #: Says what is wrong with its output, if something is; asked once.
     judge: Callable[[IO[bytes]], str | None] | None = None
     runs: list[Run] = field(default_factory=list)
