@@ -9,14 +9,14 @@ type    direction payload
 ======= ========= =======================================================
 HELLO   to host   JSON: the fields of ``os.uname()``
 RUN     to guest  JSON: ``argv``, ``env``, ``cwd``, ``pty`` (rows, columns)
-INPUT   to guest  bytes for standard input; none of them is end of file
+INPUT   to guest  bytes for standard input; no bytes mean end of file
 SIGNAL  to guest  number of a signal for the command's process group
 RESIZE  to guest  JSON: rows, columns
 OUT     to host   bytes from standard output
 ERR     to host   bytes from standard error
 EXIT    to host   status, as a shell counts it (128 + signal)
 BEAT    to host   nothing: a sign of life, every few seconds
-TAKEN   to host   how many more bytes of INPUT were taken, so that not all is sent
+TAKEN   to host   how many more bytes of INPUT the command took: limits what is sent
 ======= ========= =======================================================
 
 One command runs at a time. What a command leaves running goes on, as it would after a
@@ -61,7 +61,7 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 
 class Frames:
-    """Takes bytes as they come, and gives frames as they are whole."""
+    """Collects bytes as they come, and gives out each frame once it is whole."""
 
     def __init__(self) -> None:
         self.buffer = bytearray()
@@ -83,7 +83,7 @@ class Frames:
 
 
 def open_port() -> int:
-    """Open our virtio port: with no udev here, it has only its number for a name."""
+    """Open our virtio port. Without udev, its name in /dev is only a number."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         for p in Path("/sys/class/virtio-ports").glob("*/name"):
@@ -142,7 +142,7 @@ class Command:
             os._exit(126)
 
     def write(self, data: bytes) -> None:
-        """Queue bytes for standard input; none of them ends it."""
+        """Queue bytes for standard input; an empty *data* ends it."""
         if data:
             self.pending += data
         else:
@@ -151,7 +151,7 @@ class Command:
     def flush(self) -> int:
         """Write what standard input takes now; return how much that is."""
         before = len(self.pending)
-        if self.stdin is None:  # it does not read any more
+        if self.stdin is None:  # the command reads no more
             self.pending.clear()
             return before
         try:
@@ -234,14 +234,14 @@ class Agent:
 
     def receive(self, data: bytes) -> None:
         """Do what the host asks for."""
-        if not data:  # the host is gone, and QEMU about to be
+        if not data:  # the host is gone, and QEMU soon will be
             time.sleep(1)
         for kind, payload in self.frames.feed(data):
             c = self.command
             if kind == RUN:
                 self.command = Command(json.loads(payload))
             elif c is None:
-                pass  # meant for one that has just ended
+                pass  # meant for a command that has just ended
             elif kind == INPUT:
                 c.write(payload)
             elif kind == SIGNAL:
@@ -267,7 +267,7 @@ class Agent:
         return False
 
     def reap(self) -> None:
-        """Take leave of children, ours and orphans."""
+        """Wait for children that have ended: ours, and orphans of all processes."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -277,7 +277,7 @@ class Agent:
                 return
             c = self.command
             if c is not None and pid == c.pid:
-                # What it wrote is in the pipes; what its children will write is not ours.
+                # All that it wrote is in the pipes; what its children write later is not passed on.
                 for fd in list(c.outputs):
                     while self.forward(c, fd):
                         pass

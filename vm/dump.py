@@ -35,9 +35,9 @@ DUMP_SECONDS = 600
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """A recorded machine: cores of one and the same moment, and what is known of it."""
+    """A recorded machine: cores of the same moment, and the oracle of that moment."""
 
-    #: What was booted.
+    #: The kernel that was booted.
     source: Kernel
     elf: Path | None
     kdump: Path | None
@@ -60,7 +60,7 @@ class Recorded:
 
     @property
     def system_map(self) -> Path | None:
-        """The System.map, where the core does not tell where kallsyms is (before 6.0)."""
+        """The System.map; ``None`` if VMCOREINFO of the core has kallsyms (6.0 and later)."""
         core = self.elf or self.kdump
         return None if core is None or tells_kallsyms(core) else self.source.system_map
 
@@ -78,7 +78,7 @@ def tells_kallsyms(core: Path) -> bool:
     Since Linux commit 5fd8fea935a1 ("vmcoreinfo: include kallsyms symbols") (in v6.0).
     """
     with core.open("rb") as f:
-        # In both formats it is one of the first things.
+        # In both formats, VMCOREINFO is near the start.
         return b"\nSYMBOL(kallsyms_names)=" in f.read(1 << 16)
 
 
@@ -98,7 +98,7 @@ def save(guest: Guest, files: Mapping[str, Path], *, raw_kdump: bool = False) ->
     """
     Stop a guest and dump its memory, in each format of *files*; it stays stopped.
 
-    A file has its name only once it is whole.
+    A file gets its name only when it is complete.
 
     :param raw_kdump: leave a kdump file as QEMU writes it
     :raises VmError: if one cannot be written
@@ -165,7 +165,7 @@ def dump(
     for kind, path in files.items():
         if not path.parent.is_dir():
             raise VmError(f"{path.parent} is not a directory")
-        # A kdump's size depends on what is in it; half is far more than was ever seen.
+        # The size of a kdump depends on its contents; half of memory is more than was ever seen.
         size = memory_bytes(memory) // (1 if kind == "elf" else 2)
         device = path.parent.stat().st_dev
         room[device] = room.get(device, 0) + size
@@ -189,7 +189,7 @@ def dump(
 
 
 def _hash_of_sources() -> str:
-    """Hash everything in vm/ that has a say in what a recorded core holds."""
+    """Hash all sources in vm/ that decide what a recording holds."""
     here = Path(__file__).parent
     digest = hashlib.sha256(rootfs.key().encode())
     own = ("agent.py", "dump.py", "guest.py", "initramfs.py", "kdump.py", "oracle.py", "qemu.py")
@@ -208,9 +208,10 @@ def cached(
     **settings: Any,
 ) -> Recorded:
     """
-    Get a recorded machine from the cache, made when first asked for.
+    Get a recorded machine from the cache; it is recorded when first asked for.
 
-    It is made anew when the kernel, the workloads, the oracle or their guest change.
+    A change of the kernel, of a workload, of the oracle or of the guest makes a new recording. The
+    one before it stays in the cache, for checkouts without that change; older ones are removed.
 
     :param workloads: names, with commas
     :param settings: for :class:`vm.guest.Guest`
@@ -219,7 +220,7 @@ def cached(
     kinds = sorted(set(formats))
     names = [w for w in workloads.split(",") if w]
     words = json.dumps([k.id, names, kinds, memory, _hash_of_sources(), sorted(settings.items())])
-    # What a change replaces has the same name up to the hash.
+    # Recordings that this one replaces have the same name up to the hash.
     stem = "-".join([k.id, *names, *kinds, memory])
     where = cache.root() / "dumps" / f"{stem}@{hashlib.sha256(words.encode()).hexdigest()[:12]}"
 
@@ -253,9 +254,9 @@ def held(
     **settings: Any,
 ) -> Iterator[Guest]:
     """
-    Keep a guest with workloads, at rest if an *oracle* is captured, and a monitor at *qmp*.
+    Keep a guest with workloads, and a QMP monitor at *qmp*.
 
-    Leaves the guest running: it does nothing, but it is as alive as it gets.
+    The guest goes on running; with an *oracle*, its workloads are stopped (``SIGSTOP``).
     """
     if oracle is not None and oracle.exists():
         raise VmError(f"{oracle} is there already: remove it, or choose another --oracle")
@@ -271,7 +272,7 @@ def wait_for_end(guest: Guest, stop: threading.Event) -> None:
     """
     Wait until *stop* is set.
 
-    :raises GuestError: if the guest ends before
+    :raises GuestError: if the guest ends before that
     """
     while not stop.wait(0.5):
         if guest.qemu.process.poll() is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A guest: boots, runs commands, hands out files, and is gone when left."""
+"""A guest: boots, runs commands, hands out files, and is ended on leaving the context."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SILENCE_SECONDS = 60.0
 #: A workload has to be ready by then.
 WORKLOAD_SECONDS = 300.0
 
-#: How much input to send before the command takes it.
+#: Bytes of input that are sent before the command has read them.
 AHEAD = 1 << 20
 
 ACCOUNTS = "/run/drgn-sockets/workloads"
@@ -123,7 +123,7 @@ class Guest:
 
     @property
     def qmp(self) -> Qmp:
-        """The monitor, for whatever QEMU can do."""
+        """The QMP monitor."""
         if self._qmp is None:
             self._qmp = Qmp(self.qemu.monitor)
         return self._qmp
@@ -132,7 +132,7 @@ class Guest:
         """
         Boot, and wait until the guest takes commands.
 
-        :raises GuestError: if it does not come to that
+        :raises GuestError: if it is not up in time, or dies before
         """
         ram = initramfs.get(self.kernel)
         accel = choose_accel(self._accel, self.kernel.vmlinuz, ram)
@@ -142,7 +142,7 @@ class Guest:
             disks.append(Disk("modules", str(modules)))
         if self._debug:
             disks.append(Disk("debug", str(self.kernel.debug_image)))
-        # The project comes on a disk of its own, in memory: there is no file to leave.
+        # The project comes on a disk of its own in memory, so that no file can be left behind.
         with _memfd(project.pack()) as fd:
             disks.append(Disk("project", f"/proc/self/fd/{fd}"))
             self._qemu = Qemu(
@@ -196,7 +196,7 @@ class Guest:
         return GuestError("the guest is gone", tail)
 
     def _registers(self) -> str:
-        """Where its processors are, a line each, for who has to find out why they stay there."""
+        """Get a line for each processor with its registers, to find out where a guest hangs."""
         try:
             text = self.qmp.monitor("info registers -a")
         except QmpError as e:
@@ -227,7 +227,7 @@ class Guest:
         while True:
             now = time.monotonic()
             if deadline is not None and now > deadline:
-                # Until it has said which kernel it is, it is the guest that is late.
+                # Before HELLO there is no command: the guest itself is late.
                 kind = GuestTimeoutError if self.release else GuestError
                 raise kind(late, qemu.console.tail())
             if qemu.console.panic is not None and now - qemu.console.panicked_at > 5:
@@ -278,7 +278,7 @@ class Guest:
         with self._lock:
             self._send(agent.RUN, json.dumps(request).encode())
             if stdin is None:
-                # A thread, since both sides could wait for each other otherwise.
+                # In a thread: without one, host and guest could wait for each other to read.
                 feeder = threading.Thread(target=self._feed, args=(input or b"",), daemon=True)
                 feeder.start()
             try:
@@ -300,7 +300,7 @@ class Guest:
                     if stdin is not None:
                         wake[:] = [] if ended or ahead > AHEAD else [stdin]
             except BaseException as e:
-                # A guest that is dead or hung has nothing to be told.
+                # A guest that is dead or hung cannot kill its command.
                 if not isinstance(e, GuestError) or isinstance(e, GuestTimeoutError):
                     self._abandon()
                 raise
@@ -313,7 +313,7 @@ class Guest:
             self._send(agent.INPUT)
 
     def _abandon(self) -> None:
-        """Kill the command that runs, so that the guest can be used on, if it is alive."""
+        """Kill the command that runs, so that the guest can run others if it is alive."""
         with contextlib.suppress(VmError):
             self._send(agent.SIGNAL, str(int(signal.SIGKILL)).encode())
             for kind, _ in self._receive(time.monotonic() + 5, ""):
@@ -388,7 +388,7 @@ class Guest:
 
     def pull(self, source: str, to: Path) -> Path:
         """
-        Copy a directory out of the guest; link texts come as they are.
+        Copy a directory out of the guest; symbolic links keep their text.
 
         :param to: a directory to make (it must not be there)
         """
@@ -438,7 +438,7 @@ class Guest:
         try:
             r = self.run(argv, stdout=told, timeout=WORKLOAD_SECONDS)
         except GuestError as e:
-            # Which workload it was: the one after that which came last.
+            # One line came for each workload that stands; the one after the last line failed.
             came = told.getvalue().decode(errors="replace").splitlines() or ["nothing"]
             raise type(e)(f"{e}; {what}, of which the last was: {came[-1]}", e.console) from e
         if r.returncode != 0:
@@ -464,7 +464,7 @@ def _memfd(data: bytes) -> Iterator[int]:
     fd = os.memfd_create("drgn-sockets", 0)
     try:
         _write_all(fd, data)
-        # Disks come in sectors.
+        # The size of a disk is a number of sectors.
         os.ftruncate(fd, -(-len(data) // 4096) * 4096)
         yield fd
     finally:

@@ -15,7 +15,7 @@ from vm import cache, host
 from vm.errors import VmError
 from vm.kernels import Kernel
 
-# Modules to insert, where they are not built in; qemu_fw_cfg writes VMCOREINFO's place.
+# Modules to insert where they are not built in; qemu_fw_cfg tells QEMU where VMCOREINFO is.
 MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "ext4", "qemu_fw_cfg")
 
 APPLETS = "cat echo hostname insmod ip ln mkdir mount poweroff sh sleep switch_root tar ulimit"
@@ -34,7 +34,7 @@ give_up() {
 	poweroff -f
 }
 
-# Disks are told apart by their serial: which ones there are differs, and so their order.
+# Disks are known by their serial: their number, and so their order, differs between guests.
 disk() {
 	for b in /sys/block/vd*; do
 		[ -e "$b/serial" ] && [ "$(cat $b/serial)" = "$1" ] && echo "/dev/${b##*/}" && return
@@ -72,7 +72,7 @@ echo 1 > /proc/sys/kernel/kptr_restrict
 echo 1048576 > /proc/sys/fs/nr_open
 echo 4194304 > /proc/sys/fs/file-max
 ulimit -n 1048576
-# Errors only, from here on; a panic turns everything on by itself.
+# From here on, errors only; a panic turns all messages on by itself.
 echo "4 4 1 7" > /proc/sys/kernel/printk
 
 for d in proc sys dev; do mount -o move /$d /root/$d; done

@@ -2,11 +2,12 @@
 """
 QEMU's kdump files, made into what makedumpfile would have written.
 
-QEMU writes the *flattened* format, in which a file is a series of (offset, size, data)
-to be put in their places, and which libkdumpfile reads only with a warning and after
-indexing all of it. Of ``struct new_utsname`` in the header it fills in the machine only,
-and libkdumpfile believes none of it unless sysname, release and version are there, so that
-drgn does not know the architecture. Both are a matter of a few bytes.
+QEMU writes the *flattened* format: a series of (offset, size, data), each of which belongs at
+its offset. libkdumpfile reads that only with a warning, and after it has indexed the whole file.
+
+Of ``struct new_utsname`` in the header, QEMU fills in the machine only. libkdumpfile ignores the
+structure unless sysname, release and version are there, and drgn then does not know the
+architecture.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def unflatten(source: BinaryIO, to: BinaryIO) -> None:
     """
     Put the pieces of a flattened dump in their places, as ``makedumpfile -R`` does.
 
-    :param source: read once, from where it is on; need not be seekable
+    :param source: read once from its current position; need not be seekable
     :param to: seekable, and empty
     :raises VmError: if *source* is not flattened, or has no end
     """
@@ -86,7 +87,7 @@ def fill_utsname(dump: BinaryIO, uname: Sequence[str]) -> None:
 
 
 def reassemble(flattened: Path, to: Path, uname: Sequence[str]) -> None:
-    """Make a kdump file, which says whose it is, of a flattened one of QEMU's."""
+    """Make a kdump file with a complete ``struct new_utsname`` of a flattened one of QEMU's."""
     with flattened.open("rb", buffering=CHUNK) as source, to.open("w+b") as out:
         unflatten(source, out)
         fill_utsname(out, uname)

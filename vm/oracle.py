@@ -1,35 +1,37 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Paths are bytes here, or relative to open directories; pathlib has neither.
+# Paths are bytes here, or relative to open directories; pathlib can do neither.
 # ruff: noqa: PTH100, PTH103, PTH108, PTH116, PTH120, PTH123, PTH202, PTH208, PTH211
 """
 Save what procfs and the usual tools say of a machine, to be compared with later.
 
 ``python3 -m vm.oracle DIR`` fills DIR with a tree laid out as ``/proc``:
 
-* ``DIR/PID/``: comm, cmdline, stat, status, cgroup, limits, mountinfo, ``cwd``, ``root``
-  and ``exe``, ``ns/*`` and ``fd/*`` as symbolic links whose text is the link's, byte for
-  byte, and ``fdinfo/*``. A link whose text cannot be a symbolic link's is an entry in
+* ``DIR/PID/``: comm, cmdline, stat, status, cgroup, limits, mountinfo and other files;
+  ``fdinfo/*``; and ``cwd``, ``root``, ``exe``, ``ns/*`` and ``fd/*`` as symbolic links with the
+  same text, byte for byte. A text that no symbolic link can have is an entry in
   ``DIR/PID/fd.json`` (``{"57": {"error": "ENAMETOOLONG"}}``, or ``{"link": TEXT}``, made by
-  ``os.fsdecode``). For a table of more than 10,000 (``--pack-above``) there is
-  ``DIR/PID/fds.jsonl`` instead of fd, fd.json and fdinfo: a line ``{"fd": N, "link": TEXT,
-  "fdinfo": TEXT}`` each, or with "error". So many small files are more than most
-  file systems have inodes for.
-* ``DIR/PID/task/TID/``: comm; for threads whose file table is not the leader's also fd,
-  fdinfo, status and stat.
+  ``os.fsdecode``). A process with more than 10,000 descriptors (``--pack-above``) has
+  ``DIR/PID/fds.jsonl`` instead of fd, fd.json and fdinfo, since most file systems do not have
+  inodes for so many files: each line is ``{"fd": N, "link": TEXT, "fdinfo": TEXT}``, or has
+  "error".
+* ``DIR/PID/task/TID/``: comm; for threads with a file table of their own also fd, fdinfo,
+  status and stat.
 * ``DIR/netns/INODE/net/``: ``/proc/net`` of each network namespace. ``DIR/PID/net`` and
   ``DIR/net`` are symbolic links into it. ``DIR/netns/INODE/diag`` has the replies of sock_diag
   there, as :mod:`drgn_sockets.check.sock_diag` saves them.
-* ``DIR/sys``, ``DIR/uptime``, ``DIR/version``, ...: what says which machine this was.
+* ``DIR/sys``, ``DIR/uptime``, ``DIR/version``, ...: which machine this was.
 * ``DIR/tools/``: output of ss, lsof, lsfd, netstat, ip and tipc; ``DIR/tools/netns-INODE/`` for
   the namespaces other than ours.
-* ``DIR/manifest.json``: when, where, what was left out and why, and each tool's command.
+* ``DIR/manifest.json``: when and where it was made, what was left out and why, and the command
+  line of each tool.
 
-The tools run first: procfs is read last, so that it is closest to the machine's stop. Before ss,
-whose words tell of moments, and again before sock_diag, keepers of the workloads renew what lasts
-but a minute. sock_diag is asked just before ``/proc/net`` is read: it gives each socket a cookie,
-and its own sockets are gone by then.
-The program itself, its children and those it is told to exclude are left out of the tree
-(but the tools see them). A process that goes away while it is read is no error.
+The tools run first. procfs is read last, shortly before the machine is stopped. Before ss, which
+prints timers, and again before sock_diag, the workloads' keepers renew the sockets that last only
+a minute. sock_diag is asked just before ``/proc/net`` is read: its own sockets are closed by then,
+and each socket has got a cookie.
+
+The tree leaves out the program itself, its children, and the processes of ``--exclude-pid``; the
+tools see them. It is no error if a process ends while it is read.
 """
 
 from __future__ import annotations
@@ -108,7 +110,7 @@ NET_FILES = (
     "sctp/assocs",
     "softnet_stat",
 )
-#: Of these, those with times in them, which go with ``DIR/uptime``.
+#: Those of them that have times in them. They are read just before ``DIR/uptime``.
 MOMENTS = ("tcp", "tcp6")
 SYSTEM_FILES = (
     "version", "cmdline", "stat", "meminfo", "modules", "filesystems", "mounts", "devices",
@@ -117,7 +119,7 @@ SYSTEM_FILES = (
     "sys/fs/file-max", "sys/fs/nr_open", "sys/net/ipv4/tcp_rmem", "sys/net/ipv4/tcp_wmem",
     "sys/net/ipv4/tcp_congestion_control", "sys/net/core/somaxconn",
 )  # fmt: skip
-#: ``ss-full-*`` has all that ss can tell of a family, to be compared word by word.
+#: ``ss-full-*`` is all that ss prints of a family, to be compared word by word.
 SS = {
     "ss-all": "-aniemop -tuwx0",
     "ss-lines": "-aniempoO -tuwx0",
@@ -132,7 +134,7 @@ SS = {
     "ss-xdp": "--xdp -anpe",
     "ss-tipc": "-aniempO --tipc",
     "ss-tipcinfo": "-aniempO --tipc --tipcinfo",
-    # In two lines; and with the Netid, which ss prints if it is asked for several families.
+    # Two lines a socket; and with the Netid, which ss prints only for several families.
     "ss-tipcinfo-lines": "-ap --tipc --tipcinfo",
     "ss-tipc-netid": "-anep --tipc --xdp",
     "ss-summary": "-s",
@@ -146,7 +148,7 @@ SS = {
     },
 }
 IP = {"ip-link": "-d -j link", "ip-addr": "-d -j addr", "ip-route": "-j route show table all"}
-#: Names of TIPC sockets, which ss does not tell.
+#: ss does not print the names of TIPC sockets; tipc does.
 TIPC = {"tipc-sockets": "socket list", "tipc-names": "nametable show"}
 ELSEWHERE = {
     "netstat": "netstat -anpeo",
@@ -161,17 +163,17 @@ THERE = (
 )
 SYMLINK_MAX = 4095
 SIOCGSKNS = 0x894C
-#: What it is called when a process has gone.
+#: Errors of a process that has ended.
 GONE = (errno.ENOENT, errno.ESRCH)
 
 
 def read_at(directory: int | None, name: bytes | str) -> bytes:
-    """Read a file whole, without asking for its size first, which procfs does not know."""
+    """Read a whole file without asking for its size, which procfs does not know."""
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         first = os.read(fd, 1 << 16)
         if len(first) < 512:
-            # Short files are common (fdinfo), and one read gives all of them.
+            # Most files are short (fdinfo): one read is enough.
             return first
         parts = [first]
         while parts[-1]:
@@ -182,7 +184,7 @@ def read_at(directory: int | None, name: bytes | str) -> bytes:
 
 
 class CannotWriteError(Exception):
-    """The copy cannot be written: never to be taken for a process that has gone."""
+    """The copy cannot be written; not an OSError, which would mean that a process has ended."""
 
 
 @contextlib.contextmanager
@@ -219,7 +221,7 @@ def symlink_at(directory: int | None, name: bytes | str, text: bytes | str) -> N
 
 @contextlib.contextmanager
 def directory(name: bytes | str, parent: int | None = None, make: bool = False) -> Iterator[int]:
-    """An open directory, made before if asked for."""
+    """Open a directory; with *make*, make it first."""
     if make:
         with writing(name), contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=parent)
@@ -240,7 +242,7 @@ def numbers(fd: int) -> list[int]:
 
 
 class Oracle:
-    """One run: where from, where to, and what was found on the way."""
+    """One run: its source, its target, and what it has found."""
 
     def __init__(self, proc: str, target: str, options: argparse.Namespace) -> None:
         self.proc = proc
@@ -249,11 +251,11 @@ class Oracle:
         self.exclude = {os.getpid(), *options.exclude_pid}
         self.errors: dict[str, list[str]] = {}
         self.netns_of: dict[int, int] = {}
-        #: By inode: a path to open it with, and who it was seen with.
+        #: By inode: a path that opens it, where it was seen, and the processes in it.
         self.netns: dict[int, dict[str, Any]] = {}
         self.tools: list[dict[str, Any]] = []
         self.counts = {"pids": 0, "fds": 0, "threads_with_own_table": 0}
-        #: Whose tables are in fds.jsonl.
+        #: Processes whose descriptors are in fds.jsonl.
         self.packed: list[str] = []
         self._sockets_seen: set[bytes] = set()
 
@@ -284,14 +286,14 @@ class Oracle:
             self.add_netns(f"{self.proc}/{pid}/ns/net", f"process {pid}", pid)
 
     def renew(self) -> None:
-        """Have the keepers of workloads make anew what lasts a minute."""
+        """Have the workloads' keepers renew the sockets that last only a minute."""
         if self.options.account:
             control.renew(Path(self.options.account))
 
     def save_diag(self) -> None:
         """Ask sock_diag in each network namespace."""
         try:
-            # Once for all children.
+            # Imported here, once for all children.
             from pyroute2 import DiagSocket  # noqa: F401
         except ImportError as error:
             self.errors["diag"] = [str(error)]
@@ -303,7 +305,7 @@ class Oracle:
     def save_net(self) -> None:
         """Read ``/proc/net`` of each network namespace."""
         for files in (tuple(name for name in NET_FILES if name not in MOMENTS), MOMENTS):
-            # Our own, with most of the sockets, at the end.
+            # Our own namespace last: it has most of the sockets.
             for inode, entry in reversed(list(self.netns.items())):
                 path = f"{self.target}/netns/{inode}/net"
                 os.makedirs(path, exist_ok=True)
@@ -313,7 +315,7 @@ class Oracle:
         os.symlink(f"netns/{home}/net", f"{self.target}/net")
 
     def _inside(self, entry: dict[str, Any], action: Callable[[], None]) -> None:
-        """Do something in a child that has joined a network namespace."""
+        """Call *action* in a child process that has joined a network namespace."""
         sys.stdout.flush()
         child = os.fork()
         if child:
@@ -389,7 +391,7 @@ class Oracle:
             text = os.readlink(os.fsencode(name), dir_fd=source)
             symlink_at(into, os.fsencode(name), text)
         except OSError as error:
-            # Kernel threads have neither exe nor, at times, cwd.
+            # Kernel threads have no exe, and some have no cwd.
             if error.errno not in GONE:
                 self.error(who, name, error)
 
@@ -418,10 +420,10 @@ class Oracle:
         try:
             return syscalls.kcmp_files(pid, tid)
         except OSError:
-            # No CONFIG_KCMP, or gone: then save it, too.
+            # Without CONFIG_KCMP, or if the thread has ended, its table is saved as well.
             return False
 
-    # Descriptors: many, so every system call counts.
+    # Descriptors. There are many, so each system call matters.
 
     def _descriptors(self, pid: int, who: str, source: int, into: int) -> None:
         try:
@@ -489,7 +491,7 @@ class Oracle:
         write_at(into, "fds.jsonl", "".join(line + "\n" for line in lines).encode())
 
     def _look(self, who: str, fd: int, text: bytes) -> None:
-        """Learn of network namespaces that no process is in."""
+        """Note network namespaces that no process is in, but a descriptor keeps."""
         if text.startswith(b"net:["):
             self.add_netns(f"{self.proc}/{who}/fd/{fd}", f"fd {fd} of {who}")
         elif self.options.socket_netns and text.startswith(b"socket:["):
@@ -513,7 +515,7 @@ class Oracle:
             if inode in self.netns:
                 os.close(ns)
             else:
-                # Kept open until its /proc/net is read; there is no path to it.
+                # There is no path to it, so it stays open until its /proc/net is read.
                 seen = f"socket fd {fd} of {pid}"
                 self.netns[inode] = {"path": seen, "seen": seen, "pids": [], "fd": ns}
         except OSError as error:
@@ -533,7 +535,7 @@ class Oracle:
             write_at(None, f"{self.target}/{name}", data)
 
     def run_tools(self) -> None:
-        """Run all of them here, and a few of ss and ip in each further namespace."""
+        """Run all tools here, and those of THERE in each further network namespace."""
         if self.options.tools == "none":
             return
         here = os.stat(f"{self.proc}/self/ns/net").st_ino
@@ -632,7 +634,7 @@ def find_tool(name: str) -> str | None:
 
 
 def lsfd_columns() -> str:
-    """All columns that this lsfd has, from its help."""
+    """Get all columns that this lsfd has, with commas between them; empty without lsfd."""
     tool = find_tool("lsfd")
     if not tool:
         return ""
@@ -645,7 +647,7 @@ def lsfd_columns() -> str:
         check=False,
     ).stdout.decode()
     if "columns:" not in text:
-        # Newer ones have them in a list of their own.
+        # Newer versions have an option of their own for that.
         text = (
             "columns:\n"
             + subprocess.run(
@@ -697,7 +699,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def collect(options: argparse.Namespace, proc: str = "/proc") -> dict[str, Any]:
-    """Fill the directory; returns the manifest that it has written."""
+    """Fill the directory, and return the manifest that was written."""
     target = os.path.abspath(options.target)
     os.makedirs(target, exist_ok=True)
     if os.listdir(target):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A QEMU process: its command line, its console, and its certain end."""
+"""A QEMU process: its command line, its console, and how it is ended."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pathlib import Path
 from vm import agent, cache, host
 from vm.errors import VmError
 
-#: A guest under KVM has said something by then; it takes a tenth of it where KVM works.
+#: Where KVM works, a guest says something in a tenth of this time.
 PROBE_SECONDS = 5.0
 
 # Before QEMU's commit deba78709ae8 ("accel/tcg: Always lock pages before translation") (in 8.1) a
-# processor could go on with what another had patched meanwhile. Kernels patch themselves whenever
-# a static key changes: they died of an int3 that was gone, or stood still, once in some 40 boots.
+# processor could go on executing code that another one had just patched. Kernels patch themselves
+# whenever a static key changes: one boot in 40 died of an int3 that was gone by then, or hung.
 PATCHING_WORKS = 8, 1
 
 APPEND = "console=ttyS0 panic=-1"
@@ -59,16 +59,16 @@ def _processors(accel: str, binary: str, icount: bool = False) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Disk:
-    """A raw disk of the guest; it never changes what is behind it."""
+    """A raw disk of the guest. The file behind it is never changed."""
 
     serial: str
     path: str
-    #: Let the guest write, and forget it.
+    #: Let the guest write; what it writes is thrown away.
     scratch: bool = False
 
 
 class Console:
-    """The serial console's lines: the last ones are kept, and a panic noticed."""
+    """Reads the serial console: keeps the last lines, and notices a panic."""
 
     def __init__(self, fd: int, echo: int | None = None) -> None:
         self.lines: collections.deque[bytes] = collections.deque([b""], maxlen=60)
@@ -101,8 +101,8 @@ class Console:
             self.panic = m[1].decode(errors="replace")
 
     def tail(self, count: int = 20) -> str:
-        """Get the last lines, with what a terminal would act on made visible."""
-        # SeaBIOS clears the screen; nothing of that is for the user's terminal.
+        """Get the last lines, without escape sequences; control characters are escaped."""
+        # SeaBIOS clears the screen, which would clear the user's terminal as well.
         text = b"\n".join(list(self.lines)).decode(errors="replace")
         text = re.sub(r"\x1b(?:\[[0-9;?=]*[A-Za-z]|c)", "", text)
         text = "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
@@ -149,11 +149,11 @@ class Qemu:
         for d in disks:
             drive = f"if=none,id={d.serial},format=raw,file.locking=off,file.filename="
             drive += d.path.replace(",", ",,")
-            # A snapshot is a nameless temporary file of QEMU's own.
+            # QEMU keeps a snapshot in a temporary file without a name.
             drive += ",snapshot=on,cache=unsafe" if d.scratch else ",readonly=on"
             argv += ["-drive", drive]
             argv += ["-device", f"virtio-blk-pci,drive={d.serial},serial={d.serial}"]
-        # Socket pairs rather than names: nothing to clean up, nobody else can connect.
+        # Socket pairs have no names: there is nothing to clean up, and nobody else can connect.
         self.agent, agent_end = socket.socketpair()
         self.monitor, monitor_end = socket.socketpair()
         argv += ["-chardev", f"socket,id=agent,fd={agent_end.fileno()}"]
@@ -177,7 +177,7 @@ class Qemu:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     pass_fds=[agent_end.fileno(), monitor_end.fileno(), *pass_fds],
-                    # Ctrl-C is for us, who then end it.
+                    # Ctrl-C must reach this process only, which then ends QEMU.
                     start_new_session=True,
                     preexec_fn=_die_with_parent,
                 )
@@ -190,12 +190,12 @@ class Qemu:
         self.messages = Console(self.process.stderr.fileno())
 
     def complaint(self) -> str:
-        """Get what QEMU itself said."""
+        """Get the last lines that QEMU wrote to its standard error."""
         self.messages.closed.wait(1)
         return self.messages.tail(2).replace(f"{BINARY}: ", "")
 
     def close(self) -> None:
-        """End QEMU, however it is."""
+        """End QEMU, whatever its state."""
         self.agent.close()
         self.monitor.close()
         if self.process.poll() is None:

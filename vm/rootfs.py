@@ -20,11 +20,11 @@ PACKAGES = (
     "python3",
     # The oracles: ss, lsof, netstat, and lsfd (in util-linux-extra in Debian 12).
     *("iproute2", "lsof", "net-tools", "util-linux", "util-linux-extra", "procps"),
-    # modprobe; and for a person in the shell.
+    # kmod has modprobe; less is for people in `vm shell`.
     *("kmod", "less"),
 )
 
-# Wheels, newest as of when the root was built.
+# Wheels: the newest versions when the root was built.
 WHEELS = ("drgn>=0.3.0", "tabulate>=0.9", "pyroute2>=0.9", "wcwidth>=0.2", "pytest>=7")
 
 # Room for what a guest writes; the image is sparse.
@@ -47,7 +47,7 @@ echo drgn-sockets > "$1/etc/hostname"
 printf '127.0.0.1 localhost drgn-sockets\n::1 localhost\n' > "$1/etc/hosts"
 : > "$1/etc/resolv.conf"
 rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*
-# mmdebstrap has /proc, /sys and /dev mounted in there: a bind mount shows what is below.
+# mmdebstrap has /proc, /sys and /dev mounted in $1: a bind mount shows the directories below.
 bare=$(mktemp -d)
 mount --bind "$1" "$bare"
 trap 'umount "$bare" && rmdir "$bare"' EXIT
@@ -65,13 +65,13 @@ def _pip() -> list[str]:
 
 
 def key() -> str:
-    """Get what tells one root from another: a hash of everything it is built from."""
+    """Get a hash of everything that the root is built from."""
     inputs = repr((SUITE, PYTHON, PACKAGES, WHEELS, FREE, CUSTOMIZE))
     return hashlib.sha256(inputs.encode()).hexdigest()[:12]
 
 
 def _remove(tree: Path) -> None:
-    """Remove a tree of which root may own a part, but nothing that is mounted in it."""
+    """Remove a tree of which root may own parts; file systems mounted in it are left alone."""
     if tree.exists():
         argv = ["rm", "-rf", "--one-file-system", str(tree)]
         host.call(host.as_root(argv), f"removing {tree}")
@@ -82,7 +82,7 @@ def _make(part: Path) -> None:
     for program in ("mmdebstrap", "mke2fs"):
         host.program(program)
     work = part.with_name(part.name + ".work")
-    _remove(work)  # of someone who was killed
+    _remove(work)  # left by a process that was killed
     wheels = work / "wheels"
     tmp = work / "tmp"
     try:
@@ -93,7 +93,7 @@ def _make(part: Path) -> None:
         for glibc in ("2_17", "2_28", "2_34"):
             argv += ["--platform", f"manylinux_{glibc}_x86_64"]
         host.call([*argv, "--platform", "manylinux2014_x86_64", *WHEELS], "pip install")
-        # A file of ours before root's mke2fs writes to it, so that it stays ours.
+        # We make the file, so that it belongs to us and not to root, who runs mke2fs.
         part.touch()
         hook = CUSTOMIZE.format(
             python=PYTHON,
@@ -111,7 +111,7 @@ def _make(part: Path) -> None:
             argv.append(f"--dpkgopt=path-exclude=/usr/share/{d}/*")
         argv += ["--customize-hook=" + hook, SUITE, "/dev/null", *apt.sources(SUITE)]
         path = "PATH=" + os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-        # Its tree goes there too, so that nothing is left of it if we are interrupted.
+        # mmdebstrap makes its tree there as well, so that nothing is left if we are interrupted.
         host.call(host.as_root(["env", path, f"TMPDIR={tmp}", *argv]), "building the guest's root")
         if part.stat().st_size == 0:
             raise VmError("building the guest's root made no image")
@@ -120,7 +120,7 @@ def _make(part: Path) -> None:
 
 
 def get() -> Path:
-    """Get the image of the guest's root, built when first asked for."""
+    """Get the image of the guest's root; it is built when first asked for."""
     image = cache.root() / "roots" / f"{SUITE}-{key()}.img"
     if not image.exists():
         cache.ensure(image, _make)

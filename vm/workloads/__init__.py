@@ -7,7 +7,7 @@ story. See :mod:`vm.workloads.account` for what an account holds, and ``README.m
 the commands.
 """
 
-#: In the order they are started: the states of ``tcp_states`` do not last for ever.
+#: In the order in which they are started. ``tcp_states`` is last: its states do not last.
 STANDARD = (
     "tcp_echo",
     "unix_fork",
@@ -25,10 +25,10 @@ STANDARD = (
     "many_holders",
     "payload",
     "processes",
-    # After those that make MPTCP connections: of a number of subflows, by then.
+    # After those that make MPTCP connections: it adds endpoints, which add subflows to others.
     "transports",
     "tipc",
-    # At the end: before 5.15 there are no more control groups of sockets after it.
+    # Near the end: before 5.15, sockets made after it have no control group.
     "tcp_options",
     "tcp_states",
 )

@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 
 class FdEnd(TypedDict):
-    """One descriptor of one process; how the lists of an account name a file."""
+    """One descriptor of one process. The lists of an account name files this way."""
 
     pid: int
     fd: int
@@ -49,7 +49,7 @@ class _FdBase(TypedDict):
 class FdAccount(_FdBase, total=False):
     """One open descriptor. Sockets have the second half; any may have a ``note``."""
 
-    #: Set when these belong to the same open file (``dup``, ``fork``): a name for it.
+    #: Descriptors with the same word here are one open file (``dup``, ``fork``).
     same_file: str
     note: str
     #: eventfd's counter, epoll's targets, pidfd's pid, timerfd's clock, ...
@@ -76,11 +76,11 @@ class FdAccount(_FdBase, total=False):
     peer_inode: int
     #: unix: ``SO_PEERCRED`` as [pid, uid, gid].
     peercred: list[int]
-    #: unix: st_dev/st_ino of the socket *file*, as far as there is one.
+    #: unix: st_dev/st_ino of the socket's *file*, if it has one.
     file_dev: int
     file_inode: int
-    #: ``SIOCINQ`` (bytes unread; datagrams: of the first) and ``SIOCOUTQ``
-    #: (TCP: bytes not acknowledged; others: memory of what is sent and not yet freed).
+    #: ``SIOCINQ`` (bytes unread; for datagrams, of the first one) and ``SIOCOUTQ``
+    #: (TCP: bytes not acknowledged; others: memory of data that is sent and not yet freed).
     inq: int
     outq: int
     #: Sizes of datagrams queued and unread.
@@ -107,7 +107,7 @@ class FdAccount(_FdBase, total=False):
 
 class _ProcessBase(TypedDict):
     pid: int
-    #: Differs from pid only for a thread with a file table of its own or a listed sibling.
+    #: Differs from pid for threads: those with a file table of their own, and some others.
     tid: int
     comm: str
     role: str
@@ -120,24 +120,24 @@ class _ProcessBase(TypedDict):
 class ProcessAccount(_ProcessBase, total=False):
     """One task, and its file table."""
 
-    #: This task has the same file table as that one (whose ``fds`` say what is in it).
+    #: The task whose file table this one shares; that one's entry has the ``fds``.
     shares_files_with: int
-    #: False: it goes on to open and close things, so ``fds`` is only what stays.
+    #: False: the process goes on opening and closing files; ``fds`` has those that stay.
     steady: bool
     zombie: bool
-    #: Goes on while the others are frozen, to renew what would expire (time-wait
-    #: sockets), and opens nothing; it makes this file once it has come to that.
+    #: Path of a file. The process goes on while the others are frozen, and renews time-wait
+    #: sockets before they expire. It makes this file once it has stopped opening files.
     keeper: str
     cwd: str
     root: str
-    #: What was set of the process itself: uid, cmdline, limit, exe, tracer, mapped, ...
+    #: Properties that the process has set: uid, cmdline, limit, exe, tracer, mapped, ...
     detail: dict[str, Any]
     #: Instead of 160,000 entries in ``fds``: see the ``bench`` workload.
     fd_ranges: list[dict[str, Any]]
 
 
 class Skipped(TypedDict):
-    """Something this kernel or machine would not do."""
+    """Something that this kernel or machine cannot do."""
 
     what: str
     why: str
@@ -183,7 +183,7 @@ class Account(_AccountBase, total=False):
     #: MPTCP connections of several subflows: {client, server, count}.
     subflows: list[dict[str, Any]]
     addresses: dict[str, Any]
-    #: What no core that is given away may hold: {place, token, queued (in a socket)}.
+    #: Data that a distilled core must not hold: {place, token, queued (in a socket)}.
     secrets: list[dict[str, Any]]
 
 
@@ -194,7 +194,7 @@ _ENDS = ("client", "server", "listener", "a", "b", "holder")
 
 
 def problems(account: dict[str, Any]) -> list[str]:
-    """Say what is wrong with an account: missing members, ends that lead nowhere."""
+    """List what is wrong with an account: missing members, ends that name no descriptor."""
     found = [f"no member {key}" for key in _REQUIRED if key not in account]
     tables: dict[int, set[int]] = {}
     ranges: set[int] = set()

@@ -2,9 +2,9 @@
 """
 N TCP pairs and N unix pairs in one process, and a child that shares them all.
 
-For measuring: with the default of 20,000 there are 80,000 sockets and 160,000
-descriptors. ``bench:5000`` makes fewer. The account has no entry for each, but
-``fd_ranges``: ``first``, ``count``, ``kind`` and what the order within is.
+For measuring. The default of 20,000 gives 80,000 sockets and 160,000 descriptors;
+``bench:5000`` makes fewer. The account has no entry for each descriptor, but ``fd_ranges``:
+``first``, ``count`` and ``kind``. Neighbours in a range are the two ends of a connection.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _unix_pairs(count: int) -> list[int]:
 
 
 def _ranges(fds: list[int], kind: str) -> list[dict[str, Any]]:
-    """Runs of consecutive numbers (a listener closed in between leaves a gap)."""
+    """Get runs of consecutive numbers. A listener that was closed leaves a gap between two."""
     found: list[dict[str, Any]] = []
     for fd in fds:
         if found and found[-1]["first"] + found[-1]["count"] == fd:
@@ -74,7 +74,6 @@ def run(me: Process) -> None:
     gc.disable()
     tcp = _tcp_pairs(pairs)
     unix = _unix_pairs(pairs)
-    # "pairs" of a range: neighbours are the two ends of one connection.
     me.facts["fd_ranges"] = _ranges(tcp, "tcp pairs") + _ranges(unix, "unix pairs")
     gc.freeze()
     child = me.spawn("bench-child", _child)

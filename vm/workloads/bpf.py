@@ -30,7 +30,7 @@ CGROUP_INET_EGRESS, TRACE_FENTRY, TRACE_ITER, AT_SK_LOOKUP, AT_XDP, AT_PERF_EVEN
 TRACE_KPROBE_MULTI, TRACE_UPROBE_MULTI = 42, 48
 _BTF_MAGIC = 0xEB9F
 _KIND_INT, _KIND_FUNC = 1, 12
-# Of each kind what follows the 12 bytes of a type: bytes, and bytes for each member.
+# For each BTF kind, the size of what follows struct btf_type: fixed, and for each member.
 _TAILS = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0),
           15: (0, 12), 17: (4, 0), 19: (0, 12)}  # fmt: skip
 
@@ -42,7 +42,7 @@ RETURN_2 = struct.pack("<BBhi", 0xB7, 0, 0, 2) + RETURN_1[8:]
 
 
 def command(number: int, attributes: bytes) -> int:
-    """Do a command of bpf(2)."""
+    """Call bpf(2)."""
     buffer = ctypes.create_string_buffer(attributes, 128)
     return syscalls.syscall("bpf", number, buffer, 128)
 
@@ -63,7 +63,7 @@ def make_map(
 
 
 def update(fd: int, key: bytes, value: bytes) -> None:
-    """Put something into a map."""
+    """Set an element of a map."""
     keep: list[object] = []
     command(MAP_UPDATE, struct.pack("=IxxxxQQQ", fd, _pointer(key, keep), _pointer(value, keep), 0))
 
@@ -82,7 +82,7 @@ def load(
 
 
 def link(prog: int, target: int, attach_type: int, flags: int = 0, info: bytes = b"") -> int:
-    """Attach a program by a link. *info* is what an iterator is told."""
+    """Attach a program by a link. *info* is a ``union bpf_iter_link_info`` for iterators."""
     keep: list[object] = []
     attributes = struct.pack("=IIII", prog, target, attach_type, flags)
     if info:
@@ -116,7 +116,7 @@ def uprobes(prog: int, path: bytes, offsets: Sequence[int], pid: int = 0) -> int
 
 
 def raw_tracepoint(prog: int, name: bytes | None) -> int:
-    """Attach a program to a raw tracepoint; without a name, to what it was loaded for."""
+    """Attach a program to a raw tracepoint; without a name, to the one it was loaded for."""
     keep: list[object] = []
     address = 0 if name is None else _pointer(name, keep)
     return command(RAW_TRACEPOINT_OPEN, struct.pack("=QI", address, prog))
@@ -134,7 +134,7 @@ def load_btf() -> int:
 
 @functools.lru_cache(1)
 def _functions() -> tuple[bytes, dict[int, int]]:
-    """Strings of the kernel's BTF, and the functions by where their names begin in these."""
+    """Get the strings of the kernel's BTF, and its functions by offset of their names there."""
     data = Path("/sys/kernel/btf/vmlinux").read_bytes()
     _, _, _, length, type_off, type_len, str_off, str_len = struct.unpack_from("=HBBIIIII", data)
     at, end, number = length + type_off, length + type_off + type_len, 1

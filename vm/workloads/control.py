@@ -34,7 +34,7 @@ def _tail(log: Path) -> str:
 
 
 def _ready_line(pipe: int, deadline: float) -> bytes:
-    """Read what a workload has to say, until it has closed its end of the pipe."""
+    """Read what a workload reports, until it closes its end of the pipe."""
     parts: list[bytes] = []
     while True:
         left = deadline - time.monotonic()
@@ -107,7 +107,7 @@ def _start_one(spec: str, directory: Path, timeout: float) -> Account:
         os.close(read_end)
         if write_end >= 0:
             os.close(write_end)
-    # It outlives us on purpose; subprocess would warn about that.
+    # It outlives us on purpose; without this, subprocess would warn.
     daemon.returncode = 0
     account["log"] = str(log)
     path.write_text(json.dumps(account, indent=1) + "\n")
@@ -123,7 +123,7 @@ def start(specs: Iterable[str], directory: Path, timeout: float) -> Iterator[Acc
 
 
 def summary(account: Account) -> str:
-    """One line on a workload that stands."""
+    """Get a line about a workload that is ready."""
     fds = sum(len(process["fds"]) for process in account["processes"])
     fds += sum(r["count"] for p in account["processes"] for r in p.get("fd_ranges", ()))
     skipped = ", ".join(sorted({row["what"] for row in account["skipped"]}))
@@ -143,7 +143,7 @@ def load(directory: Path) -> list[Account]:
 
 
 def _pids(account: Account) -> list[int]:
-    """The live processes of a workload; a pid that has since gone to another is not one."""
+    """Get the live processes of a workload, without pids that other processes have by now."""
     found = []
     for pid in sorted({process["pid"] for process in account["processes"]}):
         with contextlib.suppress(OSError):
@@ -217,7 +217,7 @@ def freeze(directory: Path, settle: float = 1.0) -> int:
 
 
 def renew(directory: Path) -> None:
-    """In a freeze, have keepers make once more what does not last, with the time it then has."""
+    """In a freeze, have keepers make the sockets that do not last once more."""
     _hush({pid: sign for pid, sign in _keepers(directory).items() if sign.exists()})
 
 
@@ -239,7 +239,7 @@ def stop(directory: Path) -> int:
         with contextlib.suppress(OSError):
             if os.getsid(account["pid"]) == account["pid"]:
                 os.killpg(account["pid"], signal.SIGKILL)
-        # What the kernel must take down (160,000 files) takes its time.
+        # Closing 160,000 files takes the kernel seconds.
         left += _wait(pids, lambda state: state in ("", "Z"), 60)
         killed += len(pids)
         for name, value in account["cleanup"].get("sysctls", {}).items():

@@ -2,9 +2,8 @@
 """
 A server with several threads, like a database, that listens on ``::`` for both IPs.
 
-Its IPv4 clients appear among the IPv6 sockets. It also holds sockets which it never
-bound or connected: they are in none of the kernel's tables, so ``lsof`` has nothing
-better to say of them than "can't identify protocol".
+Its IPv4 clients appear among the IPv6 sockets. It also holds sockets that it never bound or
+connected: they are in no table of the kernel, and ``lsof`` says "can't identify protocol" of them.
 """
 
 from __future__ import annotations

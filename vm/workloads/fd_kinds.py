@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Paths are bytes here, which pathlib does not have.
+# Paths are bytes here; pathlib has none.
 # ruff: noqa: PTH102, PTH116, PTH123
 """
 Each kind of file in full: locks, watches, queues that are not empty, calls that wait.
@@ -7,7 +7,7 @@ Each kind of file in full: locks, watches, queues that are not empty, calls that
 Locks of all types, timers of all clocks, epoll in epoll, BPF maps of many types, programs, links
 and iterators, an io_uring with registered files and requests that wait, sealed memory, messages, a
 supervisor of system calls; in children, files of namespaces of their own. The ``detail`` of an
-entry says what was asked for. What this kernel does not have is listed as skipped.
+entry says what was asked for. Kinds that this kernel does not have are listed as skipped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLOEXEC, NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
 _AT_FDCWD = -100
 _PAGE = 4096
 
-#: Memory that the kernel was told of.
+#: Memory whose address the kernel has.
 _KEPT: list[object] = []
 
 _mmap = ctypes.CDLL(None, use_errno=True).mmap
@@ -70,7 +70,7 @@ def _locks(me: Process) -> None:
     me.note(fd, detail={"locks": [_lock("flock", "read")]}, same_file="flock")
     me.dup(fd)
 
-    # Of the process: to close any descriptor of the file would end these.
+    # Locks of the process: closing any descriptor of the file would release them.
     fd = _file(me, b"posix")
     rows = [("write", 0, 9), ("read", 100, 199), ("write", 500, None)]
     for mode, start, end in rows:
@@ -85,7 +85,7 @@ def _locks(me: Process) -> None:
         _range_lock(fd, f_ofd_setlk, kind, start, (end or 0) - start + 1)
     me.note(fd, detail={"locks": [_lock("ofd", *row) for row in rows]})
 
-    # A lease to read is for who cannot write; one to write, for the only one.
+    # A read lease takes a descriptor that cannot write; a write lease, a file opened only once.
     for mode, flags in (("read", os.O_RDONLY), ("write", os.O_RDWR)):
 
         def lease(mode: str = mode, flags: int = flags) -> None:
@@ -98,7 +98,7 @@ def _locks(me: Process) -> None:
         me.attempt(f"lease to {mode}", lease)
 
 
-# What tells of events.
+# Files that report events.
 
 
 def _timers(me: Process) -> None:
@@ -156,7 +156,7 @@ def _events(me: Process) -> None:
     me.note(second, detail={"watched": [add(second, first, select.EPOLLIN, 1)]})
     me.note(third, detail={"watched": [add(third, second, 0, 2)]})
 
-    # Under this number there is another file by now.
+    # Another file has this number by now.
     fd = syscalls.libc("eventfd", ctypes.c_uint(7), ctypes.c_int(CLOEXEC))
     me.hold(fd, "eventfd", "anon_inode:[eventfd]", detail={"count": 7, "semaphore": False})
     me.dup(fd)
@@ -380,7 +380,7 @@ def _rings(me: Process) -> None:
         ring = uring.Ring(4)
         detail: dict[str, Any] = {"sq_entries": ring.sq_entries, "cq_entries": ring.cq_entries}
         hold(ring.fd, detail)
-        # Completions that nobody takes, more than there is room for.
+        # More completions than there is room for, which nobody takes.
         for first in (0, 4, 8):
             for number in range(first, first + 4):
                 ring.queue(uring.OP_NOP, user_data=1000 + number)
@@ -404,7 +404,7 @@ def _rings(me: Process) -> None:
         detail["bufs"] = [[addresses[0], 5000], [addresses[1], 100]]
         ring.register(uring.REGISTER_PERSONALITY, None, 0)
 
-        # Two that wait for what never comes, two that are done, three that nobody submitted.
+        # Two requests that wait for ever, two that are done, three that were not submitted.
         read_end, write_end = os.pipe2(CLOEXEC)
         me.hold(read_end, "pipe")
         me.hold(write_end, "pipe")
@@ -562,7 +562,7 @@ def _bpf(me: Process) -> None:
 
     def uprobes() -> None:
         prog = _program(me, bpf.KPROBE, attach_type=bpf.TRACE_UPROBE_MULTI)
-        # In the file's first pages, which no process runs.
+        # In the first pages of the file, which no process executes.
         fd = bpf.uprobes(prog, b"/usr/bin/true", [0x40, 0x50], me.pid)
         _hold_link(me, fd, "uprobe_multi", prog=prog)
 
@@ -624,7 +624,7 @@ def _events_of_perf(me: Process) -> None:
 
 
 def _mount_fds(me: Process) -> None:
-    """What is not mounted yet, or no more; in a mount namespace of its own."""
+    """File systems that are not mounted yet, or no longer, in a mount namespace of its own."""
     work = os.fsencode(me.work)
 
     def context() -> None:
@@ -675,7 +675,7 @@ def _delegate(context: int) -> None:
 
 
 def _delegated(me: Process) -> None:
-    """The child in a user namespace of its own, whose file system its parent lets delegate."""
+    """Child in a user namespace: its parent allows its BPF file system to delegate."""
     me.drop_all_but()
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     assert me.up is not None
@@ -692,9 +692,9 @@ def _delegated(me: Process) -> None:
 
 
 def _token(me: Process) -> None:
-    """A BPF token: only a privileged process may allow that, and only one that is not has it."""
+    """A BPF token: a privileged process allows delegation, an unprivileged one has the token."""
     try:
-        # Before there is a child that waits for it: older kernels do not know the command.
+        # Asked before there is a child that would wait: older kernels do not know the command.
         bpf.token(-1)
     except OSError as error:
         if error.errno != errno.EBADF:
@@ -714,7 +714,7 @@ def _token(me: Process) -> None:
 
 
 def _fuse(me: Process) -> None:
-    """A file system that nobody serves: nobody may look at it either."""
+    """A FUSE file system that nobody serves: whoever looks at it waits for ever."""
     target = os.fsencode(me.work) + b"/fuse"
     os.mkdir(target)
     fd = os.open(b"/dev/fuse", os.O_RDWR | CLOEXEC)
@@ -775,7 +775,7 @@ def _network(me: Process) -> None:
 
 
 def _stay(before: Callable[[], None]) -> int:
-    """Start a process that no account has: it holds nothing, and goes on in a freeze."""
+    """Start a process that is in no account: it holds nothing, and is not stopped by a freeze."""
     pid = os.fork()
     if not pid:
         try:
@@ -886,7 +886,7 @@ def _landlock(me: Process) -> None:
 
 def run(me: Process) -> None:
     me.modprobe("tun", "fuse", "loop", "udmabuf", "kvm_amd", "kvm_intel", "vhost_net")
-    # While there is little for other processes to inherit.
+    # First, while other processes inherit little.
     me.attempt("seccomp", partial(_supervise, me))
     for role, body in (
         ("kinds-pids", _pids),

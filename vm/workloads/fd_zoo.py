@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Paths are bytes here, which pathlib does not have.
+# Paths are bytes here; pathlib has none.
 # ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH112, PTH116, PTH211
 """
 A process with some 300 descriptors: every kind of file, with every kind of name.
 
-Regular files at odd positions and with odd flags, deleted ones, names with newlines
-and broken UTF-8, paths near the limit, everything that is an anonymous inode, and, in
-a child with a mount namespace of its own, files on mounts that are bound, overlaid,
-detached or outside its root. What this kernel does not have is listed as skipped.
+Regular files at odd positions and with odd flags; deleted ones; names with newlines and broken
+UTF-8; paths near the limit; all kinds of anonymous inodes; and, in a child with a mount namespace
+of its own, files on mounts that are bound, overlaid, detached or outside its root. Kinds that
+this kernel does not have are listed as skipped.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _regular(me: Process, work: bytes) -> None:
 
 
 def _direct(me: Process, work: bytes) -> None:
-    """On tmpfs, kernels have it from 6.6 on only; so on the root file system, if need be."""
+    """``O_DIRECT``. tmpfs has it since 6.6; before, the file is on the root file system."""
     path = work + b"/direct"
     try:
         _open(me, path, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
@@ -204,7 +204,7 @@ def _events(me: Process) -> None:
     me.hold(select.epoll(), "eventpoll", "anon_inode:[eventpoll]", detail={"targets": []})
     for clock in (0, 1, 7):
         fd = syscalls.libc("timerfd_create", clock, NONBLOCK if clock else CLOEXEC)
-        # First after an hour, then every two.
+        # Expires after an hour, and then every two.
         spec = struct.pack("4q", 7200, 0, 3600, 0)
         syscalls.libc("timerfd_settime", fd, 0, spec, None)
         me.hold(
@@ -306,7 +306,7 @@ def _processes(me: Process) -> None:
 
 
 def _special(me: Process) -> None:
-    """Kinds for which Python has no function, and kernels may say no."""
+    """Kinds that Python has no function for, and that a kernel may lack."""
 
     def io_uring() -> None:
         parameters = ctypes.create_string_buffer(120)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Sockets of the kernel's own, which no process holds: tunnels over UDP.
+Sockets that the kernel made for itself, and no process holds: tunnels over UDP.
 
-``kernel_sockets`` of the account names each: family, protocol, port, and who made it. The
-devices are up, and have no IPv6 and no route, so that nothing goes out.
+``kernel_sockets`` of the account has family, protocol and port of each, and what made it. The
+devices are up, but have neither IPv6 nor a route, so that they send nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def _ports(name: str) -> set[int]:
 
 
 def add(me: Process, name: str, kind: str, families: tuple[str, ...], port: int) -> None:
-    """Make a tunnel's device, and say which sockets that has made."""
+    """Make the device of a tunnel, and enter the sockets that this made."""
     me.modprobe(kind.split()[1])
     before = _ports("udp")
     me.ip(f"link add {name} {kind}")
     Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
     me.ip(f"link set {name} up")
     if not port:
-        # The kernel chose.
+        # The kernel chose the port.
         (port,) = _ports("udp") - before
     for family in families:
         me.add(

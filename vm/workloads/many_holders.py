@@ -18,7 +18,7 @@ CHILDREN = 20
 
 
 def _child(_: Process) -> None:
-    """Hold everything that the parent had."""
+    """Hold all that the parent held."""
 
 
 def run(me: Process) -> None:

@@ -2,7 +2,8 @@
 """
 Netlink sockets: groups (also beyond the 32nd), flags, messages unread, lost, and half a dump.
 
-Messages are those of NETLINK_USERSOCK, which nobody but us sends, so that queues keep still.
+Messages are sent over NETLINK_USERSOCK, which only this workload uses, so that queues do not
+change by themselves.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FLAGS = {
 #: NETLINK_XFRM, _SELINUX, _ISCSI, _FIB_LOOKUP, _CONNECTOR, _KOBJECT_UEVENT, _SCSITRANSPORT,
 #: _RDMA, _CRYPTO
 PROTOCOLS = (6, 7, 8, 10, 11, 15, 18, 20, 21)
-#: Port ids are numbers of choice; the kernel's own choice is negative, or a pid.
+#: Port ids of our choice. Those that the kernel chooses are negative, or a pid.
 FIRST_ID = 0x44540000
 RTM_GETLINK, NLM_F_REQUEST, NLM_F_DUMP = 18, 1, 0x300
 
@@ -48,7 +49,7 @@ def _new(
 
 
 def _groups(me: Process) -> None:
-    # RTNLGRP_LINK, NEIGH, NSID, MCTP_IFADDR: what does not happen here.
+    # RTNLGRP_LINK, NEIGH, NSID, MCTP_IFADDR: no such events occur here.
     _new(me, groups=0x80000001, note="groups 1 and 32")
     far = _new(me, note="groups 3, 28 and 33")
     for group in (3, 28, 33):
@@ -74,7 +75,7 @@ def _flags(me: Process) -> None:
 
 
 def _shout(sock: socket.socket, message: bytes, groups: int) -> None:
-    # The kernel, who is port 0, does not want it; the groups have it.
+    # The kernel (port 0) refuses the message, but the groups get it.
     with contextlib.suppress(ConnectionRefusedError):
         sock.sendto(message, (0, groups))
 

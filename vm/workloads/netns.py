@@ -23,7 +23,7 @@ PORT = 10077
 
 
 def _everything(me: Process, name: str) -> socket.socket:
-    """Some of each in this namespace. The same addresses exist in the others."""
+    """Sockets of each family in this namespace. Other namespaces have the same addresses."""
     for family, lo in ((V4, "127.0.0.1"), (V6, "::1")):
         listener = me.hold(socket.socket(family, socket.SOCK_STREAM), backlog=9)
         listener.bind((lo, 8080))
@@ -66,7 +66,7 @@ def _everything(me: Process, name: str) -> socket.socket:
 
 
 def _other_states(me: Process) -> None:
-    """Not accepted, half open, bound, never used."""
+    """Sockets that are not accepted, bound only, connected datagram ones, never used."""
     for family, lo in ((V4, "127.0.0.1"), (V6, "::1")):
         listener = me.hold(socket.socket(family, socket.SOCK_STREAM), backlog=4, pending=1)
         listener.bind((lo, 8082))
@@ -108,7 +108,7 @@ def _udp_lite(me: Process) -> None:
 
 def _connection(me: Process, number: int, protocol: str) -> None:
     if protocol == "sctp":
-        # Heartbeats would go on in a freeze.
+        # Without this, heartbeats would go on in a freeze.
         Path("/proc/sys/net/sctp/hb_interval").write_text("3600000")
     listener = me.hold(socket.socket(V4, socket.SOCK_STREAM, number), backlog=2)
     listener.bind(("127.0.0.1", 8088))
@@ -126,7 +126,7 @@ def _connection(me: Process, number: int, protocol: str) -> None:
 
 
 def _kernel_sockets(me: Process) -> None:
-    # Reads and sets what is of the namespace it is in.
+    # Its files of procfs are those of the namespace that this thread is in.
     kernel_sockets.add(me, *kernel_sockets.TUNNELS[0])
 
 
@@ -145,7 +145,7 @@ def _left(me: Process) -> None:
     me.up.send(me.netns)
     me.up.send_fds(passed)
     passed.close()
-    # The other end is in its namespace by now.
+    # The parent says whether there is a veth pair.
     if not me.up.receive():
         return
     me.ip(

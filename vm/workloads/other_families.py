@@ -2,8 +2,8 @@
 """
 Sockets beyond inet and unix: netlink, packet, and whatever else this kernel has.
 
-vsock, AF_ALG, AF_KEY, XDP, MPTCP, SCTP, TIPC, CAN, ... come as modules or not at all;
-what is missing is listed under ``skipped``.
+vsock, AF_ALG, AF_KEY, XDP, MPTCP, SCTP, TIPC, CAN, ... are modules, where a kernel has them;
+those that are missing are listed under ``skipped``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NETLINK_GENERIC = 16
 AF_KEY, AF_XDP = 15, 44
 PF_KEY_V2 = 2
 IPPROTO_MPTCP = 262
-#: Modules that socket() loads by itself where there is an autoloader.
+#: Modules that socket() would load by itself; the guest may have no autoloader.
 MODULES = (
     "af_packet",
     "vsock",
@@ -36,7 +36,7 @@ MODULES = (
     "bluetooth",
     "rds",
     "smc",
-    # What sock_diag asks. Of TIPC it was just "diag" up to 6.1.
+    # Modules of sock_diag. TIPC's is called "diag" up to 6.1.
     *("inet_diag", "tcp_diag", "udp_diag", "raw_diag", "unix_diag", "netlink_diag"),
     *("af_packet_diag", "vsock_diag", "xsk_diag", "sctp_diag", "mptcp_diag", "dccp_diag"),
     *("smc_diag", "diag", "tipc_diag"),
@@ -92,7 +92,7 @@ def _vsock(me: Process) -> None:
         listener.close()
         raise
     me.hold(listener, backlog=4)
-    # Needs a transport to ourselves; without one there is just the listener.
+    # Takes a loopback transport; without one there is only the listener.
     client = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
     client.settimeout(5)
     local_cid = 1
@@ -145,7 +145,7 @@ def _mptcp(me: Process) -> None:
 
 
 def _sctp(me: Process) -> None:
-    # Heartbeats would go on in a freeze.
+    # Without this, heartbeats would go on in a freeze.
     me.sysctl("net/sctp/hb_interval", 3600000)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
     me.hold(listener, backlog=4)

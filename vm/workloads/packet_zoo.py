@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Packet and AF_XDP sockets: rings, fanout, memberships, filters, options; on a veth pair of theirs.
+Packet and AF_XDP sockets: rings, fanout, memberships, filters, options, on their own veth pair.
 
-Ethertypes are experimental ones, and the devices have no IPv6, so that nothing arrives but
-what is sent here.
+Ethertypes are experimental ones, and the devices have no IPv6, so that only frames of this
+workload arrive.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _fanout_program(sock: socket.socket) -> None:
 
 
 def _bound(me: Process, kind: int = RAW, ethertype: int = ETHERTYPE, **facts: Any) -> socket.socket:
-    # With protocol 0 it hears nothing before it is bound to the device.
+    # With protocol 0 it receives nothing before it is bound to the device.
     sock = me.hold(socket.socket(PACKET, kind, 0), **facts)
     sock.bind((DEVICE, ethertype))
     return sock
@@ -100,7 +100,7 @@ def _memberships(me: Process) -> None:
     ):
         value = struct.pack("=iHH8s", index, kind, len(address), address)
         sock.setsockopt(SOL_PACKET, add_membership, value)
-    # Twice the same counts.
+    # The same one twice: a count of two.
     sock.setsockopt(SOL_PACKET, add_membership, struct.pack("=iHH8s", index, 1, 0, b""))
 
 
@@ -141,7 +141,7 @@ def _fanout(me: Process) -> None:
         me.attempt(f"fanout {word}", partial(join, word, number, mode, f"fanout {word}"))
     for number, (word, flag) in enumerate(FLAGS.items(), 200):
         if word == "uniqueid":
-            # The kernel chooses the number, so that two do not meet.
+            # The kernel chooses a number that no other fanout group has.
             sock = _bound(me, ethertype=ETHERTYPE + 3, note="fanout, a number of its own")
             me.attempt(
                 "fanout uniqueid",
@@ -214,7 +214,7 @@ _kept: list[mmap.mmap] = []
 
 
 def make_pair(me: Process, one: str, other: str) -> None:
-    """Make a veth pair that is up, and on which nothing moves by itself."""
+    """Make a veth pair that is up, and sends nothing by itself."""
     me.modprobe("veth")
     me.ip(f"link add {one} type veth peer name {other}")
     for name in (one, other):

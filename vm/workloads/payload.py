@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Data that is nobody's business: in memory, in a file, in a pipe, and in the queues of sockets.
+Private data: in memory, in a file, in a pipe, and in the queues of sockets.
 
-Each place has a text of its own, which ``secrets`` of the account names. Those in sockets are
+Each place has a text of its own, which ``secrets`` of the account names. Texts in sockets are
 queued in every way there is: in one piece, in page fragments, in pages of a file that was sent
-with ``sendfile``, received or not yet sent. A core made to be given away must have none.
+with ``sendfile``; received, and not yet sent. A distilled core must have none of these texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Secrets:
         self._me = me
 
     def make(self, place: str, size: int = 0, *, queued: bool = True) -> bytes:
-        """A text for *place*, once or as often as it goes into *size* bytes."""
+        """Make the text of *place*, repeated as often as it fits into *size* bytes."""
         token = secrets.token_hex(24)
         self._me.add("secrets", place=place, token=token, queued=queued)
         text = token.encode() + b" "

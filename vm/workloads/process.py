@@ -2,10 +2,10 @@
 """
 A process of a workload, which keeps an account of what it opens.
 
-A workload is a function ``run(me: Process) -> None``. It opens things and says so with
+A workload is a function ``run(me: Process) -> None``. It enters each file that it opens with
 :meth:`Process.hold`, starts further processes with :meth:`Process.spawn`, and calls
-:meth:`Process.report` once everything stands. What it does from there on must leave
-its descriptors alone. When it returns, the process just stays.
+:meth:`Process.report` when all is set up; after that it must open and close nothing. When the
+function returns, its account is reported, and the process sleeps for ever.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from . import syscalls
 from .account import Account, Cleanup, FdAccount, FdEnd, ProcessAccount, Skipped
 
 SO_TYPE, SO_PROTO, SO_DOMAIN, SO_COOKIE = 3, 38, 39, 57
-#: Python has no name for it.
+#: Python has no name for this type.
 SOCK_DCCP = 6
 SIOCINQ = 0x541B
 SIOCOUTQ = 0x5411
@@ -115,7 +115,7 @@ def _queue(fd: int, request: int) -> int | None:
 
 
 def describe_socket(fd: int) -> FdAccount:
-    """What a socket says of itself."""
+    """Describe a socket by asking the kernel through its descriptor."""
     # Python would ask getsockname for the family, which AF_ALG does not have.
     family, kind, protocol = (syscalls.socket_option(fd, o) for o in (SO_DOMAIN, SO_TYPE, SO_PROTO))
     sock = socket.socket(family, kind, protocol, fileno=fd)
@@ -197,7 +197,7 @@ def describe(fd: int, kind: str, name: str | None) -> FdAccount:
 
 
 class Channel:
-    """Messages between a process and one it started, until both are set up."""
+    """Messages between a process and its child, until both are set up."""
 
     def __init__(self, sock: socket.socket, deadline: float, what: str) -> None:
         self.sock = sock
@@ -250,7 +250,7 @@ class Channel:
 
 
 class Process:
-    """A process, what it holds, and what is known of the processes it started."""
+    """A process, the files it holds, and the accounts of the processes it started."""
 
     def __init__(self, role: str, work: Path, timeout: float) -> None:
         self.role = role
@@ -260,7 +260,7 @@ class Process:
         self.netns = syscalls.netns_inode()
         self.steady = True
         self.arg = ""
-        #: What a workload adds to its account: "connections", "pairs", ...
+        #: Lists that a workload adds to its account: "connections", "pairs", ...
         self.lists: dict[str, Any] = {}
         self.skipped: list[Skipped] = []
         self.cleanup: Cleanup = {"sysctls": {}, "remove": [str(work)]}
@@ -313,7 +313,7 @@ class Process:
         self.drop(*(fd for fd in list(self._table) if fd not in keep))
 
     def dup(self, file: AnyFd, to: int | None = None, **facts: Any) -> int:
-        """Duplicate a held file, to a number of choice or the lowest."""
+        """Duplicate a held file to the number *to*, or to the lowest that is free."""
         kind, name, known = self._table[fileno(file)]
         new = os.dup(fileno(file)) if to is None else os.dup2(fileno(file), to, False)
         return self.hold(new, kind, name, **{**known, **facts})
@@ -322,11 +322,11 @@ class Process:
         return {"pid": self.pid, "fd": fileno(file)}
 
     def skip(self, what: str, why: object) -> None:
-        """Say what this kernel or machine would not do."""
+        """Enter something that this kernel or machine cannot do."""
         self.skipped.append({"what": what, "why": str(why)})
 
     def attempt(self, what: str, action: Callable[[], Any]) -> Any:
-        """Do something that this kernel may not be able to; None if it is not."""
+        """Call *action*; if this kernel cannot do it, enter that as skipped and return None."""
         try:
             return action()
         except (OSError, subprocess.SubprocessError, ValueError, AttributeError) as error:
@@ -347,7 +347,7 @@ class Process:
         self.cleanup["sysctls"].setdefault(name, old)
 
     def raise_nofile(self, wanted: int) -> int:
-        """Raise the limit of open files as far as may be; returns what it is now."""
+        """Raise the limit of open files, to *wanted* if allowed, and return what it is then."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
@@ -359,7 +359,7 @@ class Process:
         return wanted
 
     def modprobe(self, *modules: str) -> None:
-        """Load modules if there are such; whether it helped shows when they are used."""
+        """Load modules. A module that is missing is no error here: using it will fail."""
         tool = shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin")
         for module in modules if tool else ():
             subprocess.run(
@@ -387,7 +387,7 @@ class Process:
                 raise OSError(errno.EINVAL, f"ip {command}: {text}")
 
     def wait_until(self, what: str, true: Callable[[], bool], seconds: float = 20) -> None:
-        """Wait for something that happens by itself."""
+        """Wait until *true* returns true."""
         end = min(self.deadline, time.monotonic() + seconds)
         while not true():
             if time.monotonic() > end:
@@ -416,16 +416,17 @@ class Process:
         """
         Fork a process that has the same file table (``CLONE_FILES``), and return its pid.
 
-        :param prepare: what it does before it is ready; not with files, which are this one's too
+        :param prepare: called in it before it is ready; must not open or close files, since this
+            process has the same ones
         """
-        # It cannot write to a pipe that it must not have.
+        # Shared memory: a pipe would be one more file in the table of both.
         ready = mmap.mmap(-1, mmap.PAGESIZE)
         pid = syscalls.clone_sharing_files()
         if not pid:
             try:
                 syscalls.set_comm(comm)
                 prepare()
-                # Whoever changes user is forgotten by its parent's end, so after that.
+                # After prepare(): a change of user would clear this setting.
                 syscalls.die_with_parent()
                 ready[0] = 1
                 while True:
@@ -504,14 +505,14 @@ class Process:
             "netns": self.netns,
             "fds": self.entries(),
             "steady": self.steady,
-            # Of a directory that is gone there is no other way to tell.
+            # Path.cwd() fails if the directory has been deleted.
             "cwd": self.facts.get("cwd") or str(Path.cwd()),
         }
         entry.update(cast(ProcessAccount, self.facts))
         return entry
 
     def report(self) -> None:
-        """Hand the account up. Does nothing when it has been called before."""
+        """Send the account to the parent or to ``start``. A second call does nothing."""
         if self.up:
             self.up.send(
                 {
@@ -546,7 +547,7 @@ class Process:
 
 
 class Child:
-    """A process that was started, until its account has come in."""
+    """A process that was started, until its account has arrived."""
 
     def __init__(self, parent: Process, pid: int, channel: Channel) -> None:
         self.parent = parent
@@ -560,9 +561,9 @@ class Child:
         return self.channel.receive()
 
     def finish(self) -> list[ProcessAccount]:
-        """Wait until it reports, and take its account over into the parent's."""
+        """Wait for its account, and add that to the parent's."""
         report = self.receive()
-        # Until it has closed its end, that is a descriptor it does not report.
+        # Until the child has closed its end, it has a descriptor that its account lacks.
         if self.channel.sock.recv(1):
             raise WorkloadError(f"{self.channel.what}: says more than its report")
         self.channel.close()
@@ -576,12 +577,12 @@ class Child:
         return cast("list[ProcessAccount]", report["processes"])
 
     def end(self, file: AnyFd) -> FdEnd:
-        """The child's descriptor of the number that *file* has."""
+        """Get the end of the child that has the same number as *file* here."""
         return {"pid": self.pid, "fd": fileno(file)}
 
 
 def serve_forever(sockets: list[socket.socket], answer: Callable[[bytes], bytes]) -> NoReturn:
-    """Answer whatever arrives, for ever; without epoll, which would be one fd more."""
+    """Answer all that arrives, for ever. Not with epoll, which would be one more descriptor."""
     while True:
         readable, _, _ = select.select(sockets, [], [])
         for sock in readable:
@@ -601,7 +602,7 @@ def be_daemon(
     work: Path,
     log: Path,
 ) -> NoReturn:
-    """Be a workload's main process: set it up, hand over the account, stay."""
+    """Be the main process of a workload: set it up, report the account, and stay."""
     os.set_inheritable(ready_fd, False)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

@@ -62,7 +62,7 @@ _COMMON = {
 }
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# Does not let go of the GIL, which a raw clone() must not do.
+# PyDLL keeps the GIL during a call, as a raw clone() requires.
 _pylibc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _pylibc.syscall.restype = ctypes.c_long
@@ -137,7 +137,7 @@ def sockaddr_un(name: bytes) -> bytes:
 
 
 def bind_raw(fd: int, address: bytes) -> None:
-    """``bind`` to an address given in bytes, for those Python would refuse."""
+    """``bind`` to an address given in bytes, which Python may have no form for."""
     libc("bind", fd, address, ctypes.c_uint(len(address)))
 
 
@@ -154,10 +154,10 @@ def _address(function: str, fd: int) -> bytes:
 
 def unix_name(function: str, fd: int) -> bytes:
     """
-    A unix socket's name from ``getsockname`` or ``getpeername``.
+    Get the name of a unix socket from ``getsockname`` or ``getpeername``.
 
-    Unlike Python's, it is right for a path of 108 bytes, whose terminating zero is
-    outside ``struct sockaddr_un``.
+    Python gets a path of 108 bytes wrong, whose terminating zero is outside
+    ``struct sockaddr_un``.
     """
     name = _address(function, fd)[2:]
     if name.startswith(b"\0"):
@@ -174,7 +174,7 @@ def socket_option(fd: int, option: int) -> int:
 
 
 def ask_option(fd: int, level: int, option: int, question: bytes) -> bytes:
-    """An option of which getsockopt reads what is asked before it writes the answer."""
+    """Get an option whose getsockopt reads *question* from the buffer that it answers in."""
     buffer, length = ctypes.create_string_buffer(question, len(question)), ctypes.c_uint()
     length.value = len(question)
     libc("getsockopt", fd, level, option, buffer, ctypes.byref(length))

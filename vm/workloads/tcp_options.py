@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-TCP sockets with everything that sock_diag tells of one: options, algorithms, owners, layers.
+TCP sockets with all that sock_diag reports: options, algorithms, owners, layers.
 
-Each congestion control algorithm with data exchanged; TLS in the kernel; keys; a socket of
-another user, of another control group, and of one that is gone; addresses that are IPv4's in
-an IPv6 socket, for a listener, requests and connections not accepted.
+Each congestion control algorithm with data exchanged; TLS in the kernel; keys; sockets of another
+user, of another control group, and of a control group that is removed; IPv4 addresses in IPv6
+sockets, for a listener, requests and connections that are not accepted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALGORITHMS = (
     *("scalable", "vegas", "veno", "westwood", "yeah"),
 )
 CGROUP = Path("/sys/fs/cgroup")
-#: A user that nothing else here is.
+#: A user that no other process here has.
 UID = 4242
 CLASSID = 0x00D50007
 
@@ -61,7 +61,7 @@ def _accept(
 
 
 def _exchange(client: socket.socket, server: socket.socket) -> None:
-    """Some data each way, so that what is measured has been."""
+    """Send some data each way, so that the kernel has measured round trips."""
     for sender, receiver in ((client, server), (server, client)):
         for _ in range(20):
             sender.sendall(b"e" * 5000)
@@ -77,7 +77,7 @@ def _algorithms(me: Process) -> None:
         me.skip(f"congestion control {name}", "this kernel does not have it")
     for family in (V4, V6):
         for name in available:
-            # Before the connection is: DCTCP wants ECN, which is agreed on in the SYN.
+            # Set before connecting: DCTCP takes ECN, which is negotiated in the SYN.
             options = {"TCP_CONGESTION": name}
             listener = socket.socket(family, STREAM)
             client = socket.socket(family, STREAM)
@@ -94,7 +94,7 @@ def _algorithms(me: Process) -> None:
 
 
 def _values(me: Process) -> None:
-    """Options with a number, on a connection and on a socket that is only bound."""
+    """Options whose value is a number, on a connection and on a socket that is only bound."""
     options = (
         ("SO_PRIORITY", SOL, 12, 6),
         ("SO_MARK", SOL, 36, 0xBEEF),
@@ -164,7 +164,7 @@ def _values(me: Process) -> None:
 
 
 def _places(me: Process) -> None:
-    """Where a socket may be bound to."""
+    """Options about the addresses that a socket may be bound to."""
     free = _new(me, note="bound to an address that is not ours", options={"IP_FREEBIND": 1})
     free.setsockopt(IP, 15, 1)
     free.bind(("203.0.113.9", 4433))
@@ -262,7 +262,7 @@ def _md5(me: Process) -> None:
 
 
 def _authentication(me: Process) -> None:
-    """TCP-AO, where a kernel has it."""
+    """TCP-AO, if the kernel has it."""
     key = b"another key of the test's"
     address = struct.pack("=HH4s120x", V4, 0, socket.inet_aton("127.0.0.1"))
     value = struct.pack(
@@ -324,7 +324,7 @@ def _tls(me: Process) -> None:
 
 
 def _other_user(me: Process) -> None:
-    # The owner of a socket is who made it.
+    # The owner of a socket is the user that made it.
     os.seteuid(UID)
     try:
         listener = _listener(me, note=f"of user {UID}", options={"uid": UID})
@@ -352,7 +352,7 @@ def _some_sockets(me: Process, **facts: Any) -> None:
 
 
 def _cgroups(me: Process) -> None:
-    """Sockets of another control group, and of one that is no more."""
+    """Sockets of another control group, and of one that is removed."""
     if not (CGROUP / "cgroup.procs").exists():
         raise OSError(2, "no cgroup2 at /sys/fs/cgroup")
     home = Path("/proc/self/cgroup").read_text().partition("0::")[2].splitlines()[0]

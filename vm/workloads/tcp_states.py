@@ -2,12 +2,11 @@
 """
 TCP sockets in every state there is, IPv4 and IPv6, held by descriptors and by nobody.
 
-The peer is a script (see :mod:`vm.workloads.wire`) that answers or keeps silent just so;
-retries are raised, so that the states stay for many minutes. TIME_WAIT, which lasts a
-fixed 60 s, is renewed by repeating the peer's last FIN every 15 s; its sub-state
-FIN_WAIT2 cannot be renewed, so a child makes a new one every 20 s. The former last
-through a freeze, the latter for 60 s from its start. There are also queues with known
-amounts, and many options.
+The peer is a script (see :mod:`vm.workloads.wire`) that answers or keeps silent as each state
+takes; retries are raised, so that the states last for many minutes. TIME_WAIT lasts 60 s: a keeper
+renews it by repeating the peer's last FIN every 15 s, in a freeze as well. Its sub-state FIN_WAIT2
+cannot be renewed: the keeper makes a new socket every 20 s, and in a freeze they last for 60 s.
+There are also queues with known amounts, and many options.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _ports = iter(range(20001, 20250))
 
 
 class Stage:
-    """What the scenes below share: the process, the wire, an address family."""
+    """What all parts share: the process, the wire, an address family."""
 
     def __init__(self, me: Process, wire: Wire, family: int) -> None:
         self.me, self.wire, self.family = me, wire, family
@@ -81,7 +80,7 @@ class Stage:
     def close(
         self, sock: socket.socket, peer: Peer | None, state: str, kind: str = "full", **row: Any
     ) -> None:
-        """Close a socket that will live on without a descriptor."""
+        """Close a socket that the kernel keeps without a descriptor."""
         ends = {"local": list(sock.getsockname())}
         if peer:
             ends["remote"] = [PEER[self.family], peer.port]
@@ -155,7 +154,7 @@ def _syn_sent(stage: Stage) -> None:
 
 
 def _established(stage: Stage) -> None:
-    """Queues with known amounts in them, each way."""
+    """Receive and send queues with known amounts in them."""
     unread = stage.new(note="4200 bytes unread")
     peer = stage.establish(unread, RICH)
     for _ in range(3):
@@ -206,7 +205,7 @@ def _closing_first(stage: Stage) -> None:
         else:
             stage.close(sock, peer, "CLOSING")
         peer.expect(FIN)
-        # Its FIN does not acknowledge ours: peer.ack stays.
+        # The peer's FIN does not acknowledge ours: peer.ack stays.
         peer.send(FIN | ACK)
         if keep:
             stage.reach(sock, "CLOSING")
@@ -234,7 +233,7 @@ def _closing_last(stage: Stage) -> None:
 
 
 def _closed(stage: Stage) -> None:
-    """CLOSE: never opened, only bound, refused, reset."""
+    """CLOSE: never connected, only bound, refused, reset."""
     me = stage.me
     me.add("never_bound", **me.end(stage.new(note="just created")))
     stage.new(note="bound only").bind((LO[stage.family], 0))
@@ -262,7 +261,7 @@ def _time_wait(stage: Stage) -> list[Peer]:
 
 
 def _mapped(me: Process, wire: Wire) -> list[Peer]:
-    """IPv6 sockets with IPv4's addresses: connected, a request, time-wait."""
+    """IPv6 sockets with IPv4 addresses: connected, a request, time-wait."""
     stage = Stage(me, wire, V6)
     ours, theirs = (f"::ffff:{place[V4]}" for place in (OURS, PEER))
 
@@ -323,10 +322,10 @@ def _fin_wait2(stage: Stage, local_port: int, peer_port: int) -> None:
 
 class Keeper:
     """
-    What renews, for ever, the states that last 60 s only.
+    Renews, for ever, the states that last only 60 s.
 
-    SIGUSR1 (of ``freeze``) makes it renew all once more and then only repeat the FINs
-    that keep TIME_WAIT, which changes no more than a timer; SIGCONT undoes that.
+    After SIGUSR1 (sent by ``freeze``) it renews all of them once more, and from then on only
+    repeats the FINs that keep TIME_WAIT, which changes nothing but a timer. SIGCONT undoes that.
     """
 
     def __init__(self, me: Process, wire: Wire, peers: list[Peer]) -> None:
@@ -366,7 +365,7 @@ class Keeper:
         try:
             self.make()
         except (OSError, WorkloadError) as error:
-            # In a slow minute. The next turn is as good.
+            # The machine is slow at the moment: the next turn will make it.
             print(f"FIN_WAIT2: {error}", flush=True)
             self.made = time.monotonic()
 
@@ -409,7 +408,7 @@ class Keeper:
 
 
 def _options(me: Process) -> None:
-    """Sockets over lo, each with an option that shows."""
+    """Sockets over lo, each with an option that ss shows."""
     listener = me.hold(socket.create_server((LO[V4], 0)))
 
     def pair(**facts: Any) -> tuple[socket.socket, socket.socket]:
@@ -539,7 +538,7 @@ def _is(sock: socket.socket, state: str) -> bool:
 
 
 def _over_lo(me: Process) -> None:
-    """What can be had without a TUN device."""
+    """The states that take no TUN device."""
     me.hold(socket.socket(V4, STREAM), note="just created")
     for family in (V4, V6):
         server = socket.create_server((LO[family], 0), family=family)
@@ -551,7 +550,7 @@ def _over_lo(me: Process) -> None:
 
 
 def run(me: Process) -> None:
-    # Orphans of a run before may still be there, to the same address.
+    # Orphans of an earlier run, to the same address, may still exist.
     global _ports
     _ports = iter(range(1000 + me.pid % 250 * 250, 65536))
     for name, value in SYSCTLS.items():

@@ -2,10 +2,9 @@
 """
 Threads and processes whose file tables are not what ``/proc/PID/fd`` suggests.
 
-One thread has left the others' file table with ``unshare(CLONE_FILES)`` and holds
-what is seen only in ``/proc/PID/task/TID/fd``. Descriptor numbers go up to 70,000. A
-second process shares the whole table (``CLONE_FILES`` without ``CLONE_THREAD``), and a
-third is a zombie, which has none.
+One thread has left the file table of the others with ``unshare(CLONE_FILES)``: its files are only
+in ``/proc/PID/task/TID/fd``. Descriptor numbers go up to 70,000. A second process shares the whole
+table (``CLONE_FILES`` without ``CLONE_THREAD``), and a third is a zombie, which has no table.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def _sibling(me: Process, ready: threading.Barrier) -> None:
 
 
 def _loner(me: Process, report: threading.Barrier, ready: threading.Barrier) -> None:
-    """Leave the table with what is in it, close some of that, and open other things."""
+    """Take a copy of the table, close some of its files, and open others."""
     comm = "loner\n\x1b[31m\\"
     syscalls.set_comm(comm.encode())
     syscalls.unshare(syscalls.CLONE_FILES)
@@ -116,7 +115,7 @@ def run(me: Process) -> None:
     _zombie(me)
     _share_table(me)
 
-    # Python objects know nothing of tables, so the loner goes first: numbers that are
+    # Python objects know nothing of tables, so this thread goes first: numbers that are
     # free in its table may be taken in ours from here on.
     report, ready = threading.Barrier(2), threading.Barrier(4)
     loner = threading.Thread(target=_loner, args=(me, report, ready), daemon=True)

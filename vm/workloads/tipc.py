@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-TIPC sockets of all types, in every state they have, here and in a namespace of its own.
+TIPC sockets of all types and states, in this network namespace and in another one.
 
-A TIPC socket has a port number, a node that it is on, and any number of names: service ranges
-that it is bound to. The second namespace has a node address, which the first one does not
-have; both have the same names.
+A TIPC socket has a node, a port number, and any number of names: service ranges that it is bound
+to. The other namespace has a node address, which this one does not have; both have the same
+names.
 
 Entries of the account have these members beside the common ones: ``names``, ``via``,
 ``messages``, ``drops``, ``group`` and ``destination`` (see ``FdAccount``).
@@ -49,7 +49,7 @@ class _Maker:
     def __init__(self, me: Process) -> None:
         self.me = me
         self.made: list[socket.socket] = []
-        #: Those that nobody accepts: no call but connect() tells their state.
+        #: Clients that nobody accepts. Only connect() tells their state.
         self.waiting: list[socket.socket] = []
 
     def keep(self, sock: socket.socket, **facts: Any) -> socket.socket:
@@ -84,7 +84,7 @@ class _Maker:
         self, kind: socket.SocketKind, listener: socket.socket, address: Any, **facts: Any
     ) -> tuple[socket.socket, socket.socket]:
         """
-        Connect a new socket, and accept that.
+        Connect a new socket, and accept the connection.
 
         :param address: what to connect to: a service address or the listener's own
         :return: client and server
@@ -103,7 +103,7 @@ class _Maker:
         return client, server
 
     def connecting(self, kind: socket.SocketKind, address: Any, **facts: Any) -> socket.socket:
-        """Begin to connect. A connection stands when it is accepted, so this must not block."""
+        """Begin to connect. connect() would wait until somebody accepts, so it must not block."""
         client = self.new(kind, **facts)
         client.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -134,7 +134,7 @@ def _state(sock: socket.socket) -> str:
 
 
 def _connected(make: _Maker, kind: socket.SocketKind) -> None:
-    """The states of sockets that connect."""
+    """States of sockets with connections."""
     me, service = make.me, SERVICES[kind]
     me.add("never_bound", **me.end(make.new(kind)))
     make.bind(make.new(kind, note="bound only"), (service, 900, 900, NODE_SCOPE))
@@ -156,7 +156,7 @@ def _connected(make: _Maker, kind: socket.SocketKind) -> None:
     client.shutdown(socket.SHUT_RDWR)
     client, server = make.connection(kind, listener, (SERVICE_ADDR, service, 20, 0))
     me.note(client, note="its peer is closed")
-    # The account has no end that is not open.
+    # An account may name open ends only.
     del me.lists["connections"][-1]
     make.made.remove(server)
     me.drop(server)
@@ -203,7 +203,7 @@ def _congested(make: _Maker) -> None:
 
 
 def _connectionless(make: _Maker, kind: socket.SocketKind) -> None:
-    """Sockets that send to whom they are told to."""
+    """States of connectionless sockets."""
     me, service = make.me, SERVICES[kind]
     me.add("never_bound", **me.end(make.new(kind)))
     receiver = make.new(kind, note="has messages")
@@ -214,7 +214,7 @@ def _connectionless(make: _Maker, kind: socket.SocketKind) -> None:
         (service, 40, 49, CLUSTER_SCOPE),
         (service + 100, 0, 0xFFFFFFFF, NODE_SCOPE),
     )
-    # One that is withdrawn.
+    # A name that is withdrawn again.
     receiver.bind((SERVICE_ADDR, service, 77, 0, NODE_SCOPE))
     receiver.bind((SERVICE_ADDR, service, 77, 0, -NODE_SCOPE))
     sender = make.new(kind, note="sends by name")
@@ -233,7 +233,7 @@ def _connectionless(make: _Maker, kind: socket.SocketKind) -> None:
 
 
 def _dropped(make: _Maker) -> None:
-    """A socket whose buffer is full: of seven messages it has some, and drops count the rest."""
+    """A socket with a small buffer: of seven messages it has some, and the rest are dropped."""
     full = make.new(DGRAM, note="dropped some")
     make.bind(full, (SERVICES[DGRAM], 80, 80, NODE_SCOPE))
     full.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -247,7 +247,7 @@ def _dropped(make: _Maker) -> None:
 
 
 def _group(make: _Maker) -> None:
-    """Three members of a communication group, one of which is told who else there is."""
+    """Three members of a communication group, one of which gets events about the others."""
     members = []
     for instance, flags in ((1, 0), (2, GROUP_LOOPBACK), (3, GROUP_MEMBER_EVTS)):
         sock = make.new(RDM)
@@ -260,13 +260,13 @@ def _group(make: _Maker) -> None:
             group={"type": GROUP, "instance": instance, "scope": NODE_SCOPE, "flags": flags},
         )
         members.append(sock)
-    # To all but the sender, unless that asked for its own.
+    # Goes to all but the sender; to the sender as well with GROUP_LOOPBACK.
     for sock in members[:2]:
         sock.send(b"g" * 10)
 
 
 def _everything(me: Process) -> None:
-    """All of it, in the namespace that the process is in."""
+    """Make all sockets, in the namespace that the process is in."""
     make = _Maker(me)
     for kind in (STREAM, SEQPACKET):
         me.attempt(f"TIPC {WORDS[kind]}", lambda kind=kind: _connected(make, kind))  # type: ignore[misc]
@@ -279,7 +279,7 @@ def _everything(me: Process) -> None:
 
 
 def _elsewhere(me: Process) -> None:
-    """A namespace of its own, with a node address."""
+    """Enter a new namespace, and set its node address."""
     syscalls.unshare(syscalls.CLONE_NEWNET)
     me.netns = syscalls.netns_inode()
     me.ip("link set lo up")

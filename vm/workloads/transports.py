@@ -2,8 +2,8 @@
 """
 Transports other than TCP and UDP: MPTCP, SCTP, DCCP, vsock, SMC; in every state they have.
 
-Listening, connected, connected and not accepted, bound, never used; with several paths where
-the transport has such (subflows of MPTCP, addresses of SCTP).
+Listening, connected, connected and not accepted, bound, never used; and with several paths, if
+the transport has them (subflows of MPTCP, addresses of SCTP).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _states(
     The states that any transport with connections has.
 
     :param prepare: what to do with a socket before it listens or connects
-    :return: a listener, and the client and server of a connection of its
+    :return: a listener, and the client and server of a connection to it
     """
 
     def new(**facts: Any) -> socket.socket:
@@ -124,7 +124,7 @@ def _mptcp(me: Process) -> None:
         client, server = _another(me, make, listener, "mptcp", note="shutdown(SHUT_WR)")
         me.note(server, note="the other end: shutdown(SHUT_WR)")
         client.shutdown(socket.SHUT_WR)
-        # Either end may know no MPTCP.
+        # Either end may not support MPTCP.
         plain = me.hold(socket.socket(family, STREAM), note="a TCP client of an MPTCP listener")
         plain.connect(listener.getsockname())
         me.hold(listener.accept()[0], note="MPTCP fell back to TCP")
@@ -145,7 +145,7 @@ def _subflows(me: Process) -> None:
         me, lambda: socket.socket(V4, STREAM, MPTCP), listener, "mptcp", note="three subflows"
     )
     me.note(server, note="three subflows")
-    # Those beyond the first come once data has gone both ways.
+    # Further subflows are made when data has gone both ways.
     for sender, receiver in ((client, server), (server, client)):
         sender.sendall(b"s" * 100)
         receiver.recv(100)
@@ -160,7 +160,7 @@ def _subflows(me: Process) -> None:
 
 
 def _sctp(me: Process) -> None:
-    # Heartbeats would go on in a freeze.
+    # Without this, heartbeats would go on in a freeze.
     me.sysctl("net/sctp/hb_interval", 3600000)
     for family in (V4, V6):
 
@@ -258,14 +258,14 @@ def _vsock(me: Process) -> None:
 
 
 def _smc(me: Process) -> None:
-    """SMC falls back to TCP over a socket of the kernel's own."""
+    """SMC falls back to TCP, over a socket that the kernel makes."""
     for family, protocol in ((V4, 0), (V6, 1)):
 
         def make(protocol: int = protocol) -> socket.socket:
             return socket.socket(AF_SMC, STREAM, protocol)
 
         me.add("never_bound", **me.end(me.hold(make())))
-        # Python has no addresses for this family, but they are those of IP.
+        # Python has no form for addresses of this family, which are those of IP.
         listener = me.hold(make(), backlog=3)
         syscalls.bind_raw(listener.fileno(), _inet_address(family, 0))
         syscalls.libc("listen", listener.fileno(), 3)

@@ -2,9 +2,9 @@
 """
 Sockets without connections: UDP, UDP-Lite, raw and ping, for IPv4 and IPv6.
 
-Bound, connected and neither; with datagrams that nobody has read; a multicast group;
-raw sockets whose "port" is a protocol number; one that writes headers itself. Options that
-show; what is corked, encapsulated, filtered; checksums of a part; shut down.
+Bound, connected and neither; with unread datagrams; in a multicast group; raw sockets, whose
+"port" is a protocol number, and one that writes headers itself; with options that ss shows;
+corked, encapsulated and filtered ones; partial checksums; shut down.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _device(me: Process) -> None:
         reuse.bind(("127.0.0.1", 25354))
 
 
-#: Name, level, option, value: those that a socket of the family may have, TCP's or not.
+#: Name, level, option, value: options that any socket of the family may have.
 OPTIONS = {
     V4: (
         ("SO_MARK", 1, 36, 0xCAFE),
@@ -145,7 +145,7 @@ def _options(me: Process) -> None:
 
 
 def _of_udp(me: Process) -> None:
-    """Options of UDP's own."""
+    """Options of UDP."""
     sink = me.hold(socket.socket(V4, socket.SOCK_DGRAM))
     sink.bind(("127.0.0.1", 0))
     corked = me.hold(socket.socket(V4, socket.SOCK_DGRAM), note="corked: 200 bytes not sent")
@@ -236,7 +236,7 @@ def _raw(me: Process) -> None:
     sender = me.hold(socket.socket(V4, socket.SOCK_RAW, 254), note="connected")
     sender.connect(("127.0.0.9", 0))
     sender.send(b"r" * 100)
-    # A raw socket is given the IP header, too.
+    # A raw socket receives the IP header as well.
     me.note(receiver, datagrams=[120])
 
 
@@ -253,7 +253,7 @@ def _ping(me: Process) -> None:
         )
         both.bind((LO[family], 4243))
         both.connect((LO[family], 0))
-        # Of the request itself, only the answer is ours.
+        # It receives the reply, and not the request.
         both.send(struct.pack("!BBHHH", 8 if family == V4 else 128, 0, 0, 0, 1) + b"ping")
 
 

@@ -2,10 +2,10 @@
 """
 A unix stream server that forks for each connection, and a client that forks, too.
 
-The client never binds: its end has no name. It forks once connected, so that parent
-and child hold the same nameless socket. The server's parent closes the accepted socket,
-as servers do, and leaves it to its child. Who has the other end of the client's fd?
-The child of the server, under the path that the listener is bound to.
+The client never binds, so its end has no name. It forks after connecting: parent and child hold
+the same nameless socket. The server closes the accepted socket after forking, as servers do, so
+that only its child holds it. The other end of the client's fd is then held by the server's child,
+under the path that the listener is bound to.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 """
 Unix sockets of every type, with every kind of name, in every odd situation.
 
-Listeners with connections that nobody accepts, datagram sockets that do not point
-back, paths that are gone or belong to another socket by now, sockets held by nobody
-but a message in flight, and names that no terminal should be shown as they are.
+Listeners with connections that nobody accepts; datagram sockets that do not point back; paths
+that are deleted or belong to another socket by now; sockets that only a message in flight holds;
+and names with bytes that a terminal would act on.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _plain(me: Process) -> None:
             client.connect(name)
             server = me.hold(bound.accept()[0])
             _link(me, client, server, how="accept", type=word)
-            # A client with a name of its own, too.
+            # A client with a name of its own.
             named = _socket(me, kind)
             _bind(me, named, name + b"-client")
             named.connect(name)
@@ -86,7 +86,7 @@ def _plain(me: Process) -> None:
 
 
 def _pending(me: Process) -> None:
-    """Connected, as the clients see it; accepted by nobody."""
+    """Connections that nobody accepts: their clients are connected."""
     for word, kind in (("stream", STREAM), ("seqpacket", SEQPACKET)):
         listener = _socket(me, kind, backlog=10, pending=3)
         name = b"\0ds-pending-" + word.encode()
@@ -112,8 +112,8 @@ def _datagrams(me: Process) -> None:
         sizes.append(number * 10)
         me.add("connections", client=me.end(spoke), server=me.end(hub), points_back=False)
     me.note(hub, datagrams=sizes)
-    # A chain: each sends to the next one, and nobody back. From its end, since one may
-    # not connect to a socket that is connected to a third.
+    # A chain: each sends to the next one, and none back. Made from its end, since nobody may
+    # connect to a socket that is connected to a third.
     links = [hub, *(_socket(me, DGRAM) for _ in range(3))]
     for number, link in enumerate(links[1:]):
         link.bind(f"\0ds-chain-{number}")
@@ -129,7 +129,7 @@ def _datagrams(me: Process) -> None:
 
 
 def _outlived(me: Process) -> None:
-    """What names refer to goes away before the sockets do."""
+    """Files of sockets are deleted or replaced while the sockets are open."""
     listener = socket.socket(UNIX, STREAM)
     listener.bind("listener-closed")
     listener.listen(1)
@@ -163,7 +163,7 @@ def _outlived(me: Process) -> None:
 
 
 def _in_flight(me: Process) -> None:
-    """Sockets and files that only a message in a receive queue holds."""
+    """Sockets and files held only by a message in a receive queue."""
     a, b = (me.hold(sock) for sock in socket.socketpair())
     _link(me, a, b, how="socketpair", type="stream")
     lone, kept = socket.socketpair()

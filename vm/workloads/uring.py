@@ -50,7 +50,7 @@ class Ring:
         self._sqes = _map(self.fd, self._size * self.sq_entries, _OFF_SQES)
 
     def queue(self, opcode: int, fd: int = -1, user_data: int = 0, what: int = 0) -> None:
-        """Put a submission into the queue; the kernel is not told."""
+        """Put a submission into the queue, without telling the kernel."""
         tail = ctypes.c_uint32.from_address(self._ring + self._tail)
         index = tail.value % self.sq_entries
         sqe = struct.pack("=BBHiQQIIQ24x", opcode, 0, 0, fd, 0, 0, 0, what, user_data)
@@ -59,7 +59,7 @@ class Ring:
         tail.value += 1
 
     def submit(self, count: int) -> None:
-        """Have the kernel take submissions."""
+        """Tell the kernel to take submissions."""
         done = syscalls.syscall("io_uring_enter", self.fd, count, 0, 0, None, 0)
         if done != count:
             raise OSError(22, f"io_uring took {done} of {count} submissions")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Hold an account against this machine's procfs.
+Compare an account with procfs of this machine.
 
-Accounts do not come from procfs, so that both can be wrong; where they disagree, one of
-them is, and a test that trusts either would chase a ghost.
+Accounts are not made from procfs, so the two check each other: where they differ, one of them is
+wrong, and tests that rely on it would fail without a reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _links(process: ProcessAccount) -> dict[int, str | None]:
         try:
             found[int(entry.name)] = os.fsdecode(os.readlink(os.fsencode(entry)))  # noqa: PTH115
         except OSError:
-            # A path longer than a page.
+            # The path is longer than a page.
             found[int(entry.name)] = None
     return found
 
@@ -86,7 +86,7 @@ def _tcp_rows(pid: int) -> list[tuple[tuple[str, int], tuple[str, int], str, int
 
 
 def _tcp(account: Account) -> list[str]:
-    """States of the sockets that are in the tables, and of those nobody holds."""
+    """Compare TCP states: of sockets that descriptors hold, and of those that none holds."""
     found = []
     rows: dict[int, list[Any]] = {}
     for process in account["processes"]:
@@ -114,7 +114,7 @@ def _tcp(account: Account) -> list[str]:
 
 
 def _kernel_sockets(account: Account) -> list[str]:
-    """Sockets of the kernel's own are in the tables like all others."""
+    """Compare ports of sockets that the kernel made for itself."""
     inside = {process["netns"]: process["pid"] for process in account["processes"]}
     found = []
     for row in account.get("kernel_sockets", []):
@@ -127,7 +127,7 @@ def _kernel_sockets(account: Account) -> list[str]:
 
 
 def disagreements(account: Account) -> list[str]:
-    """Everything in which an account and procfs differ."""
+    """List all differences between an account and procfs."""
     found = problems(dict(account))
     for process in account["processes"]:
         try:

@@ -2,9 +2,9 @@
 """
 The other end of TCP connections, played by hand over a TUN device.
 
-What a kernel does is up to its peer: whether a SYN is answered, a FIN acknowledged, a
-window opened. A script that reads the kernel's packets from a TUN device and writes the
-answers, or does not, puts a socket into any state and leaves it there, without a race.
+The state of a TCP socket depends on its peer: whether that answers a SYN, acknowledges a FIN, opens
+a window. This peer is a script: it reads the kernel's packets from a TUN device, and writes
+answers to those it chooses. It can put a socket into any state and leave it there, without races.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IFF_TUN_NO_PI = 0x1001
 #: Maximum segment size 1400; with selective ACKs and a window scale of 7.
 PLAIN = b"\x02\x04\x05\x78"
 RICH = PLAIN + b"\x01\x01\x04\x02" + b"\x01\x03\x03\x07"
-#: An empty request for a cookie.
+#: The TCP Fast Open option without a cookie: asks for one.
 FAST_OPEN = PLAIN + b"\x22\x02\x01\x01"
 
 
@@ -114,14 +114,14 @@ class Wire:
         raise WorkloadError(f"no segment to port {port} with flags {flags:#x}")
 
     def drain(self, seconds: float) -> None:
-        """Read and forget what comes; what is not answered keeps the states as they are."""
+        """Read and drop all packets: without answers, the states stay as they are."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.receive(end - time.monotonic())
 
 
 class Peer:
-    """The far end of one connection."""
+    """The peer's end of one connection."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Peer:
         """
         Send a segment.
 
-        :param ahead: how far off the sequence number is (negative: an old one)
+        :param ahead: added to the sequence number (negative: an old segment)
         """
         seq = self.seq + ahead & 0xFFFFFFFF
         offset = (20 + len(options)) // 4 << 4
