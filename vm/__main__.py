@@ -36,14 +36,14 @@ recorded dumps are cached in $XDG_CACHE_HOME/drgn-sockets (~/.cache/drgn-sockets
 
 
 class Interrupted(BaseException):
-    """A signal asks us to end; everything unwinds, and QEMU with it."""
+    """A signal asks us to end; on the way out, QEMU is ended as well."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    # Only once: what unwinds is not to be interrupted again.
+    # Only once: cleaning up must not be interrupted.
     for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(s, signal.SIG_IGN)
     raise Interrupted(number)
@@ -77,7 +77,7 @@ def _cpus(text: str) -> int:
     return value
 
 
-# Option: its default, and the rest of its declaration. Given before the subcommand or after.
+# Option: its default, and arguments of add_argument(). Options stand before or after the command.
 GUEST: dict[str, tuple[Any, dict[str, Any]]] = {
     "--kernel": (
         None,
@@ -101,7 +101,7 @@ GUEST: dict[str, tuple[Any, dict[str, Any]]] = {
             "type": Path,
             "metavar": "DIR",
             "help": "with these modules: .../lib/modules/RELEASE, or an INSTALL_MOD_PATH. "
-            "A --vmlinuz without needs CONFIG_VIRTIO_{PCI,BLK,CONSOLE}, CONFIG_EXT4_FS and "
+            "Without them a --vmlinuz needs CONFIG_VIRTIO_{PCI,BLK,CONSOLE}, CONFIG_EXT4_FS and "
             "CONFIG_FW_CFG_SYSFS built in",
         },
     ),
@@ -111,7 +111,7 @@ GUEST: dict[str, tuple[Any, dict[str, Any]]] = {
         "auto",
         {
             "choices": ("auto", "kvm", "tcg"),
-            "help": "auto: KVM if a guest really runs under it, else TCG (emulation)",
+            "help": "auto: KVM if a guest runs under it here, else TCG (emulation)",
         },
     ),
     "--append": ("", {"metavar": "ARGS", "help": "more kernel command line arguments"}),
@@ -150,7 +150,7 @@ def _guest_options(
             type=_positive,
             default=argparse.SUPPRESS,
             metavar="SECONDS",
-            help=f"end the command after that long, once the guest is up (default {timeout:g})",
+            help=f"end the command that many seconds after the guest is up (default {timeout:g})",
         )
     if qmp is not None:
         p.add_argument(
@@ -210,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
     c = command(
         "test",
         "run pytest in a fresh guest, against its live kernel",
-        "All other\narguments are pytest's (those after `--` unseen by us).",
+        "All other\narguments are passed to pytest; those after `--` without being looked at.",
     )
     c.usage = "python -m vm test [OPTION ...] [--] [PYTEST ARGS ...]"
     _guest_options(c, timeout=3600)
@@ -248,8 +248,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument(
         "--cached",
         action="store_true",
-        help="instead of all these: take elf and kdump from the cache, made when first asked "
-        "for, and print the paths as JSON",
+        help="instead of all these: take elf and kdump from the cache, recording them if they are "
+        "not there, and print the paths as JSON",
     )
 
     c = command(
@@ -307,7 +307,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stdin() -> int | None:
-    """Get what to feed a command: nothing, if that is a person who does not expect to type."""
+    """Get the standard input of the command; ``None`` for a terminal."""
     try:
         fd = sys.stdin.fileno()
         return None if os.isatty(fd) else fd
@@ -327,15 +327,16 @@ def _run(
             stdout=sys.stdout.buffer,
             stderr=sys.stderr.buffer,
             timeout=args.timeout,
-            # drgn's threads, which index debugging symbols, spin while they wait for each other:
-            # where one thread is all processors (see vm.qemu), that is a fourth of the time.
+            # The threads with which drgn indexes debugging symbols spin while they wait for each
+            # other. Where one thread runs all processors (see vm.qemu), that takes a quarter of
+            # the time.
             env={"DRGN_SOCKETS_VM": kernel.name, "OMP_NUM_THREADS": "1"},
         )
     return done.returncode
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do ``run``."""
+    """Run ``python -m vm run``."""
     argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
     if not argv:
         raise VmError("run: say what to run, as in `python -m vm run uname -a`")
@@ -347,12 +348,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def test(args: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Do ``test``."""
+    """Run ``python -m vm test``."""
     return _run(args, ["python3", "-m", "pytest", *rest], debug=args.debug_info)
 
 
 def shell(args: argparse.Namespace) -> int:
-    """Do ``shell``."""
+    """Run ``python -m vm shell``."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise VmError("shell needs a terminal; for scripts there is `run`")
     kernel = _kernel(args)
@@ -362,14 +363,14 @@ def shell(args: argparse.Namespace) -> int:
 
 
 def do_dump(args: argparse.Namespace) -> int:
-    """Do ``dump``."""
+    """Run ``python -m vm dump``."""
     settings = _settings(args)
     if args.cached:
         if args.output or args.also or args.oracle or args.raw_kdump:
             raise VmError("dump: --cached goes without -o, --also, --oracle and --raw-kdump")
         settings.pop("echo")
         for k, (default, _) in GUEST.items():
-            # What is as always is not part of the cache's key: so Python's callers agree.
+            # Defaults are not part of the key, so that callers from Python get the same entry.
             if settings.get(k[2:], ...) == default and k != "--memory":
                 settings.pop(k[2:])
         print(dump.cached(_kernel(args), ",".join(args.workload), **settings).json())
@@ -398,7 +399,7 @@ def do_dump(args: argparse.Namespace) -> int:
 
 
 def hold(args: argparse.Namespace) -> int:
-    """Do ``hold``."""
+    """Run ``python -m vm hold``."""
     kernel = _kernel(args)
     vmlinux = str(kernel.vmlinux) if kernel.has_debug else None
     oracle = args.oracle.absolute() if args.oracle else None
@@ -421,7 +422,7 @@ def hold(args: argparse.Namespace) -> int:
         }
         print(json.dumps(ready), flush=True)
         fd = _stdin()
-        # A pipe that ends is a parent that is gone; /dev/null (a service) never had one.
+        # A pipe ends when the parent is gone. The end of /dev/null (a service) means nothing.
         if fd is not None and not stat.S_ISCHR(os.fstat(fd).st_mode):
             threading.Thread(target=wait_for_eof, args=(fd,), daemon=True).start()
         dump.wait_for_end(guest, stop)
@@ -429,7 +430,7 @@ def hold(args: argparse.Namespace) -> int:
 
 
 def demo_core(args: argparse.Namespace) -> int:
-    """Do ``demo-core``."""
+    """Run ``python -m vm demo-core``."""
     if args.kernel is None:
         args.kernel = distilled.KERNEL
     for path in distilled.make(_kernel(args), args.output):
@@ -438,7 +439,7 @@ def demo_core(args: argparse.Namespace) -> int:
 
 
 def list_kernels(args: argparse.Namespace) -> int:
-    """Do ``list``."""
+    """Run ``python -m vm list``."""
     for row in kernels.known():
         if args.json:
             print(json.dumps(row))
@@ -456,7 +457,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
     args, rest = p.parse_known_args(words)
     if args.command == "test":
-        # pytest's own arguments need no "--", but get one if they could be ours.
+        # Arguments of pytest need no "--"; those that could be ours are passed after one.
         if "--" in words:
             at = words.index("--")
             after = words[at + 1 :]
@@ -482,7 +483,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> NoReturn:
-    """Be the process: signals, messages, exit status."""
+    """Run the command line: set up signals, print errors, return the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     status = 2
@@ -491,7 +492,7 @@ def entry() -> NoReturn:
     except Interrupted as e:
         status = 128 + e.number
     except BrokenPipeError:
-        # Who read our output has enough; nothing more is to be flushed to it.
+        # The reader of our output has gone: nothing more can be flushed to it.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 128 + signal.SIGPIPE

@@ -2,9 +2,9 @@
 """
 Debian packages of any release, from the mirror this machine uses.
 
-A private apt directory for each release, so that a bookworm machine can fetch from
-sid (and an Ubuntu one from Debian) and the host's own apt never notices. apt checks
-the signatures against Debian's keyring; nothing here goes around that.
+Each release has a private apt directory: a bookworm machine can fetch from sid, and an Ubuntu
+machine from Debian, and the host's own apt is not touched. apt checks the signatures against
+Debian's keyring.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def mirrors() -> tuple[str, str]:
             "apt knows no Debian mirror here: run `apt-get update`, "
             "or set DRGN_SOCKETS_MIRROR to the URI of one"
         )
-    # Mirrors that carry both have them side by side.
+    # A mirror with both archives has them side by side.
     return main, security or main.rstrip("/") + "-security/"
 
 
@@ -86,7 +86,7 @@ class Apt:
             "APT::Architecture": "amd64",
             "APT::Architectures": "amd64",
             "Acquire::Languages": "none",
-            # Root's apt would download as _apt, who cannot enter root's cache directory.
+            # As root, apt downloads as the user _apt, who cannot enter root's cache directory.
             "APT::Sandbox::User": "root",
         }
         return [word for k, v in options.items() for word in ("-o", f"{k}={v}")]
@@ -109,7 +109,7 @@ class Apt:
             (self.dir / "sources.list").write_text("\n".join(sources(self.release)) + "\n")
             cache.note(f"updating the package lists of Debian {self.release}")
             argv = [host.program("apt-get"), *self._options(), "-qq"]
-            # Without Error-Mode apt calls a mirror it cannot reach a success.
+            # Without Error-Mode, apt reports success if it cannot reach a mirror.
             argv += ["-o", "APT::Update::Error-Mode=any", "update"]
             host.call(argv, f"apt-get update ({self.release})")
             self.updated.touch()
@@ -128,9 +128,9 @@ class Apt:
         raise VmError(f"apt knows no version of {package}")
 
     def closure(self, package: str) -> list[str]:
-        """Get a package and all that it depends on, as ``NAME=VERSION``, the newest there are."""
+        """Get the newest versions of a package and its dependencies, as ``NAME=VERSION``."""
         argv = [host.program("apt-get"), *self._options(), "--simulate"]
-        # Nothing is installed as far as this apt knows: that is all of them.
+        # For this apt nothing is installed, so it would install all dependencies.
         argv += ["--no-install-recommends", "install", package]
         return installs(host.call(argv, f"resolving {package}").decode())
 
@@ -141,7 +141,7 @@ class Apt:
         Download packages (``NAME`` or ``NAME=VERSION``) and unpack them into a directory.
 
         :param patterns: unpack only the members that match one of these tar wildcards
-        :raises GoneError: if the mirror has a package in its list only
+        :raises GoneError: if the mirror lists a package that it does not have
         :raises VmError: if one cannot be had, or its checksum is not what was signed
         """
         into.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def _unpack(deb: Path, into: Path, patterns: Sequence[str] | None) -> None:
     ) as p:
         r = subprocess.run(argv, stdin=p.stdout, stderr=subprocess.PIPE)
     told = r.stderr.decode(errors="replace").strip()
-    # A pattern that matches nothing is no failure: which modules exist differs by series.
+    # It is no error if a pattern matches nothing: kernel series have different modules.
     missed = [line for line in told.splitlines() if ": Not found in archive" in line]
     if "No space left" in told:
         raise VmError(f"no space left to unpack {deb.name}: free some, or set XDG_CACHE_HOME")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The cache directory: every entry is whole or is not there."""
+"""The cache directory: an entry is complete, or does not exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vm.errors import VmError
 
 def root() -> Path:
     """Get the cache's directory, ``$XDG_CACHE_HOME/drgn-sockets``."""
-    # The XDG specification has a relative path ignored.
+    # The XDG specification says to ignore a relative path.
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not base.is_absolute():
         base = Path.home() / ".cache"
@@ -34,7 +34,7 @@ def note(text: str) -> None:
 @contextlib.contextmanager
 def locked(path: Path, what: str | None = None) -> Iterator[None]:
     """
-    Hold the lock of cache entry *path*; it goes with the process, however that ends.
+    Hold the lock of cache entry *path*. It is released when the process ends, however it ends.
 
     :param what: what another holder of the lock does, for the message; makes *path* if not given
     """
@@ -61,15 +61,22 @@ def remove(path: Path) -> None:
 
 def prune(path: Path, pattern: str, keep: int = 2) -> None:
     """
-    Remove older entries that *path* replaces; it is the newest one, and stays.
+    Remove older entries that *path* replaces. *path* itself stays.
 
-    Another checkout, of which the sources differ, may still use the one before it.
+    A checkout with other sources may still use the entry that was made before it.
 
     :param pattern: of names of such entries in the same directory
     :param keep: how many to leave, *path* included
     """
+
+    def made(entry: Path) -> float:
+        # Another process may remove it meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            return entry.stat().st_mtime
+        return 0
+
     others = [p for p in path.parent.glob(pattern) if p != path and not p.name.startswith(".")]
-    others.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    others.sort(key=made, reverse=True)
     for old in others[keep - 1 :]:
         remove(old)
 
@@ -90,7 +97,7 @@ def ensure(path: Path, make: Callable[[Path], None]) -> Path:
     Get cache entry *path*, making it first if it is not there.
 
     :param make: called with the path of a sibling to make (a file or a directory).
-        Only when that returned, and everything is on disk, is it given its name.
+        It gets its name when *make* has returned and all data is on disk.
     """
     if path.exists():
         return path
@@ -98,7 +105,7 @@ def ensure(path: Path, make: Callable[[Path], None]) -> Path:
         if path.exists():
             return path
         part = path.with_name(f".{path.name}.part")
-        remove(part)  # of someone who was killed: we hold the lock, so nobody makes it now
+        remove(part)  # left by a killed process: we hold the lock, so no other process is making it
         try:
             make(part)
             sync(part)
@@ -118,7 +125,7 @@ def ensure(path: Path, make: Callable[[Path], None]) -> Path:
 
 def need_space(where: Path, size: int, what: str) -> None:
     """
-    Check for *size* bytes before work that would only find out at its end.
+    Check that *size* bytes are free, before long work that would fail at its end otherwise.
 
     :raises VmError: if the file system of *where* has less
     """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The ``crash`` utility, to be compared with: this machine's, or one of Debian sid's own.
+The ``crash`` utility, to compare with: the one of this machine, or Debian sid's.
 
-Debian 12's crash (8.0.2) opens cores of its own kernels and finds two tasks in them, so
-that anything before 9 is not used. Sid's is unpacked into the cache with its libraries and
-its dynamic loader, and runs there; nothing is installed.
+Versions before 9 are not used: Debian 12's (8.0.2) finds two tasks in a core of Debian 12's kernel.
+Sid's crash is unpacked into the cache with its libraries and its dynamic loader, and runs there;
+nothing is installed.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _SOCKET = re.compile(rb" *\d+ +[0-9a-f]{16} +[0-9a-f]{16} +[A-Z0-9_]+:\S")
 
 @dataclass(frozen=True)
 class Crash:
-    """A crash that can be run."""
+    """A crash utility that can be run."""
 
-    #: The start of its command line. Give it a core by a name without ``@``: with one, as paths
-    #: in our cache have it, it takes that for a RAM dump and the address of that.
+    #: The start of its command line. The name of a core must have no ``@``, which paths in our
+    #: cache have: crash takes ``FILE@ADDRESS`` for a RAM dump.
     argv: tuple[str, ...]
     version: str
 
@@ -47,7 +47,7 @@ def get() -> Crash:
     """
     Get crash 9 or later, downloaded when first asked for.
 
-    :raises VmError: if there is none to be had
+    :raises VmError: if it cannot be downloaded, or does not run
     """
     here = shutil.which("crash")
     if here is not None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Distilled cores: of recordings, for tests; and the one that comes with the package
-(``drgn_sockets/demo``), with the oracle of the same moment, packed.
+Distilled cores: of recordings, for tests; and the core that comes with the package
+(``drgn_sockets/demo``), with a packed oracle of the same moment.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from vm.errors import VmError
 from vm.kernels import Kernel
 from vm.workloads import STANDARD
 
-# After so long a distilled core of other code goes.
+# Seconds after which the distilled core of other code is removed.
 _UNUSED_S = 24 * 3600
 
 _PACKAGE = Path(__file__).parent.parent / "drgn_sockets"
-#: Where the package has it.
+#: The directory of the demo's files.
 PLACE = _PACKAGE / "demo"
 #: The kernel of the demo.
 KERNEL = "6.12"
-#: The workloads of the demo: so many that its files are not above 5 MB.
+#: The workloads of the demo. With all of them, its files would be larger than 5 MB.
 WORKLOADS = tuple(name for name in STANDARD if name not in ("processes", "many_holders"))
 
 
@@ -58,8 +58,8 @@ def distill(core: Path, to: Path, *options: str) -> None:
 
 def cached(recorded: Recorded) -> Path:
     """
-    Get the distilled core of a recording, made when first asked for, and anew when the code
-    changes.
+    Get the distilled core of a recording. It is made when first asked for, and again after each
+    change of the code.
     """
     assert recorded.elf is not None
     digest = hashlib.sha256(recorded.elf.parent.name.encode())
@@ -73,7 +73,7 @@ def cached(recorded: Recorded) -> Path:
     elf = recorded.elf
     if not where.exists():
         cache.ensure(where, lambda part: distill(elf, part, *options))
-        # Another working tree's is in use as well.
+        # Another checkout may still use its own.
         for old in where.parent.glob(f"*-{stem}"):
             if old != where and time.time() - old.stat().st_mtime > _UNUSED_S:
                 cache.remove(old)
@@ -89,7 +89,7 @@ def _members(oracle: Path) -> Iterator[Path]:
 
 
 def pack(oracle: Path, to: Path) -> None:
-    """Pack an oracle, of the same bytes whoever packs it."""
+    """Pack an oracle. The result has the same bytes on any machine."""
     with tarfile.open(to, "w:xz", format=tarfile.PAX_FORMAT, preset=9) as archive:
         for path in _members(oracle):
             info = archive.gettarinfo(str(path), str(path.relative_to(oracle)))

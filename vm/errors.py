@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What can go wrong, as one line for a person each."""
+"""Errors; the message of each is one line for the user."""
 
 from __future__ import annotations
 
 
 class VmError(Exception):
     """
-    Something that stops us, with a message that says why and what to do.
+    An error whose message says what failed and what to do.
 
     ``status`` is the exit status of ``python -m vm`` when this reaches it.
     """
@@ -15,11 +15,11 @@ class VmError(Exception):
 
 
 class GoneError(VmError):
-    """The mirror lists a package but does not have it (any more)."""
+    """The mirror lists a package that it does not have."""
 
 
 class GuestError(VmError):
-    """The guest panicked, hung, or never came up; ``console`` holds its last lines."""
+    """The guest panicked, hung, or did not come up. ``console`` has its last lines."""
 
     status = 125
 
@@ -29,6 +29,6 @@ class GuestError(VmError):
 
 
 class GuestTimeoutError(GuestError):
-    """A command in the guest took longer than it was given."""
+    """A command in the guest took longer than its timeout."""
 
     status = 124

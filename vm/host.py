@@ -32,7 +32,7 @@ PACKAGES = {
 
 #: How long another apt or dpkg of this machine may hold its locks.
 LOCK_SECONDS = 600
-#: Without this option apt gives up at once where somebody else holds dpkg's lock.
+#: Without this option, apt fails at once if another process holds dpkg's lock.
 LOCK_TIMEOUT = ("-o", f"DPkg::Lock::Timeout={LOCK_SECONDS}")
 
 
@@ -42,7 +42,7 @@ def as_root(argv: Sequence[str]) -> list[str]:
 
 
 def find(program: str) -> str | None:
-    """Find a program, also where only root's PATH looks."""
+    """Find a program, in PATH and in the directories of root's PATH."""
     return shutil.which(
         program, path=os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
     )
@@ -70,7 +70,7 @@ def install(package: str) -> None:
 
 
 def _installing() -> AbstractContextManager[None]:
-    """Hold the lock of those who install: apt waits for some of its locks only."""
+    """Hold our own lock for installing: apt does not wait for all of its locks."""
     return cache.locked(cache.root() / "apt" / "install", "installs packages")
 
 
@@ -137,7 +137,7 @@ def call(argv: Sequence[str], what: str, *, cwd: Path | None = None) -> bytes:
     try:
         out, err = p.communicate()
     except BaseException:
-        # Not SIGKILL at once, as subprocess.run() does: some have things to undo.
+        # subprocess.run() would send SIGKILL at once, but some programs have things to undo.
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 os.killpg(p.pid, number) if alone else p.send_signal(number)
@@ -145,7 +145,7 @@ def call(argv: Sequence[str], what: str, *, cwd: Path | None = None) -> bytes:
         raise
     if p.returncode != 0:
         lines = err.decode(errors="replace").strip().splitlines() or ["no message"]
-        # apt's and mke2fs's own words; the last few lines tell, all of them bury.
+        # The last few lines of apt's or mke2fs's messages are enough.
         told = [line for line in lines if line.startswith(("E:", "Err:"))] or lines
         raise VmError(f"{what} failed (status {p.returncode}): " + "; ".join(told[-3:]))
     return out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A reader of kdump-compressed cores for tests: nothing of what is tested is in it."""
+"""A reader of kdump-compressed cores for tests. It shares no code with what they test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DESCRIPTOR = struct.Struct("<QIIQ")
 
 
 class Kdump:
-    """A core of a little-endian 64-bit machine, as makedumpfile's format has it."""
+    """A core of a little-endian 64-bit machine in makedumpfile's format."""
 
     def __init__(self, path: Path) -> None:
         data = path.read_bytes()
@@ -42,5 +42,5 @@ class Kdump:
             assert len(self.pages[frame]) == block
 
     def holds(self, text: bytes) -> bool:
-        """Whether *text* is anywhere within a page."""
+        """Tell whether a page contains *text*."""
         return any(text in page for page in self.pages.values())

@@ -31,11 +31,11 @@ class Series:
     #: if its ``debug`` exists, since a mirror keeps signed leftovers of older ones.
     image: str
     debug: str = "linux-image-{}-dbg"
-    #: Package with the modules, where that is another one.
+    #: Package with the modules, if it is another one.
     modules: str | None = None
 
 
-# Another series is one more line.
+# To add a series, add a line.
 SERIES = (
     Series("5.10", "bullseye", r"linux-image-(5\.10\..*-cloud-amd64)-unsigned"),
     Series("6.1", "bookworm", r"linux-image-(6\.1\..*-cloud-amd64)-unsigned"),
@@ -50,7 +50,7 @@ SERIES = (
 
 DEFAULT = "6.1"
 
-# DWARF of modules whose types sockets and files are made of; all there are, are 1.2 GB.
+# Modules with types of sockets and files. The DWARF of all modules would be 1.2 GB.
 DEBUG_MODULES = (
     *(f"net/{d}" for d in ("802", "8021q", "atm", "bluetooth", "can", "core", "ipv4", "ipv6")),
     *(f"net/{d}" for d in ("kcm", "key", "l2tp", "llc", "mptcp", "netlink", "packet", "phonet")),
@@ -79,15 +79,14 @@ class Kernel:
     """
     A kernel on this machine.
 
-    The attributes are there at once; what is large (:attr:`vmlinux`, the disk images) is
-    fetched or made when first asked for.
+    :attr:`vmlinux` and the disk images are large: they are fetched or made when first asked for.
     """
 
-    #: What it was asked for as: a series' name, or ``custom``.
+    #: Name of the series, or ``custom``.
     name: str
     #: ``uname -r``
     release: str
-    #: Tells this kernel from any other; names what is cached for it.
+    #: Differs for each kernel; the names of its cache entries start with it.
     id: str
     vmlinuz: Path
     #: ``.../lib/modules/RELEASE``, or ``None`` for a kernel without modules.
@@ -123,7 +122,7 @@ class Kernel:
         def make(part: Path) -> None:
             cache.need_space(part.parent, 3 << 30, f"the debug info of {self.release}")
             modules = f"lib/modules/{self.release}/kernel"
-            # One is a link to the other; which, depends on the series.
+            # One is a link to the other; which one depends on the series.
             want = [f"boot/vmlinux-{self.release}", modules[:-6] + "vmlinux"]
             want.append(f"boot/System.map-{self.release}")
             for m in DEBUG_MODULES:
@@ -141,9 +140,9 @@ class Kernel:
     @property
     def system_map(self) -> Path | None:
         """
-        The System.map, of the package of the vmlinux: the other one's is a note of a line.
+        The System.map, from the package of the vmlinux. The package of the kernel has only a note.
 
-        ``None`` for a kernel whose parts are an engineer's own, and where Debian has none.
+        ``None`` for an own kernel, and if Debian has none.
         """
         if self.package is None:
             return None
@@ -158,12 +157,12 @@ class Kernel:
             try:
                 self._unpack_debug(tree, [f"boot/{name}"])
                 found = tree / "usr/lib/debug/boot" / name
-                # Asked for once, even if the answer is no.
+                # Asked for once, even if there is none.
                 found.rename(part) if found.exists() else part.touch()
             finally:
                 cache.remove(tree)
 
-        # A cache of before the debug info was unpacked with it.
+        # This cache entry was made before System.map was unpacked as well.
         path = cache.ensure(cache.root() / "kernels" / f"{self.id}-System.map", make)
         return path if path.stat().st_size else None
 
@@ -216,7 +215,7 @@ class Kernel:
 
         image = self._image("debug")
         if self.own_vmlinux is not None:
-            # Builds come and go, and each is as large as its vmlinux: keep a few.
+            # Each build leaves an image as large as its vmlinux: keep a few.
             stale = sorted(image.parent.glob("custom-*-debug.img"), key=lambda p: p.stat().st_mtime)
             for p in stale[:-4]:
                 cache.remove(p)
@@ -250,13 +249,13 @@ def _link_or_copy(source: str, to: str) -> None:
 
 
 def _link_tree(source: Path, to: Path) -> None:
-    """Copy a modules directory, without its links into a build tree."""
+    """Copy a modules directory without its links to a build tree."""
     to.parent.mkdir(parents=True, exist_ok=True)
 
     def ignore(d: str, names: list[str]) -> list[str]:
         return [n for n in names if n in ("build", "source")]
 
-    # The modules.* are rewritten by depmod: those must not be links into the cache.
+    # depmod rewrites modules.*, so these must not be hard links into the cache.
     shutil.copytree(source, to, ignore=ignore, symlinks=True, copy_function=_link_or_copy)
 
 
@@ -264,7 +263,7 @@ def series(name: str) -> Series:
     """
     Look up a series by its name.
 
-    :raises VmError: naming those there are
+    :raises VmError: if there is none of that name; the message has the names
     """
     for s in SERIES:
         if s.name == name:
@@ -289,7 +288,7 @@ def _read_state(s: Series) -> dict[str, Any] | None:
 
 
 def _dir(state: dict[str, Any]) -> Path:
-    # A package can be rebuilt under the same release: its version tells the two apart.
+    # A package can be rebuilt with the same release; then its version differs.
     version = re.sub(r"[^\w.+~-]", "_", state["version"])
     return cache.root() / "kernels" / f"{state['release']}_{version}"
 
@@ -332,7 +331,7 @@ def _fetch(state: dict[str, Any]) -> Path:
         (part / "lib").mkdir()
         (usr if usr.exists() else tree / "lib/modules").rename(part / "lib/modules")
         # /boot/vmlinuz-RELEASE; in the split packages /usr/lib/modules/RELEASE/vmlinuz.unsigned.
-        # System.map is a note here, that says where the real one is.
+        # System.map is only a note here, which says where the real one is.
         for p in [*tree.glob("boot/[!S]*"), *part.glob("lib/modules/*/vmlinuz*")]:
             p.rename(part / re.split(r"[-.]", p.name)[0])
         shutil.rmtree(tree)
@@ -344,7 +343,7 @@ def _fetch(state: dict[str, Any]) -> Path:
 
 
 def _fetch_newest(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """Fetch the first that is really there: mirrors list what they have deleted already."""
+    """Fetch the first one that exists: mirrors list packages that they have deleted."""
     for state in states[:-1]:
         try:
             _fetch(state)
@@ -359,11 +358,11 @@ def get(name: str = DEFAULT, *, refresh: bool = False) -> Kernel:
     """
     Get Debian's newest cloud kernel of a series.
 
-    The mirror is asked at most once a day. When it does not answer, a kernel of that
-    series that is cached does.
+    The mirror is asked at most once a day. If it does not answer, the cached kernel of the series
+    is used.
 
     :param refresh: ask the mirror now
-    :raises VmError: if the series is unknown, or there is no kernel of it to be had
+    :raises VmError: if the series is unknown, or no kernel of it can be had
     """
     s = series(name)
     state = _read_state(s)
@@ -372,7 +371,7 @@ def get(name: str = DEFAULT, *, refresh: bool = False) -> Kernel:
             state = _read_state(s)
             if (
                 state is not None and not refresh and _fresh(state)
-            ):  # another process has just done it
+            ):  # another process has just resolved it
                 return _debian(name, state)
             old = state if state is not None and _dir(state).exists() else None
             try:
@@ -382,7 +381,7 @@ def get(name: str = DEFAULT, *, refresh: bool = False) -> Kernel:
                     raise
                 cache.note(f"{e}")
                 cache.note(f"using the cached {old['release']}")
-                # Not once a command: the next try is in an hour.
+                # So that not each command waits for the mirror, the next try is in an hour.
                 state = {**old, "time": time.time() - DAY + 3600}
             part = _state(s).with_suffix(".part")
             part.write_text(json.dumps(state, indent=1) + "\n")
@@ -438,7 +437,7 @@ def own(
         if built != k.release:
             raise VmError(f"{vmlinux} is of {built}, but the kernel is {k.release}")
     directory = k.modules if modules is None else modules_dir(modules, k.release)
-    # Which build it is, in a name: a rebuilt file has another time or size.
+    # The name tells builds apart: a rebuilt file has another time or size.
     stamp = hashlib.sha256(k.id.encode())
     for p in (vmlinuz, vmlinux, directory and directory / "modules.dep"):
         if p is not None:

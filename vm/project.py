@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The project's tree, packed afresh for each guest, as if installed in it."""
+"""The project's tree, packed for each guest, where it works as if installed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def tables(pyproject: str) -> dict[str, dict[str, str]]:
     """
     Read the string values of a pyproject.toml, by table.
 
-    Not a TOML parser, which Python has from 3.11 on only: just ``[table]`` and
-    ``key = "value"`` lines.
+    Reads ``[table]`` and ``key = "value"`` lines only; Python has a TOML parser since 3.11.
     """
     found: dict[str, dict[str, str]] = {}
     table: dict[str, str] = {}
@@ -42,7 +41,7 @@ def installed(pyproject: str) -> dict[str, str]:
     """
     Get the files that an installation would add: dist-info and scripts, by path.
 
-    Without them ``drgn`` in the guest would not find our plugin.
+    Without them, ``drgn`` in the guest would not find our plugin.
     """
     t = tables(pyproject)
     name, version = t["project"]["name"], t["project"]["version"]
@@ -78,7 +77,7 @@ def pack() -> bytes:
 
     def keep(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
         name = info.name.rsplit("/", 1)[-1]
-        # Tools leave what they cache in hidden folders.
+        # Hidden folders are caches of tools.
         if name == "__pycache__" or name.startswith("."):
             return None
         if not (info.isfile() or info.isdir() or info.issym()):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""QEMU's machine protocol: commands to the machine around the guest."""
+"""QMP, QEMU's machine protocol: commands to QEMU, not to the guest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Qmp:
         """
         Execute a command and return its result.
 
-        :param timeout: seconds to wait for it, if not the usual
+        :param timeout: seconds to wait for the result
         :raises QmpError: if QEMU says it failed
         """
         usual = self.sock.gettimeout()
@@ -63,7 +63,7 @@ class Qmp:
             self.sock.settimeout(usual)
 
     def monitor(self, line: str) -> str:
-        """Execute what a person would type into QEMU's monitor, and return what it prints."""
+        """Execute a command of QEMU's human monitor, and return what it prints."""
         arguments: dict[str, Any] = {"command-line": line}
         return str(self.execute("human-monitor-command", **arguments))
 

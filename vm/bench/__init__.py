@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-``make bench``: how long whole commands take on a full machine, and beside what.
+``make bench``: how long whole commands take on a full machine, and how long other tools take.
 
-What is measured is in :mod:`vm.bench.works` (on cores) and :mod:`vm.bench.live` (inside a
-guest), what it must reach in :mod:`vm.bench.targets`.
+:mod:`vm.bench.works` has the commands on cores, :mod:`vm.bench.live` those inside a guest, and
+:mod:`vm.bench.targets` the limits that their figures must not exceed.
 """

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--only",
         metavar="PATTERN",
         type=_pattern,
-        help="just the works whose names this regular expression is found in (see --list)",
+        help="only the works whose names match this regular expression (see --list)",
     )
     result.add_argument("--list", action="store_true", help="print the names, and measure nothing")
     result.add_argument("--no-live", action="store_true", help="nothing inside a guest")
@@ -83,8 +83,8 @@ def main() -> int:
     def wanted(found: Sequence[Work]) -> list[Work]:
         return [work for work in found if args.only is None or args.only.search(work.name)]
 
-    # Names do not depend on which crash it is. None is downloaded to print them, nor where no
-    # work of crash is chosen.
+    # The names do not depend on the version of crash. It is downloaded only if a work of crash is
+    # measured.
     on_cores = wanted(works.all_of_them(Crash((), "")))
     it: Crash | None = None
     remarks: list[str] = []
@@ -108,7 +108,7 @@ def main() -> int:
         try:
             live.measure(inside, args.runs)
         except VmError as e:
-            # What was measured on cores took long, and is none the worse.
+            # The figures on cores took long to measure, and are still good.
             for work in inside:
                 work.trouble = f"NOT MEASURED: {e}"
     by_name = Works(found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The cores that are measured on, each made once and cached."""
+"""The cores that the bench measures on; each is made once, and cached."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ ORACLE_SECONDS = 1800
 
 @dataclass(frozen=True)
 class Cores:
-    """A machine with so many pairs of sockets, at one and the same moment."""
+    """Cores and procfs of a machine with that many pairs of sockets, of the same moment."""
 
     pairs: int
     kernel: Kernel
     where: Path
 
     def core(self, form: str) -> Path:
-        """Its core: ``ELF`` or ``kdump``."""
+        """Get its core in a format: ``ELF`` or ``kdump``."""
         return self.where / f"core.{form.lower()}"
 
     @property
     def oracle(self) -> Path:
-        """What procfs said."""
+        """The directory with what procfs said."""
         return self.where / "oracle"
 
     @property
@@ -84,8 +84,8 @@ def _record(kernel: Kernel, pairs: int, to: Path) -> None:
     """
     Record a machine.
 
-    Not by :func:`vm.dump.dump`, since the oracle is procfs only here: tools take minutes for
-    so many sockets (``lsof +E`` compares each with each), and nobody asks what they said.
+    Not with :func:`vm.dump.dump`: the oracle here is procfs only. Tools take minutes for so many
+    sockets (``lsof +E`` compares each with each), and nothing uses their output.
     """
     memory = "1G" if pairs <= PAIRS else "2G"
     cache.need_space(to.parent, dump.memory_bytes(memory) * 3 // 2, "the bench's core")
@@ -106,10 +106,10 @@ def _record(kernel: Kernel, pairs: int, to: Path) -> None:
 
 def unpack_tables(oracle: Path) -> None:
     """
-    Lay the file tables of an oracle out as procfs does, which ``check`` reads.
+    Lay out the file tables of an oracle as procfs does, for ``check``.
 
-    Those of many descriptors come out of the guest packed, since its file systems have no
-    inodes for a link and a file each.
+    Large tables come out of the guest packed: its file systems have too few inodes for a link and a
+    file for each descriptor.
     """
     for packed in oracle.glob("*/fds.jsonl"):
         links, infos = packed.with_name("fd"), packed.with_name("fdinfo")
@@ -127,7 +127,7 @@ def unpack_tables(oracle: Path) -> None:
 @functools.cache
 def sparse_cores() -> tuple[Path, Path]:
     """
-    Get an ELF and a kdump core of 100 GiB with what the small machine has in it.
+    Get an ELF and a kdump core of 100 GiB with the contents of the small machine.
 
     :raises VmError: if they cannot be made
     """

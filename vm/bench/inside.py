@@ -2,9 +2,8 @@
 """
 ``python3 -m vm.bench.inside RUNS`` in a guest: measures the commands on standard input.
 
-There they are JSON, ``[[NAME, [WORD, ...]], ...]``. What comes out is JSON as well, ``{NAME:
-[RUN, ...]}``; the first run of each is the one that warms up. On standard error it tells how far
-it is.
+The input is JSON, ``[[NAME, [WORD, ...]], ...]``, and so is the output, ``{NAME: [RUN, ...]}``. The
+first run of each command warms up. Progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from vm.bench import measure
 
 
 def main() -> int:
-    """Measure, interleaved."""
+    """Run all commands in turn, several times."""
     works = json.load(sys.stdin)
     runs: dict[str, list[dict[str, object]]] = {name: [] for name, _ in works}
     for i in range(1 + int(sys.argv[1])):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Running a command as a whole process, and what that cost.
+Runs a command as a whole process, and measures it.
 
-Of the standard library only: it runs in the guest as well.
+Uses the standard library only, since it runs in the guest as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-#: No command takes that long: one that does, hangs.
+#: A command that takes this long hangs, and is killed.
 SECONDS = 900.0
 
 _CHUNK = 1 << 16
@@ -29,12 +29,12 @@ class Run:
     """One run of a command."""
 
     seconds: float
-    #: Seconds until the second line was out: the first may be that of the headings.
+    #: Seconds until the second line was written; the first one may be the headings.
     first: float
-    #: Seconds of processors, its children's included: more than ``seconds`` if it has threads,
-    #: and nearly the same whoever else uses the machine.
+    #: CPU seconds, its children's included: more than ``seconds`` if it has threads or children,
+    #: and nearly the same on a busy machine.
     cpu: float
-    #: Of one that takes little it is ours: Linux counts from before exec().
+    #: Never less than the peak of this process: Linux counts from before exec().
     peak_kib: int
     lines: int
     #: As of :mod:`subprocess`: negative for a signal.
@@ -55,7 +55,7 @@ def run(
     """
     Run a command to its end.
 
-    :param env: on top of what we have
+    :param env: added to our environment
     :param output: takes what it prints, which is thrown away otherwise
     :raises OSError: if it cannot be started
     """
@@ -82,7 +82,7 @@ def run(
                 last = (last + chunk)[-_LAST:]
                 if output is not None:
                     output.write(chunk)
-            # Of the child alone, which subprocess does not tell.
+            # Usage of this child alone, which subprocess does not report.
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.monotonic() - start
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -106,7 +106,7 @@ def run(
 
 
 def progress(number: int, rounds: int, name: str) -> str:
-    """What is running, to be written over on a terminal; nothing, if it has no *name*."""
+    """Get a line that says what runs, to be overwritten; without a *name*, one that clears it."""
     what = f"round {number} of {rounds}: {name}" if number else f"warming up: {name}"
     return "\r\033[K" + (what if name else "")
 

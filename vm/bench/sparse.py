@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Cores of large machines, made of those of small ones: the same contents, and a hole.
+Cores of large machines, made from cores of small ones: the same contents and a hole.
 
-What a command costs must depend on what it reads, and not on how much memory there is.
+The time of a command must depend on what it reads, and not on the size of memory.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def sparse_elf(core: Path, to: Path, size: int) -> None:
     """
     Make an ELF core of a machine with *size* bytes more memory, all of it zeros.
 
-    Half of them come before the real memory in the file, half after it: all of the real ones
-    have large offsets. On disk they are holes.
+    Half of the zeros are before the real memory in the file, half behind it, so that real memory
+    is at large offsets. On disk the zeros are holes.
 
-    :param core: little-endian, of 64 bits, as QEMU writes it
-    :raises VmError: if it is not
+    :param core: of a little-endian machine of 64 bits, as QEMU writes it
+    :raises VmError: if it is another one
     """
     half = size // 2 // _PAGE * _PAGE
     with core.open("rb") as source, to.open("wb") as out:
@@ -46,7 +46,7 @@ def sparse_elf(core: Path, to: Path, size: int) -> None:
         source.seek(header[5])
         segments = [list(_PHDR.unpack(source.read(_PHDR.size))) for _ in range(header[10])]
         top = max(s[4] + s[6] for s in segments if s[0] == _PT_LOAD)
-        # Beyond all that was there: physical memory is not in the way of anything.
+        # Physical addresses above all memory of the machine are free.
         holes = [-(-top // (1 << 30) << 30) + i * half for i in range(2)]
 
         table_end = _EHDR.size + (len(segments) + 2) * _PHDR.size
@@ -64,7 +64,7 @@ def sparse_elf(core: Path, to: Path, size: int) -> None:
                 at += -(-s[5] // _PAGE) * _PAGE
         after, at = at, at + half
 
-        # Sections were of QEMU's own making; no reader of cores asks for them.
+        # QEMU writes sections as well, which no reader of cores uses.
         header[5], header[6], header[10:] = _EHDR.size, 0, [len(segments) + 2, 0, 0, 0]
         out.write(_EHDR.pack(*header))
         for offset, s in placed:
@@ -80,11 +80,10 @@ def sparse_kdump(core: Path, to: Path, size: int) -> None:
     """
     Make a kdump-compressed core of a machine with *size* bytes more memory.
 
-    All the more pages were there, and were left out of the file, as makedumpfile does with
-    most of them.
+    The added pages are left out of the file, as makedumpfile leaves out free pages.
 
-    :param core: in makedumpfile's format, and not flattened
-    :raises VmError: if it is not
+    :param core: in makedumpfile's format, not flattened
+    :raises VmError: if it is in another one
     """
     with core.open("rb") as source, to.open("wb") as out:
         header = list(_KDUMP.unpack(source.read(_KDUMP.size)))

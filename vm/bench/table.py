@@ -15,7 +15,7 @@ from vm.bench.work import Work, Works
 
 
 def machine(runs: int, crash: str | None) -> list[str]:
-    """On what, and with what, it was measured."""
+    """Get lines that say which machine and which versions were used."""
     import drgn
 
     model = "unknown processor"
@@ -37,7 +37,7 @@ def machine(runs: int, crash: str | None) -> list[str]:
 
 
 def figures(found: Sequence[Work], works: Works) -> Iterator[str]:
-    """A line for each work, those on the same machine together."""
+    """Get a line for each work; an empty line separates machines."""
     width = max(len(work.name) for work in found)
     yield _heading(width, found[0])
     before = found[0]
@@ -70,7 +70,7 @@ def figures(found: Sequence[Work], works: Works) -> Iterator[str]:
 
 
 def _heading(width: int, work: Work) -> str:
-    """The heading of works that are measured as this one is."""
+    """Get the heading for works in the unit of this one."""
     times = (
         "instructions  first row       CPU" if work.instructions else "seconds  first row    CPU"
     )
@@ -78,7 +78,7 @@ def _heading(width: int, work: Work) -> str:
 
 
 def reached(targets: Iterable[Target]) -> Iterator[str]:
-    """A line for each target."""
+    """Get a line for each target."""
     rows = []
     for target in targets:
         known = {name: value for name, value in target.values.items() if value is not None}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the figures must reach."""
+"""The limits of figures."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Target:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is met under all conditions; ``None`` if none was measured."""
+        """Whether all values are within the limit; ``None`` if none was measured."""
         known = [value for value in self.values.values() if value is not None]
         return all(value <= self.limit for value in known) if known else None
 
 
 def growth(works: Works, command: str, small: str, large: str) -> float | None:
-    """How many times as long a command takes on a larger machine, starting left out."""
+    """Get how many times as long a command takes on a larger machine, without its start."""
     names = [of(m, with_types(w, "BTF")) for m in (large, small) for w in (command, START)]
     rounds = works.each_round(*names)
     if not rounds:
@@ -69,7 +69,7 @@ def _ratio(
 
 def _decoding(works: Works, form: str) -> float | None:
     work = works.get(of(form, DECODE))
-    # It is the last word of what the script prints.
+    # The ratio is the last word that the script prints.
     return None if work is None else work.median(lambda run: float(run.last.split()[-1]))
 
 
@@ -85,12 +85,12 @@ def _first(works: Works, form: str, types: str, command: str) -> float | None:
 
 
 def megabytes(kib: int) -> float:
-    """KiB in MB."""
+    """Convert KiB to MB."""
     return kib * 1024 / 1e6
 
 
 def targets(works: Works) -> Iterator[Target]:
-    """All of them, with what was measured."""
+    """Get all targets with their measured values."""
     for what, against, limit in (
         (FDS, CRASH_FILES, 0.5),
         (SS, CRASH_NET, 0.6),

@@ -12,7 +12,7 @@ from typing import IO, Callable, Union
 from vm.bench import measure
 from vm.bench.measure import Run
 
-#: A word of a command line, or what it is to be had from: a core is made when it is needed.
+#: A word of a command line, or a function that gets it: a core is made when it is needed.
 Word = Union[str, Callable[[], object]]
 
 
@@ -28,10 +28,10 @@ class Work:
     env: Mapping[str, str] = field(default_factory=dict)
     #: Its times are numbers of instructions: a second is 10^9 of them.
     instructions: bool = False
-    #: Says what is wrong with its output, if something is; asked once.
+    #: Returns what is wrong with the output, or ``None``. Called once.
     judge: Callable[[IO[bytes]], str | None] | None = None
     runs: list[Run] = field(default_factory=list)
-    #: Why it does not count.
+    #: Why its figures do not count; empty if they do.
     trouble: str = ""
 
     def warm_up(self) -> None:
@@ -43,7 +43,7 @@ class Work:
                 self.trouble = self.judge(output) or ""
 
     def run(self) -> None:
-        """Measure it once more, unless it is of no use."""
+        """Measure it once more, unless it has failed."""
         if not self.trouble:
             self._run(None)
 
@@ -63,19 +63,19 @@ class Work:
         self.look_at(run)
 
     def look_at(self, run: Run) -> None:
-        """See whether a run ended well."""
+        """Note the trouble if a run failed."""
         if run.status:
             self.trouble = f"EXIT STATUS {run.status}" + (f": {run.told}" if run.told else "")
 
     def median(self, what: Callable[[Run], float]) -> float | None:
-        """The median of some figure of its runs; ``None`` if there are none that count."""
+        """Get the median of a figure of its runs; ``None`` if none counts."""
         if self.trouble or not self.runs:
             return None
         return statistics.median(map(what, self.runs))
 
 
 def resolved(word: Word) -> object:
-    """What a word is."""
+    """Get the value of a word."""
     return word() if callable(word) else word
 
 
@@ -86,7 +86,7 @@ class Works(dict[str, Work]):
         super().__init__((work.name, work) for work in works)
 
     def each_round(self, *names: str) -> list[tuple[Run, ...]]:
-        """The runs of several works, round by round; none if one of them does not count."""
+        """Get the runs of several works by round; none if one of the works has failed."""
         works = [self.get(name) for name in names]
         if any(work is None or work.trouble for work in works):
             return []
@@ -94,9 +94,9 @@ class Works(dict[str, Work]):
 
     def ratio(self, name: str, against: str) -> float | None:
         """
-        The median of the ratios of two works' times, each of the same round.
+        Get the median of the ratios of two works' times, each of the same round.
 
-        A machine drifts: what was measured one after the other is what compares.
+        The speed of a machine changes slowly: runs of the same round can be compared.
         """
         rounds = self.each_round(name, against)
         return statistics.median(a.seconds / b.seconds for a, b in rounds) if rounds else None

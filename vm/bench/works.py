@@ -32,12 +32,12 @@ CRASH_NET = "crash, net -s PID"
 START = "start: fds of one process"
 
 _SCRIPTS = Path(__file__).parent / "scripts"
-# The package is that of this tree, whatever is installed, and wherever we are.
+# Use the package of this tree, whatever is installed, and in whatever directory we are.
 _ENV = {"PYTHONPATH": os.pathsep.join([str(project.ROOT), os.environ.get("PYTHONPATH", "")])}
 
 
 def ours(core: Word, types: str, command: str, *words: Word, name: str) -> Work:
-    """A command of ours."""
+    """Make a work of one of our commands."""
     options: list[Word] = ["--types=btf"]
     if types == "DWARF":
         options = ["--types=dwarf", "-s", _vmlinux]
@@ -50,7 +50,7 @@ def ours(core: Word, types: str, command: str, *words: Word, name: str) -> Work:
 
 
 def script(core: Word, file: str, *, name: str, plugin: bool = False) -> Work:
-    """A script for drgn, which is without our plugin unless asked for."""
+    """Make a work of a drgn script; our plugin is loaded only with *plugin*."""
     drgn = str(Path(sys.executable).with_name("drgn"))
     return Work(
         name,
@@ -64,12 +64,12 @@ def _vmlinux() -> Path:
 
 
 def of(machine: str, what: str) -> str:
-    """The name of a work on some machine's core."""
+    """Get the name of a work on the core of a machine."""
     return f"{machine}: {what}"
 
 
 def with_types(what: str, types: str) -> str:
-    """The name of a command with types from somewhere."""
+    """Get the name of a command with a source of types."""
     return f"{what}, {types}"
 
 
@@ -82,7 +82,7 @@ def _sparse(form: str) -> Path:
 
 
 def on_full(form: str) -> Iterator[Work]:
-    """Works on the core with 160,000 file descriptors."""
+    """Get the works on the core with 160,000 file descriptors."""
     core = _core(cores.PAIRS, form)
     yield script(core, "floor.py", name=of(form, FLOOR))
     yield script(core, "plain.py", name=of(form, PLAIN))
@@ -99,7 +99,7 @@ def on_full(form: str) -> Iterator[Work]:
 
 
 def on_others() -> Iterator[Work]:
-    """Works on a tenth of that, on twice as much, and with a hole of 100 GiB."""
+    """Get the works on a tenth of that, on twice as much, and with a hole of 100 GiB."""
     for machine, pairs in (("tenth", cores.SMALL), ("twice", cores.DOUBLE)):
         for command in (START, FDS, SS):
             yield ours(
@@ -122,7 +122,7 @@ def on_others() -> Iterator[Work]:
 
 
 def on_crash(form: str, it: crash.Crash) -> Iterator[Work]:
-    """What crash has that is like ours, on the core with 160,000 file descriptors."""
+    """Get the works of crash that correspond to ours, on the same core."""
     for name, command, count, want in (
         (CRASH_FILES, lambda: "foreach files", crash.files_in, 8 * cores.PAIRS),
         (CRASH_NET, lambda: f"net -s {_full().pid}", crash.sockets_in, 4 * cores.PAIRS),
@@ -142,7 +142,7 @@ def _full() -> cores.Cores:
 
 
 def _commands(command: Callable[[], str]) -> Path:
-    """A file of commands for crash."""
+    """Write a file of commands for crash."""
     text = command()
     path = cache.root() / "bench" / f"crash-{text.split()[0]}"
     path.write_text(f"{text}\nquit\n")
@@ -150,7 +150,7 @@ def _commands(command: Callable[[], str]) -> Path:
 
 
 def _judge(count: Callable[[IO[bytes]], int], want: int, output: IO[bytes]) -> str | None:
-    """Whether as much is in its output as there is on the machine, and a few of others."""
+    """Say what is wrong if the output does not have all of the machine, and a few more at most."""
     there = count(output)
     return None if want <= there < want + 1000 else f"DOES NOT COUNT: prints {there} of {want}"
 
@@ -164,7 +164,7 @@ def get_crash() -> tuple[crash.Crash | None, list[str]]:
 
 
 def all_of_them(it: crash.Crash | None) -> list[Work]:
-    """All works on cores, in the order in which they are run and shown."""
+    """Get all works on cores, in the order in which they are run and shown."""
     found: list[Work] = []
     for form in FORMS:
         if it is not None:

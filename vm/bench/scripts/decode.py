@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What it costs to have all fields of a TCP record, over one read of the structure's memory.
+The time to decode all fields of TCP records, divided by the time to read their memory.
 
-Both in one process, in turn, over the same addresses in their order, a few times. The last
-word of what it prints is the ratio.
+Both are measured in one process, in turn, over the same addresses in ascending order, a few
+times. The last word that it prints is the ratio.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from drgn_sockets.helpers import for_each_tcp_sock
 from drgn_sockets.records.families.tcp import TcpSock
 
 TIMES = 3
-# Few enough to stay in a processor's cache.
+# Few enough structures to stay in a processor's cache.
 PART = 128
 
 
 def read(prog: Program, addresses: list[int]) -> float:
-    """Seconds for reading each structure, by itself."""
+    """Get the seconds to read all structures, one at a time."""
     size = sizeof(prog.type("struct tcp_sock"))
     start = time.perf_counter()
     for address in addresses:
@@ -32,24 +32,24 @@ def read(prog: Program, addresses: list[int]) -> float:
 
 
 def decode(prog: Program, addresses: list[int]) -> float:
-    """Seconds for all fields of each record, from memory."""
+    """Get the seconds to read and decode all fields of each record."""
     layout = TcpSock.layout(prog)
     fields = list(TcpSock.members())
     start = time.perf_counter()
     for i in range(0, len(addresses), PART):
         batch = layout.read_batch(addresses[i : i + PART])
         for _ in zip(*map(batch.column, fields)):
-            # Here they are, all fields of one.
+            # Each turn has all fields of one record.
             pass
     return time.perf_counter() - start
 
 
 def main(prog: Program) -> None:
-    # As the command line does.
+    # The command line does this as well.
     gc.disable()
-    # The bench's machine has neither timewait sockets nor requests: all are full ones.
+    # The machine has neither timewait sockets nor requests: all are struct tcp_sock.
     addresses = sorted(sk.value_() for sk in for_each_tcp_sock(prog))
-    # Once for what is looked up the first time.
+    # Warm up: types and members are looked up the first time.
     read(prog, addresses[:100])
     decode(prog, addresses[:100])
     pairs = [(read(prog, addresses), decode(prog, addresses)) for _ in range(TIMES)]

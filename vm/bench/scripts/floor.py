@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The least that a tool on drgn must do to list fds and sockets: one read of each file table,
-struct file, struct socket and struct sock, in the order of addresses, and of each no more than
-the pointer that leads on. It prints how many there were.
+The least that a tool on drgn must do to list fds and sockets: it reads each file table, struct
+file, struct socket and struct sock once, in the order of addresses, and takes only the pointer to
+the next one. It prints their numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from drgn.helpers.linux.pid import for_each_task
 
 
 def follow(prog: Program, addresses: Iterable[int], c_type: str, member: str) -> set[int]:
-    """Read each structure once, and take a pointer from it."""
+    """Read each structure once, and get a pointer from it."""
     type_ = prog.type(c_type)
     size, at = sizeof(type_), offsetof(type_, member)
     found = set()

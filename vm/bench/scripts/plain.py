@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-drgn's own way of listing TCP sockets, as its contrib/tcp_sock.py goes about it: its helpers,
-reference objects, a member at a time. Five columns: state, both ends, window, round-trip time.
+Lists TCP sockets as drgn's contrib/tcp_sock.py does: with drgn's helpers and reference objects, a
+member at a time. Five columns: state, both ends, window, round-trip time.
 """
 
 from __future__ import annotations
