@@ -18,7 +18,7 @@ from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namesp
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV
 from drgn_sockets.query.socket_tables import Tables, Test, add_table_arguments
 from drgn_sockets.records.columns import Column
-from drgn_sockets.records.families import FAMILY_NAMES
+from drgn_sockets.records.families import FAMILY_ENTRIES, FAMILY_NAMES
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.names import STATE_GROUPS, STATE_NUMBERS
@@ -146,6 +146,10 @@ class Ss(Command):
         )
         for names, help in _SHOWN.items():
             show.add_argument(*names.split(), action="store_true", help=help)
+        for entry in FAMILY_ENTRIES.values():
+            if entry.info_option is not None:
+                help = f"what -i shows, of {entry.help} as well as of others"
+                show.add_argument(entry.info_option, dest="info", action="store_true", help=help)
         refused = parser.add_argument_group("options of ss that are refused")
         for options, metavar, help in _REFUSED:
             nargs = None if metavar else 0

@@ -4,97 +4,66 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from drgn_sockets.errors import nearest
-from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
-from drgn_sockets.named_tuple import NamedTuple
-from drgn_sockets.records.families import FAMILY_NAMES
+from drgn_sockets.kernel.sock import (
+    AF_INET,
+    AF_INET6,
+    AF_TIPC,
+    TCP_CLOSE,
+    TCP_ESTABLISHED,
+    TCP_LISTEN,
+)
+from drgn_sockets.records.families import FAMILY_ENTRIES, FAMILY_NAMES, Registered
 from drgn_sockets.records.names import STATE_GROUPS
-from drgn_sockets.records.socket import SocketRecord
+from drgn_sockets.records.socket import OTHER, SocketRecord
 
 Test = Callable[[SocketRecord], bool]
 
 # What ss shows without -a and -l: connections, neither listening nor closed nor in the states
 # that are kept in small structures.
 _CONNECTED = STATE_GROUPS["connected"] - STATE_GROUPS["bucket"]
-_ESTABLISHED = frozenset({TCP_ESTABLISHED})
-_CLOSED = frozenset({TCP_CLOSE})
 
-
-class _Table(NamedTuple):
-    #: Name of the family of its records.
-    family: str
-    #: What its sockets have in the column netid.
-    netids: Sequence[str]
-    #: States that are shown of it without -a and -l.
-    states: frozenset[int] = _CONNECTED
-
-
-#: By the names that ``-A`` has for them.
-_TABLES = {
-    "tcp": _Table("tcp", ["tcp"]),
-    "mptcp": _Table("mptcp", ["mptcp"]),
-    "sctp": _Table("sctp", ["sctp"]),
-    "dccp": _Table("dccp", ["dccp"]),
-    # Those of UDP-Lite and ping sockets are shown by no option of ss.
-    "udp": _Table("udp", ["udp", "udpl"], _ESTABLISHED),
-    "raw": _Table("raw", ["raw"], _ESTABLISHED),
-    "ping": _Table("ping", ["icmp", "icmp6"], _ESTABLISHED),
-    "unix_stream": _Table("unix", ["u_str"]),
-    "unix_dgram": _Table("unix", ["u_dgr"]),
-    "unix_seqpacket": _Table("unix", ["u_seq"]),
-    "packet_raw": _Table("packet", ["p_raw"], _CLOSED),
-    "packet_dgram": _Table("packet", ["p_dgr", "p_pkt"], _CLOSED),
-    "netlink": _Table("netlink", ["nl"], _CLOSED),
-    "vsock_stream": _Table("vsock", ["v_str"]),
-    "vsock_dgram": _Table("vsock", ["v_dgr"]),
-    "vsock_seqpacket": _Table("vsock", ["v_seq"]),
-    "tipc": _Table(
-        "tipc",
-        ["ti_st", "ti_dg", "ti_rd", "ti_sq"],
-        frozenset({TCP_ESTABLISHED, TCP_LISTEN, TCP_CLOSE}),
+# Sockets that ss has options for, and that have no module here: of these we know what all sockets
+# have. One that is registered takes the place of its entry here.
+_UNREAD = {
+    "dccp": Registered(
+        (AF_INET, AF_INET6), options=("-d", "--dccp"), help="DCCP", tables={"dccp": ("dccp",)}
     ),
-    "xdp": _Table("xdp", ["xdp"], _CLOSED),
+    "tipc": Registered(
+        (AF_TIPC,),
+        options=("--tipc",),
+        help="TIPC",
+        ss_family="tipc",
+        tables={"tipc": ("ti_st", "ti_dg", "ti_rd", "ti_sq")},
+        states=frozenset({TCP_ESTABLISHED, TCP_LISTEN, TCP_CLOSE}),
+    ),
 }
+_FAMILIES: dict[str, Registered] = {**_UNREAD, **FAMILY_ENTRIES}
+_INET_FAMILIES = {"inet": AF_INET, "inet6": AF_INET6}
 
-
-def _of_family(*names: str) -> list[str]:
-    return [name for name, table in _TABLES.items() if table.family in names]
-
-
-_INET = _of_family("tcp", "mptcp", "sctp", "dccp", "udp", "raw", "ping")
+# The family of each table, by the names that -A has for tables.
+_FAMILY_OF = {table: name for name, entry in _FAMILIES.items() for table in entry.tables}
+# Those of IPv4 and IPv6.
+_INET = [table for name, entry in _FAMILIES.items() if entry.is_inet for table in entry.tables]
+# Those that have a name for all their tables.
+_SEVERAL = {name: list(entry.tables) for name, entry in _FAMILIES.items() if len(entry.tables) > 1}
 
 #: What ``-A`` takes, and which tables that is.
 QUERIES: dict[str, list[str]] = {
-    "all": list(_TABLES),
+    "all": list(_FAMILY_OF),
     "inet": _INET,
-    **{name: [name] for name in _TABLES},
-    "unix": _of_family("unix"),
-    "packet": _of_family("packet"),
-    "vsock": _of_family("vsock"),
-    "icmp": ["ping"],
-    "u_str": ["unix_stream"],
-    "u_dgr": ["unix_dgram"],
-    "u_seq": ["unix_seqpacket"],
-    "p_raw": ["packet_raw"],
-    "p_dgr": ["packet_dgram"],
-    "v_str": ["vsock_stream"],
-    "v_dgr": ["vsock_dgram"],
+    **{table: [table] for table in _FAMILY_OF},
+    **_SEVERAL,
+    **{alias: [table] for entry in _FAMILIES.values() for alias, table in entry.aliases.items()},
 }
 
 #: What ``-f`` takes, and which tables have sockets of that.
 SOCKET_FAMILIES = {
-    "inet": _INET,
-    "inet6": _INET,
-    "unix": _of_family("unix"),
-    "link": _of_family("packet"),
-    "netlink": _of_family("netlink"),
-    "vsock": _of_family("vsock"),
-    "tipc": _of_family("tipc"),
-    "xdp": _of_family("xdp"),
+    **dict.fromkeys(_INET_FAMILIES, _INET),
+    **{e.ss_family: list(e.tables) for e in _FAMILIES.values() if e.ss_family is not None},
 }
-_INET_FAMILIES = {"inet": AF_INET, "inet6": AF_INET6}
 
 
 class _Family(argparse.Action):
@@ -126,7 +95,7 @@ class _Query(argparse.Action):
     ) -> None:
         tables = dict.fromkeys(namespace.query or ())
         if not tables and str(values).startswith("!"):
-            tables = dict.fromkeys(_TABLES)
+            tables = dict.fromkeys(_FAMILY_OF)
         for word in str(values).split(","):
             name = word.lstrip("!")
             if name not in QUERIES:
@@ -145,27 +114,20 @@ class _Query(argparse.Action):
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose families of sockets."""
     group = parser.add_argument_group("which families")
-    for short, name, help in (
-        ("-t", "tcp", "TCP"),
-        ("-u", "udp", "UDP and UDP-Lite"),
-        ("-w", "raw", "raw and ping"),
-        ("-M", "mptcp", "MPTCP"),
-        ("-S", "sctp", "SCTP"),
-        ("-d", "dccp", "DCCP"),
-    ):
-        group.add_argument(short, f"--{name}", action="store_true", help=help)
+    inet = [entry for entry in _FAMILIES.values() if entry.is_inet][::-1]
+    # TCP and UDP come first, what few use comes last.
+    for options, help in dict.fromkeys((e.options, e.help) for e in sorted(inet, key=_is_rare)):
+        group.add_argument(*options, action="store_true", help=help)
+    named = [(e.options, e.ss_family, e.help) for e in _FAMILIES.values() if e.ss_family]
     for options, family, help in (
-        (("-x", "--unix"), "unix", "unix"),
-        (("-0", "--packet"), "link", "packet"),
-        (("--vsock",), "vsock", "vsock"),
-        (("--tipc",), "tipc", "TIPC"),
-        (("--xdp",), "xdp", "XDP"),
+        *named,
         (("-4", "--ipv4"), "inet", "only IPv4"),
         (("-6", "--ipv6"), "inet6", "only IPv6"),
     ):
-        group.add_argument(
-            *options, action=_Family, nargs=0, const=family, dest="families", help=help
-        )
+        if options:
+            group.add_argument(
+                *options, action=_Family, nargs=0, const=family, dest="families", help=help
+            )
     group.add_argument(
         "-f",
         "--family",
@@ -185,6 +147,15 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _is_rare(entry: Registered) -> bool:
+    return entry.rare
+
+
+def _flag(entry: Registered) -> str:
+    """The attribute of the option that chooses an inet family."""
+    return entry.options[-1].lstrip("-")
+
+
 class Tables:
     """
     The tables, families and states that options choose.
@@ -195,17 +166,15 @@ class Tables:
     def __init__(self, args: argparse.Namespace, named: frozenset[int] | None = None) -> None:
         families: list[str] = args.families or []
         chosen: dict[str, None] = dict.fromkeys(args.query or ())
-        for option in ("tcp", "udp", "raw", "mptcp", "sctp", "dccp"):
-            if getattr(args, option):
-                chosen[option] = None
-        if args.raw:
-            chosen["ping"] = None
+        for entry in _FAMILIES.values():
+            if entry.is_inet and getattr(args, _flag(entry)):
+                chosen.update(dict.fromkeys(entry.tables))
         states = frozenset[int]()
         # What ss does: a query has all that are connected, whatever of it is.
         if args.query is not None or not (chosen or families):
             states = _CONNECTED
         else:
-            states = states.union(*(_TABLES[name].states for name in chosen))
+            states = states.union(*(_FAMILIES[_FAMILY_OF[table]].states for table in chosen))
         # "-4" is all of IPv4, "-t -4" the TCP of IPv4.
         for family in families:
             tables = SOCKET_FAMILIES[family]
@@ -215,14 +184,14 @@ class Tables:
                 states |= _family_states(family)
         #: Names of the tables; ``None`` for all sockets that there are.
         self.names: list[str] | None = list(chosen) or None
-        if self.names is not None and len(self.names) == len(_TABLES):
+        if self.names is not None and len(self.names) == len(_FAMILY_OF):
             self.names = None
         #: States that are shown unless something else is asked for.
         self.states = states
         #: Families that are named, as a filter's addresses are without one.
         self.families = families
         #: Whether sockets are wanted that just their holders lead to.
-        self.wants_others = self.names is not None and "other" in self.family_names()
+        self.wants_others = self.names is not None and OTHER in self.family_names()
         inet = {_INET_FAMILIES[name] for name in families if name in _INET_FAMILIES}
         self._unwanted = frozenset(_INET_FAMILIES.values()) - inet if inet else frozenset()
         self._named = named
@@ -231,10 +200,10 @@ class Tables:
         """Names of the families to walk."""
         if self.names is None:
             return list(FAMILY_NAMES)
-        names = {_TABLES[name].family for name in self.names}
+        names = {_FAMILY_OF[table] for table in self.names}
         if not names <= set(FAMILY_NAMES):
             # What is not told apart is among the others.
-            names.add("other")
+            names.add(OTHER)
         return [name for name in FAMILY_NAMES if name in names]
 
     def tests(self, *, any_family: bool = False) -> Iterable[Test]:
@@ -243,8 +212,12 @@ class Tables:
 
         :param any_family: It may be of other families as well.
         """
-        if self.names is not None and (any_family or self._is_part_of_familys(self.names)):
-            netids = frozenset(netid for name in self.names for netid in _TABLES[name].netids)
+        if self.names is not None and (any_family or self._is_part_of_families(self.names)):
+            netids = frozenset(
+                netid
+                for table in self.names
+                for netid in _FAMILIES[_FAMILY_OF[table]].tables[table]
+            )
             yield lambda record: record.netid in netids
         if self._unwanted:
             unwanted = self._unwanted
@@ -253,13 +226,11 @@ class Tables:
             named = self._named
             yield lambda record: record.family in named
 
-    def _is_part_of_familys(self, names: Iterable[str]) -> bool:
+    def _is_part_of_families(self, names: Iterable[str]) -> bool:
         families = self.family_names()
-        whole = {name for name, table in _TABLES.items() if table.family in families}
-        return "other" in families or whole != set(names)
+        whole = {table for table, family in _FAMILY_OF.items() if family in families}
+        return OTHER in families or whole != set(names)
 
 
-def _family_states(family: str) -> frozenset[int]:
-    if family in ("link", "netlink", "xdp"):
-        return _CLOSED
-    return _TABLES["tipc"].states if family == "tipc" else _CONNECTED
+def _family_states(ss_family: str) -> frozenset[int]:
+    return next((e.states for e in _FAMILIES.values() if e.ss_family == ss_family), _CONNECTED)

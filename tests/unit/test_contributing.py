@@ -31,7 +31,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _insert(package / "records/families/tcp.py", 'C_TYPE = "struct tcp_sock"\n', field)
     (package / "records/families/alg.py").write_text(family)
     line = looks.replace("{", "").replace("}", ",")
-    _insert(package / "records/families/__init__.py", "_LOOKS = {\n", line)
+    _insert(
+        package / "records/families/__init__.py",
+        "FAMILY_ENTRIES: Mapping[str, Registered] = {\n",
+        line,
+    )
     (package / "commands/owners.py").write_text(command)
     _insert(package / "commands/registry.py", "REGISTRY = (\n", entry.rstrip() + ",\n")
     return tree

@@ -3,13 +3,13 @@
 The families of sockets: one module each, with its structures, its records, its walk, the names
 of its ends, and its peers.
 
-A module is imported when there are sockets of its family, or somebody asks for these.
+:data:`FAMILY_ENTRIES` is all that the rest of the package knows of each.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 
 from drgn_sockets.kernel.sock import (
@@ -31,26 +31,56 @@ from drgn_sockets.kernel.sock import (
     SOCK_RAW,
     SOCK_SEQPACKET,
     SOCK_STREAM,
+    TCP_CLOSE,
+    TCP_ESTABLISHED,
 )
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord
+from drgn_sockets.records.names import STATE_GROUPS
 from drgn_sockets.records.socket import OTHER, Family, SocketRecord
 
+# States that ss shows without -a and -l: of most families those of connections, but for those that
+# the kernel keeps in small structures.
+_CONNECTED = STATE_GROUPS["connected"] - STATE_GROUPS["bucket"]
+_ESTABLISHED = frozenset({TCP_ESTABLISHED})
+_CLOSED = frozenset({TCP_CLOSE})
 
-class _Looks(NamedTuple):
-    """How sockets of a family are told from others."""
+
+class Registered(NamedTuple):
+    """
+    A family in the registry: how its sockets are told from others, and by which words of ``ss``
+    they are chosen. To know that takes no import of its module.
+    """
 
     #: ``AF_*``, and ``SOCK_*`` and ``IPPROTO_*`` if not all are its.
-    families: tuple[int, ...]
+    address_families: tuple[int, ...]
     types: tuple[int, ...] | None = None
     protocols: tuple[int, ...] | None = None
-    #: Whether what looks like it, by address family and type, mostly is of another family.
+    #: Whether most sockets of its address family and type are of another family.
     rare: bool = False
+    #: The options of ``ss`` that choose it, and what ``--help`` says of these.
+    options: tuple[str, ...] = ()
+    help: str = ""
+    #: What ``ss -f`` calls it; the families of IPv4 and IPv6 have ``inet`` and ``inet6`` in common.
+    ss_family: str | None = None
+    #: Its tables, as ``ss -A`` calls them, and what their sockets have in the column Netid.
+    tables: Mapping[str, tuple[str, ...]] = {}
+    #: Further names for tables.
+    aliases: Mapping[str, str] = {}
+    #: The states in which ``ss`` shows its sockets without ``-a`` and ``-l``.
+    states: frozenset[int] = _CONNECTED
+    #: An option of ``ss`` that shows of it what ``-i`` shows of others.
+    info_option: str | None = None
+
+    @property
+    def is_inet(self) -> bool:
+        """Whether its sockets are of IPv4 and IPv6."""
+        return self.address_families == _INET
 
     def like(self, family: int, type_: int) -> bool:
         """Whether a socket of an address family and type looks like one of these."""
-        return family in self.families and (self.types is None or type_ in self.types)
+        return family in self.address_families and (self.types is None or type_ in self.types)
 
     def owns(self, family: int, type_: int, protocol: int) -> bool:
         """Whether a socket of these is one of the family."""
@@ -59,29 +89,110 @@ class _Looks(NamedTuple):
 
 _INET = (AF_INET, AF_INET6)
 
-# A family is in the module of its name, in the class of that name in capitals.
-_LOOKS = {
-    "netlink": _Looks((AF_NETLINK,)),
-    "packet": _Looks((AF_PACKET,)),
-    "unix": _Looks((AF_UNIX,)),
-    "ping": _Looks(_INET, (SOCK_DGRAM,), (IPPROTO_ICMP, IPPROTO_ICMPV6), rare=True),
-    "raw": _Looks(_INET, (SOCK_RAW,)),
-    "udp": _Looks(_INET, (SOCK_DGRAM,), (IPPROTO_UDP, IPPROTO_UDPLITE)),
-    "tcp": _Looks(_INET, (SOCK_STREAM,), (IPPROTO_TCP,)),
-    "mptcp": _Looks(_INET, (SOCK_STREAM,), (IPPROTO_MPTCP,), rare=True),
-    "vsock": _Looks((AF_VSOCK,)),
-    "sctp": _Looks(_INET, (SOCK_STREAM, SOCK_SEQPACKET), (IPPROTO_SCTP,), rare=True),
-    "xdp": _Looks((AF_XDP,)),
+#: All families, in the order in which ss shows them. What a new family adds to the package is its
+#: module and its entry here. The module has the name of the family, and in it the class of that
+#: name in capitals. It is imported when there is a socket of the family, or somebody asks for the
+#: family: to import all takes 31 ms, and most commands need two or three.
+FAMILY_ENTRIES: Mapping[str, Registered] = {
+    "netlink": Registered(
+        (AF_NETLINK,), ss_family="netlink", tables={"netlink": ("nl",)}, states=_CLOSED
+    ),
+    "packet": Registered(
+        (AF_PACKET,),
+        options=("-0", "--packet"),
+        help="packet",
+        ss_family="link",
+        tables={"packet_raw": ("p_raw",), "packet_dgram": ("p_dgr", "p_pkt")},
+        aliases={"p_raw": "packet_raw", "p_dgr": "packet_dgram"},
+        states=_CLOSED,
+    ),
+    "unix": Registered(
+        (AF_UNIX,),
+        options=("-x", "--unix"),
+        help="unix",
+        ss_family="unix",
+        tables={
+            "unix_stream": ("u_str",),
+            "unix_dgram": ("u_dgr",),
+            "unix_seqpacket": ("u_seq",),
+        },
+        aliases={"u_str": "unix_stream", "u_dgr": "unix_dgram", "u_seq": "unix_seqpacket"},
+    ),
+    # No option of ss shows ping sockets.
+    "ping": Registered(
+        *(_INET, (SOCK_DGRAM,), (IPPROTO_ICMP, IPPROTO_ICMPV6)),
+        rare=True,
+        options=("-w", "--raw"),
+        help="raw and ping",
+        tables={"ping": ("icmp", "icmp6")},
+        aliases={"icmp": "ping"},
+        states=_ESTABLISHED,
+    ),
+    "raw": Registered(
+        *(_INET, (SOCK_RAW,)),
+        options=("-w", "--raw"),
+        help="raw and ping",
+        tables={"raw": ("raw",)},
+        states=_ESTABLISHED,
+    ),
+    # Nor does one show UDP-Lite.
+    "udp": Registered(
+        *(_INET, (SOCK_DGRAM,), (IPPROTO_UDP, IPPROTO_UDPLITE)),
+        options=("-u", "--udp"),
+        help="UDP and UDP-Lite",
+        tables={"udp": ("udp", "udpl")},
+        states=_ESTABLISHED,
+    ),
+    "tcp": Registered(
+        *(_INET, (SOCK_STREAM,), (IPPROTO_TCP,)),
+        options=("-t", "--tcp"),
+        help="TCP",
+        tables={"tcp": ("tcp",)},
+    ),
+    "mptcp": Registered(
+        *(_INET, (SOCK_STREAM,), (IPPROTO_MPTCP,)),
+        rare=True,
+        options=("-M", "--mptcp"),
+        help="MPTCP",
+        tables={"mptcp": ("mptcp",)},
+    ),
+    "vsock": Registered(
+        (AF_VSOCK,),
+        options=("--vsock",),
+        help="vsock",
+        ss_family="vsock",
+        tables={
+            "vsock_stream": ("v_str",),
+            "vsock_dgram": ("v_dgr",),
+            "vsock_seqpacket": ("v_seq",),
+        },
+        aliases={"v_str": "vsock_stream", "v_dgr": "vsock_dgram"},
+    ),
+    "sctp": Registered(
+        *(_INET, (SOCK_STREAM, SOCK_SEQPACKET), (IPPROTO_SCTP,)),
+        rare=True,
+        options=("-S", "--sctp"),
+        help="SCTP",
+        tables={"sctp": ("sctp",)},
+    ),
+    "xdp": Registered(
+        (AF_XDP,),
+        options=("--xdp",),
+        help="XDP",
+        ss_family="xdp",
+        tables={"xdp": ("xdp",)},
+        states=_CLOSED,
+    ),
 }
 
 #: Names of all families, in the order in which sockets are walked and shown.
-FAMILY_NAMES: tuple[str, ...] = (OTHER, *_LOOKS)
+FAMILY_NAMES: tuple[str, ...] = (OTHER, *FAMILY_ENTRIES)
 
 
 @functools.lru_cache(None)
 def family_named(name: str) -> Family | None:
     """The family with a name, ``None`` for :data:`OTHER`."""
-    if name not in _LOOKS:
+    if name not in FAMILY_ENTRIES:
         return None
     module = import_module(f"{__name__}.{name}")
     return getattr(module, name.capitalize())()  # type: ignore[no-any-return]
@@ -89,21 +200,21 @@ def family_named(name: str) -> Family | None:
 
 def all_records() -> Iterator[type[SocketRecord]]:
     """The records of all kinds of sockets that are told apart."""
-    for family in filter(None, map(family_named, _LOOKS)):
+    for family in filter(None, map(family_named, FAMILY_ENTRIES)):
         yield from (family.record, *family.small, *family.parts)
 
 
 def family_columns() -> Iterator[Column]:
     """The columns that families declare."""
-    for family in filter(None, map(family_named, _LOOKS)):
+    for family in filter(None, map(family_named, FAMILY_ENTRIES)):
         yield from family.columns
 
 
 @functools.lru_cache(1024)
 def family_of(family: int, type_: int, protocol: int) -> Family | None:
     """The family of a socket, ``None`` for one that has only its generic part."""
-    for name, looks in _LOOKS.items():
-        if looks.owns(family, type_, protocol):
+    for name, entry in FAMILY_ENTRIES.items():
+        if entry.owns(family, type_, protocol):
             return family_named(name)
     return None
 
@@ -114,8 +225,8 @@ def family_name_like(family: int, type_: int) -> str:
     The name of the family that a socket of an address family and type looks like: SCTP looks like
     TCP.
     """
-    alike = [name for name, looks in _LOOKS.items() if looks.like(family, type_)]
-    alike.sort(key=lambda name: _LOOKS[name].rare)
+    alike = [name for name, entry in FAMILY_ENTRIES.items() if entry.like(family, type_)]
+    alike.sort(key=lambda name: FAMILY_ENTRIES[name].rare)
     return alike[0] if alike else OTHER
 
 
@@ -125,9 +236,9 @@ def family_names_like(name: str) -> frozenset[str]:
     if name == OTHER:
         # An unknown protocol of a known family.
         return frozenset(FAMILY_NAMES)
-    looks = _LOOKS[name]
-    types = range(_SOCK_MAX) if looks.types is None else looks.types
-    return frozenset(family_name_like(f, t) for f in looks.families for t in types)
+    entry = FAMILY_ENTRIES[name]
+    types = range(_SOCK_MAX) if entry.types is None else entry.types
+    return frozenset(family_name_like(f, t) for f in entry.address_families for t in types)
 
 
 def plain_record(family: int, type_: int, protocol: int) -> type[SocketRecord]:
