@@ -360,7 +360,7 @@ def mismatches(core: Core, tree: Path) -> tuple[Done, list[dict[str, Any]]]:
     with mock.patch.multiple(
         saved,
         net_in_memory=lambda at: iter(net),
-        fds_in_memory=lambda prog, tables: (iter(fds[t.pid, t.tid]) for t in tables),
+        fds_in_memory=lambda prog, tables, losses: (iter(fds[t.pid, t.tid]) for t in tables),
     ):
         done = core.run("check", "--procfs", str(tree), "--json")
     rows = [json.loads(line) for line in done.out.splitlines()]
