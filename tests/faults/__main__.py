@@ -6,8 +6,9 @@ and says which tests have to fail then.
     python -m tests.faults             all of them
     python -m tests.faults 07 kallsyms those with one of these in their names
 
-Each patch is applied to a copy of the tree, the tests that it names are run there, and the patch
-is undone. The status is 1 if tests passed in spite of a fault, or a patch did not apply.
+The tests that a patch names are run in a copy of the tree, where they have to pass; then again
+with the patch applied, where one has to fail. The status is 1 if tests passed in spite of a fault,
+or a patch did not apply.
 """
 
 from __future__ import annotations
@@ -118,8 +119,21 @@ def changed_file(fault: Fault, tree: Path) -> Path:
     return file
 
 
-def run(fault: Fault, tree: Path) -> Outcome:
-    """Break a tree, run the tests, and mend it."""
+def run_tests(tests: Sequence[str], tree: Path) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a tree, up to the first failure."""
+    argv = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-ra"]
+    return subprocess.run(
+        [*argv, *tests], cwd=tree, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+
+
+def run(fault: Fault, tree: Path, sound: dict[tuple[str, ...], bool] | None) -> Outcome:
+    """
+    Break a tree, run the tests, and mend it.
+
+    :param sound: Tests that were run in a sound tree, and whether they passed: those that fail
+        there catch nothing. ``None`` to leave that out.
+    """
     start = time.monotonic()
 
     def outcome(wrong: str | None, caught_by: str = "") -> Outcome:
@@ -129,34 +143,36 @@ def run(fault: Fault, tree: Path) -> Outcome:
         file = changed_file(fault, tree)
     except ValueError as e:
         return outcome(f"does not apply: {e}")
-    before = file.read_bytes()
-    if said := _git_apply(tree, fault.path):
-        return outcome(f"does not apply: {said}")
-    # Python compares time (in seconds) and size: both may be those of the sound file.
-    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
-        compiled.unlink()
-    argv = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-ra"]
     try:
-        done = subprocess.run(
-            [*argv, *fault.tests],
-            cwd=tree,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+        if sound is not None:
+            key = tuple(fault.tests)
+            if key not in sound:
+                sound[key] = run_tests(fault.tests, tree).returncode == 0
+            if not sound[key]:
+                return outcome("the tests fail, or there are none, without it")
+        before = file.read_bytes()
+        try:
+            if said := _git_apply(tree, fault.path):
+                return outcome(f"does not apply: {said}")
+            _forget_compiled(file)
+            done = run_tests(fault.tests, tree)
+        finally:
+            file.write_bytes(before)
+            _forget_compiled(file)
     except subprocess.TimeoutExpired:
         return outcome(f"the tests took longer than {TIMEOUT_S} s")
-    finally:
-        file.write_bytes(before)
-        for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
-            compiled.unlink()
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
     if done.returncode == FAILED and failed:
         return outcome(None, failed[0])
     if done.returncode == 0:
         return outcome("the tests passed")
     return outcome(f"pytest ended with status {done.returncode}: {done.stdout.strip()[-300:]}")
+
+
+def _forget_compiled(file: Path) -> None:
+    # Python compares time (in seconds) and size: both may be those of the other version.
+    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+        compiled.unlink()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,7 +182,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-j", "--jobs", type=int, default=2, help="how many at a time (%(default)s)"
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="do not run the tests without the fault first"
+    )
     args = parser.parse_args(argv)
+    sound: dict[tuple[str, ...], bool] | None = None if args.quick else {}
     chosen = [f for f in faults() if not args.names or any(n in f.name for n in args.names)]
     if not chosen:
         parser.error("no such fault")
@@ -180,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         def one(fault: Fault) -> Outcome:
             tree = trees.get()
             try:
-                return run(fault, tree)
+                return run(fault, tree, sound)
             finally:
                 trees.put(tree)
 
