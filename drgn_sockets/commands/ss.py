@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Program
+from drgn import FaultError, Object, Program
 
 from drgn_sockets.commands.base import OK, Command, look_at
 from drgn_sockets.commands.ss_columns import COMMON, NUMERIC
@@ -208,13 +208,11 @@ class Ss(Command):
 
     def read_all(self, prog: Program, losses: Losses) -> None:
         from drgn_sockets.kernel.mounts import named_net_namespaces
-        from drgn_sockets.views.procfs.base import Looker
-        from drgn_sockets.views.summary import summary
+        from drgn_sockets.records.sockstat import socket_counts
 
-        at = Looker(prog, losses=losses)
         for net in net_namespaces(prog):
             try:
-                summary(at, net)
+                socket_counts(Object(prog, "struct net *", net))
             except FaultError as e:
                 losses.lose(e)
         # Some columns read more of memory, when they are asked.
@@ -270,14 +268,14 @@ def _sk_at(prog: Program, text: str) -> int:
 
 def _print_summary(prog: Program, args: argparse.Namespace, losses: Losses) -> None:
     from drgn_sockets.query.netns import find_net
-    from drgn_sockets.views.procfs.base import Looker
+    from drgn_sockets.records.sockstat import socket_counts
     from drgn_sockets.views.summary import summary
 
     if args.json or args.csv or args.output is not None:
         raise UserError("-s prints text, and has no columns")
     net = current_net(prog) if args.netns is None else find_net(prog, args.netns)
     try:
-        sys.stdout.write(summary(Looker(prog, losses=losses), net))
+        sys.stdout.write(summary(socket_counts(Object(prog, "struct net *", net))))
     except FaultError as e:
         losses.lose(e, "how many sockets there are")
 

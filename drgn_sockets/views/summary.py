@@ -3,19 +3,12 @@
 
 from __future__ import annotations
 
-from drgn_sockets.kernel.proto import tcp_established
-from drgn_sockets.views.procfs.base import Looker
-from drgn_sockets.views.procfs.sockstat import sockstat, sockstat6
+from drgn_sockets.records.sockstat import SocketCounts
 
 
-def summary(at: Looker, net: int) -> str:
-    """
-    Get what iproute2's ``ss -s`` prints in a network namespace.
-
-    :param net: ``struct net *``
-    :raises FaultError: if a count cannot be read
-    """
-    counts = dict([*sockstat(at, net), *sockstat6(at, net)])
+def summary(found: SocketCounts) -> str:
+    """Get what iproute2's ``ss -s`` prints in a network namespace."""
+    counts = found.counts
     tcp = counts["TCP"]
 
     def inuse(name: str) -> int:
@@ -24,7 +17,7 @@ def summary(at: Looker, net: int) -> str:
     hashed = inuse("TCP") + inuse("TCP6")
     text = (
         f"Total: {counts['sockets']['used']}\n"
-        f"TCP:   {tcp['alloc'] + tcp['tw']} (estab {tcp_established(at.net_object(net))}, "
+        f"TCP:   {tcp['alloc'] + tcp['tw']} (estab {found.established}, "
         f"closed {tcp['alloc'] - (hashed - tcp['tw'])}, "
         f"orphaned {tcp['orphan']}, timewait {tcp['tw']})\n\n"
         "Transport Total     IP        IPv6\n"
