@@ -71,8 +71,8 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> Trees:
 
 
 @pytest.fixture
-def tree(elf: Core, trees: Trees) -> Path:
-    return trees.of(elf)
+def tree(one: Core, trees: Trees) -> Path:
+    return trees.of(one)
 
 
 def text_of(link: Path) -> bytes:
