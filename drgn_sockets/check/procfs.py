@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drgn_sockets.kernel.task_facts import PF_KTHREAD
+from drgn_sockets.kernel.task import PF_KTHREAD
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.views.procfs import FILES, Row
 from drgn_sockets.views.procfs.moments import COUNTS, How, how

@@ -11,8 +11,7 @@ from drgn import FaultError
 
 from drgn_sockets.commands.base import passes
 from drgn_sockets.commands.fds_lsfd_columns import user_name
-from drgn_sockets.kernel.task import FileTable
-from drgn_sockets.kernel.task_facts import Limit
+from drgn_sockets.kernel.task import FileTable, Limit
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.losses import Losses, in_words

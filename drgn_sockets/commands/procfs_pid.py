@@ -12,9 +12,7 @@ from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.memory import distilled_by
-from drgn_sockets.kernel.process import Process
-from drgn_sockets.kernel.task import Task, task_by_tid
-from drgn_sockets.kernel.task_facts import PF_KTHREAD
+from drgn_sockets.kernel.task import PF_KTHREAD, Process, Task, task_by_tid
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.query.select import task_of
 from drgn_sockets.records.fd import FdRecord

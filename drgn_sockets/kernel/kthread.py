@@ -6,9 +6,9 @@ from __future__ import annotations
 from drgn import Program
 
 from drgn_sockets.kernel.memory import read_string
-from drgn_sockets.kernel.process import PF_WQ_WORKER, Process
+from drgn_sockets.kernel.process import PF_WQ_WORKER
 from drgn_sockets.kernel.structs import CString, Int, OptInt, Struct
-from drgn_sockets.kernel.task_facts import PF_KTHREAD
+from drgn_sockets.kernel.task import PF_KTHREAD, Process
 
 # fs/proc/array.c: proc_task_name()
 _SIZE = 64

@@ -10,9 +10,8 @@ from drgn import FaultError, Object, Program, TypeKind, sizeof
 from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.memory import byte_order, page_shift
 from drgn_sockets.kernel.percpu import per_cpu_sums
-from drgn_sockets.kernel.process import Process
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
-from drgn_sockets.kernel.task_facts import PF_KTHREAD
+from drgn_sockets.kernel.task import PF_KTHREAD, Process
 from drgn_sockets.kernel.vma import VM_READ, all_mappings
 
 # include/linux/mm_types_task.h

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.pid import upids
-from drgn_sockets.kernel.process import Cred, Process
+from drgn_sockets.kernel.process import Cred
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
+from drgn_sockets.kernel.task import Process
 
 
 class _Nsproxy(Struct):

@@ -17,8 +17,8 @@ from drgn_sockets.kernel.memory import (
     read_pointers,
     unpack_words,
 )
-from drgn_sockets.kernel.structs import Bytes, CString, Int, OptBytes, OptInt, Struct
-from drgn_sockets.kernel.task import Task
+from drgn_sockets.kernel.structs import Bytes, CString, Int, OptInt, Struct
+from drgn_sockets.kernel.task import Process
 from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/sched.h
@@ -43,60 +43,6 @@ STATES = (
     *("R (running)", "S (sleeping)", "D (disk sleep)", "T (stopped)", "t (tracing stop)"),
     *("X (dead)", "Z (zombie)", "P (parked)", "I (idle)"),
 )
-
-
-class Process(Task):
-    """``struct task_struct``, as far as its files in ``/proc/PID`` have it."""
-
-    C_TYPE = "struct task_struct"
-
-    # Linux kernel commit 2f064a59a11f ("sched: Change task_struct::state") (in v5.14)
-    state = Int("__state", "state", help="TASK_* flags")
-    exit_state = Int("exit_state", help="EXIT_* flags")
-    exit_code = Int("exit_code", help="as wait() has it")
-    exit_signal = Int("exit_signal", help="sent to its parent when it exits")
-    real_parent = Int("real_parent", help="struct task_struct *")
-    parent = Int("parent", help="struct task_struct *: its tracer, if it has one")
-    ptrace = Int("ptrace", help="PT_* flags; 0 if it is not traced")
-    signal = Int("signal", help="struct signal_struct *, of all its threads")
-    sighand = Int("sighand", help="struct sighand_struct *")
-    mm = Int("mm", help="struct mm_struct *")
-    cred = Int("real_cred", help="const struct cred *")
-    thread_pid = Int("thread_pid", help="struct pid *")
-    # Linux kernel commit cf25e24db61c ("time: Rename tsk->real_start_time to ->start_boottime")
-    # (in v5.5)
-    start_boottime = Int("start_boottime", "real_start_time", help="when it started, ns")
-    prio = Int("prio")
-    static_prio = Int("static_prio", help="nice value + 120")
-    rt_priority = Int("rt_priority")
-    policy = Int("policy", help="SCHED_*")
-    # Linux kernel commit bcf9033e5449 ("sched: move CPU field back into thread_info if
-    # THREAD_INFO_IN_TASK=y") (in v5.16)
-    cpu = Int("thread_info.cpu", "cpu", help="the processor it runs on, or last did")
-    min_flt = Int("min_flt", help="page faults without I/O")
-    maj_flt = Int("maj_flt", help="page faults with I/O")
-    utime = Int("utime", help="in user mode, by ticks, ns")
-    stime = Int("stime", help="in the kernel, by ticks, ns")
-    gtime = Int("gtime", help="as a virtual processor, ns")
-    sum_exec_runtime = Int("se.sum_exec_runtime", help="ns")
-    prev_utime = OptInt("prev_cputime.utime", help="as it was told last, ns")
-    prev_stime = OptInt("prev_cputime.stime", help="as it was told last, ns")
-    nvcsw = Int("nvcsw", help="switches to another task that it asked for")
-    nivcsw = Int("nivcsw", help="switches that it did not")
-    pending = Bytes("pending.signal", help="sigset_t")
-    blocked = Bytes("blocked", help="sigset_t")
-    atomic_flags = Int("atomic_flags", help="PFA_* bits")
-    seccomp_mode = OptInt("seccomp.mode", help="SECCOMP_MODE_*")
-    # Linux kernel commit c818c03b661c ("seccomp: Report number of loaded filters in
-    # /proc/$pid/status") (in v5.9)
-    seccomp_filters = OptInt("seccomp.filter_count.counter")
-    cpus_mask = Bytes("cpus_mask", "cpus_allowed", help="processors it may run on")
-    mems_allowed = OptBytes("mems_allowed", help="nodemask_t, nodes it may have memory of")
-    # Linux kernel commit e32cf5dfbe22 ("kthread: Generalize pf_io_worker so it can point to
-    # struct kthread") (in v5.17)
-    kthread = Int("worker_private", "set_child_tid", help="struct kthread *, of a kernel thread")
-    cgroups = OptInt("cgroups", help="struct css_set *")
-    thread_node = Int("thread_node.next", help="next thread of its process")
 
 
 class ThreadFeatures(Struct):

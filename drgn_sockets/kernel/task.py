@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -10,18 +11,22 @@ from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.lists import list_for_each
 from drgn_sockets.kernel.lost import Lost, as_fault, lost_by, sift
+from drgn_sockets.kernel.memory import pointer_size, unpack_words
 from drgn_sockets.kernel.pid import Pid
-from drgn_sockets.kernel.structs import CString, Int, Struct
-from drgn_sockets.kernel.task_facts import TaskFacts
+from drgn_sockets.kernel.structs import Bytes, CString, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.xarray import xa_for_each, xa_load
 from drgn_sockets.named_tuple import NamedTuple
 
+# include/linux/sched.h
+PF_KTHREAD = 0x00200000
+# include/uapi/asm-generic/resource.h
+_RLIMIT_NOFILE = 7
 # Far above PID_MAX_LIMIT (4 Mi): ends the walk of a list that does not end.
 _MAX_TASKS = 1 << 23
 
 
 class Task(Struct):
-    """What file tables and their owners need of a ``struct task_struct``."""
+    """``struct task_struct``, as far as walks of tasks and file tables need it."""
 
     C_TYPE = "struct task_struct"
 
@@ -32,12 +37,126 @@ class Task(Struct):
     files = Int("files", help="struct files_struct *")
     nsproxy = Int("nsproxy", help="struct nsproxy *")
     fs = Int("fs", help="struct fs_struct *")
+    mm = Int("mm", help="struct mm_struct *")
+    cred = Int("real_cred", help="const struct cred *")
+    signal = Int("signal", help="struct signal_struct *, of all its threads")
+    # Linux kernel commit bcf9033e5449 ("sched: move CPU field back into thread_info if
+    # THREAD_INFO_IN_TASK=y") (in v5.16)
+    cpu = OptInt("thread_info.cpu", "cpu", help="the processor it runs on, or last did")
+    task_works = Int(
+        "task_works", help="struct callback_head *, work for when it leaves the kernel"
+    )
+    tasks = Int("tasks.next", help="next process")
+    thread_node = Int("thread_node.next", help="next thread of its process")
+    pid_link = Int("pid_links[0].next", help="next task of its struct pid")
+
+
+class Process(Task):
+    """``struct task_struct``, as far as its files in ``/proc/PID`` have it."""
+
+    C_TYPE = "struct task_struct"
+
+    # Linux kernel commit 2f064a59a11f ("sched: Change task_struct::state") (in v5.14)
+    state = Int("__state", "state", help="TASK_* flags")
+    exit_state = Int("exit_state", help="EXIT_* flags")
+    exit_code = Int("exit_code", help="as wait() has it")
+    exit_signal = Int("exit_signal", help="sent to its parent when it exits")
+    real_parent = Int("real_parent", help="struct task_struct *")
+    parent = Int("parent", help="struct task_struct *: its tracer, if it has one")
+    ptrace = Int("ptrace", help="PT_* flags; 0 if it is not traced")
+    sighand = Int("sighand", help="struct sighand_struct *")
+    thread_pid = Int("thread_pid", help="struct pid *")
+    # Linux kernel commit cf25e24db61c ("time: Rename tsk->real_start_time to ->start_boottime")
+    # (in v5.5)
+    start_boottime = Int("start_boottime", "real_start_time", help="when it started, ns")
+    prio = Int("prio")
+    static_prio = Int("static_prio", help="nice value + 120")
+    rt_priority = Int("rt_priority")
+    policy = Int("policy", help="SCHED_*")
+    cpu = Int("thread_info.cpu", "cpu", help="the processor it runs on, or last did")
+    min_flt = Int("min_flt", help="page faults without I/O")
+    maj_flt = Int("maj_flt", help="page faults with I/O")
+    utime = Int("utime", help="in user mode, by ticks, ns")
+    stime = Int("stime", help="in the kernel, by ticks, ns")
+    gtime = Int("gtime", help="as a virtual processor, ns")
+    sum_exec_runtime = Int("se.sum_exec_runtime", help="ns")
+    prev_utime = OptInt("prev_cputime.utime", help="as it was told last, ns")
+    prev_stime = OptInt("prev_cputime.stime", help="as it was told last, ns")
+    nvcsw = Int("nvcsw", help="switches to another task that it asked for")
+    nivcsw = Int("nivcsw", help="switches that it did not")
+    pending = Bytes("pending.signal", help="sigset_t")
+    blocked = Bytes("blocked", help="sigset_t")
+    atomic_flags = Int("atomic_flags", help="PFA_* bits")
+    seccomp_mode = OptInt("seccomp.mode", help="SECCOMP_MODE_*")
+    # Linux kernel commit c818c03b661c ("seccomp: Report number of loaded filters in
+    # /proc/$pid/status") (in v5.9)
+    seccomp_filters = OptInt("seccomp.filter_count.counter")
+    cpus_mask = Bytes("cpus_mask", "cpus_allowed", help="processors it may run on")
+    mems_allowed = OptBytes("mems_allowed", help="nodemask_t, nodes it may have memory of")
+    # Linux kernel commit e32cf5dfbe22 ("kthread: Generalize pf_io_worker so it can point to
+    # struct kthread") (in v5.17)
+    kthread = Int("worker_private", "set_child_tid", help="struct kthread *, of a kernel thread")
+    cgroups = OptInt("cgroups", help="struct css_set *")
+
+
+class _Cred(Struct):
+    C_TYPE = "struct cred"
+
+    euid = Int("euid.val", help="effective user ID, in the initial user namespace")
+
+
+class _Signal(Struct):
+    C_TYPE = "struct signal_struct"
+
+    rlim = Bytes("rlim", help="struct rlimit[], two unsigned long each")
+
+
+class Limit(NamedTuple):
+    """A resource limit; ``None`` for none (``RLIM_INFINITY``)."""
+
+    soft: int | None
+    hard: int | None
+
+
+class TaskFacts:
+    """
+    A process, or a thread of one, with what its task points to: that is read when it is asked for,
+    and is ``None`` if it cannot be read.
+    """
+
+    def __init__(self, prog: Program, task: Task) -> None:
+        self.prog = prog
+        self.task = task
+
+    @property
+    def is_kthread(self) -> bool:
+        """Whether it is a thread of the kernel."""
+        return bool(self.task.flags & PF_KTHREAD)
+
+    @functools.cached_property
+    def uid(self) -> int | None:
+        """Its user, the owner of ``/proc/PID``: ``task_dump_owner()``."""
+        if self.is_kthread:
+            return 0
+        cred = _Cred.layout(self.prog).try_read(self.task.cred)
+        return cred.euid if cred is not None else None
+
+    @functools.cached_property
+    def nofile(self) -> Limit | None:
+        """``RLIMIT_NOFILE``: below which number new fds are."""
+        signal = _Signal.layout(self.prog).try_read(self.task.signal)
+        if signal is None:
+            return None
+        first = 2 * _RLIMIT_NOFILE
+        limits = unpack_words(self.prog, signal.rlim)[first : first + 2]
+        infinity = (1 << 8 * pointer_size(self.prog)) - 1
+        return Limit(*(None if limit == infinity else limit for limit in limits))
 
 
 class FileTable(NamedTuple):
     """One file table as one process (or thread) uses it."""
 
-    #: TaskFacts ID in the initial PID namespace (``tgid``).
+    #: Process ID in the initial PID namespace (``tgid``).
     pid: int
     #: Thread ID if the table is a thread's own and not that of its process, else ``None``.
     tid: int | None
@@ -62,19 +181,6 @@ class _PidNamespace(Struct):
     head = Int("idr.idr_rt.xa_head", help="void *, an entry of the XArray")
 
 
-class _TaskLists(Struct):
-    C_TYPE = "struct task_struct"
-
-    tasks = Int("tasks.next", help="next process")
-    signal = Int("signal", help="struct signal_struct *")
-
-
-class _PidLink(Struct):
-    C_TYPE = "struct task_struct"
-
-    link = Int("pid_links[0].next", help="struct hlist_node of the struct pid")
-
-
 def _idr_head(prog: Program) -> int:
     """The entry at the top of the IDR of the initial PID namespace."""
     return _PidNamespace.layout(prog).read(prog["init_pid_ns"].address_of_().value_()).head
@@ -92,7 +198,7 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
         found = Pid.layout(prog).read(pid) if pid else None
         if found is None or not found.first:
             return None
-        link = _PidLink.layout(prog).cls.places["link"].offset
+        link = Task.layout(prog).cls.places["pid_link"].offset
     except LookupError:
         return None
     except FaultError:
@@ -109,13 +215,13 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
 
 def pid_task(prog: Program, pid: Pid) -> Task | None:
     """The task of an ID, as ``pid_task()``; ``None`` if it is gone, or cannot be read."""
-    link = _PidLink.layout(prog).cls.places["link"].offset
+    link = Task.layout(prog).cls.places["pid_link"].offset
     return Task.layout(prog).try_read(pid.first - link) if pid.first else None
 
 
 def _tasks_by_pid(prog: Program) -> Iterator[int | Lost]:
     """Tasks in the order of their IDs, as drgn's ``for_each_task()`` has them."""
-    link = _PidLink.layout(prog).cls.places["link"].offset
+    link = Task.layout(prog).cls.places["pid_link"].offset
     entries = list(xa_for_each(prog, _idr_head(prog), _MAX_TASKS))
     pids = dict(Pid.layout(prog).read_many(e[1] for e in entries if not isinstance(e, Lost)))
     for entry in entries:
@@ -133,10 +239,10 @@ def _tasks_by_pid(prog: Program) -> Iterator[int | Lost]:
 
 
 def _for_each_task_by_list(prog: Program) -> Iterator[int | Lost]:
-    tasks = _TaskLists.layout(prog)
+    tasks = Task.layout(prog)
     offset = tasks.cls.places["tasks"].offset
     thread_head = offsetof(prog.type("struct signal_struct"), "thread_head")
-    thread_node = offsetof(prog.type("struct task_struct"), "thread_node")
+    thread_node = tasks.cls.places["thread_node"].offset
     head = prog["init_task"].tasks.address_of_().value_()
     for node in list_for_each(prog, head, _MAX_TASKS):
         if isinstance(node, Lost):
@@ -241,7 +347,7 @@ class Tasks:
                 task.comm,
                 task.files,
                 task.address,
-                TaskFacts(self.prog, task.address),
+                TaskFacts(self.prog, task),
                 stands_in.get(task.tgid) == task.pid,
             )
         return sorted(first.values(), key=lambda t: (t.pid, t.tid or 0))

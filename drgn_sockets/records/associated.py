@@ -13,8 +13,7 @@ from drgn_sockets.kernel.file import file_user_path
 from drgn_sockets.kernel.lost import Lost, sift
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.mm import Mm
-from drgn_sockets.kernel.task import FileTable
-from drgn_sockets.kernel.task_facts import TaskFacts
+from drgn_sockets.kernel.task import FileTable, TaskFacts
 from drgn_sockets.kernel.vma import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, mappings
 from drgn_sockets.kernel.vma import Mapping as Vma
 from drgn_sockets.records.fd import FdReader, FdRecord, FileRecord, Found, Mapped, Others
@@ -51,7 +50,7 @@ class Associated(Others):
     def _memory(
         self, process: TaskFacts, table: FileTable, rows: list[FdRecord]
     ) -> tuple[int, list[Vma]]:
-        task = process.required()
+        task = process.task
         if not task.mm or process.is_kthread:
             return 0, []
         unreadable: list[Lost] = []
@@ -92,13 +91,12 @@ class Associated(Others):
 def _directories(reader: FdReader, table: FileTable) -> Iterator[FdRecord]:
     assert table.process is not None
     task = table.process.task
-    if task is not None and not task.fs:
+    if not task.fs:
         # It has exited.
         return
-    fs = FsStruct.layout(reader.prog).try_read(task.fs) if task is not None else None
+    fs = FsStruct.layout(reader.prog).try_read(task.fs)
     if fs is None:
-        what = "struct task_struct" if task is None else "struct fs_struct"
-        yield _lost(table, "cwd", table.task if task is None else task.fs, f"{what} cannot be read")
+        yield _lost(table, "cwd", task.fs, "struct fs_struct cannot be read")
         return
     for assoc, mnt, dentry in (
         ("cwd", fs.pwd_mnt, fs.pwd_dentry),

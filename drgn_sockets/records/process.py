@@ -13,7 +13,8 @@ from drgn_sockets.kernel.kthread import proc_task_name
 from drgn_sockets.kernel.lost import sift, untold
 from drgn_sockets.kernel.mm import Mm, task_mm
 from drgn_sockets.kernel.pid import Upid, upids
-from drgn_sockets.kernel.process import Cred, Process, Signal, Tty
+from drgn_sockets.kernel.process import Cred, Signal, Tty
+from drgn_sockets.kernel.task import Process
 
 
 class ProcessRecord:

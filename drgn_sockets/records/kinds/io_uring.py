@@ -16,6 +16,7 @@ from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each
 from drgn_sockets.kernel.lost import Lost, as_fault
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_pointers, read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct, c_string
+from drgn_sockets.kernel.task import Task
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind, attempt, tell, there
@@ -158,14 +159,6 @@ class _Tctx(Struct):
     task = OptInt("task")
 
 
-class _Task(Struct):
-    C_TYPE = "struct task_struct"
-
-    pid = Int("pid")
-    cpu = OptInt("thread_info.cpu", "cpu")
-    task_works = Int("task_works")
-
-
 class SqThread(NamedTuple):
     """The kernel's thread that submits (IORING_SETUP_SQPOLL)."""
 
@@ -265,7 +258,7 @@ class _Reader:
         data = _SqData.layout(self.prog).read(ctx.sq_data)
         if not data.thread:
             return SqThread()
-        task = _Task.layout(self.prog).read(data.thread)
+        task = Task.layout(self.prog).read(data.thread)
         if data.work_time is None:
             return SqThread(task.pid, task.cpu or 0)
         total = _stime_us(Object(self.prog, "struct task_struct *", data.thread))
@@ -311,7 +304,7 @@ class _Reader:
         task = request.task
         if task is None:
             task = _Tctx.layout(self.prog).read(request.tctx or 0).task or 0
-        return request.opcode, bool(_Task.layout(self.prog).read(task).task_works)
+        return request.opcode, bool(Task.layout(self.prog).read(task).task_works)
 
     def overflow(self) -> list[tuple[int, int, int] | FaultError]:
         type_ = self.prog.type("struct io_overflow_cqe")

@@ -23,7 +23,7 @@ from drgn_sockets.kernel.mm import (
 from drgn_sockets.kernel.pid import pid_nr_ns
 from drgn_sockets.kernel.speculation import indirect_branch, store_bypass
 from drgn_sockets.kernel.structs import Int, has_type
-from drgn_sockets.kernel.task_facts import PF_KTHREAD
+from drgn_sockets.kernel.task import PF_KTHREAD
 from drgn_sockets.records.process import ProcessRecord
 from drgn_sockets.views.procfs.pid.base import PidFile, PidLooker
 
