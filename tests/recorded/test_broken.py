@@ -491,11 +491,13 @@ def test_procfs_of_tables_that_are_not_there(patient: Patient) -> None:
         assert done.status == 1 and "cannot be read" in done.err
         assert done.out.startswith("Num       RefCount ")
         assert done.out.endswith(patient.core.run("procfs", "net/udp").out)
-    for name, place, others in (
-        ("sockstat", member(net, "core.prot_inuse"), "raw"),
-        ("protocols", prog["proto_list"].next.address_of_().value_(), "icmp"),
+    protocols = prog["proto_list"].address_of_().value_()
+    for name, place, damage, others in (
+        ("sockstat", member(net, "core.prot_inuse"), word(UNMAPPED), "raw"),
+        # In both directions.
+        ("protocols", protocols, 2 * word(UNMAPPED), "icmp"),
     ):
-        with patient.damaged((place, word(UNMAPPED))):
+        with patient.damaged((place, damage)):
             done = patient.run("procfs", f"net/{name}", f"net/{others}")
             assert done.status == 1 and f"net/{name} of network namespace " in done.err
             assert done.out.endswith(patient.core.run("procfs", f"net/{others}").out)
@@ -505,14 +507,25 @@ def test_procfs_of_tables_that_are_not_there(patient: Patient) -> None:
         assert (done.status, done.out) == (1, "") and "how many sockets" in done.err
 
 
+def test_procfs_of_a_list_of_protocols_that_is_damaged_in_one_direction(patient: Patient) -> None:
+    prog = patient.prog
+    head = prog["proto_list"].address_of_()
+    first, second = head.next.value_(), head.next.next.value_()
+    whole = patient.core.run("procfs", "net/protocols")
+    assert whole.out.count("\n") > 20
+    for place, value in ((head.value_(), UNMAPPED), (second, UNMAPPED), (second, first)):
+        with patient.damaged((place, word(value))):
+            done = patient.run("procfs", "net/protocols")
+            assert (done.status, done.out) == (0, whole.out)
+
+
 def test_procfs_of_a_list_of_protocols_that_loops(patient: Patient) -> None:
     prog = patient.prog
-    first = prog["proto_list"].next
-    second = first.next.value_()
-    with patient.damaged((second, word(first.value_()))):
+    head = prog["proto_list"].address_of_()
+    first, second = head.next.value_(), head.next.next.value_()
+    with patient.damaged((second, word(first)), (head.value_() + 8, word(UNMAPPED))):
         done = patient.run("procfs", "net/protocols")
-        assert done.status == 0
-        assert done.out.count("\n") == 3
+        assert done.status == 1 and "list loops" in done.err
 
 
 def test_procfs_of_numbers_that_cannot_be(patient: Patient) -> None:
@@ -681,7 +694,7 @@ def test_damaged_tree_of_mappings(patient: Patient, what: str) -> None:
     names = {r["name"] for r in before}
     assert {r["name"] for r in rows} <= names
     assert len(told) == 1
-    assert ("in a loop" if what == "loop" else "struct vm_area_struct at") in told[0]["detail"]
+    assert ("two ways to it" if what == "loop" else "struct vm_area_struct at") in told[0]["detail"]
     assert what == "loop" or [r for r in rows if r["fd"] == "mem"]
 
 
