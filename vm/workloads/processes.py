@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Processes that are not like others: of other users, in namespaces, traced, stopped, half dead.
+Unusual processes: of other users, in namespaces, traced, stopped, zombies.
 
-Other command lines and odd names, a session with a terminal, limits that are nearly reached or
-were lowered later, one file table in two processes, memory that is mapped and has no file any
-more, programs of an overlay or deleted, and all that ``status`` tells of scheduling, signals,
-capabilities and seccomp. The ``detail`` of a process says what was set.
+Changed command lines and odd names; a session with a terminal; limits that are nearly reached, or
+were lowered later; one file table in two processes; mapped files that are deleted; programs that
+are deleted or on an overlay; and all that ``status`` has of scheduling, signals, capabilities and
+seccomp. The ``detail`` of a process says what was set.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ for _function in (_libc.mmap, _libc.shmat):
 
 
 def _detail(me: Process, **facts: Any) -> None:
-    """Say something of the process itself."""
+    """Enter properties of the process itself."""
     me.facts.setdefault("detail", {}).update(facts)
 
 
@@ -53,7 +53,7 @@ def _prctl(option: int, *values: int) -> int:
 
 
 def _try(me: Process, what: str, role: str, body: Callable[[Process], None]) -> None:
-    """Start a process that this kernel may not be able to make."""
+    """Start a process; if this kernel cannot make it, enter that as skipped."""
     try:
         me.spawn(role, body).finish()
     except WorkloadError as error:
@@ -61,7 +61,7 @@ def _try(me: Process, what: str, role: str, body: Callable[[Process], None]) -> 
 
 
 def _up_high(me: Process, number: int = 900) -> None:
-    """Have the line to the parent, which will be closed, where it is not in the way."""
+    """Move the channel to the parent to a high descriptor, out of the way; it will be closed."""
     assert me.up is not None
     old = me.up.sock
     me.up.sock = socket.socket(fileno=fcntl.fcntl(old, fcntl.F_DUPFD_CLOEXEC, number))
@@ -91,7 +91,7 @@ def _sockets(me: Process, path: str | None = None) -> None:
 
 
 def _task(comm: str, role: str, pid: int, me: Process, **facts: Any) -> ProcessAccount:
-    """The entry of a task that cannot make its own."""
+    """Make the entry of a task that cannot make its own."""
     entry = {"pid": pid, "tid": pid, "comm": comm, "role": role, "netns": me.netns, "fds": []}
     return cast(ProcessAccount, {**entry, **facts})
 
@@ -100,19 +100,19 @@ def _task(comm: str, role: str, pid: int, me: Process, **facts: Any) -> ProcessA
 
 
 def _become(me: Process, uids: tuple[int, ...], gids: tuple[int, ...], groups: list[int]) -> None:
-    """Change real, effective, saved and file system IDs; the latter are lost with each other."""
+    """Set real, effective, saved and file system IDs; the last ones change with effective IDs."""
     os.setgroups(groups)
     os.setresgid(*gids[:3])
     _libc.setfsgid(gids[3])
     os.setresuid(*uids[:3])
     _libc.setfsuid(uids[3])
-    # It is lost with the privileges.
+    # The setting is lost with the privileges.
     syscalls.die_with_parent()
     _detail(me, uid=list(uids), gid=list(gids), groups=sorted(groups))
 
 
 def _user(me: Process) -> None:
-    """No privileges, and nothing may look at it but root."""
+    """No privileges, and not dumpable: only root may look at it."""
     place = me.work / "user"
     place.mkdir()
     os.chown(place, 4101, 4201)
@@ -125,7 +125,7 @@ def _user(me: Process) -> None:
 
 
 def _capable(me: Process) -> None:
-    """Of another user, but with capabilities: some effective, inheritable, ambient."""
+    """Of another user, with some effective, inheritable and ambient capabilities."""
     keep_caps, capbset_drop, cap_ambient, dumpable = 8, 24, 47, 4
     net_bind, net_raw, sys_module = 10, 13, 16
     me.drop_all_but()
@@ -147,15 +147,15 @@ def _capable(me: Process) -> None:
 
 
 def _pidfd(me: Process, pid: int, nspid: list[int]) -> int:
-    """*pid* is what it is called here; *nspid*, from the initial namespace on."""
+    """Enter a process. *nspid* has its PIDs in all namespaces, the initial one first."""
     fd = os.pidfd_open(pid)
     return me.hold(fd, "pidfd", None, detail={"pid": nspid[0], "nspid": nspid})
 
 
 def _namespaces(me: Process) -> None:
     """
-    A process with a user namespace of its own, process 1 in a PID namespace, its child, and a
-    child of that which is process 1 of another; all the other namespaces, too.
+    A process in a user namespace and other namespaces of its own. A child of it is process 1 of a
+    PID namespace, and a child of that is process 1 of a further one.
     """
     me.drop_all_but()
     _pidfd(me, me.pid, [me.pid])
@@ -163,7 +163,7 @@ def _namespaces(me: Process) -> None:
     go_r, go_w = os.pipe()
     pid = os.fork()
     if not pid:
-        # Who writes the maps is outside: inside there is no privilege for more than one's own.
+        # A process outside writes the maps: one inside may only map its own user.
         os.read(ready_r, 1)
         for name, lines in (("uid_map", "0 4300 10\n10 0 1\n"), ("gid_map", "0 4300 10\n10 0 1\n")):
             Path(f"/proc/{me.pid}/{name}").write_text(lines)
@@ -182,13 +182,13 @@ def _namespaces(me: Process) -> None:
     me.attempt("setgroups in a user namespace", lambda: os.setgroups([]))
     _detail(me, **ids)
     syscalls.unshare(CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | syscalls.CLONE_NEWPID)
-    # Children are in it, this process is not.
+    # Children are in the new namespace, this process is not.
     me.attempt("time namespace", partial(syscalls.unshare, CLONE_NEWTIME))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def named_outside(me: Process) -> None:
-        """Ask what this process is called in the initial namespace: who receives is told."""
+        """Get the PID of this process in the initial namespace, from credentials of a message."""
         theirs.send(b"?")
         me.pid = int(theirs.recv(20))
         _detail(me, **ids)
@@ -239,11 +239,11 @@ def _namespaces(me: Process) -> None:
     first.finish()
 
 
-# Sessions, tracers, and who is not alive.
+# Sessions, tracers, zombies.
 
 
 def _stopped_by(me: Process, pid: int) -> None:
-    """Wait until a child has stopped; whoever waits for it later still sees that."""
+    """Wait until a child has stopped, and leave its status for a later wait."""
     me.wait_until(
         f"stop of {pid}",
         lambda: os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None,
@@ -251,7 +251,7 @@ def _stopped_by(me: Process, pid: int) -> None:
 
 
 def _terminal(me: Process) -> None:
-    """The leader of a session with a terminal; a job in the foreground, and one that stopped."""
+    """The leader of a session with a terminal, a foreground job, and a stopped job."""
     me.drop_all_but()
     os.setsid()
     master, slave = os.openpty()
@@ -260,7 +260,7 @@ def _terminal(me: Process) -> None:
     me.hold(slave, "char", name)
     me.hold(master, "char", None, note="pty master", detail={"slave": name})
     os.write(master, b"typed, and not read\n")
-    # Not to be stopped for what background jobs may not do.
+    # Do not stop when this process, in the background, sets the terminal.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
     def job(me: Process) -> None:
@@ -273,7 +273,7 @@ def _terminal(me: Process) -> None:
         signal.signal(signal.SIGTTOU, signal.SIG_DFL)
         _detail(me, state="T")
         me.report()
-        # A job in the background that reads is stopped.
+        # A background job that reads from the terminal is stopped.
         while True:
             os.read(slave, 1)
 
@@ -288,7 +288,7 @@ def _terminal(me: Process) -> None:
 
 
 def _tracer(me: Process) -> None:
-    """One that it has interrupted, and one that runs, until a signal comes (SIGSTOP as well)."""
+    """A tracee that is stopped, and one that runs until a signal comes (SIGSTOP as well)."""
     seize, interrupt, wall = 0x4206, 0x4207, 0x40000000
     me.drop_all_but()
 
@@ -313,7 +313,7 @@ def _tracer(me: Process) -> None:
 
 
 def _zombies(me: Process) -> None:
-    """One that was killed, one in a control group that is removed, one whose threads live."""
+    """Zombies: one killed, one in a control group that is removed, one whose threads live."""
     me.drop_all_but()
     syscalls.set_comm(b"proc-zombies")
 
@@ -352,7 +352,7 @@ def _zombies(me: Process) -> None:
 
 
 def _headless(me: Process) -> None:
-    """Its first thread has exited; another goes on, with the files."""
+    """A process whose first thread has exited; another one goes on, with the files."""
     me.drop_all_but()
     _file(me, "headless")
     sys_exit = {"x86_64": 60, "aarch64": 93}[platform.machine()]
@@ -374,12 +374,12 @@ def _headless(me: Process) -> None:
     me.facts.update(zombie=True, fds=[])
     _detail(me, state="Z")
     me.report()
-    # With the GIL let go.
+    # The call releases the GIL.
     _libc.syscall(ctypes.c_long(sys_exit), ctypes.c_long(0))
 
 
 def _own_thread(me: Process) -> None:
-    """A thread with the table of its process, but with a directory and a user of its own."""
+    """A thread with the file table of its process, but its own working directory and user."""
     me.drop_all_but()
     _file(me, "own-thread")
     place = me.work / "thread-cwd"
@@ -391,7 +391,7 @@ def _own_thread(me: Process) -> None:
         syscalls.set_comm(b"own \xff cwd")
         syscalls.unshare(CLONE_FS)
         os.chdir(place)
-        # The function of libc is for all threads.
+        # The function of libc would change all threads.
         _libc.syscall(*map(ctypes.c_long, (setresuid, 4121, 4121, 4121)))
         entry = _task(os.fsdecode(b"own \xff cwd"), "thread of another user", me.pid, me)
         entry["tid"] = threading.get_native_id()
@@ -410,14 +410,14 @@ def _own_thread(me: Process) -> None:
 
 
 def _set_arguments(start: int, end: int) -> None:
-    """Have the command line elsewhere; memory of the stack and its like only."""
+    """Move the command line (PR_SET_MM); allowed are the stack and the like."""
     set_mm, arg_start, arg_end = 35, 8, 9
     _prctl(set_mm, arg_start, start)
     _prctl(set_mm, arg_end, end)
 
 
 def _map(size: int, prot: int = 3, flags: int = 0x22, fd: int = -1, offset: int = 0) -> int:
-    """``mmap``: private and anonymous, unless other *flags* are given."""
+    """Call ``mmap``, private and anonymous unless *flags* are given."""
     address = _libc.mmap(
         None, ctypes.c_size_t(size), prot, flags, ctypes.c_int(fd), ctypes.c_long(offset)
     )
@@ -427,19 +427,19 @@ def _map(size: int, prot: int = 3, flags: int = 0x22, fd: int = -1, offset: int 
 
 
 def _status(pid: int, name: str) -> str:
-    """The first word of a line of another's ``status``, to wait for it."""
+    """Get the first word of a line of another process's ``status``, to wait for it."""
     lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     return next((line.split()[1] for line in lines if line.startswith(f"{name}:")), "")
 
 
 def _stat_field(number: int) -> int:
-    """A field of this process's ``stat``: there is no call that tells where arguments are."""
+    """Get a field of this process's ``stat``: no system call tells where the arguments are."""
     text = Path("/proc/self/stat").read_bytes()
     return int(text.rpartition(b")")[2].split()[number - 3])
 
 
 def _arguments(me: Process, text: bytes, room: int = 0) -> None:
-    """A command line made anew, in memory of its own."""
+    """A new command line, in memory of its own."""
     me.drop_all_but()
     size = max(len(text), room)
     address = _map(-(-size // _PAGE) * _PAGE)
@@ -456,7 +456,7 @@ def _no_arguments(me: Process) -> None:
 
 
 def _titled(me: Process, beyond: int) -> None:
-    """As setproctitle(3): a title over the arguments, and *beyond* them."""
+    """Write a title over the arguments as setproctitle(3) does; *beyond*: longer than they are."""
     me.drop_all_but()
     start, end, env_end = (_stat_field(number) for number in (48, 49, 51))
     title = b"title: \x1b[31m of \xff\n worker ".ljust(end - start + beyond, b"t")
@@ -467,7 +467,7 @@ def _titled(me: Process, beyond: int) -> None:
 
 
 def _file_arguments(me: Process) -> None:
-    """Arguments in memory of a file are told of nobody: that could take for ever."""
+    """Arguments in mapped memory of a file: procfs does not read them, since that could block."""
     me.drop_all_but()
     fd = os.memfd_create("arguments", os.MFD_CLOEXEC)
     os.write(fd, b"of a file\0".ljust(_PAGE))
@@ -478,7 +478,7 @@ def _file_arguments(me: Process) -> None:
 
 
 def _torn_arguments(me: Process) -> None:
-    """Of two pages of arguments the second is not mapped."""
+    """Arguments on two pages, of which the second is not mapped."""
     me.drop_all_but()
     address = _map(2 * _PAGE)
     text = (b"first page " * _PAGE)[:_PAGE]
@@ -519,7 +519,7 @@ def _names(me: Process) -> None:
         _try(me, what, "proc-cmdline", body)
 
 
-# What is mapped.
+# Mapped memory.
 
 
 def _mapped(me: Process, name: str, size: int, fd: int | None = None, **facts: Any) -> None:
@@ -531,7 +531,7 @@ def _mapped(me: Process, name: str, size: int, fd: int | None = None, **facts: A
 
 
 def _memory(me: Process) -> None:
-    """Each mapping is of a file that no descriptor holds."""
+    """Mappings of files that no descriptor holds."""
     shared, private, shared_anonymous = 0x01, 0x02, 0x21
     read_write, read_exec, none = 3, 5, 0
     me.drop_all_but()
@@ -548,7 +548,7 @@ def _memory(me: Process) -> None:
         address = _libc.shmat(segment, None, 0)
         ctypes.memset(address, 1, 10)
         syscalls.libc("shmctl", segment, ipc_rmid, None)
-        # Its inode is its number.
+        # The inode of a System V segment is its identifier.
         name = f"/SYSV{key:08x} (deleted)"
         _mapped(me, name, 2 * _PAGE, inode=segment, shared=True, offset=0)
 
@@ -569,7 +569,7 @@ def _memory(me: Process) -> None:
         os.ftruncate(fd, 8 * _PAGE)
         _map(2 * _PAGE, prot, kind, fd, 3 * _PAGE)
         path.unlink()
-        # Where it was there is another by now.
+        # Another file is at its path by now.
         path.write_text("another\n")
         facts = {"shared": kind == shared, "offset": 3 * _PAGE}
         _mapped(me, f"{path} (deleted)", 2 * _PAGE, fd, **facts)
@@ -596,7 +596,7 @@ def _exec(
     **facts: Any,
 ) -> int:
     """
-    Start a program that sleeps; of it there is what it inherits.
+    Start a program that sleeps, and enter the files that it inherits.
 
     :param facts: members of its entry
     """
@@ -626,7 +626,7 @@ def _exec(
 
 
 def _sleep(to: Path) -> Path:
-    """A copy of the program that sleeps."""
+    """Copy the program that sleeps."""
     found = shutil.which("sleep", path="/usr/bin:/bin")
     if found is None:
         raise OSError(2, "no sleep(1)")
@@ -705,7 +705,7 @@ def _overlay(me: Process) -> None:
 
 
 def _chroot(me: Process) -> None:
-    """Its root directory and its own directory are deleted, and files beyond both are open."""
+    """Root and working directory are deleted, and files outside both are open."""
     place = me.work / "gone-root"
     place.mkdir()
     me.drop_all_but()
@@ -728,7 +728,7 @@ def _limit(soft: int, hard: int) -> None:
 
 
 def _near(me: Process) -> None:
-    """60 of 64: the highest that is possible, and holes."""
+    """60 of 64 descriptors, the highest possible one included, with holes."""
     me.drop_all_but()
     first = _file(me, "near")
     _up_high(me)
@@ -740,7 +740,7 @@ def _near(me: Process) -> None:
 
 
 def _full(me: Process) -> None:
-    """All of 16, so that nothing can be opened."""
+    """All of 16 descriptors, so that nothing can be opened."""
     me.drop_all_but()
     _up_high(me)
     pair = socket.socketpair()
@@ -753,7 +753,7 @@ def _full(me: Process) -> None:
 
 
 def _lowered(me: Process) -> None:
-    """Most of what is open is above the limit, which came later."""
+    """Most descriptors are above the limit, which was lowered later."""
     me.drop_all_but()
     _up_high(me)
     first = _file(me, "lowered")
@@ -764,7 +764,7 @@ def _lowered(me: Process) -> None:
 
 
 def _sparse(me: Process) -> None:
-    """A table for thousands with few in it."""
+    """A table for thousands of descriptors with few in it."""
     me.drop_all_but()
     _up_high(me)
     limit = me.raise_nofile(6000)
@@ -779,7 +779,7 @@ def _sparse(me: Process) -> None:
 
 
 def _shared(me: Process) -> None:
-    """One table in two processes: the second is of another user, and elsewhere."""
+    """One file table in two processes; the second one has another user and directory."""
     me.drop_all_but()
     _file(me, "shared-table")
     _sockets(me)
@@ -802,7 +802,7 @@ def _shared(me: Process) -> None:
     )
 
 
-# What status tells.
+# Properties that status has.
 
 
 def _scheduled(me: Process, policy: str) -> None:
@@ -825,7 +825,7 @@ def _scheduled(me: Process, policy: str) -> None:
 
 
 def _filtered(me: Process) -> None:
-    """No new privileges, and two programs that have a look at each call."""
+    """No new privileges, and two seccomp filters."""
     no_new_privs, thp_disable, set_speculation_ctrl = 38, 41, 53
     me.drop_all_but()
     _prctl(no_new_privs, 1)
@@ -839,7 +839,7 @@ def _filtered(me: Process) -> None:
 
 
 def _strict(me: Process) -> None:
-    """To read and write is all that it may do: it reads for ever."""
+    """Strict seccomp: it may only read and write, and reads for ever."""
     set_seccomp = 22
     me.drop_all_but()
     pipe = os.pipe()
@@ -852,7 +852,7 @@ def _strict(me: Process) -> None:
 
 
 def _signals(me: Process) -> None:
-    """Signals that wait, are ignored, caught; an odd umask; memory that is locked."""
+    """Pending, ignored and caught signals; an odd umask; locked memory."""
     me.drop_all_but()
     blocked = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN, signal.SIGRTMAX}
     signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
