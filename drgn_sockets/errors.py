@@ -8,13 +8,13 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """
-    Something the user can mend: its text is one line that says what is wrong and what to do.
+    An error that the user can mend: its text is one line that says what is wrong and what to do.
 
     The shell command prints it and exits with status 2; in the REPL it is the error of the
     command.
 
-    :param message: The line; of a text of several, which libraries' messages may be, one is made.
-    :param more: Lines that show the place, as they are.
+    :param message: The line. Newlines in it, which messages of libraries may have, become spaces.
+    :param more: Further lines, printed as they are, which show the place of a mistake.
     """
 
     def __init__(self, message: str, *more: str) -> None:
@@ -22,8 +22,13 @@ class UserError(Exception):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """What to append to a message about a *name* that is none of *names*: the nearest of them."""
-    # It is imported by nobody who makes no mistakes.
+    """
+    Get what to append to a message about a *name* that does not exist: the nearest of *names*.
+
+    >>> nearest("listning", ["listening", "closed"])
+    "; did you mean 'listening'?"
+    """
+    # Imported only where there is a mistake.
     import difflib
 
     known = {other.lower(): other for other in names}

@@ -148,7 +148,7 @@ class Ss(Command):
             show.add_argument(*names.split(), action="store_true", help=help)
         for entry in FAMILY_ENTRIES.values():
             if entry.info_option is not None:
-                help = f"what -i shows, of {entry.help} as well as of others"
+                help = f"like -i, which also shows this of {entry.help}"
                 show.add_argument(entry.info_option, dest="info", action="store_true", help=help)
         refused = parser.add_argument_group("options of ss that are refused")
         for options, metavar, help in _REFUSED:

@@ -93,13 +93,13 @@ class Flag(Form):
 
 
 class Structure(Form):
-    """A structure."""
+    """An attribute that is a structure."""
 
     def __init__(self, order: str, size: int, places: Sequence[Place]) -> None:
         self.size = size
         #: Names of its members.
         self.names = tuple(place.path for place in places)
-        #: Where each of them is.
+        #: Offset, size and form of each member.
         self.places = tuple(places)
         self._order = order
         unpacking = make_unpacking(order, places)
@@ -109,11 +109,11 @@ class Structure(Form):
         self._pack, self._zeros, self._units = _packing(order, size, places)
 
     def pack(self, values: Mapping[str, Value]) -> bytes:
-        """Its bytes; a member that is not in *values* is 0, and what does not fit is cut off."""
+        """Get its bytes. A member that is not in *values* is 0; too large values are cut off."""
         return self.pack_all([values.get(name, 0) for name in self.names])
 
     def pack_all(self, values: Iterable[Value]) -> bytes:
-        """Its bytes, of the values of :attr:`names`."""
+        """Get its bytes; *values* are those of :attr:`names`, in that order."""
         parts = self._zeros[:]
         for value, (unit, shift, mask) in zip(values, self._units):
             if mask:
@@ -124,9 +124,9 @@ class Structure(Form):
 
     def unpack(self, data: bytes, offset: int = 0) -> list[Value]:
         """
-        The values of :attr:`names`.
+        Get the values of :attr:`names`, in that order.
 
-        :raises ValueError: if there are fewer bytes than it has
+        :raises ValueError: if *data* has too few bytes
         """
         if len(data) < offset + self.size:
             raise ValueError(f"{len(data) - offset} bytes, not {self.size}")
@@ -145,7 +145,7 @@ class Structure(Form):
 
 
 class Array(Form):
-    """As many of one form as there are."""
+    """An array whose length is that of the payload."""
 
     def __init__(self, element: Form, size: int) -> None:
         self._element = element
@@ -160,7 +160,7 @@ class Array(Form):
 
 
 class Nested(Form):
-    """Attributes in an attribute."""
+    """An attribute that contains attributes."""
 
     def __init__(self, order: str, forms: Mapping[int, tuple[str, Form]]) -> None:
         self._order = order
@@ -171,7 +171,7 @@ class Nested(Form):
         seen: dict[int, int] = {}
         for number, payload in nla_parse(self._order, data):
             name, form = self._forms.get(number, (f"attribute {number}", Form()))
-            # One that comes several times.
+            # An attribute may come several times.
             seen[number] = seen.get(number, 0) + 1
             if seen[number] > 1:
                 name += f"[{seen[number] - 1}]"
@@ -188,14 +188,16 @@ _Packing = tuple[Callable[..., bytes], list[Value], list[tuple[int, int, int]]]
 
 def _packing(order: str, size: int, places: Sequence[Place]) -> _Packing:
     """
-    What puts values together: of parts that follow each other, what they are if nothing is said,
-    and of each place its part, with shift and mask; no mask for bytes.
+    Make what packs values into a structure.
+
+    :return: A function that packs the parts of the structure, which follow each other; the parts
+        of a structure of zeros; and for each place its part, shift and mask (0 for bytes)
     """
     parts: dict[tuple[int, str], int] = {}
     zeros: list[Value] = []
     form, end = order, 0
     for offset, width, code in sorted({(p.offset, p.size, p.code) for p in places}):
-        # Of what lies over each other, as in a union, the first is as good as any.
+        # Of the members of a union, only the first is packed.
         if offset >= end:
             parts[offset, code] = len(zeros)
             is_bytes = code.endswith("s")
@@ -210,20 +212,20 @@ def _packing(order: str, size: int, places: Sequence[Place]) -> _Packing:
             (part, place.shift, 0 if is_bytes else place.mask or (1 << 8 * place.size) - 1)
         )
     packer = struct.Struct(form + f"{size - end}x")
-    # The last is for the others of a union.
+    # The last part takes the values of the other members of unions, and is dropped.
     return (lambda *given: packer.pack(*given[:-1])), [*zeros, 0], units
 
 
 def declared(order: str, text: str) -> Structure:
     """
-    A structure as it is declared here.
+    Get the layout of a structure that is declared in *text*.
 
-    :param text: A line for each member, ``u32 name``, ``u8 name:3``, ``bytes[16] name``; they
-        lie as a C compiler lays them.
+    :param text: A line for each member: ``u32 name``, ``u8 name:3`` or ``bytes[16] name``. They
+        are laid out as a C compiler does it.
     """
     places: list[Place] = []
     at = bit = 0
-    unit = 0  # Of the bit-field that is being filled.
+    unit = 0  # Size of the unit that bit-fields are being put into.
     largest = 1
     for line in filter(None, map(str.strip, text.splitlines())):
         match = _DECLARED.fullmatch(line)

@@ -137,7 +137,7 @@ bytes[80] tcpm_key
 
 
 def fill(diag: Diag, record: InetRecord) -> dict[str, Value]:
-    """``inet_diag_msg_common_fill()`` and what follows it for each state."""
+    """``inet_diag_msg_common_fill()``, and the functions that follow it for each state"""
     sock = record.sock
     six = sock.family == AF_INET6 and sock.v6_rcv_saddr is not None
     values: dict[str, Value] = {
@@ -405,7 +405,7 @@ def md5sig(diag: Diag, record: InetRecord) -> bytes | None:
     if sock is None or not sock.md5sig_info:
         return None
     if not diag.secrets:
-        raise LookupError("keys are left alone")
+        raise LookupError("keys are not read here")
     keys = _Md5Key.layout(diag.prog)
     form = diag.structure("struct tcp_diag_md5sig")
     found: list[bytes] = []
@@ -437,7 +437,9 @@ def ulp(diag: Diag, record: InetRecord) -> bytes | None:
         elif mptcp is not None and sock.state != TCP_LISTEN:
             nested[_INET_ULP_INFO_MPTCP] = _subflow(diag, mptcp)
         elif name not in (b"tls", b"mptcp"):
-            raise LookupError(f"what {name.decode('ascii', 'backslashreplace')} tells is not known")
+            raise LookupError(
+                f"attributes of {name.decode('ascii', 'backslashreplace')} are not known"
+            )
     return diag.nest(nested)
 
 
@@ -477,7 +479,7 @@ def _subflow(diag: Diag, told: MptcpSubflowInfo) -> bytes:
 
 def _ulp_asks_for_capability(prog: Program) -> bool:
     # Linux kernel commit 0d7336f8f06d ("tcp: ulp: diag: more info without CAP_NET_ADMIN") (in
-    # v6.15) gave get_info() another parameter, and put what wants the capability last.
+    # v6.15) gave get_info() another parameter, and put attributes that need the capability last.
     type_ = prog.type("struct tcp_ulp_ops").member("get_info").type
     assert type_.kind == TypeKind.POINTER
     return len(type_.type.parameters) > 2
@@ -556,7 +558,7 @@ ATTRIBUTES = (
     Attribute(3, "INET_DIAG_VEGASINFO", vegasinfo, "struct tcpvegas_info"),
     Attribute(9, "INET_DIAG_DCTCPINFO", dctcpinfo, "struct tcp_dctcp_info"),
     Attribute(16, "INET_DIAG_BBRINFO", bbrinfo, "struct tcp_bbr_info"),
-    # Of SCTP.
+    # Attributes of SCTP.
     Attribute(12, "INET_DIAG_LOCALS", elsewhere, "bytes"),
     Attribute(13, "INET_DIAG_PEERS", elsewhere, "bytes"),
     Attribute(20, "INET_DIAG_SK_BPF_STORAGES", bpf_storages, bpf.FORM),

@@ -25,7 +25,7 @@ class CgroupFile(PidFile):
         for hierarchy, cgroup in task_cgroups(at.prog, task.cgroups):
             path: bytes = b"/"
             deleted = b""
-            # In hierarchies of version 1 who exits goes back to the root.
+            # In a hierarchy of version 1, a task that exits is moved to the root.
             if hierarchy.is_default or not task.flags & PF_EXITING:
                 found = cgroup_path(at.prog, cgroup)
                 if found is None:

@@ -15,9 +15,10 @@ from drgn_sockets.views.procfs.pid.base import PidLooker
 
 def fds(at: PidLooker, task: Task, *, whole: bool) -> Iterator[FdRecord]:
     """
-    The fds of a task, in their order; one whose number is ``None`` says that others are missing.
+    Read the fds of a task, in their order.
 
-    :param whole: Whether they are those of its process.
+    :param whole: Read the file table of the process, and not that of the thread.
+    :return: Iterator of records. A record without a number says that other fds cannot be read.
     """
     if task.files:
         tid = None if whole else task.pid
@@ -27,10 +28,11 @@ def fds(at: PidLooker, task: Task, *, whole: bool) -> Iterator[FdRecord]:
 
 def fd_lines(records: Iterable[FdRecord]) -> Iterator[bytes]:
     """
-    ``fd/`` as text: ``N -> NAME``, names escaped; an fd of which that cannot be read has no
-    arrow.
+    Write ``fd/`` as text: lines ``N -> NAME``, with names escaped.
 
-    :raises FaultError: in the end, if something could not be read
+    The line of an fd whose name cannot be read is ``N unreadable: WHY``.
+
+    :raises FaultError: after the last line, if a name could not be read
     """
     lost: FdRecord | None = None
     for record in records:

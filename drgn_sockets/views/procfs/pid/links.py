@@ -12,9 +12,9 @@ from drgn_sockets.kernel.structs import Int
 from drgn_sockets.records.process import ProcessRecord
 from drgn_sockets.views.procfs.pid.base import PidLooker
 
-#: Those of files.
+#: Links to files.
 LINKS = ("cwd", "root", "exe")
-#: Those of namespaces.
+#: Links to namespaces.
 NS_LINKS = NAMESPACES
 
 
@@ -26,10 +26,11 @@ class _Fs(FsStruct):
 
 def link(at: PidLooker, process: ProcessRecord, name: str) -> bytes | None:
     """
-    The text of one of :data:`LINKS`.
+    Get the text of one of :data:`LINKS`.
 
-    :return: ``None`` if it has none: kernel threads have no ``exe``, who has exited has nothing
-    :raises FaultError: if it cannot be read
+    :return: ``None`` if the process has no such link: a thread of the kernel has no ``exe``, and a
+        process that has exited has none of them
+    :raises FaultError: if the text cannot be read
     """
     if name == "exe":
         mm = process.mm
@@ -47,7 +48,7 @@ def link(at: PidLooker, process: ProcessRecord, name: str) -> bytes | None:
 
 def ns_links(at: PidLooker, process: ProcessRecord) -> Iterator[tuple[str, bytes]]:
     """
-    The links in ``ns``, and their texts.
+    Get the names and texts of the links in ``ns``.
 
     :raises FaultError: if a namespace cannot be read
     """

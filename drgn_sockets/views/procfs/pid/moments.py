@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What of the files of ``/proc/PID`` names a moment, or cannot be known: the one place that says so.
+Values in files of ``/proc/PID`` that change by themselves, or that memory cannot tell.
 
-Two looks at a process that is stopped differ in none of these but :data:`KHUGEPAGED`; of one that
-runs, and of threads of the kernel's, in these and in no other.
+Two reads of the files of a stopped process differ in :data:`KHUGEPAGED` alone. Two reads of the
+files of a running process, or of a thread of the kernel, differ in these values and in no others.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ STAT_FIELDS = (
 )
 
 
-#: What khugepaged makes more of, also of a process that is stopped: it fills the holes of a huge
+#: Values that khugepaged increases, also for a stopped process, when it fills the holes of a huge
 #: page (``collapse_huge_page()``).
 KHUGEPAGED = frozenset(("rss", "VmHWM", "VmRSS", "RssAnon"))
 
 
 class How(Enum):
-    """How a value changes while nobody does anything on purpose."""
+    """How a value changes by itself."""
 
     #: It only grows.
     GROWS = "only grows"
-    #: It may be any other.
+    #: It may become any value.
     ANY = "changes"
-    #: What is behind the ID of a worker of the kernel's: ``events`` of ``kworker/0:1-events``.
-    KTHREAD = "changes, of threads of the kernel's"
+    #: The part of a kworker's name after its ID changes: ``events`` in ``kworker/0:1-events``.
+    KTHREAD = "changes for threads of the kernel"
 
 
 class Moment(NamedTuple):
@@ -53,47 +53,47 @@ class Moment(NamedTuple):
 _TIMES = ("utime", "stime", "cutime", "cstime", "guest_time", "cguest_time")
 _FAULTS = ("minflt", "cminflt", "majflt", "cmajflt")
 _SWITCHES = ("voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")
-_WORKER = "a worker of the kernel's is called by what it does, or did last"
-_RUNS = "who sleeps and who runs, and where"
+_WORKER = "a kworker is named after the work that it does, or did last"
+_RUNS = "tasks sleep, and run on any CPU"
 
 MOMENTS = (
-    Moment("stat", (*_TIMES, "delayacct_blkio_ticks"), How.GROWS, "time that is used"),
-    Moment("stat", _FAULTS, How.GROWS, "memory that is touched"),
+    Moment("stat", (*_TIMES, "delayacct_blkio_ticks"), How.GROWS, "CPU time is used"),
+    Moment("stat", _FAULTS, How.GROWS, "memory is touched"),
     Moment("stat", ("state", "processor"), How.ANY, _RUNS),
-    Moment("stat", ("rss", "vsize"), How.ANY, "memory that is got and given back"),
-    # Before 5.16 it is 1 where frame pointers lead from the stack to a caller of the scheduler,
-    # which they do not where the kernel is unwound by ORC; it is 0 here then.
+    Moment("stat", ("rss", "vsize"), How.ANY, "memory is got and given back"),
+    # Before 5.16 it is 1 if frame pointers lead from the stack to a caller of the scheduler. They
+    # do not if the kernel unwinds with ORC; we print 0.
     Moment("stat", ("wchan",), How.ANY, _RUNS),
     Moment("stat", ("comm",), How.KTHREAD, _WORKER),
     Moment("comm", ("comm",), How.KTHREAD, _WORKER),
     Moment("status", ("Name",), How.KTHREAD, _WORKER),
     Moment("status", ("State",), How.ANY, _RUNS),
     Moment("status", _SWITCHES, How.GROWS, _RUNS),
-    Moment("status", ("VmPeak", "VmHWM"), How.GROWS, "memory that is got"),
+    Moment("status", ("VmPeak", "VmHWM"), How.GROWS, "memory is got"),
     Moment(
         "status",
         ("VmSize", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmData", "VmStk", "VmPTE", "VmSwap"),
         How.ANY,
-        "memory that is got and given back",
+        "memory is got and given back",
     ),
-    Moment("status", ("SigQ",), How.ANY, "signals that wait, of all processes of a user"),
+    Moment("status", ("SigQ",), How.ANY, "pending signals of all processes of the user"),
 )
 
 
 @functools.lru_cache(None)
 def how(file: str, name: str) -> How | None:
-    """How a value changes by itself, ``None`` for one that does not."""
+    """How a value changes by itself; ``None`` if it does not."""
     found = [m.how for m in MOMENTS if file == m.file and name in m.names]
     return found[0] if found else None
 
 
 def stat_fields(text: bytes) -> dict[str, bytes]:
     """
-    The fields of a ``stat``.
+    Get the fields of a ``stat``, by the names in :data:`STAT_FIELDS`.
 
-    :raises ValueError: if it is none
+    :raises ValueError: if *text* is not that of a ``stat``
     """
-    # A name may have anything in it, parentheses and spaces as well.
+    # The name may have any characters, parentheses and spaces among them.
     head, parenthesis, rest = text.rstrip(b"\n").rpartition(b")")
     pid, _, comm = head.partition(b" (")
     words = rest.split()
@@ -103,6 +103,6 @@ def stat_fields(text: bytes) -> dict[str, bytes]:
 
 
 def status_lines(text: bytes) -> dict[str, bytes]:
-    """The lines of a ``status``, by what each is of."""
+    """Get the lines of a ``status``, by the names at their beginnings."""
     pairs = (line.partition(b":\t") for line in text.splitlines())
     return {name.decode("ascii"): value for name, _, value in pairs}

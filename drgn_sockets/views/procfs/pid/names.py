@@ -20,7 +20,7 @@ class CommFile(PidFile):
 
 
 class CmdlineFile(PidFile):
-    """``proc_pid_cmdline_read()``: memory of the process itself, which a core may lack."""
+    """``proc_pid_cmdline_read()``; it is in memory of the process, which a core may lack."""
 
     name = "cmdline"
 
