@@ -161,10 +161,8 @@ def _width(text: str) -> int:
     if text.isascii():
         return len(text)
     # Its import takes 16 ms of CPU time, and most tables are ASCII.
-    try:
-        from wcwidth import wcswidth
-    except ImportError:
-        return len(text)
+    from wcwidth import wcswidth
+
     return wcswidth(text)
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import pytest
-
-grimp = pytest.importorskip("grimp")
+import grimp
 
 
 def circles(imports: Mapping[str, set[str]]) -> Iterator[list[str]]:

@@ -59,7 +59,6 @@ TEXTS = st.text("ab1.%é漢字한🙂\u0301\u0e31", min_size=1, max_size=12)
 def test_tables_of_tabulate_and_ours_look_alike(
     records: list[tuple[str, str, str]], header: bool
 ) -> None:
-    pytest.importorskip("wcwidth")
     columns = [Column(c.name, c.help, c.get, True, right=c.right) for c in COLUMNS]
     texts = []
     for end in (Table._tabulate, Table._fit):
@@ -85,7 +84,6 @@ WIDE_LINES = [
 
 
 def test_wide_characters_are_aligned_as_a_terminal_shows_them() -> None:
-    pytest.importorskip("wcwidth")
     assert table(WIDE) == WIDE_LINES
     assert table(WIDE[:1]) == ["NUMBER  NAME    LAST-ONE", "     7  日本語  x"]
     many = [WIDE[1], WIDE[2], *[WIDE[0], *WIDE] * rows._SMALL]
@@ -163,7 +161,6 @@ def test_a_large_table_comes_as_it_is_made() -> None:
 
 
 def test_large_and_small_tables_look_alike() -> None:
-    pytest.importorskip("wcwidth")
     for name in ("n", "ñ", "漢"):
         few = [(i + 10_000, name.encode() * (i % 7), None) for i in range(rows._SMALL - 1)]
         many = [*few, *[(0, b"", None)] * 2]
