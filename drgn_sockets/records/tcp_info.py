@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, ClassVar
+from operator import itemgetter
+from typing import Any, Callable, ClassVar, Optional
 
 from drgn import FaultError, Program
 
@@ -114,84 +115,92 @@ class MptcpSubflowInfo(NamedTuple):
     relwrite_seq: int = 0
 
 
+#: A member of ``struct tcp_sock`` as it stands.
+Member = int
+#: Likewise one that some kernels lack, or that is not told of a listening socket.
+MaybeMember = Optional[int]
+
+
 class TcpInfo(NamedTuple):
     """
     ``struct tcp_info``, without ``tcpi_``, and what goes with it in a message of
     ``inet_diag``.
 
+    This is the one table of its fields. A field of type :data:`Member` or :data:`MaybeMember` is a
+    member of ``struct tcp_sock`` as it stands; :meth:`_TcpInfoReader.compute` computes the others.
     ``None`` stands for what a kernel does not tell; of a listening socket, most.
     """
 
-    state: int
-    ca_state: int | None = None
-    retransmits: int | None = None
-    probes: int | None = None
-    backoff: int | None = None
+    state: Member
+    ca_state: MaybeMember = None
+    retransmits: MaybeMember = None
+    probes: MaybeMember = None
+    backoff: MaybeMember = None
     #: ``TCPI_OPT_*``
     options: int = 0
     snd_wscale: int = 0
     rcv_wscale: int = 0
-    delivery_rate_app_limited: int | None = None
-    fastopen_client_fail: int | None = None
+    delivery_rate_app_limited: MaybeMember = None
+    fastopen_client_fail: MaybeMember = None
     rto_us: int | None = None
     ato_us: int | None = None
-    snd_mss: int | None = None
-    rcv_mss: int | None = None
-    unacked: int = 0
-    sacked: int = 0
-    lost: int | None = None
-    retrans: int | None = None
+    snd_mss: MaybeMember = None
+    rcv_mss: MaybeMember = None
+    unacked: Member = 0
+    sacked: Member = 0
+    lost: MaybeMember = None
+    retrans: MaybeMember = None
     last_data_sent_ms: int | None = None
     last_data_recv_ms: int | None = None
     last_ack_recv_ms: int | None = None
-    pmtu: int | None = None
-    rcv_ssthresh: int | None = None
-    rtt_us: int | None = None
-    rttvar_us: int | None = None
-    snd_ssthresh: int | None = None
-    snd_cwnd: int = 0
-    advmss: int | None = None
-    reordering: int = 0
-    rcv_rtt_us: int | None = None
-    rcv_space: int | None = None
-    total_retrans: int | None = None
+    pmtu: MaybeMember = None
+    rcv_ssthresh: MaybeMember = None
+    rtt_us: MaybeMember = None
+    rttvar_us: MaybeMember = None
+    snd_ssthresh: MaybeMember = None
+    snd_cwnd: Member = 0
+    advmss: MaybeMember = None
+    reordering: Member = 0
+    rcv_rtt_us: MaybeMember = None
+    rcv_space: MaybeMember = None
+    total_retrans: MaybeMember = None
     #: Bytes a second, as all rates; :data:`NO_RATE` for no limit.
     pacing_rate: int = NO_RATE
     max_pacing_rate: int = NO_RATE
-    bytes_acked: int | None = None
-    bytes_received: int | None = None
-    segs_out: int | None = None
-    segs_in: int | None = None
+    bytes_acked: MaybeMember = None
+    bytes_received: MaybeMember = None
+    segs_out: MaybeMember = None
+    segs_in: MaybeMember = None
     notsent_bytes: int | None = None
     #: 4294967295 for none yet.
-    min_rtt_us: int | None = None
-    data_segs_in: int | None = None
-    data_segs_out: int | None = None
+    min_rtt_us: MaybeMember = None
+    data_segs_in: MaybeMember = None
+    data_segs_out: MaybeMember = None
     delivery_rate: int | None = None
     busy_time_us: int | None = None
     rwnd_limited_us: int | None = None
     sndbuf_limited_us: int | None = None
-    delivered: int | None = None
-    delivered_ce: int | None = None
-    bytes_sent: int | None = None
-    bytes_retrans: int | None = None
-    dsack_dups: int | None = None
-    reord_seen: int | None = None
-    rcv_ooopack: int | None = None
-    snd_wnd: int | None = None
+    delivered: MaybeMember = None
+    delivered_ce: MaybeMember = None
+    bytes_sent: MaybeMember = None
+    bytes_retrans: MaybeMember = None
+    dsack_dups: MaybeMember = None
+    reord_seen: MaybeMember = None
+    rcv_ooopack: MaybeMember = None
+    snd_wnd: MaybeMember = None
     rcv_wnd: int | None = None
     rehash: int | None = None
-    total_rto: int | None = None
-    total_rto_recoveries: int | None = None
+    total_rto: MaybeMember = None
+    total_rto_recoveries: MaybeMember = None
     #: While one is going on, to some tenths of a second.
     total_rto_time_ms: int | None = None
-    received_ce: int | None = None
-    delivered_e1_bytes: int | None = None
-    delivered_e0_bytes: int | None = None
-    delivered_ce_bytes: int | None = None
-    received_e1_bytes: int | None = None
-    received_e0_bytes: int | None = None
-    received_ce_bytes: int | None = None
+    received_ce: MaybeMember = None
+    delivered_e1_bytes: MaybeMember = None
+    delivered_e0_bytes: MaybeMember = None
+    delivered_ce_bytes: MaybeMember = None
+    received_e1_bytes: MaybeMember = None
+    received_e0_bytes: MaybeMember = None
+    received_ce_bytes: MaybeMember = None
     #: ``TCPI_ECN_MODE_*``: 0 none, 1 RFC 3168, 2 accurate, 3 not decided yet.
     ecn_mode: int | None = None
     accecn_opt_seen: int | None = None
@@ -207,28 +216,21 @@ class TcpInfo(NamedTuple):
     mptcp: MptcpSubflowInfo | None = None
 
 
-# fmt: off
-# What _TcpInfoReader.read() takes from a socket, at once and in this order.
-_MEMBERS = (
-    "state", "pacing_rate", "max_pacing_rate", "reordering", "snd_cwnd", "ca_ops", "ulp_ops",
-    "ca_state", "retransmits", "probes_out", "backoff",
-    "tstamp_ok", "sack_ok", "wscale_ok", "snd_wscale", "rcv_wscale",
-    "ecn_flags", "syn_data_acked", "usec_ts", "syn_fastopen_child",
-    "rate_app_limited", "fastopen_client_fail", "rto", "ato", "mss", "rcv_mss",
-    "packets_out", "sacked_out", "lost_out", "retrans_out",
-    "lsndtime", "lrcvtime", "rcv_tstamp", "pmtu", "rcv_ssthresh", "rtt_us", "rttvar_us",
-    "snd_ssthresh", "advmss", "rcv_rtt_us", "rcv_space", "total_retrans",
-    "bytes_acked", "bytes_received", "segs_out", "segs_in", "write_seq", "snd_nxt",
-    "min_rtt_us", "data_segs_in", "data_segs_out", "rate_delivered", "rate_interval_us",
-    "chrono_type", "chrono_start", "chrono_busy", "chrono_rwnd", "chrono_sndbuf",
-    "delivered", "delivered_ce", "bytes_sent", "bytes_retrans", "dsack_dups", "reord_seen",
-    "rcv_ooopack", "snd_wnd", "rcv_wnd", "timeout_rehash", "plb_rehash",
-    "total_rto", "total_rto_recoveries", "total_rto_time_ms", "rto_stamp_ms", "received_ce",
-    "delivered_e1_bytes", "delivered_e0_bytes", "delivered_ce_bytes",
-    "received_e1_bytes", "received_e0_bytes", "received_ce_bytes",
-    "saw_accecn_opt", "accecn_fail_mode",
-)
-# fmt: on
+#: Fields of :class:`TcpInfo` that are members with another name in :class:`TcpSock`.
+_MEMBERS = {
+    "probes": "probes_out",
+    "delivery_rate_app_limited": "rate_app_limited",
+    "snd_mss": "mss",
+    "unacked": "packets_out",
+    "sacked": "sacked_out",
+    "lost": "lost_out",
+    "retrans": "retrans_out",
+}
+
+
+def _is_member(type_: object) -> bool:
+    # Annotations are strings, or refer to strings.
+    return str(type_) in ("Member", "MaybeMember") or "Member')" in str(type_)
 
 
 def _tells(prog: Program, member: str) -> bool:
@@ -249,8 +251,16 @@ class _TcpInfoReader:
         self._us_per_jiffy = _USEC_PER_SEC // self._hz
         layout = TcpSock.layout(prog)
         cls = layout.cls
-        self._fetch = layout.fetcher(*_MEMBERS)
+        copied = [name for name, type_ in TcpInfo.__annotations__.items() if _is_member(type_)]
+        code = _TcpInfoReader.compute.__code__
+        # The members that compute() takes, behind self and sock.
+        inputs = code.co_varnames[2 : code.co_argcount]
+        self._inputs = len(inputs)
+        self._copied = copied
+        self._fetch = layout.fetcher(*inputs, *(_MEMBERS.get(name, name) for name in copied))
         self._congestion: dict[int, bytes | None] = {}
+        # Puts the members and then what is computed into the order of TcpInfo.
+        self._in_order: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
         self._no_rate = (1 << 8 * cls.places["pacing_rate"].size) - 1
         self.congestion_info = _CongestionInfo(prog)
         # All kernels have these two, and newer ones tell.
@@ -274,49 +284,54 @@ class _TcpInfoReader:
 
     def read(self, sock: TcpSock) -> TcpInfo:
         """Get what the kernel tells of *sock*."""
-        # fmt: off
-        (
-            state, pacing_rate, max_pacing_rate, reordering, snd_cwnd, ca_ops, ulp_ops,
-            ca_state, retransmits, probes, backoff,
-            tstamp_ok, sack_ok, wscale_ok, snd_wscale, rcv_wscale,
-            ecn_flags, syn_data_acked, usec_ts, syn_fastopen_child,
-            app_limited, fastopen_client_fail, rto, ato, mss, rcv_mss,
-            packets_out, sacked_out, lost_out, retrans_out,
-            lsndtime, lrcvtime, rcv_tstamp, pmtu, rcv_ssthresh, rtt_us, rttvar_us,
-            snd_ssthresh, advmss, rcv_rtt_us, rcv_space, total_retrans,
-            bytes_acked, bytes_received, segs_out, segs_in, write_seq, snd_nxt,
-            min_rtt_us, data_segs_in, data_segs_out, rate_delivered, rate_interval_us,
-            chrono_type, chrono_start, busy, rwnd_limited, sndbuf_limited,
-            delivered, delivered_ce, bytes_sent, bytes_retrans, dsack_dups, reord_seen,
-            rcv_ooopack, snd_wnd, rcv_wnd, timeout_rehash, plb_rehash,
-            total_rto, total_rto_recoveries, total_rto_time_ms, rto_stamp_ms, received_ce,
-            delivered_e1_bytes, delivered_e0_bytes, delivered_ce_bytes,
-            received_e1_bytes, received_e0_bytes, received_ce_bytes,
-            accecn_opt_seen, accecn_fail_mode,
-        ) = self._fetch(sock)
-        # fmt: on
-        congestion = self._congestion.get(ca_ops)
-        if congestion is None and ca_ops:
-            congestion = congestion_algorithm(self._prog, sock)
-            self._congestion[ca_ops] = congestion
-        ulp = ulp_name(self._prog, sock) if ulp_ops else None
-        if pacing_rate == self._no_rate:
-            pacing_rate = NO_RATE
-        if max_pacing_rate == self._no_rate:
-            max_pacing_rate = NO_RATE
-        if state == TCP_LISTEN:
+        if sock.state == TCP_LISTEN:
             # Fields are used for other things: how many wait for accept(), and may.
             return TcpInfo(
-                state,
+                sock.state,
                 unacked=sock.ack_backlog,
                 sacked=sock.max_ack_backlog,
-                snd_cwnd=snd_cwnd,
-                reordering=reordering,
-                pacing_rate=pacing_rate,
-                max_pacing_rate=max_pacing_rate,
-                congestion=congestion,
-                ulp=ulp,
+                snd_cwnd=sock.snd_cwnd,
+                reordering=sock.reordering,
+                pacing_rate=self._rate(sock.pacing_rate),
+                max_pacing_rate=self._rate(sock.max_pacing_rate),
+                congestion=self._algorithm(sock),
+                ulp=ulp_name(self._prog, sock) if sock.ulp_ops else None,
             )
+        values = self._fetch(sock)
+        computed = self.compute(sock, *values[: self._inputs])
+        if self._in_order is None:
+            names = [*self._copied, *computed]
+            self._in_order = itemgetter(*map(names.index, TcpInfo._fields))
+        return _make(TcpInfo, self._in_order((*values[self._inputs :], *computed.values())))
+
+    def _rate(self, rate: int) -> int:
+        return NO_RATE if rate == self._no_rate else rate
+
+    def _algorithm(self, sock: TcpSock) -> bytes | None:
+        """Name of the congestion control algorithm."""
+        ops = sock.ca_ops
+        if ops not in self._congestion:
+            self._congestion[ops] = congestion_algorithm(self._prog, sock)
+        return self._congestion[ops]
+
+    # The arguments name the members of TcpSock that are read; one fetch gets all of them.
+    # fmt: off
+    def compute(
+        self, sock: TcpSock, state: int, pacing_rate: int, max_pacing_rate: int, ulp_ops: int,
+        tstamp_ok: int, sack_ok: int, wscale_ok: int, snd_wscale: int, rcv_wscale: int,
+        ecn_flags: int, syn_data_acked: int, usec_ts: int | None, syn_fastopen_child: int,
+        rto: int, ato: int, mss: int, lsndtime: int, lrcvtime: int, rcv_tstamp: int,
+        write_seq: int, snd_nxt: int, rate_delivered: int, rate_interval_us: int,
+        chrono_type: int, chrono_start: int,
+        chrono_busy: int, chrono_rwnd: int, chrono_sndbuf: int,
+        rcv_wnd: int, timeout_rehash: int, plb_rehash: int | None,
+        total_rto_time_ms: int | None, rto_stamp_ms: int | None,
+        saw_accecn_opt: int | None, accecn_fail_mode: int | None,
+    ) -> dict[str, Any]:
+        """Compute the fields that are no members of ``struct tcp_sock``."""
+        # fmt: on
+        congestion = self._algorithm(sock)
+        ulp = ulp_name(self._prog, sock) if ulp_ops else None
 
         options = TCPI_OPT_TIMESTAMPS if tstamp_ok else 0
         if sack_ok:
@@ -342,6 +357,7 @@ class _TcpInfoReader:
         now = self._clock.jiffies
         # jiffies_to_usecs() and jiffies_to_msecs(): the latter rounds up.
         hz, up, us = self._hz, self._hz - 1, self._us_per_jiffy
+        busy, rwnd_limited, sndbuf_limited = chrono_busy, chrono_rwnd, chrono_sndbuf
         if chrono_type:
             # tcp_get_info_chrono_stats()
             elapsed = now - chrono_start & _U32
@@ -359,12 +375,12 @@ class _TcpInfoReader:
         if rto_stamp_ms:
             # tcp_clock_ms() counts from the start of the clock, and jiffies from soon after.
             uptime_ms = int(self._clock.uptime_s() * _MSEC_PER_SEC)
-            total_rto_time_ms += max(0, uptime_ms - rto_stamp_ms)
+            total_rto_time_ms = (total_rto_time_ms or 0) + max(0, uptime_ms - rto_stamp_ms)
         ecn_mode = None
         if self._tells_ecn_mode:
             ecn_mode = _ECN_MODES[ecn_flags & _TCP_ECN_MODE_ANY]
         else:
-            accecn_opt_seen = accecn_fail_mode = None
+            saw_accecn_opt = accecn_fail_mode = None
         vegas = dctcp = bbr = tls = mptcp = None
         # inet_sk_diag_fill() asks the algorithm in these states only.
         if congestion in _CongestionInfo.ALGORITHMS and state < TCP_TIME_WAIT:
@@ -373,32 +389,36 @@ class _TcpInfoReader:
             # Types or memory may be missing.
             with contextlib.suppress(LookupError, FaultError):
                 tls, mptcp = ulp_info(self._prog, sock, ulp)
-        # fmt: off
-        return _make(TcpInfo, (
-            state, ca_state, retransmits, probes, backoff,
-            options, snd_wscale, rcv_wscale, app_limited, fastopen_client_fail,
-            rto * _USEC_PER_SEC // hz & _U32, ato * _USEC_PER_SEC // hz & _U32, mss, rcv_mss,
-            packets_out, sacked_out, lost_out, retrans_out,
-            ((now - lsndtime & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
-            ((now - lrcvtime & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
-            ((now - rcv_tstamp & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
-            pmtu, rcv_ssthresh, rtt_us, rttvar_us, snd_ssthresh, snd_cwnd, advmss, reordering,
-            rcv_rtt_us, rcv_space, total_retrans, pacing_rate, max_pacing_rate,
-            bytes_acked, bytes_received, segs_out, segs_in,
-            0 if notsent >> 31 else notsent,
-            min_rtt_us, data_segs_in, data_segs_out, delivery_rate & _U64,
-            (busy + rwnd_limited + sndbuf_limited) * us, rwnd_limited * us, sndbuf_limited * us,
-            delivered, delivered_ce, bytes_sent, bytes_retrans, dsack_dups, reord_seen,
-            rcv_ooopack, snd_wnd,
-            rcv_wnd if self._tells_rcv_wnd else None,
-            None if plb_rehash is None else plb_rehash + timeout_rehash,
-            total_rto, total_rto_recoveries, total_rto_time_ms, received_ce,
-            delivered_e1_bytes, delivered_e0_bytes, delivered_ce_bytes,
-            received_e1_bytes, received_e0_bytes, received_ce_bytes,
-            ecn_mode, accecn_opt_seen, accecn_fail_mode,
-            congestion, vegas, dctcp, bbr, ulp, tls, mptcp,
-        ))
-        # fmt: on
+        return {
+            "options": options,
+            "snd_wscale": snd_wscale,
+            "rcv_wscale": rcv_wscale,
+            "rto_us": rto * _USEC_PER_SEC // hz & _U32,
+            "ato_us": ato * _USEC_PER_SEC // hz & _U32,
+            "last_data_sent_ms": ((now - lsndtime & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
+            "last_data_recv_ms": ((now - lrcvtime & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
+            "last_ack_recv_ms": ((now - rcv_tstamp & _U32) * _MSEC_PER_SEC + up) // hz & _U32,
+            "pacing_rate": self._rate(pacing_rate),
+            "max_pacing_rate": self._rate(max_pacing_rate),
+            "notsent_bytes": 0 if notsent >> 31 else notsent,
+            "delivery_rate": delivery_rate & _U64,
+            "busy_time_us": (busy + rwnd_limited + sndbuf_limited) * us,
+            "rwnd_limited_us": rwnd_limited * us,
+            "sndbuf_limited_us": sndbuf_limited * us,
+            "rcv_wnd": rcv_wnd if self._tells_rcv_wnd else None,
+            "rehash": None if plb_rehash is None else plb_rehash + timeout_rehash,
+            "total_rto_time_ms": total_rto_time_ms,
+            "ecn_mode": ecn_mode,
+            "accecn_opt_seen": saw_accecn_opt,
+            "accecn_fail_mode": accecn_fail_mode,
+            "congestion": congestion,
+            "vegas": vegas,
+            "dctcp": dctcp,
+            "bbr": bbr,
+            "ulp": ulp,
+            "tls": tls,
+            "mptcp": mptcp,
+        }
 
     def _delack_max(self, sock: TcpSock) -> int:
         """``tcp_delack_max()``."""

@@ -55,108 +55,107 @@ def tcp_info_text(info: TcpInfo) -> str:
 
     Rates are in bits a second and times in milliseconds; values that are 0 are left out.
     """
-    # fmt: off
-    (
-        state, _, _, _, backoff, options, snd_wscale, rcv_wscale, app_limited, _, rto_us, ato_us,
-        snd_mss, rcv_mss, unacked, sacked, lost, retrans, lastsnd, lastrcv, lastack, pmtu,
-        rcv_ssthresh, rtt_us, rttvar_us, ssthresh, cwnd, advmss, reordering, rcv_rtt_us,
-        rcv_space, total_retrans, pacing_rate, max_pacing_rate, bytes_acked, bytes_received,
-        segs_out, segs_in, notsent, min_rtt_us, data_segs_in, data_segs_out, delivery_rate,
-        busy_us, rwnd_limited_us, sndbuf_limited_us, delivered, delivered_ce, bytes_sent,
-        bytes_retrans, dsack_dups, reord_seen, rcv_ooopack, snd_wnd, rcv_wnd, rehash, _, _, _, _,
-        _, _, _, _, _, _, _, _, _, congestion, vegas, dctcp, bbr, ulp, tls, mptcp,
-    ) = info
-    # fmt: on
-    text = _beginning(options, congestion, snd_wscale, rcv_wscale, rto_us, backoff)
+    rtt_us = info.rtt_us
+    text = _beginning(
+        info.options, info.congestion, info.snd_wscale, info.rcv_wscale, info.rto_us, info.backoff
+    )
     if rtt_us:
-        text += f" rtt:{_ms(rtt_us)}/{_ms(rttvar_us)}"
-    text += _sizes(ato_us, snd_mss, pmtu, rcv_mss, advmss, cwnd, ssthresh)
-    if bytes_sent:
-        text += f" bytes_sent:{bytes_sent}"
-    if bytes_retrans:
-        text += f" bytes_retrans:{bytes_retrans}"
-    if bytes_acked:
-        text += f" bytes_acked:{bytes_acked}"
-    if bytes_received:
-        text += f" bytes_received:{bytes_received}"
-    if segs_out:
-        text += f" segs_out:{segs_out}"
-    if segs_in:
-        text += f" segs_in:{segs_in}"
-    if data_segs_out:
-        text += f" data_segs_out:{data_segs_out}"
-    if data_segs_in:
-        text += f" data_segs_in:{data_segs_in}"
-    if dctcp is not None:
-        text += _dctcp(dctcp)
-    if bbr is not None:
-        text += _bbr(bbr)
-    if vegas is not None:
-        rtt_us = _vegas_rtt_us(vegas) or rtt_us
-    elif congestion in VEGAS_LIKE and state < TCP_TIME_WAIT:
+        text += f" rtt:{_ms(rtt_us)}/{_ms(info.rttvar_us)}"
+    text += _sizes(
+        info.ato_us,
+        info.snd_mss,
+        info.pmtu,
+        info.rcv_mss,
+        info.advmss,
+        info.snd_cwnd,
+        info.snd_ssthresh,
+    )
+    if info.bytes_sent:
+        text += f" bytes_sent:{info.bytes_sent}"
+    if info.bytes_retrans:
+        text += f" bytes_retrans:{info.bytes_retrans}"
+    if info.bytes_acked:
+        text += f" bytes_acked:{info.bytes_acked}"
+    if info.bytes_received:
+        text += f" bytes_received:{info.bytes_received}"
+    if info.segs_out:
+        text += f" segs_out:{info.segs_out}"
+    if info.segs_in:
+        text += f" segs_in:{info.segs_in}"
+    if info.data_segs_out:
+        text += f" data_segs_out:{info.data_segs_out}"
+    if info.data_segs_in:
+        text += f" data_segs_in:{info.data_segs_in}"
+    if info.dctcp is not None:
+        text += _dctcp(info.dctcp)
+    if info.bbr is not None:
+        text += _bbr(info.bbr)
+    if info.vegas is not None:
+        rtt_us = _vegas_rtt_us(info.vegas) or rtt_us
+    elif info.congestion in VEGAS_LIKE and info.state < TCP_TIME_WAIT:
         # ss takes the algorithm's own round-trip time, which this kernel's types do not have.
         rtt_us = 0
-    if rtt_us and snd_mss and cwnd:
+    if rtt_us and info.snd_mss and info.snd_cwnd:
         # ss prints a double with "%.0f"; round() rounds alike and is faster.
-        text += f" send {round(8000000.0 * cwnd * snd_mss / rtt_us)}bps"
-    if lastsnd:
-        text += f" lastsnd:{lastsnd}"
-    if lastrcv:
-        text += f" lastrcv:{lastrcv}"
-    if lastack:
-        text += f" lastack:{lastack}"
-    if pacing_rate and pacing_rate != NO_RATE:
-        text += f" pacing_rate {_bits(pacing_rate)}bps"
-        if max_pacing_rate and max_pacing_rate != NO_RATE:
-            text += f"/{_bits(max_pacing_rate)}bps"
-    if delivery_rate:
-        text += f" delivery_rate {_bits(delivery_rate)}bps"
-    if delivered:
-        text += f" delivered:{delivered}"
-    if delivered_ce:
-        text += f" delivered_ce:{delivered_ce}"
-    if app_limited:
+        text += f" send {round(8000000.0 * info.snd_cwnd * info.snd_mss / rtt_us)}bps"
+    if info.last_data_sent_ms:
+        text += f" lastsnd:{info.last_data_sent_ms}"
+    if info.last_data_recv_ms:
+        text += f" lastrcv:{info.last_data_recv_ms}"
+    if info.last_ack_recv_ms:
+        text += f" lastack:{info.last_ack_recv_ms}"
+    if info.pacing_rate and info.pacing_rate != NO_RATE:
+        text += f" pacing_rate {_bits(info.pacing_rate)}bps"
+        if info.max_pacing_rate and info.max_pacing_rate != NO_RATE:
+            text += f"/{_bits(info.max_pacing_rate)}bps"
+    if info.delivery_rate:
+        text += f" delivery_rate {_bits(info.delivery_rate)}bps"
+    if info.delivered:
+        text += f" delivered:{info.delivered}"
+    if info.delivered_ce:
+        text += f" delivered_ce:{info.delivered_ce}"
+    if info.delivery_rate_app_limited:
         text += " app_limited"
-    if busy_us:
-        text += f" busy:{busy_us // 1000}ms"
-        if rwnd_limited_us:
-            text += _share("rwnd_limited", rwnd_limited_us, busy_us)
-        if sndbuf_limited_us:
-            text += _share("sndbuf_limited", sndbuf_limited_us, busy_us)
-    if unacked:
-        text += f" unacked:{unacked}"
-    if retrans or total_retrans:
-        text += f" retrans:{retrans}/{total_retrans}"
-    if lost:
-        text += f" lost:{lost}"
-    if sacked and state != TCP_LISTEN:
-        text += f" sacked:{sacked}"
-    if dsack_dups:
-        text += f" dsack_dups:{dsack_dups}"
-    if reordering != _USUAL_REORDERING:
-        text += f" reordering:{reordering}"
-    if reord_seen:
-        text += f" reord_seen:{reord_seen}"
-    if rcv_rtt_us:
-        text += f" rcv_rtt:{_ms(rcv_rtt_us)}"
-    if rcv_space:
-        text += f" rcv_space:{rcv_space}"
-    if rcv_ssthresh:
-        text += f" rcv_ssthresh:{rcv_ssthresh}"
-    if notsent:
-        text += f" notsent:{notsent}"
-    if min_rtt_us and min_rtt_us != _NO_MIN_RTT_US:
-        text += f" minrtt:{_ms(min_rtt_us)}"
-    if rcv_ooopack:
-        text += f" rcv_ooopack:{rcv_ooopack}"
-    if snd_wnd:
-        text += f" snd_wnd:{snd_wnd}"
-    if rcv_wnd:
-        text += f" rcv_wnd:{rcv_wnd}"
-    if rehash:
-        text += f" rehash:{rehash}"
-    if ulp is not None:
-        text += _ulp(ulp, tls, mptcp)
+    if info.busy_time_us:
+        text += f" busy:{info.busy_time_us // 1000}ms"
+        if info.rwnd_limited_us:
+            text += _share("rwnd_limited", info.rwnd_limited_us, info.busy_time_us)
+        if info.sndbuf_limited_us:
+            text += _share("sndbuf_limited", info.sndbuf_limited_us, info.busy_time_us)
+    if info.unacked:
+        text += f" unacked:{info.unacked}"
+    if info.retrans or info.total_retrans:
+        text += f" retrans:{info.retrans}/{info.total_retrans}"
+    if info.lost:
+        text += f" lost:{info.lost}"
+    if info.sacked and info.state != TCP_LISTEN:
+        text += f" sacked:{info.sacked}"
+    if info.dsack_dups:
+        text += f" dsack_dups:{info.dsack_dups}"
+    if info.reordering != _USUAL_REORDERING:
+        text += f" reordering:{info.reordering}"
+    if info.reord_seen:
+        text += f" reord_seen:{info.reord_seen}"
+    if info.rcv_rtt_us:
+        text += f" rcv_rtt:{_ms(info.rcv_rtt_us)}"
+    if info.rcv_space:
+        text += f" rcv_space:{info.rcv_space}"
+    if info.rcv_ssthresh:
+        text += f" rcv_ssthresh:{info.rcv_ssthresh}"
+    if info.notsent_bytes:
+        text += f" notsent:{info.notsent_bytes}"
+    if info.min_rtt_us and info.min_rtt_us != _NO_MIN_RTT_US:
+        text += f" minrtt:{_ms(info.min_rtt_us)}"
+    if info.rcv_ooopack:
+        text += f" rcv_ooopack:{info.rcv_ooopack}"
+    if info.snd_wnd:
+        text += f" snd_wnd:{info.snd_wnd}"
+    if info.rcv_wnd:
+        text += f" rcv_wnd:{info.rcv_wnd}"
+    if info.rehash:
+        text += f" rehash:{info.rehash}"
+    if info.ulp is not None:
+        text += _ulp(info.ulp, info.tls, info.mptcp)
     return text[1:]
 
 

@@ -23,7 +23,11 @@ from drgn_sockets.records.tcp_info import (
 from drgn_sockets.views.rows import Json
 from drgn_sockets.views.tcp_info import tcp_info_text
 
-NUMBERS = [name for name, type_ in TcpInfo.__annotations__.items() if "int" in str(type_)]
+NUMBERS = [
+    name
+    for name, type_ in TcpInfo.__annotations__.items()
+    if any(word in str(type_) for word in ("int", "Member"))
+]
 #: As of a connection that has just been made.
 QUIET = TcpInfo(state=1, reordering=3, congestion=b"cubic", options=0)
 
