@@ -231,6 +231,18 @@ class SocketReader:
         family = family_named(record.family_name)
         return None if family is None else family.peer(self, record)
 
+    def peers(self, records: Iterable[SocketRecord]) -> dict[int, AnySocket]:
+        """The other ends of sockets, by the ``struct sock *`` of the end that is known."""
+        by_family: dict[str, list[SocketRecord]] = {}
+        for record in records:
+            by_family.setdefault(record.family_name, []).append(record)
+        found: dict[int, AnySocket] = {}
+        for name, some in by_family.items():
+            family = family_named(name)
+            if family is not None:
+                found.update(family.peers(self, some))
+        return found
+
     def listener(self, record: SocketRecord) -> SocketRecord | None:
         """The listener that a socket was accepted from, see :meth:`Family.listener`."""
         family = family_named(record.family_name)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Union
 
 from drgn import Program
@@ -553,6 +553,15 @@ class Family:
     def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:
         """The other end of a socket of it, if that is on this machine."""
         return None
+
+    def peers(self, sockets: Sockets, records: Iterable[Any]) -> Mapping[int, AnySocket]:
+        """
+        The other ends of many sockets of it, as :meth:`peer` has them: one walk may find all.
+
+        :return: Other ends, by the ``struct sock *`` of the end that is known
+        """
+        ends = ((record.sk, self.peer(sockets, record)) for record in records)
+        return {sk: peer for sk, peer in ends if peer is not None}
 
     def listener(self, sockets: Sockets, record: Any) -> SocketRecord | None:
         """

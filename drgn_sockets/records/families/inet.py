@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import struct
 from _socket import inet_ntop  # "socket" takes as long as all the rest
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Callable, ClassVar, Optional
 
@@ -295,28 +295,46 @@ def _lsof_address(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def other_end(sockets: Sockets, record: InetRecord) -> InetRecord | None:
+def other_ends(sockets: Sockets, records: Iterable[InetRecord]) -> dict[int, InetRecord]:
     """
-    The other end of a connection, a socket of the same family, if it is on this machine.
+    Find the other ends of connections, sockets of the same family, that are on this machine.
 
-    One in the same network namespace comes first; a connection over a veth pair has it in
-    another.
+    An end in the same network namespace comes first; a connection over a veth pair has its ends
+    in two. One walk serves all connections.
+
+    :param records: Sockets of one family
+    :return: Other ends, by the ``struct sock *`` of the end that is known
     """
-    if not record.remote_port:
-        return None
-    found = None
-    wanted = _ends(record)[::-1]
-    for other in sockets.of_families(record.family_name):
-        if not isinstance(other, InetRecord) or other.sk == record.sk:
+    wanted: dict[_Ends, list[InetRecord]] = {}
+    for record in records:
+        if record.remote_port:
+            wanted.setdefault(_ends(record)[::-1], []).append(record)
+    if not wanted:
+        return {}
+    found: dict[int, InetRecord] = {}
+    near: set[int] = set()
+    ports = {local_port for (_, local_port), _ in wanted}
+    names = {record.family_name for records_ in wanted.values() for record in records_}
+    missing = sum(map(len, wanted.values()))
+    for other in sockets.of_families(*names):
+        if not isinstance(other, InetRecord) or other.local_port not in ports:
             continue
-        if other.local_port == record.remote_port and _ends(other) == wanted:
+        for record in wanted.get(_ends(other), ()):
+            if other.sk == record.sk or record.sk in near:
+                continue
+            found[record.sk] = other
             if other.netns == record.netns:
-                return other
-            found = other
+                near.add(record.sk)
+                missing -= 1
+        if not missing:
+            break
     return found
 
 
-def _ends(record: InetRecord) -> tuple[tuple[str, int], tuple[str, int]]:
+_Ends = tuple[tuple[str, int], tuple[str, int]]
+
+
+def _ends(record: InetRecord) -> _Ends:
     return (
         (_plain(record.local_address), record.local_port),
         (_plain(record.remote_address), record.remote_port),

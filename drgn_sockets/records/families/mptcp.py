@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from drgn import Program, offsetof
@@ -30,7 +30,7 @@ from drgn_sockets.kernel.sock import (
 from drgn_sockets.kernel.structs import Int, OptInt
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
-from drgn_sockets.records.families.inet import InetRecord, other_end
+from drgn_sockets.records.families.inet import InetRecord, other_ends
 from drgn_sockets.records.families.tcp import (
     LSOF_STATES,
     Age,
@@ -40,7 +40,15 @@ from drgn_sockets.records.families.tcp import (
     tcp_timer,
     ulp_name,
 )
-from drgn_sockets.records.socket import Derived, Family, LsofSocket, SocketRecord, Sockets, Timer
+from drgn_sockets.records.socket import (
+    AnySocket,
+    Derived,
+    Family,
+    LsofSocket,
+    SocketRecord,
+    Sockets,
+    Timer,
+)
 
 # include/uapi/linux/mptcp.h
 _FLAG_FALLBACK = 1
@@ -347,5 +355,8 @@ class Mptcp(Family):
     ) -> Iterator[tuple[int, SockCommon | None]]:
         return for_each_mptcp(prog, known)
 
-    def peer(self, sockets: Sockets, record: Any) -> SocketRecord | None:
-        return other_end(sockets, record) if isinstance(record, InetRecord) else None
+    def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:
+        return self.peers(sockets, [record]).get(record.sk)
+
+    def peers(self, sockets: Sockets, records: Iterable[Any]) -> Mapping[int, AnySocket]:
+        return other_ends(sockets, [record for record in records if isinstance(record, InetRecord)])

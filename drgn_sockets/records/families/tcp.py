@@ -26,8 +26,9 @@ from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import once_per_program
 from drgn_sockets.records.columns import Column
-from drgn_sockets.records.families.inet import InetRecord, InetSock, other_end
+from drgn_sockets.records.families.inet import InetRecord, InetSock, other_ends
 from drgn_sockets.records.socket import (
+    AnySocket,
     Derived,
     Family,
     LsofSocket,
@@ -547,5 +548,8 @@ class Tcp(Family):
     ) -> Iterator[tuple[int, SockCommon | None]]:
         return for_each_tcp(prog, known)
 
-    def peer(self, sockets: Sockets, record: Any) -> SocketRecord | None:
-        return other_end(sockets, record) if isinstance(record, TcpRecord) else None
+    def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:
+        return self.peers(sockets, [record]).get(record.sk)
+
+    def peers(self, sockets: Sockets, records: Iterable[Any]) -> Mapping[int, AnySocket]:
+        return other_ends(sockets, [record for record in records if isinstance(record, TcpRecord)])
