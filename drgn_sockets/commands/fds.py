@@ -13,12 +13,11 @@ from drgn import FaultError, Program
 
 from drgn_sockets.commands.base import OK, TOLD, Command, look_at
 from drgn_sockets.commands.fds_columns import FDS, kind_column
-from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.task import FileTable, Tasks
-from drgn_sockets.query import select
+from drgn_sockets.query.fds import FdQuery
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.records.kinds import all_kinds, told_apart
+from drgn_sockets.records.kinds import all_kinds
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.views.sockets import descriptions
@@ -29,10 +28,12 @@ class Fds(Command):
 
     name = "fds"
     description = (
-        "Without a WORD it shows the fds of all processes. A WORD names processes: a process ID "
-        "or a command name. Or it names what they have opened: a path (/…, ./…) of a file, a "
-        "directory, an executable, a mapped file or a unix socket; the local or remote end of a "
-        "socket (:443, :https, 10.0.0.1:443, [::1]:443); or an abstract unix socket (@NAME). "
+        "Without a WORD it shows the fds of all processes. A WORD names processes: a process ID, "
+        "a command name, or the address of a task_struct. Or it names what they have opened: one "
+        "fd (PID:FD); a path (/…, ./…) of a file, a directory, an executable, a mapped file or a "
+        "unix socket; the local or remote end of a socket (:443, :https, 10.0.0.1:443, "
+        "[::1]:443); an abstract unix socket (@NAME); a socket by its inode (socket:[21189]); or "
+        "the kernel address of a file, inode or socket (0xADDRESS). "
         "Words of one sort are alternatives, and a row must match both sorts: 'fds sshd 4711 :22' "
         "shows the sockets of port 22 in sshd and in process 4711. --pid and --command name "
         "processes as well, --inode names files, and a row must match each of --user, --kind and "
@@ -53,7 +54,8 @@ class Fds(Command):
             "who",
             nargs="*",
             metavar="WORD",
-            help="process ID, command name in full, path, [ADDRESS]:PORT, or @NAME",
+            help="process ID, command name in full, PID:FD, path, [ADDRESS]:PORT, @NAME, "
+            "socket:[INODE], or 0xADDRESS",
         )
         parser.add_argument("--pid", metavar="PID,…", help="processes with these IDs")
         parser.add_argument(
@@ -119,39 +121,19 @@ class Fds(Command):
         return FDS if args.output is None else self.columns
 
     def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
-        words = [select.word(text) for text in args.who]
-        files = [word.text for word in words if word.sort == "file"]
-        who = [word.text for word in words if word.sort == "process"]
-        wanted = select.wanted_files(prog, files, args.inode)
-        tests = [select.any_of(wanted.tests)] if wanted.tests else []
-        others = args.all or args.maps or args.lsof or wanted.others
-        if args.fd is not None:
-            test, has_others = select.of_fds(args.fd)
-            tests.append(test)
-            others = others or has_others
-        if args.summary and (args.all or args.maps):
-            raise UserError("--summary counts fds alone: leave out --all and --maps")
-        tasks = Tasks(prog, losses.lose)
-        tables = _tables(tasks, args, who, without=others)
-        if args.user is not None and not tables:
-            _tell(f"no such process of user {args.user}")
+        query = FdQuery(Tasks(prog, losses.lose), args, _tell)
+        nobody = query.nobody()
+        if nobody is not None:
+            _tell(nobody)
             return TOLD
-        if args.kind is not None:
-            tests.append(select.of_kinds(args.kind, told_apart(), lambda: _kinds_of(prog, tasks)))
-        associated = None
-        if others and not args.summary:
-            from drgn_sockets.records.associated import Associated
-
-            associated = Associated(each=args.maps, threads=args.threads)
-        summary = _summary(args.lsof or wanted.sockets, self.shows(args, "detail"))
-        reader = FdReader(prog, summary, others=associated, losses=losses)
+        summary = _summary(args.lsof or query.reads_sockets, self.shows(args, "detail"))
+        reader = FdReader(prog, summary, others=query.others(), losses=losses)
         if args.summary:
-            good = self._summarize(tables, reader, args, tests, losses)
+            good = self._summarize(query.tables, reader, args, query.tests, losses)
         else:
-            good = self.emit_parts(prog, reader.parts(tables), args, losses, tests)
-        if tests and not good:
-            asked = [*files, args.inode, args.fd and f"fd {args.fd}", args.kind]
-            _tell(f"nobody holds {', '.join(filter(None, asked))}")
+            good = self.emit_parts(prog, reader.parts(query.tables), args, losses, query.tests)
+        if query.tests and not good:
+            _tell(query.nothing())
             return TOLD
         return OK
 
@@ -217,31 +199,6 @@ def _summary(records: bool, texts: bool) -> Callable[[Batch], Iterable[Any]] | N
     if records:
         return lambda batch: batch.records()
     return descriptions if texts else None
-
-
-def _tables(
-    tasks: Tasks, args: argparse.Namespace, who: Sequence[str], *, without: bool
-) -> list[FileTable]:
-    tables = tasks.tables(threads=args.threads, without=without)
-    who = [*who, *(args.pid.split(",") if args.pid is not None else ())]
-    for pid in args.pid.split(",") if args.pid is not None else ():
-        if not (pid.isdecimal() and pid.isascii()):
-            raise UserError(f"no process ID: {pid!r}; --command takes names")
-    names = args.command or ()
-    if who or names:
-        chosen = select.chosen_tables(tasks, tables, who, _tell)
-        for name in names:
-            chosen += select.named(tables, name)
-        wanted = set(chosen)
-        tables = [table for table in tables if table in wanted]
-    if args.user is not None:
-        tables = select.of_users(tables, args.user)
-    return tables
-
-
-def _kinds_of(prog: Program, tasks: Tasks) -> set[str]:
-    records = FdReader(prog).read(tasks.tables())
-    return {record.file.kind for record in records if record.file is not None}
 
 
 def _tell(text: str) -> None:

@@ -12,6 +12,7 @@ from drgn import Program
 from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.commands.ss_member_columns import COLUMNS
 from drgn_sockets.query.find import Finder
+from drgn_sockets.query.words import Word, parse_word
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import for_each_socket, readable
@@ -57,10 +58,12 @@ class Peer(Command):
 
     name = "peer"
     description = (
-        "WHAT is a kernel address, PID:FD, the inode of a socket, or the name of a unix socket "
-        "(a path, or @ and an abstract name). A unix socket that was accepted has the name of "
-        "its listener, and the listener is shown as well. The other end of a TCP connection is "
-        "found if it is on this machine, in any network namespace."
+        "WHAT is PID:FD; an inode (21189, socket:[21189]); a port or an address with one (:443, "
+        ":https, 10.0.0.1:443, [::1]:443; local or remote); the name of a unix socket (a path, or "
+        "@name); or a kernel address of a socket, file or inode. A unix socket that was accepted "
+        "has the name of its listener, and the listener is shown as well. The other end of a TCP "
+        "connection is found if it is on this machine, in any network namespace. A connection "
+        "whose both ends are meant is shown once."
     )
     columns = (
         Column(
@@ -80,17 +83,15 @@ class Peer(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "what", nargs="+", metavar="WHAT", help="ADDRESS, PID:FD, INODE or unix PATH"
+            "what",
+            nargs="+",
+            metavar="WHAT",
+            help="PID:FD, INODE, [ADDR]:PORT, unix PATH, @NAME or 0xADDRESS",
         )
 
     def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         finder = Finder(prog, losses)
-        rows = [
-            row
-            for what in args.what
-            for record in finder.find(what)
-            for row in both_ends(finder, what, record)
-        ]
+        rows = [row for word in map(parse_word, args.what) for row in rows_of(finder, word)]
         self.emit(rows, args, losses)
         return OK
 
@@ -105,12 +106,27 @@ class Peer(Command):
                 finder.reader.at(far)
 
 
-def both_ends(finder: Finder, what: str, record: AnySocket) -> Iterator[Row]:
-    """Find both ends of the connection of *record*."""
+def rows_of(finder: Finder, word: Word) -> Iterator[Row]:
+    """Find both ends of the connection of every socket that a word names."""
+    records = finder.find(word)
+    peers = finder.reader.peers(r for r in records if isinstance(r, SocketRecord))
+    shown: set[int] = set()
+    for record in records:
+        peer = peers.get(record.sk)
+        back = None if peer is None or peer.sk not in shown else peers.get(peer.sk)
+        if back is not None and back.sk == record.sk:
+            # Both ends of the connection fit the word, and it is shown already.
+            continue
+        shown.add(record.sk)
+        yield from _both_ends(finder, word.text, record, peer)
+
+
+def _both_ends(
+    finder: Finder, what: str, record: AnySocket, peer: AnySocket | None
+) -> Iterator[Row]:
     yield Row(what, "self", record, record.note() if isinstance(record, SocketRecord) else None)
     if isinstance(record, UnreadableSocket):
         return
-    peer = finder.reader.peer(record)
     if peer is not None:
         note = record.peer_note(peer) if isinstance(peer, SocketRecord) else None
         yield Row(what, "peer", peer, note)

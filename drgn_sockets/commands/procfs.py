@@ -25,7 +25,7 @@ from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import is_running_kernel
 from drgn_sockets.query.netns import find_net
-from drgn_sockets.query.select import task_of
+from drgn_sockets.query.processes import task_of
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdReader
 from drgn_sockets.records.losses import Losses

@@ -14,7 +14,7 @@ from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.task import PF_KTHREAD, Process, Task, task_by_tid
 from drgn_sockets.named_tuple import NamedTuple
-from drgn_sockets.query.select import task_of
+from drgn_sockets.query.processes import task_of
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.process import ProcessRecord, read_process
 from drgn_sockets.text import escape

@@ -15,8 +15,9 @@ from drgn_sockets.commands.base import OK, Command, look_at
 from drgn_sockets.commands.ss_columns import COMMON, NUMERIC
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, ip_local_port_range, net_namespaces
-from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV
+from drgn_sockets.kernel.sock import TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV
 from drgn_sockets.query.socket_tables import Tables, Test, add_table_arguments
+from drgn_sockets.query.words import Word, parse_address, parse_inode, parse_pid, parse_port
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families import FAMILY_ENTRIES, FAMILY_NAMES
 from drgn_sockets.records.holders import Holders
@@ -113,8 +114,8 @@ class Ss(Command):
             action="store_true",
             help="TCP sockets that are bound, and neither listening nor connected",
         )
-        which.add_argument("--pid", type=int, help="sockets that this process holds")
-        which.add_argument("--inode", type=int, help="the socket with this inode (socket:[INODE])")
+        which.add_argument("--pid", help="sockets that this process holds")
+        which.add_argument("--inode", help="the socket with this inode (socket:[INODE])")
         which.add_argument("--addr", metavar="ADDRESS", help="the socket at this kernel address")
         which.add_argument(
             "-N",
@@ -125,7 +126,7 @@ class Ss(Command):
             help="sockets of this network namespace: its name (ip netns), its inode, or the "
             "PID of a process in it",
         )
-        which.add_argument("--port", type=int, help="sockets with this port at either end")
+        which.add_argument("--port", help="sockets with this port at either end: 443, https")
         which.add_argument(
             "-F", "--filter", dest="filter_file", metavar="FILE", help="read FILTER from a file"
         )
@@ -228,7 +229,12 @@ class Ss(Command):
     def _parts(
         self, prog: Program, args: argparse.Namespace, wanted: _Wanted, losses: Losses
     ) -> Iterable[Part]:
-        sk = None if args.addr is None else _sk_at(prog, args.addr)
+        # Those that --addr and --pid name: no others need to be read.
+        named: set[int] | None = None
+        if args.addr is not None:
+            from drgn_sockets.query.find import sk_at
+
+            named = {sk_at(prog, parse_address(args.addr))}
         holders = None
         # Sockets that are in no hash table are closed; only the fds of processes lead to them.
         if (
@@ -239,31 +245,15 @@ class Ss(Command):
             or args.inode is not None
         ):
             holders = Holders(prog, jobs=self.jobs(prog, args), losses=losses)
-        held = self._held(prog, args.pid, holders)
-        if sk is not None:
-            return [Part(lambda: SocketReader(prog, holders, losses).read_many([sk]))]
-        if held is not None:
-            return [Part(lambda: SocketReader(prog, holders, losses).read_many(sorted(held)))]
+        if args.pid is not None and holders is not None:
+            from drgn_sockets.query.find import held_by
+
+            held = held_by(prog, parse_pid(args.pid), holders)
+            named = held if named is None else named & held
+        if named is not None:
+            sks = sorted(named)
+            return [Part(lambda: SocketReader(prog, holders, losses).read_many(sks))]
         return socket_parts(prog, wanted.tables.family_names(), holders, losses)
-
-    def _held(self, prog: Program, pid: int | None, holders: Holders | None) -> set[int] | None:
-        if pid is None or holders is None:
-            return None
-        from drgn_sockets.kernel.task import Tasks
-        from drgn_sockets.query.select import task_of
-
-        if pid not in Tasks(prog).by_tid:
-            task_of(prog, pid)
-        return holders.sks_of(pid)
-
-
-def _sk_at(prog: Program, text: str) -> int:
-    from drgn_sockets.query.find import parse_address, sk_at
-
-    address = parse_address(text)
-    if address is None:
-        raise UserError(f"not a kernel address: {text!r}; give it as 0xffff…")
-    return sk_at(prog, address)
 
 
 def _print_summary(prog: Program, args: argparse.Namespace, losses: Losses) -> None:
@@ -308,22 +298,24 @@ class _Wanted:
             # ss does not show TCP sockets that are closed (refused or reset), nor sockets that
             # were never bound.
             yield lambda r: not r.is_unlisted
-        if args.inode is not None:
-            yield lambda r: r.ino == args.inode
+        for word in _words(args):
+            from drgn_sockets.query.find import socket_test
+
+            yield socket_test(prog, word)
         if args.netns is not None:
             from drgn_sockets.query.netns import find_netns
 
             netns = find_netns(prog, args.netns)
             yield lambda r: r.netns == netns
-        if args.port is not None:
-            yield (
-                lambda r: (
-                    r.family in (AF_INET, AF_INET6)
-                    and args.port in (r.match_port(True), r.match_port(False))
-                )
-            )
         if found is not None and found.expression is not None:
             yield found.expression.test()
+
+
+def _words(args: argparse.Namespace) -> Iterator[Word]:
+    if args.inode is not None:
+        yield parse_inode(args.inode, devices=False)
+    if args.port is not None:
+        yield parse_port(args.port)
 
 
 def _filter(args: argparse.Namespace) -> Filter | None:

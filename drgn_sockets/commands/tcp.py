@@ -14,6 +14,7 @@ from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.query.find import Finder
+from drgn_sockets.query.words import parse_word
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.tcp import (
     InetConnectionSock,
@@ -46,8 +47,9 @@ class Tcp(Command):
 
     name = "tcp"
     description = (
-        "WHAT is a kernel address, PID:FD, or an inode. Timewait and request sockets have "
-        "fields of their own."
+        "WHAT is PID:FD, an inode (21189, socket:[21189]), a port or an address with one (:443, "
+        ":https, 10.0.0.1:443, [::1]:443; local or remote), or a kernel address. Timewait and "
+        "request sockets have fields of their own."
     )
     columns = (
         Column("sk", "address of the struct sock", lambda f: f"{f.sk:#x}"),
@@ -58,13 +60,16 @@ class Tcp(Command):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("what", nargs="+", metavar="WHAT", help="ADDRESS, PID:FD or INODE")
+        parser.add_argument(
+            "what", nargs="+", metavar="WHAT", help="PID:FD, INODE, [ADDR]:PORT or 0xADDRESS"
+        )
 
     def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
         finder = Finder(prog, losses)
         found = []
-        for what in args.what:
-            for record in finder.find(what):
+        for word in map(parse_word, args.what):
+            what = word.text
+            for record in finder.find(word, ["tcp"]):
                 if isinstance(record, UnreadableSocket):
                     raise UserError(f"{what}: the socket at {record.sk:#x} {record.error}")
                 if not isinstance(record, TcpRecord):

@@ -405,7 +405,7 @@ def test_peers(elf: Core) -> None:
         ]
     finder = Finder(elf.prog)
     lonely = ports[elf.accounts["other_families"]["processes"][0]["pid"]]
-    (record,) = finder.by_inode(lonely["inode"])
+    (record,) = finder.find(f"socket:[{lonely['inode']}]")
     assert isinstance(record, NetlinkRecord)
     assert finder.reader.peer(record) is None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What users type: addresses, states, options and mistakes; in a shell and in the REPL."""
+"""What users type: states, options and mistakes; in a shell and in the REPL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from drgn_sockets.commands.base import Command
 from drgn_sockets.commands.registry import REGISTRY
 from drgn_sockets.commands.ss import Ss, _source, _states
 from drgn_sockets.errors import UserError
-from drgn_sockets.query.find import parse_address
 from drgn_sockets.query.socket_tables import QUERIES, Tables
 from drgn_sockets.query.ssfilter import parse
 from drgn_sockets.version import package_version
@@ -31,36 +30,6 @@ from .fake_kernel import FakeKernel
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [command for command in all_commands() if command.name != "demo"]
 NAMES = [command.name for command in COMMANDS]
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("0xffff888001234500", 0xFFFF888001234500),
-        ("0XFFFF888001234500", 0xFFFF888001234500),
-        ("ffff888001234500", 0xFFFF888001234500),
-        ("0x0", 0),
-        ("0x7f", 0x7F),
-        ("0000000000001234", 0x1234),
-        # Inodes, and the rest.
-        ("21189", None),
-        ("12345678", None),
-        ("deadbeef", None),
-        ("", None),
-        ("0x", None),
-        ("0xffff8880012345000", None),
-        ("ffff88800123450", None),
-        ("0xfffg", None),
-        (" 0x1", None),
-        ("0x1\n", None),
-        ("-0x1", None),
-        ("0x_1", None),
-        ("\u0661" * 16, None),
-        ("/run/0x1", None),
-    ],
-)
-def test_addresses(text: str, address: int | None) -> None:
-    assert parse_address(text) == address
 
 
 def ss(*argv: str) -> frozenset[int]:

@@ -40,7 +40,7 @@ _RARE = {
         (
             ["ss", "-tuxap"],
             {
-                *("drgn_sockets.records.fd", "drgn_sockets.query.select"),
+                *("drgn_sockets.records.fd", "drgn_sockets.query.fds"),
                 *(f"{_FAMILIES}.{name}" for name in ("netlink", "packet", "raw", "vsock", "xdp")),
             },
         ),
