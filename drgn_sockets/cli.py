@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-# signal makes enumerations of what this has, which takes as long as to parse all options.
-import _signal as signal  # type: ignore[import-not-found]
 import argparse
 import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -27,24 +26,7 @@ from drgn_sockets.version import package_version
 _USAGE_ERROR = 2
 
 
-class _HelpFormatter(argparse.HelpFormatter):
-    """One is made for each argument that is added, and the usual one imports shutil for that."""
-
-    def __init__(self, prog: str) -> None:
-        try:
-            # As shutil.get_terminal_size() has it.
-            width = int(os.environ.get("COLUMNS", 0))
-            if width <= 0 and sys.__stdout__ is not None:
-                width = os.get_terminal_size(sys.__stdout__.fileno()).columns
-        except (ValueError, OSError):
-            width = 0
-        super().__init__(prog, width=(width if width > 0 else 80) - 2)
-
-
 class _Parser(argparse.ArgumentParser):
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(formatter_class=_HelpFormatter, **kwargs)
-
     def error(self, message: str) -> NoReturn:
         # One line, without the usage, also if an argument has newlines.
         message = " ".join(message.splitlines())
@@ -135,8 +117,6 @@ def make_parser(*, eager: bool = False) -> argparse.ArgumentParser:
         dest="command",
         metavar="COMMAND",
         required=True,
-        # The default is found by formatting a usage, which takes longer than making the parsers.
-        prog=parser.prog,
         parser_class=_CommandParser,
     )
     for entry in REGISTRY:
@@ -168,9 +148,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         # Only in a process of our own: drgn loads plugins once, for all programs.
         leave_out()
-        # There are no translations of our own; and to look for those of argparse, which has none
-        # either, takes as long as to make the parser.
-        vars(argparse)["_"] = str
     # Ctrl-C ends the process at once: there is nothing to undo. KeyboardInterrupt would wait until
     # drgn has loaded symbols, and a callback of C code would print it and go on.
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from drgn import FaultError, Program
 
@@ -33,7 +33,6 @@ from drgn_sockets.check.procfs import (
 from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import FileTable, Tasks
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import is_live
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.records.kinds import known_of

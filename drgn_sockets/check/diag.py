@@ -15,6 +15,7 @@ import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from drgn import FaultError, Program
 
@@ -27,7 +28,6 @@ from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.sock import IPPROTO_TCP
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.kernel.timekeeping import clock
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.families.tcp import TcpSockRecord
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses

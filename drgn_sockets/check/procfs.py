@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from drgn_sockets.kernel.task import PF_KTHREAD
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.views.procfs import FILES, Row
 from drgn_sockets.views.procfs.moments import COUNTS, How, how
 

@@ -19,9 +19,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Union
-
-from drgn_sockets.named_tuple import NamedTuple
+from typing import Any, NamedTuple, Union
 
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 AF_TIPC, AF_VSOCK, AF_SMC, AF_XDP = 30, 40, 43, 44

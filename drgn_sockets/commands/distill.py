@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from drgn import FaultError, Object, Program
 from drgn.helpers.linux.fs import d_path, for_each_file
@@ -25,7 +25,6 @@ from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.memory import DISTILLED, byte_order, read_exactly
 from drgn_sockets.kernel.skb import read_payload
 from drgn_sockets.kernel.sock import Sock
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from drgn import FaultError, Program
 
@@ -22,7 +23,6 @@ from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import is_running_kernel
 from drgn_sockets.query.netns import find_net
 from drgn_sockets.query.processes import task_of

@@ -7,13 +7,13 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.task import PF_KTHREAD, Process, Task, task_by_tid
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.query.processes import task_of
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.process import ProcessRecord, read_process

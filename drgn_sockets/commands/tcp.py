@@ -6,13 +6,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import Any
+from typing import Any, NamedTuple
 
 from drgn import Program
 
 from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.errors import UserError
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.query.find import Finder
 from drgn_sockets.query.words import parse_word
 from drgn_sockets.records.columns import Column

@@ -15,11 +15,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drgn import Program
-
-from drgn_sockets.named_tuple import NamedTuple
 
 _HERE = Path(__file__).parent
 

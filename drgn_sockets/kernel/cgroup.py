@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import Program
 
@@ -12,7 +13,6 @@ from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.memory import read_bytes, read_string
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import CString, Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import once_per_second
 
 _MAX_DEPTH = 1024

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Callable, TypeVar
+from typing import Callable, NamedTuple, TypeVar
 
 from drgn import Program
 
 from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import is_live
 
 S = TypeVar("S", bound=Struct)

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.kernel.symbols import has_symbol, symbol_name
-from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/exportfs.h: enum fid_type
 _FILEID_INO32_GEN = 1

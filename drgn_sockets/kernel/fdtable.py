@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, read_sparse_pointers
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 
 _CHUNK = 4096
 # fs/file.c: sysctl_nr_open_max, the bound that the kernel itself puts on max_fds.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import FaultError, Program, TypeKind, offsetof
 
@@ -11,7 +12,6 @@ from drgn_sockets.kernel.exportfs import WatchedInode, WatchedSuper
 from drgn_sockets.kernel.lists import list_for_each_entry
 from drgn_sockets.kernel.lost import Lost, lost_by
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
-from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/fsnotify_backend.h: enum fsnotify_obj_type
 INODE = 0

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import Program, offsetof
 
 from drgn_sockets.kernel.lists import list_for_each_entry
 from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/filelock.h (before v6.3 include/linux/fs.h)
 FL_POSIX = 0x1

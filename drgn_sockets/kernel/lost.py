@@ -9,11 +9,9 @@ the place of each entry that it could not read, and goes on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Callable, TypeVar
+from typing import Callable, NamedTuple, TypeVar
 
 from drgn import FaultError
-
-from drgn_sockets.named_tuple import NamedTuple
 
 T = TypeVar("T")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import Object, Program
 
@@ -12,7 +13,6 @@ from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each_entry
 from drgn_sockets.kernel.lost import Lost, sift, untold
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.structs import CString, Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import is_running_kernel, once_per_second
 
 _MAX_NETS = 1 << 20

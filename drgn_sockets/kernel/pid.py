@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from drgn import FaultError, Program, sizeof
 
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/pid_namespace.h: MAX_PID_NS_LEVEL
 _MAX_LEVEL = 32

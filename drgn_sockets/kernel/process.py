@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof, sizeof
 
@@ -19,7 +20,6 @@ from drgn_sockets.kernel.memory import (
 )
 from drgn_sockets.kernel.structs import Bytes, CString, Int, OptInt, Struct
 from drgn_sockets.kernel.task import Process
-from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/sched.h
 PF_EXITING = 0x00000004

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import Object, Program, sizeof
 
@@ -13,7 +14,6 @@ from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import byte_order
 from drgn_sockets.kernel.percpu import per_cpu_sums, percpu_counter_sum
 from drgn_sockets.kernel.structs import CString, Int, OptInt, Struct
-from drgn_sockets.named_tuple import NamedTuple
 
 _MAX_PROTOS = 1 << 12
 # include/uapi/linux/snmp.h

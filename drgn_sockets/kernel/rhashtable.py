@@ -12,14 +12,13 @@ entry that is none of its kind.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Callable, Generic, TypeVar
+from typing import Callable, Generic, NamedTuple, TypeVar
 
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.memory import page_shift, pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.structs import Bytes, Int, Layout, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import is_live
 
 S = TypeVar("S", bound=Struct)

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.memory import byte_order, read_bytes
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 
 _INSTRUCTION = "HBBI"
 _INSTRUCTION_SIZE = 8

@@ -32,6 +32,7 @@ from typing import (
     Callable,
     ClassVar,
     Generic,
+    NamedTuple,
     Optional,
     TypeVar,
     overload,
@@ -41,7 +42,6 @@ from drgn import Object, Program, Type, TypeKind, sizeof
 
 from drgn_sockets.kernel.lost import unreadable
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_groups
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import once_per_program
 
 T = TypeVar("T")

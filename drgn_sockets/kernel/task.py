@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
@@ -15,7 +16,6 @@ from drgn_sockets.kernel.memory import pointer_size, unpack_words
 from drgn_sockets.kernel.pid import Pid
 from drgn_sockets.kernel.structs import Bytes, CString, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.xarray import xa_for_each, xa_load
-from drgn_sockets.named_tuple import NamedTuple
 
 # include/linux/sched.h
 PF_KTHREAD = 0x00200000

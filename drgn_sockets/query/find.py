@@ -8,8 +8,8 @@ What a word of :mod:`drgn_sockets.query.words` names on a machine: sockets to re
 from __future__ import annotations
 
 import os
-from _socket import AF_INET, AF_INET6, inet_pton  # as in records.socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from socket import AF_INET, AF_INET6, inet_pton
 
 from drgn import FaultError, Object, Program, offsetof
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import functools
 import re
-from _socket import inet_pton  # as in records.socket
 from collections.abc import Iterator, Sequence
+from socket import inet_pton
+from typing import NamedTuple
 
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6
-from drgn_sockets.named_tuple import NamedTuple
 
 
 def c_int(text: str) -> int | None:

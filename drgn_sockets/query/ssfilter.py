@@ -27,10 +27,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from drgn_sockets.errors import UserError, nearest
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.query.hosts import (
     Network,
     addresses_of,

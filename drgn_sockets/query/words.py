@@ -23,12 +23,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Union
+from typing import NamedTuple, Union
 
 from drgn import FaultError, Object, Type, TypeKind
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.named_tuple import NamedTuple
 
 
 class Descriptor(NamedTuple):

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Callable
-
-from drgn_sockets.named_tuple import NamedTuple
+from typing import Any, Callable, NamedTuple
 
 
 class Column(NamedTuple):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 from drgn import Program
 
@@ -11,7 +12,6 @@ from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, File
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.holder import Holder
 from drgn_sockets.records.holders import FileHolders, Holders

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from drgn import FaultError, Program, offsetof
 
@@ -27,7 +27,6 @@ from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.task import FileTable
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.reader import SocketBatch, SocketReader

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Union
+from typing import NamedTuple, Protocol, Union
 
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
-from drgn_sockets.named_tuple import NamedTuple
 
 
 class Holder(NamedTuple):

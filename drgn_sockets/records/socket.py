@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Union
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Union
 
 from drgn import Program
 
@@ -17,7 +17,6 @@ from drgn_sockets.kernel.sock import (
     sk_forward_alloc_get,
 )
 from drgn_sockets.kernel.structs import Struct, has_type
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holder import AnyInode, Holder, HoldersOfSockets
 from drgn_sockets.records.names import netid, state_name

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import Object
 
 from drgn_sockets.kernel import proto as p
-from drgn_sockets.named_tuple import NamedTuple
 
 Counts = dict[str, int]
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import contextlib
 from operator import itemgetter
-from typing import Any, Callable, ClassVar, Optional
+from typing import Any, Callable, ClassVar, NamedTuple, Optional
 
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.sock import TCP_LISTEN, TCP_TIME_WAIT
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.kernel.timekeeping import clock
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import once_per_program
 from drgn_sockets.records.families.tcp import TcpSock, congestion_algorithm, ulp_name
 from drgn_sockets.records.socket import SocketRecord

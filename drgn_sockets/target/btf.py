@@ -14,9 +14,9 @@ import sys
 from array import array
 from collections.abc import Iterator
 from enum import IntEnum
+from typing import NamedTuple
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.named_tuple import NamedTuple
 
 _MAGIC = 0xEB9F
 _HEADER = 24

@@ -7,9 +7,9 @@ import mmap
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.named_tuple import NamedTuple
 
 MAGIC = b"\x7fELF"
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from drgn_sockets.named_tuple import NamedTuple
+from typing import NamedTuple
 
 
 class OddTextError(Exception):

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import stat
+from typing import NamedTuple
 
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FdRecord, FileRecord
 from drgn_sockets.records.kinds import known_of
 from drgn_sockets.records.locks import lock_letter

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import subprocess
 import sys
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import drgn
 import pytest
 
 import drgn_sockets
-from drgn_sockets import demo, named_tuple
+from drgn_sockets import demo
 from drgn_sockets.records import kinds
 from drgn_sockets.records.families import FAMILY_NAMES, family_named
 from drgn_sockets.records.socket import OTHER
@@ -104,47 +102,6 @@ def test_every_family_is_where_its_group_says() -> None:
         assert family is not None
         assert family is family_named(name)
         assert {family.name, family.record.family_name, family.plain.family_name} == {name}
-
-
-class Usual(typing.NamedTuple):
-    """A tuple."""
-
-    a: int
-    b: str | None = None
-    c: Sequence[int] = ()
-
-    @property
-    def more(self) -> int:
-        return self.a + 1
-
-
-class Ours(named_tuple.NamedTuple):
-    """A tuple."""
-
-    a: int
-    b: str | None = None
-    c: Sequence[int] = ()
-
-    @property
-    def more(self) -> int:
-        return self.a + 1
-
-
-def test_named_tuple_is_as_usual() -> None:
-    for name in ("__doc__", "__module__", "_fields", "_field_defaults"):
-        assert getattr(Ours, name) == getattr(Usual, name), name
-    assert Ours.__qualname__ == "Ours"
-    assert list(Ours.__annotations__) == list(Usual.__annotations__)
-    one, usual = Ours(1, c=[2]), Usual(1, c=[2])
-    assert list(one) == list(usual) == [1, None, [2]]
-    assert (one.more, one._replace(a=5).more, one._asdict()) == (2, 6, usual._asdict())
-    assert repr(one) == "Ours(a=1, b=None, c=[2])"
-    assert Ours._make([1, "b", ()]) == (1, "b", ())
-    assert pickle.loads(pickle.dumps(one)) == one
-    with pytest.raises(TypeError):
-        Ours()  # type: ignore[call-arg]
-    with pytest.raises(AttributeError):
-        one.a = 2  # type: ignore[misc]
 
 
 def test_tests_import_no_other_tests() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from typing import NamedTuple
 
 from drgn_sockets.kernel.sock import (
     AF_INET,
@@ -34,7 +35,6 @@ from drgn_sockets.kernel.sock import (
     TCP_CLOSE,
     TCP_ESTABLISHED,
 )
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.names import STATE_GROUPS

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import functools
 import struct
-from _socket import inet_ntop  # "socket" takes as long as all the rest
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from socket import inet_ntop
 from typing import Any, Callable, ClassVar, Optional
 
 from drgn import Program

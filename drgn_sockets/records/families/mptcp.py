@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from drgn import Program, offsetof
 
@@ -28,7 +28,6 @@ from drgn_sockets.kernel.sock import (
     SocketAlloc,
 )
 from drgn_sockets.kernel.structs import Int, OptInt
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord, other_ends
 from drgn_sockets.records.families.tcp import (

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
+from typing import NamedTuple
 
 from drgn import FaultError, Program
 
@@ -18,7 +19,6 @@ from drgn_sockets.kernel.sk_filter import Instruction, filter_bytes, instruction
 from drgn_sockets.kernel.sock import Sock, SockCommon, for_each_packet
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptInt, Struct
 from drgn_sockets.kernel.symbols import symbol_address
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import once_per_program
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.names import lsof_type_name, short_type_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from drgn import Program
 
@@ -29,7 +29,6 @@ from drgn_sockets.kernel.sock import (
 )
 from drgn_sockets.kernel.structs import Bytes, CString, Int, Struct
 from drgn_sockets.kernel.timekeeping import clock
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord, InetSock, ip_text
 from drgn_sockets.records.socket import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from drgn import Program
 
@@ -23,7 +23,6 @@ from drgn_sockets.kernel.sock import (
 )
 from drgn_sockets.kernel.structs import BigEndian, CString, Int, Member, OptInt, Struct
 from drgn_sockets.kernel.timekeeping import clock
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import once_per_program
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord, InetSock, other_ends

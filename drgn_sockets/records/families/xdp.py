@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon, for_each_xdp
 from drgn_sockets.kernel.structs import CString, Int, OptInt, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.socket import Derived, Endpoint, Family, SocketRecord
 
 

@@ -13,14 +13,13 @@ import os
 from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from drgn import Program
 
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.module import TYPES_OF_MODULES, module_symbol_name
 from drgn_sockets.kernel.symbols import symbol_name
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 

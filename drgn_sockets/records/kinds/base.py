@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Callable, ClassVar, TypeVar
+from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import once_per_program
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.text import plain

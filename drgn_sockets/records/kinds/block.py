@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from drgn import offsetof
 
 from drgn_sockets.kernel.device import Bdev, blkdev_name, disk_name
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.text import escape

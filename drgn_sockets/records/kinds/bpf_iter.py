@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from drgn import Object, container_of
 
 from drgn_sockets.kernel.memory import read_string
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.records.kinds.bpf_prog import prog_id

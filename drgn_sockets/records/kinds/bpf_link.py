@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from drgn import FaultError, Object, Program, container_of, offsetof
 
@@ -16,7 +16,6 @@ from drgn_sockets.kernel.net import net_ino
 from drgn_sockets.kernel.structs import Int, OptInt, Struct, find_place
 from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.vsprintf import shows_addresses
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.records.kinds.bpf_map import map_id

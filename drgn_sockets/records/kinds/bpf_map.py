@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from drgn import Object, Program, TypeKind, offsetof, sizeof
 
@@ -13,7 +13,6 @@ from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.percpu import percpu_counter_sum, possible_cpus
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.kernel.symbols import symbol_name
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.records.kinds.bpf_prog import object_name

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import Program
 
@@ -11,7 +12,6 @@ from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.percpu import per_cpu_sums
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct, c_string, find_place
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.text import escape

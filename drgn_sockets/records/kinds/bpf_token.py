@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
+from typing import NamedTuple
 
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.text import escape

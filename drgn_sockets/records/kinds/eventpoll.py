@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from drgn import FaultError, offsetof
 
@@ -13,7 +13,6 @@ from drgn_sockets.kernel.file import File, Inode, SuperBlock
 from drgn_sockets.kernel.lost import Lost, as_fault, sift
 from drgn_sockets.kernel.rbtree import rb_for_each
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind, tell, there
 from drgn_sockets.text import plain

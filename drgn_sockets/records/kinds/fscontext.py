@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.text import escape

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
+from typing import NamedTuple
 
 from drgn import FaultError, offsetof
 
 from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.fsnotify import FsnotifyMark, Watched
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind, attempt, tell, there
 from drgn_sockets.records.kinds.notify import Group, file_handle, read_group, where

@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from drgn import FaultError, Object, Program, offsetof, sizeof
 
@@ -17,7 +17,6 @@ from drgn_sockets.kernel.lost import Lost, as_fault
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_pointers, read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct, c_string
 from drgn_sockets.kernel.task import Task
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind, attempt, tell, there
 from drgn_sockets.text import plain

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import NamedTuple
 
 from drgn import Program, offsetof
 
 from drgn_sockets.kernel.dcache import DnameInode
 from drgn_sockets.kernel.memory import read_pointers, read_string
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import Program
 
@@ -11,7 +12,6 @@ from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 from drgn_sockets.kernel.task import Task
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind, shows_fdinfo
 from drgn_sockets.records.kinds.bpf_prog import prog_id

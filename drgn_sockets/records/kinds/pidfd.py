@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn_sockets.kernel.dcache import DnameInode
 from drgn_sockets.kernel.pid import Pid, upids
 from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.task import pid_task
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.text import escape

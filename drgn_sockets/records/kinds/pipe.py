@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from drgn import FaultError, Program, sizeof
 
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import End, Field, Kind
 

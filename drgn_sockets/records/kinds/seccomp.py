@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import NamedTuple
 
 from drgn import FaultError, Object
 
@@ -12,7 +13,6 @@ from drgn_sockets.kernel.lists import list_for_each
 from drgn_sockets.kernel.lost import Lost, as_fault
 from drgn_sockets.kernel.structs import Int, Struct, find_place
 from drgn_sockets.kernel.task import Task
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind, attempt
 from drgn_sockets.text import plain

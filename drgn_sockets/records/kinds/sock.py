@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
@@ -12,7 +13,6 @@ from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.skb import skb_queue_walk
 from drgn_sockets.kernel.sock import TCP_LISTEN, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import once_per_program
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
@@ -14,7 +14,6 @@ from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.pid import pid_nr
 from drgn_sockets.kernel.process import Tty as Tty_
 from drgn_sockets.kernel.structs import Int, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import End, Field, Kind
 

@@ -7,14 +7,13 @@ import functools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from drgn import Object, Program
 
 from drgn_sockets.kernel.cgroup import cgroup_id
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, distilled_by
 from drgn_sockets.kernel.timekeeping import clock
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.reader import SocketReader
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.diag.forms import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable, ClassVar, TypeVar
+from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
 
 from drgn import Object, Program
 
@@ -16,7 +16,6 @@ from drgn_sockets.kernel.sock import NumaDropCounters, Sock, has_sock_i_uid, wal
 from drgn_sockets.kernel.structs import Batch
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import SocketReader
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 from enum import Enum
-
-from drgn_sockets.named_tuple import NamedTuple
+from typing import NamedTuple
 
 
 class How(Enum):

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 from enum import Enum
-
-from drgn_sockets.named_tuple import NamedTuple
+from typing import NamedTuple
 
 #: Fields of ``stat``, from the first on, as proc_pid_stat(5) calls them.
 STAT_FIELDS = (
