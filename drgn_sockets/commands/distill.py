@@ -98,8 +98,8 @@ class Distill(Command):
         files = recorder.load_types()
         if files:
             print(
-                "drgn-sockets: this kernel does not tell all of its types and symbols; whoever "
-                f"opens the core needs {', '.join(files)} as well",
+                "drgn-sockets: this kernel's memory lacks some of its types or symbols; to open "
+                f"the new core, {', '.join(files)} is needed as well",
                 file=sys.stderr,
             )
         read_exactly(prog)

@@ -248,7 +248,7 @@ class Diag:
         return self._facts[name]  # type: ignore[no-any-return]
 
     def cookie(self, sock: Any) -> bytes:
-        """``sock_diag_save_cookie()``; 0 of a socket that nobody has asked about."""
+        """``sock_diag_save_cookie()``; 0 for a socket whose cookie nobody has asked for."""
         low = struct.pack(self.order + "I", sock.cookie & _U32)
         return low + struct.pack(self.order + "I", sock.cookie >> 32 & _U32)
 
