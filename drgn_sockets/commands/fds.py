@@ -190,15 +190,23 @@ class Fds(Command):
 
 def _described(batch: Batch) -> Iterable[Any]:
     """Records of sockets, after reading all that their descriptions say."""
-    list(descriptions(batch))
+    _texts(batch)
     return batch.records()
+
+
+def _texts(batch: Batch) -> Iterable[Any]:
+    """Descriptions of sockets; records where one cannot be made: the row will say so."""
+    try:
+        return list(descriptions(batch))
+    except FaultError:
+        return batch.records()
 
 
 def _summary(records: bool, texts: bool) -> Callable[[Batch], Iterable[Any]] | None:
     """What a reader of fds keeps of a socket: its record, its description, or nothing."""
     if records:
         return lambda batch: batch.records()
-    return descriptions if texts else None
+    return _texts if texts else None
 
 
 def _tell(text: str) -> None:
