@@ -69,7 +69,10 @@ def test_both_ends_of_every_connection(elf: Core) -> None:
     asked = ask_each(elf, *(name_of(e) for c, s, _ in connections(elf) for e in (c, s)))
     for client, server, row in connections(elf):
         entry = entry_of(elf, client)
-        if row.get("protocol") in ("dccp", "tipc"):
+        if row.get("protocol") == "tipc":
+            # test_tipc.py asks for these: some are disconnected.
+            continue
+        if row.get("protocol") == "dccp":
             # Of these there is the generic part: nothing is said of another end.
             assert [r["end"] for r in asked[name_of(client)]] == ["self"]
             continue

@@ -18,6 +18,7 @@ from drgn_sockets.kernel.sock import (
     AF_INET6,
     AF_NETLINK,
     AF_PACKET,
+    AF_TIPC,
     AF_UNIX,
     AF_VSOCK,
     AF_XDP,
@@ -34,6 +35,7 @@ from drgn_sockets.kernel.sock import (
     SOCK_STREAM,
     TCP_CLOSE,
     TCP_ESTABLISHED,
+    TCP_LISTEN,
 )
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord
@@ -174,6 +176,15 @@ FAMILY_ENTRIES: Mapping[str, Registered] = {
         options=("-S", "--sctp"),
         help="SCTP",
         tables={"sctp": ("sctp",)},
+    ),
+    "tipc": Registered(
+        (AF_TIPC,),
+        options=("--tipc",),
+        help="TIPC",
+        ss_family="tipc",
+        tables={"tipc": ("ti_st", "ti_dg", "ti_rd", "ti_sq")},
+        states=frozenset({TCP_ESTABLISHED, TCP_LISTEN, TCP_CLOSE}),
+        info_option="--tipcinfo",
     ),
     "xdp": Registered(
         (AF_XDP,),
