@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from drgn import FaultError, Object, Program
 
@@ -17,7 +17,6 @@ from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.rhashtable import Rhashtable, walk_rhashtable
 from drgn_sockets.kernel.sock import AF_TIPC, SOCK_DGRAM, SOCK_STREAM, Sock, SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
-from drgn_sockets.named_tuple import NamedTuple
 from drgn_sockets.program import once_per_program
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.names import lsof_type_name
