@@ -10,6 +10,7 @@ timer of the kernel may have changed since then is counted as moved, not as a mi
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -30,8 +31,8 @@ from drgn_sockets.check.procfs import (
     row_parser,
     split_net,
 )
+from drgn_sockets.kernel.lost import Lost, or_lost
 from drgn_sockets.kernel.net import net_namespaces, task_net
-from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.program import is_live
 from drgn_sockets.records.fd import FdReader, FdRecord
@@ -133,10 +134,10 @@ def look_at_memory(prog: Program, losses: Losses | None = None) -> Memory:
     keys = [(table.pid, table.tid) for table in tables]
     found = (fds_of(records, losses) for records in fds_in_memory(prog, tables, losses))
     fds = dict(zip(keys, found))
-    return look_around(prog, tasks, net=net, fds=fds, text=texts)
+    return look_around(prog, tasks, losses, net=net, fds=fds, text=texts)
 
 
-def look_around(prog: Program, tasks: Tasks, **rest: Any) -> Memory:
+def look_around(prog: Program, tasks: Tasks, losses: Losses, **rest: Any) -> Memory:
     """A look at memory, of which :class:`Memory` has the *rest*."""
     namespaces = [ns.ino for ns in net_namespaces(prog).values()]
     net_pids: dict[int, list[int]] = {}
@@ -144,7 +145,10 @@ def look_around(prog: Program, tasks: Tasks, **rest: Any) -> Memory:
     live = is_live(prog)
     for task in tasks.by_tid.values():
         if task.pid == task.tgid and task.nsproxy:
-            ino = task_net(prog, task.nsproxy)
+            ino = or_lost(functools.partial(task_net, prog), task.nsproxy)
+            if isinstance(ino, Lost):
+                losses.lose(ino, f"network namespace of process {task.pid}")
+                continue
             net_pids.setdefault(ino, []).append(task.pid)
             if live and task.pid == os.getpid():
                 own_netns = ino
@@ -155,7 +159,7 @@ def look_around(prog: Program, tasks: Tasks, **rest: Any) -> Memory:
 def net_in_memory(at: Looker) -> Iterator[tuple[tuple[int, str], NetText, list[Row]]]:
     """The files of ``net`` of each network namespace, one by one."""
     for address, ns in net_namespaces(at.prog).items():
-        names = proc_net_names(at.net_object(address))
+        names = at.proc_net_names(address)
         for name, file in FILES.items():
             if names and name.encode() not in names:
                 continue

@@ -271,13 +271,18 @@ def _records(diag: Diag, holders: Holders, losses: Losses) -> Iterator[AnySocket
 
 def _sockets(diag: Diag, losses: Losses) -> Iterator[Socket]:
     """All sockets in memory that sock_diag could tell of."""
+    diag.losses = losses
     holders = Holders(diag.prog, losses=losses)
     for record in _records(diag, holders, losses):
         if isinstance(record, UnreadableSocket):
             losses.lose(record.error, record.where)
             continue
         found = diag.kind_of(record)
-        message = diag.message(record) if found is not None else None
+        try:
+            message = diag.message(record) if found is not None else None
+        except FaultError as e:
+            losses.lose(e, record.where)
+            continue
         if found is not None and message is not None:
             kind = found[0]
             members = diag.structure(kind.header).values(message.header)
@@ -698,7 +703,11 @@ def _net_files(prog: Program, proc: str, left_out: list[str]) -> Iterator[tuple[
     own = 0
     for task in tasks:
         if task.pid == task.tgid and task.nsproxy:
-            ino = task_net(prog, task.nsproxy)
+            try:
+                ino = task_net(prog, task.nsproxy)
+            except FaultError:
+                # It has ended since.
+                continue
             pids.setdefault(ino, []).append(task.pid)
             if task.pid == os.getpid():
                 own = ino

@@ -76,7 +76,7 @@ class _Saved:
         self._result = self._comparison.result
         self._tasks = Tasks(prog, losses.lose)
         # Of both, what there is: with a piece of what is in it, they are a look.
-        self._memory = look_around(prog, self._tasks, net={}, fds={})
+        self._memory = look_around(prog, self._tasks, losses, net={}, fds={})
         self._saved = Look()
 
     def run(self) -> Result:

@@ -110,7 +110,12 @@ class Distill(Command):
         ]
         steps.append(("drgn", _read_for_drgn))
         if payload:
-            steps.append(("payload", lambda prog, losses: read_payload(prog, _sks(prog, losses))))
+            steps.append(
+                (
+                    "payload",
+                    lambda prog, losses: read_payload(prog, _sks(prog, losses), losses.lose),
+                )
+            )
         for name, read in steps:
             try:
                 with _progress(f"reading for {name}"):

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
 from drgn_sockets.kernel.file import flag_names
+from drgn_sockets.kernel.lost import Lost, raise_lost
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.ends import Ends
@@ -18,7 +19,7 @@ from drgn_sockets.records.fd import FdBatch, FdRecord, FileRecord
 from drgn_sockets.records.kinds import Field, Kind, kind_with_ends, known_of
 from drgn_sockets.records.names import device_text
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.text import escape, escaped, plain
+from drgn_sockets.text import escape, escaped
 from drgn_sockets.views.sockets import describe, holders_text
 
 # The column "detail" names this many holders of other ends; "endpoints" names all.
@@ -120,8 +121,10 @@ def kind_column(kind: Kind, field: Field) -> Column:
         if r.file is None or bool(r.file.sk) != of_sockets:
             return None
         known = known_of(r.file)
-        if known is None or known.kind is not kind or known.it is None:
+        if known is None or known.kind is not kind or known.unknown:
             return None
+        if known.it is None:
+            raise_lost(r.file.lost)
         return field.get(known.it)
 
     return Column(f"{kind.name}.{field.name}", field.help, get)
@@ -189,15 +192,10 @@ def _pos(r: FdRecord) -> int | None:
     return None if r.opened is None else r.opened.pos
 
 
-def _locks(r: FdRecord) -> list[str] | str:
+def _locks(r: FdRecord) -> list[str | Lost]:
     from drgn_sockets.records.locks import lock_words, locks_of
 
-    lost: list[FaultError] = []
-    try:
-        words = [lock_words(lock) for lock in locks_of(r, lost)]
-    except FaultError as e:
-        return plain(e)
-    return words + [plain(e) for e in lost]
+    return [lock if isinstance(lock, Lost) else lock_words(lock) for lock in locks_of(r)]
 
 
 def _flags(r: FdRecord) -> list[str] | None:

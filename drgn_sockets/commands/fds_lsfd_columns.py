@@ -7,11 +7,12 @@ import functools
 import pwd
 from typing import Any
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, miscdev_name, partition_name
 from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, is_polled, minor
 from drgn_sockets.kernel.locks import F_WRLCK
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.program import is_running_kernel
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdRecord, FileRecord
@@ -110,10 +111,7 @@ def _xmode(r: FdRecord) -> str | None:
 def _lock(r: FdRecord) -> str:
     if r.opened is None or r.opened.sk:
         return "-"
-    try:
-        locks = locks_of(r, [])
-    except FaultError:
-        return "-"
+    locks = list(unbroken(locks_of(r)))
     if not locks:
         return "-"
     return "L" if any(lock.type == F_WRLCK for lock in locks) else "l"

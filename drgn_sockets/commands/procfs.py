@@ -20,8 +20,8 @@ from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.commands.procfs_pid import Source
 from drgn_sockets.commands.procfs_tree import write_tree
 from drgn_sockets.errors import UserError, nearest
+from drgn_sockets.kernel.lost import there
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
-from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.program import is_running_kernel
 from drgn_sockets.query.netns import find_net
@@ -106,7 +106,7 @@ class Procfs(Command):
         at = Looker(prog, losses=losses)
         at.read_pointer_key()
         for net in net_namespaces(prog):
-            proc_net_names(at.net_object(net))
+            at.proc_net_names(net)
             for file in FILES.values():
                 try:
                     for _ in file.lines(at, net):
@@ -226,12 +226,12 @@ def _find(at: _Lookers, path: str, netns: str | None) -> Source:
     if match is None:
         return _find_of_process(at, path, netns)
     net, file = _net(at.prog, match, netns), match["file"]
-    names = proc_net_names(at.net.net_object(net))
-    there = [name for name in FILES if not names or name.encode() in names]
-    if file not in there:
+    names = at.net.proc_net_names(net)
+    names_there = [name for name in FILES if not names or name.encode() in names]
+    if file not in names_there:
         why = "this kernel has none" if file in FILES else "not provided"
-        raise UserError(f"{shown}: {why}; there are {_there_are(path, there)}")
-    inode = at.net.reader.netns(net)
+        raise UserError(f"{shown}: {why}; there are {_there_are(path, names_there)}")
+    inode = there(at.net.reader.netns(net))
     return Source(file, inode, lambda: FILES[file].lines(at.net, net))
 
 
@@ -271,7 +271,10 @@ def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
         return current_net(prog)
     task = task_of(prog, int(who))
     nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
-    net = nets.get(task_net(prog, task.nsproxy))
+    try:
+        net = nets.get(task_net(prog, task.nsproxy))
+    except FaultError as e:
+        raise UserError(f"the network namespace of process {who}: {e}") from None
     if net is None:
         raise UserError(f"process {who} has no network namespace: it has ended, or is damaged")
     return net

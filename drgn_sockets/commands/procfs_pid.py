@@ -160,8 +160,9 @@ def _fd(at: PidLooker, task: Task, whole: bool, fd: int) -> FdRecord:
     for record in fds(at, task, whole=whole):
         if record.fd == fd:
             return record
-        if record.fd is not None:
-            open_fds.append(record.fd)
+        if record.fd is None:
+            raise UserError(f"process {task.tgid}: {record.error}")
+        open_fds.append(record.fd)
     who = f"process {task.tgid}" if whole else f"thread {task.pid}"
     raise UserError(f"{who} has no fd {fd}; it has {_some(open_fds)}")
 

@@ -28,7 +28,6 @@ from drgn import FaultError, Program
 from drgn_sockets.commands.procfs_pid import file_lines
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
-from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.task import FileTable, Task, Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
 from drgn_sockets.records.losses import Losses
@@ -78,7 +77,7 @@ class _Tree:
     def write_net(self, root: Path, top: int) -> None:
         """``/proc/net`` of each network namespace."""
         for net, namespace in net_namespaces(self.prog).items():
-            names = proc_net_names(self.net.net_object(net))
+            names = self.net.proc_net_names(net)
             directory = root / "netns" / str(namespace.ino) / "net"
             directory.mkdir(parents=True)
             with _directory(directory) as fd:
@@ -109,7 +108,9 @@ class _Tree:
         leader = self.tasks.by_tid.get(pid)
         if leader is not None:
             self._task(directory, str(pid), leader, whole=True)
-            ino = task_net(self.prog, leader.nsproxy) if leader.nsproxy else 0
+            ino = 0
+            with self._telling(f"{pid}/net"):
+                ino = task_net(self.prog, leader.nsproxy) if leader.nsproxy else 0
             if ino in self._namespaces:
                 os.symlink(f"../netns/{ino}/net", "net", dir_fd=directory)
         for kind in ("fd", "fdinfo"):

@@ -224,7 +224,7 @@ class Ss(Command):
             if isinstance(record, SocketRecord):
                 ip_local_port_range(prog, record.sock.net)
         # --netns NAME reads these.
-        named_net_namespaces(prog)
+        named_net_namespaces(prog, losses.lose)
 
     def _parts(
         self, prog: Program, args: argparse.Namespace, wanted: _Wanted, losses: Losses

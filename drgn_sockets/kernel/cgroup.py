@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel.lists import list_for_each_entry
 from drgn_sockets.kernel.lost import unbroken
@@ -72,8 +72,8 @@ def sock_cgroup_path(prog: Program, sk: SockCommon) -> CgroupPath | None:
     """
     Path of the cgroup that a socket is in.
 
-    :return: ``None`` for a timewait or request socket, which is in none, and for one that cannot
-        be read
+    :return: ``None`` for a timewait or request socket, which is in none
+    :raises FaultError: if it cannot be read
     """
     cgroup = sock_cgroup_ptr(prog, sk) if isinstance(sk, Sock) else 0
     return cgroup_path(prog, cgroup) if cgroup else None
@@ -89,17 +89,14 @@ def cgroup_id(prog: Program, cgroup: int) -> int:
 
 
 @once_per_second
-def cgroup_path(prog: Program, cgroup: int) -> CgroupPath | None:
+def cgroup_path(prog: Program, cgroup: int) -> CgroupPath:
     """
     Path of a ``struct cgroup *``, as ``cgroup_path()``.
 
-    :return: ``None`` if it cannot be read
+    :raises FaultError: if it cannot be read
     """
     nodes = KernfsNode.layout(prog)
-    found = _Cgroup.layout(prog).try_read(cgroup)
-    node = first = nodes.try_read(found.kn) if found is not None else None
-    if node is None or first is None:
-        return None
+    node = first = nodes.read(_Cgroup.layout(prog).read(cgroup).kn)
     names: list[bytes] = []
     for _ in range(_MAX_DEPTH):
         if not node.parent:
@@ -107,12 +104,9 @@ def cgroup_path(prog: Program, cgroup: int) -> CgroupPath | None:
             path.id = first.id
             path.removed = first.active < 0
             return path
-        name = read_string(prog, node.name, _NAME_MAX)
-        node = nodes.try_read(node.parent)
-        if name is None or node is None:
-            return None
-        names.append(name)
-    return None
+        names.append(read_string(prog, node.name, _NAME_MAX, "name of struct kernfs_node") or b"")
+        node = nodes.read(node.parent)
+    raise FaultError("struct kernfs_node cannot be read: they form a loop", cgroup)
 
 
 class Hierarchy(NamedTuple):

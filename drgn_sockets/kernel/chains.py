@@ -17,6 +17,7 @@ from typing import Callable, NamedTuple, TypeVar
 
 from drgn import Program
 
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
 from drgn_sockets.program import is_live
@@ -139,7 +140,8 @@ def walk_buckets(
             if not chains:
                 return
             following: dict[int, int] = {}
-            for address, entry in layout.read_many(chains):
+            for one in layout.read_many(chains):
+                address, entry = one.address, None if isinstance(one, Lost) else one
                 good = entry is not None and is_one(entry)
                 if address not in seen:
                     seen.add(address)

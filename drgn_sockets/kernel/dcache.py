@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.memory import UNREADABLE, read_bytes, read_string
+from drgn_sockets.kernel.lost import Lost, or_lost, sift, unreadable, untold
+from drgn_sockets.kernel.memory import read_bytes, read_pointers, read_string
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.symbols import symbol_name
 
@@ -92,16 +93,17 @@ class Namer:
             try:
                 fs = self._prog["init_pid_ns"].child_reaper.fs.value_()
             except (LookupError, FaultError):
+                # Paths then end at the root of the tree of mounts, which is the same mostly.
                 return 0, 0
-        found = FsStruct.layout(self._prog).try_read(fs)
-        return (found.root_dentry, found.root_mnt) if found else (0, 0)
+        found = or_lost(FsStruct.layout(self._prog).read, fs)
+        return (0, 0) if isinstance(found, Lost) else (found.root_dentry, found.root_mnt)
 
     def prefetch(self, dentries: Iterable[int]) -> None:
         """Read *dentries* (``struct dentry *`` as integers) at once, in address order."""
         wanted = [d for d in dentries if d and d not in self._dentries]
-        for address, dentry in self._dentry.read_many(wanted):
-            if dentry is not None:
-                self._dentries[address] = dentry
+        # Who asks for one that cannot be read is told so.
+        for dentry in sift(self._dentry.read_many(wanted), untold):
+            self._dentries[dentry.address] = dentry
 
     def dentry(self, address: int) -> Dentry:
         """
@@ -146,9 +148,9 @@ class Namer:
         if length > _NAME_MAX:
             # Only names made for anonymous files (memfd) may be longer, and not by much.
             length = min(length, 4096)
-        name = read_bytes(self._prog, dentry.name, length)
+        name = read_bytes(self._prog, dentry.name, length, "name of struct dentry")
         if name is None:
-            raise FaultError("name of dentry cannot be read", dentry.name)
+            raise unreadable("name of struct dentry", dentry.address)
         return name
 
     def d_path(self, mnt: int, address: int) -> bytes:
@@ -214,12 +216,8 @@ class Namer:
     def _d_dname(self, op: int) -> str:
         name = self._dname.get(op)
         if name is None:
-            try:
-                type_ = self._prog.type("struct dentry_operations")
-                offset = offsetof(type_, "d_dname")
-                function = self._prog.read_word(op + offset)
-            except UNREADABLE:
-                function = 0
+            type_ = self._prog.type("struct dentry_operations")
+            (function,) = read_pointers(self._prog, op + offsetof(type_, "d_dname"), 1)
             name = self._dname[op] = (
                 (symbol_name(self._prog, function) or "unknown") if function else ""
             )
@@ -246,18 +244,15 @@ class Namer:
 
     def _ns_name(self, dentry: Dentry, inode: DnameInode) -> bytes:
         prog = self._prog
-        try:
-            ns = prog.type("struct ns_common")
-            ops = prog.read_word(inode.private + offsetof(ns, "ops"))
-            name = prog.read_word(ops + offsetof(prog.type("struct proc_ns_operations"), "name"))
-            return read_string(prog, name, 64) or b"?"
-        except UNREADABLE:
-            return b"?"
+        ns = prog.type("struct ns_common")
+        ops = prog.read_word(inode.private + offsetof(ns, "ops"))
+        name = prog.read_word(ops + offsetof(prog.type("struct proc_ns_operations"), "name"))
+        return read_string(prog, name, 64) or b"?"
 
     def _dma_buf_name(self, dentry: Dentry) -> bytes | None:
         prog = self._prog
         try:
             name = prog.read_word(dentry.fsdata + offsetof(prog.type("struct dma_buf"), "name"))
-        except (LookupError, *UNREADABLE):
+        except LookupError:
             return None
         return read_string(prog, name, 32)

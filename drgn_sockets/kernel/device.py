@@ -7,7 +7,7 @@ import functools
 import stat
 from typing import Callable, Optional
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.lists import for_each_linked, list_for_each_entry
@@ -106,7 +106,7 @@ def partition_name(prog: Program, dev: int) -> bytes | None:
 
 def disk_name(prog: Program, bdev: Bdev) -> bytes | None:
     """The same of a block device, as ``bdev_name()`` makes it: nvme0n1p1, but sda1."""
-    disk = _Gendisk.layout(prog).try_read(bdev.disk) if bdev.size and bdev.disk else None
+    disk = _Gendisk.layout(prog).follow(bdev.disk) if bdev.size and bdev.disk else None
     if disk is None:
         return None
     name = disk.disk_name
@@ -125,13 +125,13 @@ _Find = Callable[[Program, int], Optional[bytes]]
 
 
 def _or_none(find: _Find) -> _Find:
-    """Have a function return ``None`` for what cannot be read."""
+    """Have a function return ``None`` where this kernel has no such device."""
 
     @functools.wraps(find)
     def found(prog: Program, dev: int) -> bytes | None:
         try:
             return find(prog, dev)
-        except (FaultError, LookupError):
+        except LookupError:
             return None
 
     return found

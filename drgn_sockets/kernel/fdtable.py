@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+
 
 from drgn import FaultError, Object, Program
 
+from drgn_sockets.kernel.lost import Lost, lost_by, untold
 from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, read_sparse_pointers
 from drgn_sockets.kernel.structs import Int, Struct
 
@@ -79,10 +82,21 @@ class FdChunk(NamedTuple):
     slots: Sequence[int]
     fdt: Fdtable
 
-    def used(self, prog: Program) -> tuple[list[int], list[int], list[bool]]:
-        """Its used slots: numbers of the fds, ``struct file *`` of each, whether it has CLOEXEC."""
+    def used(
+        self, prog: Program, lose: Callable[[Lost], object] = untold
+    ) -> tuple[list[int], list[int], list[bool]]:
+        """
+        Its used slots: numbers of the fds, ``struct file *`` of each, whether it has CLOEXEC.
+
+        :param lose: Called if it cannot be read which have.
+        """
         n = (len(self.slots) + 7) // 8
-        bits = read_bytes(prog, self.fdt.close_on_exec + self.start // 8, n)
+        bitmap = self.fdt.close_on_exec + self.start // 8
+        try:
+            bits = read_bytes(prog, bitmap, n, "close_on_exec of struct fdtable")
+        except FaultError as e:
+            lose(lost_by(e))
+            bits = None
         fds = [fd for fd, file in enumerate(self.slots, self.start) if file]
         files = list(filter(None, self.slots))
         if not bits or not any(bits):

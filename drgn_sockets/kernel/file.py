@@ -126,12 +126,12 @@ def file_user_path(prog: Program, file: File) -> tuple[int, int] | None:
     if not file.mode & MAYBE_FMODE_BACKING:
         return None
     try:
-        backing = _BackingFile.layout(prog).try_read(file.address)
+        backing = _BackingFile.layout(prog).follow(file.address)
     except LookupError:
         return None
     # What is behind another struct file is no path.
-    mount = backing and _VfsMount.layout(prog).try_read(backing.mnt)
-    dentry = backing and _DentrySb.layout(prog).try_read(backing.dentry)
+    mount = backing and _VfsMount.layout(prog).follow(backing.mnt)
+    dentry = backing and _DentrySb.layout(prog).follow(backing.dentry)
     if not backing or not mount or not dentry or not mount.sb or mount.sb != dentry.sb:
         return None
     return backing.mnt, backing.dentry
@@ -141,8 +141,7 @@ def is_polled(prog: Program, file: File) -> bool:
     """Whether an epoll watches an open file."""
     if File.layout(prog).cls.places["ep"].path == "f_ep":
         # It may point to an empty list.
-        first = read_pointers(prog, file.ep, 1) if file.ep else None
-        return bool(first and first[0])
+        return bool(file.ep and read_pointers(prog, file.ep, 1)[0])
     head = offsetof(prog.type("struct file"), "f_ep_links")
     return bool(file.ep) and file.ep != file.address + head
 

@@ -9,6 +9,7 @@ from typing import Any
 from drgn import FaultError, Object, Program, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import HashTable, walk_chains
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, SockCommon
 from drgn_sockets.kernel.structs import Int, Layout, Struct
@@ -89,8 +90,9 @@ def _owners(
     level, visited = firsts, set(firsts)
     for _ in range(_MAX_CHAIN):
         following = set()
-        for address, owner in layout.read_many(level):
-            if owner is None or owner.family not in (AF_INET, AF_INET6):
+        for owner in layout.read_many(level):
+            address = owner.address
+            if isinstance(owner, Lost) or owner.family not in (AF_INET, AF_INET6):
                 yield address, None
                 continue
             if owner.bind_node:

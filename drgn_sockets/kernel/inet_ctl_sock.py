@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn import Object, Program
+from drgn import FaultError, Object, Program
 
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import UNREADABLE, read_pointers
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.percpu import per_cpu_addresses
@@ -43,8 +44,12 @@ def _places(prog: Program) -> Iterator[tuple[int, bool]]:
             if (part, name) in _OF_A_NAMESPACE:
                 yield place, True
                 continue
-            pointer = read_pointers(prog, place, 1)
-            yield from _of_processors(prog, pointer[0] if pointer else None, place)
+            try:
+                (pointer,) = read_pointers(prog, place, 1)
+            except FaultError:
+                yield place, False
+            else:
+                yield from _of_processors(prog, pointer, place)
     for name in _VARIABLES:
         try:
             variable = prog.symbol(name).address
@@ -71,11 +76,16 @@ def for_each_control_sock(prog: Program, *types: int) -> Iterator[tuple[int, Soc
     """
     found: dict[int, None] = {}
     for place, known in _places(prog):
-        pointer = read_pointers(prog, place, 1) if known else None
+        try:
+            pointer = read_pointers(prog, place, 1)[0] if known else None
+        except FaultError:
+            pointer = None
         if pointer is None:
             yield place, None
-        elif pointer[0]:
-            found[pointer[0]] = None
-    for sk, entry in Sock.layout(prog).read_many(found):
-        if entry is None or entry.type in types:
-            yield sk, entry
+        elif pointer:
+            found[pointer] = None
+    for entry in Sock.layout(prog).read_many(found):
+        if isinstance(entry, Lost):
+            yield entry.address, None
+        elif entry.type in types:
+            yield entry.address, entry

@@ -50,12 +50,13 @@ class _Workqueue(Struct):
 
 def proc_task_name(prog: Program, task: Process) -> bytes:
     """
-    The name of a task in ``comm``, ``stat`` and ``status``, as ``proc_task_name()``; what cannot
-    be read of a kernel thread is missing from it.
+    The name of a task in ``comm``, ``stat`` and ``status``, as ``proc_task_name()``.
+
+    :raises FaultError: if it cannot be read
     """
     if not task.flags & (PF_WQ_WORKER | PF_KTHREAD):
         return task.comm
-    kthread = _Kthread.layout(prog).try_read(task.kthread)
+    kthread = _Kthread.layout(prog).follow(task.kthread)
     if kthread is None:
         return task.comm
     if task.flags & PF_WQ_WORKER:
@@ -66,10 +67,10 @@ def proc_task_name(prog: Program, task: Process) -> bytes:
 
 def _wq_worker_comm(prog: Program, task: Process, kthread: _Kthread) -> bytes:
     """``wq_worker_comm()``"""
-    worker = _Worker.layout(prog).try_read(kthread.data)
+    worker = _Worker.layout(prog).follow(kthread.data)
     if worker is None:
         return task.comm
-    pool = _Pool.layout(prog).try_read(worker.pool)
+    pool = _Pool.layout(prog).follow(worker.pool)
     name = task.comm
     if _names_by_id(prog):
         name = _format_worker_id(prog, worker, pool) or name
@@ -92,12 +93,12 @@ def _names_by_id(prog: Program) -> bool:
 def _format_worker_id(prog: Program, worker: _Worker, pool: _Pool | None) -> bytes | None:
     """``format_worker_id()``"""
     if worker.rescue_wq:
-        queue = _Workqueue.layout(prog).try_read(worker.rescue_wq)
+        queue = _Workqueue.layout(prog).follow(worker.rescue_wq)
         return None if queue is None else b"kworker/R-" + queue.name
     if pool is None:
         return b"kworker/dying"
     if pool.cpu < 0:
         return b"kworker/u%d:%d" % (pool.id, worker.id)
-    attrs = _Attrs.layout(prog).try_read(pool.attrs)
+    attrs = _Attrs.layout(prog).follow(pool.attrs)
     high = b"H" if attrs is not None and attrs.nice < 0 else b""
     return b"kworker/%d:%d%s" % (pool.cpu, worker.id, high)

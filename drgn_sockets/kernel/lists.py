@@ -90,8 +90,12 @@ def list_for_each(prog: Program, head: int, limit: int = MAX_ENTRIES) -> Iterato
 
 def _link(prog: Program, node: int, count: int) -> int | None:
     """The last of the first *count* pointers of a node."""
-    pointers = read_pointers(prog, node, count) if node >= _NULL_PAGE else None
-    return None if pointers is None else pointers[-1]
+    if node < _NULL_PAGE:
+        return None
+    try:
+        return read_pointers(prog, node, count)[-1]
+    except FaultError:
+        return None
 
 
 def list_for_each_entry(
@@ -118,12 +122,13 @@ def list_for_each_entry(
     """
     offset = layout.cls.places[member].offset
     nodes = list(list_for_each(layout.prog, head, limit))
-    found = dict(layout.read_many(node - offset for node in nodes if not isinstance(node, Lost)))
+    entries = layout.read_many(node - offset for node in nodes if not isinstance(node, Lost))
+    found = {entry.address: entry for entry in entries}
     for node in nodes:
         if isinstance(node, Lost):
             yield node
         else:
-            yield found[node - offset] or Lost(layout.cls.C_TYPE, node - offset)
+            yield found[node - offset]
 
 
 def hlist_for_each_entry(

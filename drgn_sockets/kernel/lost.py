@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Callable, NamedTuple, TypeVar
-
 from drgn import FaultError
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Callable, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 #: Ends the message of an error whose beginning is what was to be read.
@@ -61,6 +63,47 @@ def there(value: T | Lost) -> T:
     if isinstance(value, Lost):
         raise as_fault(value)
     return value
+
+
+def all_there(values: Sequence[T | Lost]) -> Sequence[T]:
+    """
+    Get a column of such values.
+
+    :raises FaultError: if one could not be read
+    """
+    if Lost in set(map(type, values)):
+        for value in values:
+            there(value)
+    return values  # type: ignore[return-value]
+
+
+def or_lost(read: Callable[[S], T], of: S) -> T | Lost:
+    """Get what *read* returns of an entry of a walk, or what it could not read."""
+    try:
+        return read(of)
+    except FaultError as e:
+        return lost_by(e)
+
+
+def raise_lost(lost: Sequence[Lost]) -> None:
+    """
+    Raise the error of what is lost, after all that could be read has been used.
+
+    :raises FaultError: if something is
+    """
+    if lost:
+        more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+        error = as_fault(lost[0])
+        raise FaultError(error.message + more, error.address)
+
+
+def lost_in(value: object) -> Iterator[Lost]:
+    """Find what is lost in a record: it may be in its lists, and in records in these."""
+    if isinstance(value, Lost):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from lost_in(item)
 
 
 def lost_by(error: FaultError, what: str = "memory") -> Lost:

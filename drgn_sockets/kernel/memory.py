@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from drgn import FaultError, PlatformFlags, Program
 
+from drgn_sockets.kernel.lost import unreadable
 from drgn_sockets.program import once_per_program
 
 # One read takes in neighbours up to here. Slab pages hold their objects side by side, so
@@ -135,16 +136,16 @@ def read_groups(
                 yield [address], None
 
 
-def read_pointers(prog: Program, address: int, count: int) -> tuple[int, ...] | None:
+def read_pointers(prog: Program, address: int, count: int) -> tuple[int, ...]:
     """
     Read an array of *count* pointers.
 
-    :return: The pointers, or ``None`` if they cannot be read.
+    :raises FaultError: if they cannot be read
     """
     try:
         return unpack_words(prog, prog.read(address, count * pointer_size(prog)))
     except UNREADABLE:
-        return None
+        raise unreadable("pointers", address) from None
 
 
 def read_sparse_pointers(prog: Program, address: int, count: int) -> tuple[Sequence[int], int]:
@@ -153,37 +154,46 @@ def read_sparse_pointers(prog: Program, address: int, count: int) -> tuple[Seque
 
     :return: The pointers, 0 for those that cannot be read, and how many these are.
     """
-    whole = read_pointers(prog, address, count)
-    if whole is not None:
-        return whole, 0
+    try:
+        return read_pointers(prog, address, count), 0
+    except FaultError:
+        pass
     size = pointer_size(prog)
     pointers: list[int] = []
-    unreadable = 0
+    missing = 0
     while len(pointers) < count:
         n = min(count - len(pointers), max(1, (_PAGE - address % _PAGE) // size))
-        part = read_pointers(prog, address, n)
-        if part is None:
-            unreadable += n
-        pointers.extend(part or (0,) * n)
+        try:
+            pointers.extend(read_pointers(prog, address, n))
+        except FaultError:
+            missing += n
+            pointers.extend((0,) * n)
         address += n * size
-    return pointers, unreadable
+    return pointers, missing
 
 
-def read_bytes(prog: Program, address: int, size: int) -> bytes | None:
-    """Read *size* bytes, or ``None`` if they cannot be read."""
+def read_bytes(prog: Program, address: int, size: int, what: str = "memory") -> bytes | None:
+    """
+    Read *size* bytes, ``None`` at a null pointer.
+
+    :param what: What they are, for the error.
+    :raises FaultError: if they cannot be read
+    """
     if not address:
         return None
     try:
         data: bytes = prog.read(address, size)
         return data
     except UNREADABLE:
-        return None
+        raise unreadable(what, address) from None
 
 
-def read_string(prog: Program, address: int, max_size: int) -> bytes | None:
+def read_string(prog: Program, address: int, max_size: int, what: str = "string") -> bytes | None:
     """
-    Read a string that ends at its first NUL or after *max_size* bytes, or ``None`` if it
-    cannot be read.
+    Read a string that ends at its first NUL or after *max_size* bytes, ``None`` at a null pointer.
+
+    :param what: What it is, for the error.
+    :raises FaultError: if it cannot be read
     """
     if not address:
         return None
@@ -191,4 +201,4 @@ def read_string(prog: Program, address: int, max_size: int) -> bytes | None:
         data: bytes = prog.read_c_string(address, max_size=max_size)
         return data
     except UNREADABLE:
-        return None
+        raise unreadable(what, address) from None

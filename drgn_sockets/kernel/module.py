@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from drgn import Object, Program
 
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, sift, untold
-from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_string
+from drgn_sockets.kernel.lost import Lost, unbroken
+from drgn_sockets.kernel.memory import byte_order, pointer_size, read_string
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.program import once_per_program
 
@@ -67,21 +67,19 @@ def find_module(prog: Program, name: str) -> Module | None:
         modules = for_each_module(prog)
     except LookupError:
         return None
-    return next((module for module in sift(modules, untold) if module.name == name.encode()), None)
+    return next((module for module in unbroken(modules) if module.name == name.encode()), None)
 
 
 def module_symbol(prog: Program, module: Module, name: str) -> int:
     """
     Address of a symbol of a module.
 
-    :raises LookupError: if it has none of that name, or that cannot be read
+    :raises LookupError: if it has none of that name
+    :raises FaultError: if its symbols cannot be read
     """
-    kallsyms = ModKallsyms.layout(prog).try_read(module.kallsyms)
+    kallsyms = ModKallsyms.layout(prog).follow(module.kallsyms)
     if kallsyms is not None and 0 < kallsyms.num_symtab <= _MAX_SYMBOLS:
-        try:
-            address = _find_symbol(prog, kallsyms, name.encode())
-        except UNREADABLE:
-            address = None
+        address = _find_symbol(prog, kallsyms, name.encode())
         if address is not None:
             return address
     raise LookupError(f"module {module.name.decode('ascii', 'replace')} has no symbol {name}")
@@ -113,15 +111,19 @@ def _find_symbol(prog: Program, kallsyms: ModKallsyms, name: bytes) -> int | Non
 
 @once_per_program
 def module_symbol_name(prog: Program, address: int) -> str:
-    """Name of the function or variable of a module at *address*, or ``""``."""
+    """
+    Name of the function or variable of a module at *address*, or ``""``.
+
+    :raises FaultError: if the modules or their symbols cannot be read
+    """
     try:
         return _symbol_name(prog, address)
-    except (LookupError, *UNREADABLE):
+    except LookupError:
         return ""
 
 
 def _symbol_name(prog: Program, address: int) -> str:
-    for module in sift(for_each_module(prog), untold):
+    for module in unbroken(for_each_module(prog)):
         if not _has(prog, module, address):
             continue
         kallsyms = ModKallsyms.layout(prog).read(module.kallsyms)

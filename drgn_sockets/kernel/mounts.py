@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.dcache import Dentry, Namer
 from drgn_sockets.kernel.file import Inode
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, sift, untold
-from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.lost import Lost, lost_by, or_lost, sift, untold
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.structs import Int, Struct
 
@@ -47,7 +46,7 @@ def for_each_mount(prog: Program, root: int) -> Iterator[_Mount | Lost]:
     layout = _Mount.layout(prog)
     children = offsetof(prog.type("struct mount"), "mnt_mounts")
     seen: set[int] = set()
-    waiting: list[_Mount | Lost] = [layout.try_read(root) or Lost("struct mount", root)]
+    waiting: list[_Mount | Lost] = [or_lost(layout.read, root)]
     while waiting:
         mount = waiting.pop()
         if isinstance(mount, Lost):
@@ -64,34 +63,41 @@ def for_each_mount(prog: Program, root: int) -> Iterator[_Mount | Lost]:
             waiting += list_for_each_entry(layout, head, "next_child", _MAX_MOUNTS)
 
 
-def named_net_namespaces(prog: Program) -> dict[bytes, int]:
+def named_net_namespaces(
+    prog: Program, lose: Callable[[Lost], object] = untold
+) -> dict[bytes, int]:
     """
     Network namespaces that ``ip netns`` has given a name, in the mount namespace of process 1.
 
+    :param lose: Called with what cannot be read, which may hide a name.
     :return: Inode numbers by name
     """
     try:
         root = prog["init_pid_ns"].child_reaper.nsproxy.mnt_ns.root.value_()
         namer = Namer(prog)
-    except (LookupError, *UNREADABLE):
+    except LookupError:
         return {}
-    inos = {ns.ino for ns in net_namespaces(prog).values()}
+    except FaultError as e:
+        lose(lost_by(e, "mount namespace of process 1"))
+        return {}
+    inos = {ns.ino for ns in net_namespaces(prog, lose).values()}
     offset = offsetof(prog.type("struct mount"), "mnt")
     dentries, inodes = Dentry.layout(prog), Inode.layout(prog)
     magics = _Magic.layout(prog)
     is_nsfs: dict[int, bool] = {}
     named: dict[bytes, int] = {}
-    for mount in sift(for_each_mount(prog, root), untold):
-        if mount.sb not in is_nsfs:
-            sb = magics.try_read(mount.sb)
-            is_nsfs[mount.sb] = sb is not None and sb.magic == _NSFS_MAGIC
-        dentry = dentries.try_read(mount.root) if is_nsfs[mount.sb] else None
-        inode = inodes.try_read(dentry.inode) if dentry is not None else None
-        if inode is None or inode.ino not in inos:
-            continue
+    for mount in sift(for_each_mount(prog, root), lose):
         try:
+            if mount.sb not in is_nsfs:
+                is_nsfs[mount.sb] = magics.read(mount.sb).magic == _NSFS_MAGIC
+            if not is_nsfs[mount.sb]:
+                continue
+            inode = inodes.read(dentries.read(mount.root).inode)
+            if inode.ino not in inos:
+                continue
             path = namer.d_path(mount.address + offset, mount.root)
-        except FaultError:
+        except FaultError as e:
+            lose(lost_by(e, "struct mount"))
             continue
         for place in _PLACES:
             if path.startswith(place) and b"/" not in path[len(place) :]:

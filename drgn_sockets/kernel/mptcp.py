@@ -9,8 +9,7 @@ from drgn import FaultError, Object, Program, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import sift, untold
-from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.lost import Lost, unbroken, unreadable
 from drgn_sockets.kernel.sock import (
     AF_INET,
     AF_INET6,
@@ -46,10 +45,11 @@ def mptcp_conn(prog: Program, ulp_data: int) -> int:
     The MPTCP socket of a subflow, ``mptcp_subflow_ctx(ssk)->conn``.
 
     :param ulp_data: ``icsk_ulp_data`` of the subflow
-    :return: ``struct sock *`` as an integer, 0 if there is none or that cannot be read
+    :return: ``struct sock *`` as an integer, 0 if there is none
+    :raises FaultError: if it cannot be read
     :raises LookupError: if the types of MPTCP are not known
     """
-    context = MptcpSubflowContext.layout(prog).try_read(ulp_data)
+    context = MptcpSubflowContext.layout(prog).follow(ulp_data)
     return context.conn if context is not None else 0
 
 
@@ -58,12 +58,13 @@ def mptcp_subflows(prog: Program, heads: Iterable[int]) -> list[int]:
     The subflows on lists of an MPTCP socket, as ``mptcp_for_each_subflow()``.
 
     :param heads: ``struct list_head *`` as integers
-    :return: ``struct sock *`` of those that can be read, as integers
+    :return: ``struct sock *`` as integers
+    :raises FaultError: if one cannot be read
     """
     layout = MptcpSubflowContext.layout(prog)
     found: dict[int, None] = {}
     for head in heads:
-        for context in sift(list_for_each_entry(layout, head, "node", _MAX_SUBFLOWS), untold):
+        for context in unbroken(list_for_each_entry(layout, head, "node", _MAX_SUBFLOWS)):
             found[context.tcp_sock] = None
     return list(found)
 
@@ -99,8 +100,13 @@ def for_each_mptcp(
         for _, address, entry in walk_hashed(prog, table, AF_INET, AF_INET6, known=known):
             seen.add(address)
             yield address, entry
-    listening = _listening(prog) - seen - known.keys()
-    yield from SockCommon.layout(prog).read_many(listening)
+    try:
+        listening = _listening(prog) - seen - known.keys()
+    except FaultError as e:
+        yield e.address, None
+        return
+    for one in SockCommon.layout(prog).read_many(listening):
+        yield one.address, None if isinstance(one, Lost) else one
 
 
 def _listening(prog: Program) -> set[int]:
@@ -109,15 +115,14 @@ def _listening(prog: Program) -> set[int]:
     ulps = _Ulp.layout(prog).read_batch(listeners)
     ops = {ops for ops in ulps.column("ops") if ops and _is_mptcp(prog, ops)}
     contexts = (data for op, data in zip(ulps.column("ops"), ulps.column("data")) if op in ops)
-    found = (context.conn for context in MptcpSubflowContext.layout(prog).read_batch(contexts))
-    return {sk for sk in found if sk}
+    found = MptcpSubflowContext.layout(prog).read_batch(contexts)
+    for address in (*ulps.unreadable, *found.unreadable):
+        raise unreadable("socket that listens for MPTCP", address)
+    return {context.conn for context in found if context.conn}
 
 
 def _is_mptcp(prog: Program, ops: int) -> bool:
-    try:
-        name = Object(prog, "struct tcp_ulp_ops *", ops).name.string_()
-    except UNREADABLE:
-        return False
+    name = Object(prog, "struct tcp_ulp_ops *", ops).name.string_()
     return name == b"mptcp"  # type: ignore[no-any-return]
 
 
@@ -138,11 +143,13 @@ class PmNlPernet(Struct):
 
 def pm_nl_get_pernet(prog: Program, net: int) -> PmNlPernet | None:
     """
-    The limits in a ``struct net *``; ``None`` if they cannot be read, or their type is not known.
+    The limits in a ``struct net *``; ``None`` if their type is not known.
+
+    :raises FaultError: if they cannot be read
     """
     try:
         generic = Object(prog, "struct net *", net).gen
         address = generic.ptr[prog["pm_nl_pernet_id"].value_()].value_()
-        return PmNlPernet.layout(prog).try_read(address)
-    except (LookupError, *UNREADABLE):
+        return PmNlPernet.layout(prog).follow(address)
+    except LookupError:
         return None

@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
+from collections.abc import Callable, Iterator
+
 
 from drgn import Object, Program
 
 from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, sift, untold
-from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.lost import Lost, or_lost, sift, unbroken, untold
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.program import is_running_kernel, once_per_second
 
@@ -47,33 +48,32 @@ def for_each_net(prog: Program) -> Iterator[NetNamespace | Lost]:
     """
     layout = _Net.layout(prog)
     init_net = prog["init_net"].address_of_().value_()
-    first = layout.try_read(init_net)
-    if first is None:
-        yield Lost("struct net", init_net)
-    else:
-        yield NetNamespace(init_net, first.ino)
+    first = or_lost(layout.read, init_net)
+    yield first if isinstance(first, Lost) else NetNamespace(init_net, first.ino)
     head = prog["net_namespace_list"].address_of_().value_()
     for net in list_for_each_entry(layout, head, "node", _MAX_NETS):
         if isinstance(net, Lost):
             yield net
         elif net.address == init_net:
             continue
-        elif first is not None and net.ops != first.ops:
+        elif not isinstance(first, Lost) and net.ops != first.ops:
             # A damaged link led here.
             yield Lost("struct net", net.address, "not a network namespace")
         else:
             yield NetNamespace(net.address, net.ino)
 
 
-def net_namespaces(prog: Program) -> dict[int, NetNamespace]:
+def net_namespaces(
+    prog: Program, lose: Callable[[Lost], object] = untold
+) -> dict[int, NetNamespace]:
     """
     All network namespaces that can be read, by the address of their ``struct net``, the initial
     one first.
 
+    :param lose: Called with those that cannot be read.
     :raises LookupError: if the program lacks the types
     """
-    # Sockets of those that cannot be read have no inode for their namespace.
-    return {net.address: net for net in sift(for_each_net(prog), untold)}
+    return {net.address: net for net in sift(for_each_net(prog), lose)}
 
 
 def current_net(prog: Program) -> int:
@@ -87,11 +87,12 @@ def current_net(prog: Program) -> int:
 
 
 def net_ino(prog: Program, net: int) -> int:
-    """Inode of ``/proc/PID/ns/net`` for a ``struct net *``, 0 if it cannot be read."""
-    try:
-        return Object(prog, "struct net *", net).ns.inum.value_()  # type: ignore[no-any-return]
-    except UNREADABLE:
-        return 0
+    """
+    Inode of ``/proc/PID/ns/net`` for a ``struct net *``, 0 for a null pointer.
+
+    :raises FaultError: if it cannot be read
+    """
+    return _Net.layout(prog).read(net).ino if net else 0
 
 
 class _NetDevice(Struct):
@@ -110,18 +111,16 @@ def netdev_name_by_index(prog: Program, net: int, ifindex: int) -> bytes | None:
     b'lo'
 
     :param net: ``struct net *`` as an integer
-    :return: ``None`` if there is none, or if it cannot be read
+    :return: ``None`` if there is none
+    :raises FaultError: if that cannot be read
     """
     # As drgn's netdev_get_by_index(), which has no end on a list that loops.
-    try:
-        heads = Object(prog, "struct net *", net).dev_index_head
-        first = heads[ifindex & _NETDEV_HASHENTRIES - 1].first.value_()
-        layout = _NetDevice.layout(prog)
-        for device in sift(hlist_for_each_entry(layout, first, "node", _MAX_DEVICES), untold):
-            if device.ifindex == ifindex:
-                return device.name
-    except (LookupError, *UNREADABLE):
-        pass
+    heads = Object(prog, "struct net *", net).dev_index_head
+    first = heads[ifindex & _NETDEV_HASHENTRIES - 1].first.value_()
+    layout = _NetDevice.layout(prog)
+    for device in unbroken(hlist_for_each_entry(layout, first, "node", _MAX_DEVICES)):
+        if device.ifindex == ifindex:
+            return device.name
     return None
 
 
@@ -140,12 +139,12 @@ def pingpong_thresh(prog: Program, net: int) -> int:
 
 @once_per_second
 def ip_local_port_range(prog: Program, net: int) -> tuple[int, int]:
-    """The lowest and highest port that the kernel chooses, ``net.ipv4.ip_local_port_range``."""
-    try:
-        found = Object(prog, "struct net *", net).ipv4.ip_local_ports.range.value_()
-    except UNREADABLE:
-        # net/ipv4/af_inet.c: inet_init_net()
-        return 32768, 60999
+    """
+    The lowest and highest port that the kernel chooses, ``net.ipv4.ip_local_port_range``.
+
+    :raises FaultError: if they cannot be read
+    """
+    found = Object(prog, "struct net *", net).ipv4.ip_local_ports.range.value_()
     # Linux kernel commit d9f28735af87 ("Use READ/WRITE_ONCE() for IP local_port_range.") (in v6.8)
     # put both into one word.
     if isinstance(found, list):
@@ -153,10 +152,16 @@ def ip_local_port_range(prog: Program, net: int) -> tuple[int, int]:
     return found & 0xFFFF, found >> 16
 
 
+class _Nsproxy(Struct):
+    C_TYPE = "struct nsproxy"
+
+    net = Int("net_ns", help="struct net *")
+
+
 def task_net(prog: Program, nsproxy: int) -> int:
-    """Inode of the network namespace of a ``struct nsproxy *``, 0 if it cannot be read."""
-    try:
-        net = Object(prog, "struct nsproxy *", nsproxy).net_ns
-        return net.ns.inum.value_()  # type: ignore[no-any-return]
-    except UNREADABLE:
-        return 0
+    """
+    Inode of the network namespace of a ``struct nsproxy *``.
+
+    :raises FaultError: if it cannot be read
+    """
+    return net_ino(prog, _Nsproxy.layout(prog).read(nsproxy).net)

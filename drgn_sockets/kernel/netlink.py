@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from drgn import FaultError, Program, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
+from drgn_sockets.kernel.lost import Lost, or_lost
 from drgn_sockets.kernel.rhashtable import Rhashtable, walk_rhashtable
 from drgn_sockets.kernel.sock import AF_NETLINK, SockCommon
 from drgn_sockets.kernel.structs import Int, Struct
@@ -60,8 +61,8 @@ def for_each_netlink_of(
     :return: Iterator of (address, entry), ``None`` for one that cannot be read
     """
     address = table.address + offsetof(prog.type("struct netlink_table"), "hash")
-    hash_ = Rhashtable.layout(prog).try_read(address)
-    if hash_ is None:
+    hash_ = or_lost(Rhashtable.layout(prog).read, address)
+    if isinstance(hash_, Lost):
         yield address, None
         return
     yield from walk_rhashtable(

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from drgn import Object
 
-from drgn_sockets.kernel.lost import sift, untold
-from drgn_sockets.kernel.memory import UNREADABLE, read_bytes
+from drgn_sockets.kernel.lost import unbroken
+from drgn_sockets.kernel.memory import read_bytes
 from drgn_sockets.kernel.rbtree import rb_for_each
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
@@ -26,22 +26,18 @@ class ProcDirEntry(Struct):
 
 def proc_net_names(net: Object) -> set[bytes]:
     """
-    Names in ``/proc/net`` of a network namespace, as far as they can be read.
+    Names in ``/proc/net`` of a network namespace.
 
     :param net: ``struct net *``
+    :raises FaultError: if one cannot be read
     """
     prog = net.prog_
     layout = ProcDirEntry.layout(prog)
     offset = layout.cls.places["node"].offset
-    try:
-        directory = layout.try_read(net.proc_net.value_())
-    except UNREADABLE:
-        directory = None
-    if directory is None:
-        return set()
-    nodes = sift(rb_for_each(prog, directory.subdir, _MAX_ENTRIES), untold)
+    directory = layout.read(net.proc_net.value_())
+    nodes = unbroken(rb_for_each(prog, directory.subdir, _MAX_ENTRIES))
     found: set[bytes] = set()
-    for _, entry in layout.read_many(node - offset for node in nodes):
-        name = read_bytes(prog, entry.name, entry.namelen) if entry is not None else None
+    for entry in unbroken(layout.read_many(node - offset for node in nodes)):
+        name = read_bytes(prog, entry.name, entry.namelen, "name in struct proc_dir_entry")
         found.update([name] if name else [])
     return found

@@ -272,14 +272,13 @@ def _pointer(prog: Program, task: Process, member: str) -> int:
     type_ = prog.type("struct task_struct")
     if not type_.has_member(member):
         return 0
-    found = read_pointers(prog, task.address + type_.member(member).offset, 1)
-    return found[0] if found else 0
+    return read_pointers(prog, task.address + type_.member(member).offset, 1)[0]
 
 
 def numa_group_id(prog: Program, task: Process) -> int:
     """``task_numa_group_id()``, 0 for none."""
     group = _pointer(prog, task, "numa_group")
-    found = _NumaGroup.layout(prog).try_read(group) if group else None
+    found = _NumaGroup.layout(prog).follow(group) if group else None
     return found.gid if found is not None else 0
 
 
@@ -305,7 +304,7 @@ def tty_nr(prog: Program, tty: Tty) -> int:
 def blkio_delay_ns(prog: Program, task: Process) -> int:
     """``__delayacct_blkio_ticks()``, in ns."""
     delays = _pointer(prog, task, "delays")
-    found = _Delays.layout(prog).try_read(delays) if delays else None
+    found = _Delays.layout(prog).follow(delays) if delays else None
     return found.blkio_delay + _swapin(prog, found) if found is not None else 0
 
 

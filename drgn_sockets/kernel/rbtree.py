@@ -8,7 +8,7 @@ from typing import Union
 
 from drgn import Program
 
-from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.kernel.lost import Lost, sift, untold
 from drgn_sockets.kernel.structs import Int, Struct
 
 _MAX_NODES = 1 << 22
@@ -38,11 +38,10 @@ def rb_for_each(prog: Program, root: int, limit: int = _MAX_NODES) -> Iterator[i
     seen = set(level)
     while level and len(seen) <= limit:
         below: list[int] = []
-        for address, node in layout.read_many(level):
-            if node is None:
-                continue
+        # At the place of one that cannot be read a Lost is yielded below.
+        for node in sift(layout.read_many(level), untold):
             left, right = _child(node.left, seen), _child(node.right, seen)
-            children[address] = left, right
+            children[node.address] = left, right
             below += [child for child in (left, right) if child and not isinstance(child, Lost)]
         level = below
     too_many = set(level)

@@ -17,6 +17,7 @@ from typing import Callable, Generic, NamedTuple, TypeVar
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import Lost, or_lost
 from drgn_sockets.kernel.memory import page_shift, pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.structs import Bytes, Int, Layout, Struct
 from drgn_sockets.program import is_live
@@ -158,8 +159,8 @@ def walk_rhashtable(
     address = table.tbl
     while address and address not in tables:
         tables.add(address)
-        buckets = BucketTable.layout(prog).try_read(address)
-        if buckets is None or len(tables) > _MAX_TABLES:
+        buckets = or_lost(BucketTable.layout(prog).read, address)
+        if isinstance(buckets, Lost) or len(tables) > _MAX_TABLES:
             yield address, None
             return
         found, damaged = _buckets(prog, address, buckets)
@@ -232,7 +233,8 @@ class _Chains(Generic[S]):
             if not level:
                 break
             below: dict[int, Bucket] = {}
-            for address, entry in self._layout.read_many(level):
+            for one in self._layout.read_many(level):
+                address, entry = one.address, None if isinstance(one, Lost) else one
                 good = entry is not None and self._is_one(entry)
                 if address not in self._seen:
                     self._seen.add(address)

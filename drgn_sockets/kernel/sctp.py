@@ -9,7 +9,7 @@ from drgn import Program, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import sift, untold
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.module import module_variable
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
@@ -95,4 +95,4 @@ def sctp_bind_addrs(prog: Program, address_list: int) -> list[bytes]:
     :raises LookupError: if the type is not known
     """
     entries = list_for_each_entry(_SockaddrEntry.layout(prog), address_list, "node")
-    return [entry.addr for entry in sift(entries, untold)]
+    return [entry.addr for entry in unbroken(entries)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_sockets.kernel.memory import byte_order, read_bytes
 from drgn_sockets.kernel.structs import Int, Struct
@@ -61,10 +61,7 @@ def filter_bytes(prog: Program, sk_filter: int) -> bytes | None:
         return None
     original = _SockFprog.layout(prog).read(program.orig_prog)
     size = min(original.len, _BPF_MAXINSNS) * _INSTRUCTION_SIZE
-    found = read_bytes(prog, original.filter, size)
-    if found is None:
-        raise FaultError("the filter cannot be read", original.filter)
-    return found
+    return read_bytes(prog, original.filter, size, "struct sock_filter[]")
 
 
 def instructions(prog: Program, raw: bytes) -> list[Instruction]:

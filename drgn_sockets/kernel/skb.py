@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from drgn import FaultError, Object, Program, offsetof, sizeof
 
 from drgn_sockets.kernel.lists import for_each_linked
-from drgn_sockets.kernel.lost import Lost, sift, untold
+from drgn_sockets.kernel.lost import Lost, lost_by, sift, untold
 from drgn_sockets.kernel.memory import UNREADABLE, read_pointers
 from drgn_sockets.kernel.rbtree import rb_for_each
 from drgn_sockets.kernel.structs import Int, Layout, OptInt, Struct
@@ -59,11 +59,12 @@ def skb_queue_walk(layout: Layout[S], queue: int, limit: int = MAX_SKBS) -> Iter
     :param limit: How many there may be
     :return: Iterator of the buffers. A ``Lost`` stands for the rest of a queue that cannot be read.
     """
-    first = read_pointers(layout.prog, queue, 1)
-    if first is None:
+    try:
+        (first,) = read_pointers(layout.prog, queue, 1)
+    except FaultError:
         yield Lost("struct sk_buff_head", queue)
     else:
-        yield from for_each_linked(layout, first[0], head=queue, limit=limit)
+        yield from for_each_linked(layout, first, head=queue, limit=limit)
 
 
 def sock_for_each_skb(sk: Object) -> Iterator[Object | Lost]:
@@ -160,10 +161,13 @@ def _frag(frag: Object) -> bytes:
     return data
 
 
-def read_payload(prog: Program, sks: Iterable[Object]) -> int:
+def read_payload(
+    prog: Program, sks: Iterable[Object], lose: Callable[[Lost], object] = untold
+) -> int:
     """
     Read all that is queued in sockets.
 
+    :param lose: Called with buffers that cannot be read.
     :param sks: ``struct sock *`` objects, see :func:`sock_for_each_skb()`
     :return: Bytes of payload
     """
@@ -171,17 +175,18 @@ def read_payload(prog: Program, sks: Iterable[Object]) -> int:
     size = sizeof(prog.type("struct sk_buff"))
     for sk in sks:
         try:
-            for skb in sift(sock_for_each_skb(sk), untold):
-                total += _read_whole(skb, size)
-        except FaultError:
-            continue
+            for skb in sift(sock_for_each_skb(sk), lose):
+                total += _read_whole(skb, size, lose)
+        except FaultError as e:
+            lose(lost_by(e, "queue of a socket"))
     return total
 
 
-def _read_whole(skb: Object, size: int) -> int:
+def _read_whole(skb: Object, size: int, lose: Callable[[Lost], object]) -> int:
     try:
         # Every member of it, for whoever reads the distilled core.
         skb.prog_.read(skb, size)
         return len(skb_payload(skb))
-    except FaultError:
+    except FaultError as e:
+        lose(lost_by(e, "struct sk_buff"))
         return 0

@@ -10,6 +10,7 @@ from typing import Callable
 from drgn import FaultError, Object, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_buckets
+from drgn_sockets.kernel.lost import Lost, or_lost
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.symbols import has_symbol
@@ -151,7 +152,7 @@ def sk_drops_read(prog: Program, sk: Sock) -> int:
     """Packets that a socket has dropped, as ``sk_drops_read()``."""
     if not sk.drop_counters:
         return sk.drops
-    counters = NumaDropCounters.layout(prog).try_read(sk.drop_counters)
+    counters = NumaDropCounters.layout(prog).follow(sk.drop_counters)
     return counters.drops0 + counters.drops1 if counters else sk.drops
 
 
@@ -195,9 +196,9 @@ def is_sock(prog: Program, address: int) -> bool:
     socket): its family and state are possible and it belongs to a network namespace that
     there is.
     """
-    common = SockCommon.layout(prog).try_read(address)
+    common = or_lost(SockCommon.layout(prog).read, address)
     return (
-        common is not None
+        not isinstance(common, Lost)
         and 0 < common.family < AF_MAX
         # A netlink socket that is no longer connected is in none.
         and (0 < common.state < _MAX_STATE or common.family == AF_NETLINK)
@@ -210,13 +211,14 @@ def sock_i_ino(prog: Program, sk: int) -> int:
     Inode of a socket.
 
     :param sk: ``struct sock *`` as an integer
-    :return: 0 if it has none, or that cannot be read
+    :return: 0 if it has none
+    :raises FaultError: if that cannot be read
     """
-    sock = Sock.layout(prog).try_read(sk)
+    sock = Sock.layout(prog).follow(sk)
     if sock is None or not sock.socket:
         return 0
     offset = offsetof(prog.type("struct socket_alloc"), "socket")
-    alloc = SocketAlloc.layout(prog).try_read(sock.socket - offset)
+    alloc = SocketAlloc.layout(prog).follow(sock.socket - offset)
     return alloc.ino if alloc is not None else 0
 
 

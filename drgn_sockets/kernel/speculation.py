@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_sockets.kernel.memory import byte_order, read_bytes, read_pointers, read_string
 from drgn_sockets.kernel.process import read_word
@@ -70,7 +70,7 @@ def boot_cpu_has_bug(prog: Program, name: bytes) -> bool:
     """
     try:
         return _has_bug(prog, name)
-    except (LookupError, FaultError):
+    except LookupError:
         return False
 
 
@@ -78,7 +78,7 @@ def _has_bug(prog: Program, name: bytes) -> bool:
     # No type has the number of a bug; the array of their names does.
     flags = prog.symbol("x86_bug_flags")
     length = flags.size // 8 if 0 < flags.size <= _BUGS * 8 else _BUGS // 2
-    names = read_pointers(prog, flags.address, length) or ()
+    names = read_pointers(prog, flags.address, length)
     bug = next((i for i, p in enumerate(names) if p and read_string(prog, p, 64) == name), None)
     if bug is None:
         return False

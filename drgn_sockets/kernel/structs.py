@@ -13,8 +13,8 @@ for::
         comm = Bytes("comm", help="command name")
 
 
-    for address, task in Task.layout(prog).read_many(addresses):
-        print(task.pid if task else "unreadable")
+    for task in Task.layout(prog).read_many(addresses):
+        print("unreadable" if isinstance(task, Lost) else task.pid)
 
 A member that kernels name differently is given with all its names, newest first; beside it
 stands the commit that renamed it. Whether a kernel has one is asked of its types, never of
@@ -40,7 +40,7 @@ from typing import (
 
 from drgn import Object, Program, Type, TypeKind, sizeof
 
-from drgn_sockets.kernel.lost import unreadable
+from drgn_sockets.kernel.lost import Lost, unreadable
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_groups
 from drgn_sockets.program import once_per_program
 
@@ -511,33 +511,32 @@ class Layout(Generic[S]):
         except UNREADABLE:
             raise unreadable(self.cls.C_TYPE, address) from None
 
-    def try_read(self, address: int) -> S | None:
-        """Read the structure at *address*, or ``None`` if it is null or cannot be read."""
-        if address < _NULL_PAGE:
-            return None
-        try:
-            return self.decode(address, self.prog.read(address, self.size))
-        except UNREADABLE:
-            return None
+    def follow(self, pointer: int) -> S | None:
+        """
+        Read the structure that *pointer* leads to, ``None`` if it is null.
 
-    def read_many(self, addresses: Iterable[int]) -> Iterator[tuple[int, S | None]]:
+        :raises FaultError: if it cannot be read
+        """
+        return self.read(pointer) if pointer else None
+
+    def read_many(self, addresses: Iterable[int]) -> Iterator[S | Lost]:
         """
         Read the structures at *addresses* in the order of addresses, each once.
 
-        :return: Iterator of (address, structure), ``None`` for one that cannot be read.
+        :return: Iterator of the structures. A ``Lost`` stands for one that cannot be read.
         """
         addresses = set(addresses)
         for address in sorted(a for a in addresses if a < _NULL_PAGE):
             addresses.discard(address)
-            yield address, None
+            yield Lost(self.cls.C_TYPE, address)
         cls, unpack = self.cls, self.unpacking.unpack
         for group, data in read_groups(self.prog, addresses, self.size):
             if data is None:
-                yield group[0], None
+                yield Lost(self.cls.C_TYPE, group[0])
             else:
                 start = group[0]
                 for address in group:
-                    yield address, cls(address, unpack(data, address - start))
+                    yield cls(address, unpack(data, address - start))
 
     def read_batch(self, addresses: Iterable[int]) -> Batch[S]:
         """Read the structures at *addresses*, each once, together."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.lists import list_for_each
-from drgn_sockets.kernel.lost import Lost, as_fault, lost_by, sift
+from drgn_sockets.kernel.lost import Lost, as_fault, lost_by, or_lost, sift, unreadable, untold
 from drgn_sockets.kernel.memory import pointer_size, unpack_words
 from drgn_sockets.kernel.pid import Pid
 from drgn_sockets.kernel.structs import Bytes, CString, Int, OptBytes, OptInt, Struct
@@ -121,7 +121,7 @@ class Limit(NamedTuple):
 class TaskFacts:
     """
     A process, or a thread of one, with what its task points to: that is read when it is asked for,
-    and is ``None`` if it cannot be read.
+    and raises ``FaultError`` if it cannot be read.
     """
 
     def __init__(self, prog: Program, task: Task) -> None:
@@ -134,17 +134,14 @@ class TaskFacts:
         return bool(self.task.flags & PF_KTHREAD)
 
     @functools.cached_property
-    def uid(self) -> int | None:
+    def uid(self) -> int:
         """Its user, the owner of ``/proc/PID``: ``task_dump_owner()``."""
-        if self.is_kthread:
-            return 0
-        cred = _Cred.layout(self.prog).try_read(self.task.cred)
-        return cred.euid if cred is not None else None
+        return 0 if self.is_kthread else _Cred.layout(self.prog).read(self.task.cred).euid
 
     @functools.cached_property
     def nofile(self) -> Limit | None:
-        """``RLIMIT_NOFILE``: below which number new fds are."""
-        signal = _Signal.layout(self.prog).try_read(self.task.signal)
+        """``RLIMIT_NOFILE``: below which number new fds are; ``None`` for a task without."""
+        signal = _Signal.layout(self.prog).follow(self.task.signal)
         if signal is None:
             return None
         first = 2 * _RLIMIT_NOFILE
@@ -207,30 +204,35 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
         if task is None:
             raise
         return task
-    task = Task.layout(prog).try_read(found.first - link)
-    if task is None or task.pid != tid:
-        raise FaultError("struct task_struct cannot be read", found.first - link)
+    task = Task.layout(prog).read(found.first - link)
+    if task.pid != tid:
+        raise unreadable(Task.C_TYPE, task.address)
     return task
 
 
 def pid_task(prog: Program, pid: Pid) -> Task | None:
-    """The task of an ID, as ``pid_task()``; ``None`` if it is gone, or cannot be read."""
+    """
+    The task of an ID, as ``pid_task()``; ``None`` if it is gone.
+
+    :raises FaultError: if it cannot be read
+    """
     link = Task.layout(prog).cls.places["pid_link"].offset
-    return Task.layout(prog).try_read(pid.first - link) if pid.first else None
+    return Task.layout(prog).follow(pid.first - link) if pid.first else None
 
 
 def _tasks_by_pid(prog: Program) -> Iterator[int | Lost]:
     """Tasks in the order of their IDs, as drgn's ``for_each_task()`` has them."""
     link = Task.layout(prog).cls.places["pid_link"].offset
     entries = list(xa_for_each(prog, _idr_head(prog), _MAX_TASKS))
-    pids = dict(Pid.layout(prog).read_many(e[1] for e in entries if not isinstance(e, Lost)))
+    some = Pid.layout(prog).read_many(e[1] for e in entries if not isinstance(e, Lost))
+    pids = {pid.address: pid for pid in some}
     for entry in entries:
         if isinstance(entry, Lost):
             yield entry
             continue
         pid = pids[entry[1]]
-        if pid is None:
-            yield Lost("struct pid", entry[1])
+        if isinstance(pid, Lost):
+            yield pid
         elif pid.first:
             yield pid.first - link
     if not entries:
@@ -249,9 +251,9 @@ def _for_each_task_by_list(prog: Program) -> Iterator[int | Lost]:
             yield node
             continue
         yield node - offset
-        leader = tasks.try_read(node - offset)
-        if leader is None:
-            yield Lost("struct task_struct", node - offset)
+        leader = or_lost(tasks.read, node - offset)
+        if isinstance(leader, Lost):
+            yield leader
             continue
         for thread in list_for_each(prog, leader.signal + thread_head, _MAX_TASKS):
             yield thread if isinstance(thread, Lost) else thread - thread_node
@@ -268,12 +270,13 @@ def _tasks_as_drgn(prog: Program) -> Iterator[int | Lost]:
         yield lost_by(e, "struct pid")
 
 
-def task_addresses(prog: Program) -> list[int]:
+def task_addresses(prog: Program, lose: Callable[[Lost], object] = untold) -> list[int]:
     """
     Addresses of all tasks, threads included, in the order of their thread IDs.
 
     When the IDR of the PID namespace is damaged, the list of tasks is walked as well.
 
+    :param lose: Called with what cannot be read and may hide tasks.
     :return: ``struct task_struct *`` as integers
     :raises FaultError: if none can be found
     """
@@ -290,6 +293,8 @@ def task_addresses(prog: Program) -> list[int]:
         if not found:
             # Not a machine without processes: a core cut short, most likely.
             raise as_fault(lost[-1])
+        for entry in lost:
+            lose(entry)
     return list(found)
 
 
@@ -300,16 +305,13 @@ class Tasks:
     :param lose: Called with each that cannot be read.
     """
 
-    def __init__(self, prog: Program, lose: Callable[[Lost], object] = lambda lost: None) -> None:
+    def __init__(self, prog: Program, lose: Callable[[Lost], object] = untold) -> None:
         self.prog = prog
         layout = Task.layout(prog)
-        order = {address: i for i, address in enumerate(task_addresses(prog))}
+        order = {address: i for i, address in enumerate(task_addresses(prog, lose))}
         by_order: list[Task | None] = [None] * len(order)
-        for address, task in layout.read_many(order):
-            if task is None:
-                lose(Lost(Task.C_TYPE, address))
-            else:
-                by_order[order[address]] = task
+        for task in sift(layout.read_many(order), lose):
+            by_order[order[task.address]] = task
         #: Tasks by thread ID, in its order.
         self.by_tid: dict[int, Task] = {task.pid: task for task in by_order if task is not None}
 

@@ -96,10 +96,10 @@ def all_mappings(prog: Program, mm: int) -> Iterator[Mapping | Lost]:
         else:
             addresses.append(entry)
     found = []
-    for address, vma in Mapping.layout(prog).read_many(addresses):
+    for vma in Mapping.layout(prog).read_many(addresses):
         # Who follows a damaged tree into freed memory finds what is of another process, or none.
-        if vma is None or vma.mm != mm:
-            yield Lost("struct vm_area_struct", address)
+        if isinstance(vma, Lost) or vma.mm != mm:
+            yield Lost("struct vm_area_struct", vma.address)
         else:
             found.append(vma)
     yield from sorted(found, key=lambda vma: vma.start)
@@ -124,9 +124,10 @@ def _maple_entries(prog: Program, root: int) -> Iterator[int | Lost]:
         below: dict[int, int] = {}
         entries = {entry & ~_NODE_MASK: entry for entry in level}
         seen |= entries.keys()
-        for address, node in layout.read_many(entries):
+        for node in layout.read_many(entries):
+            address = node.address
             type_ = entries[address] >> _TYPE_SHIFT & _TYPE_MASK
-            if node is None or type_ not in (_LEAF_64, _RANGE_64, _ARANGE_64):
+            if isinstance(node, Lost) or type_ not in (_LEAF_64, _RANGE_64, _ARANGE_64):
                 yield Lost("struct maple_node", address)
                 continue
             for slot, last in _slots(prog, node, type_, level[entries[address]]):

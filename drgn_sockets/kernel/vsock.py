@@ -54,7 +54,8 @@ def for_each_vsock(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
     for address in broken:
         # A row that tells: there may have been more.
         yield address, None
-    for sk, entry in SockCommon.layout(prog).read_many(found):
+    for one in SockCommon.layout(prog).read_many(found):
+        sk, entry = one.address, None if isinstance(one, Lost) else one
         yield sk, entry if entry is not None and entry.family == AF_VSOCK else None
 
 

@@ -71,10 +71,11 @@ def xa_for_each(
             ]
             break
         below: dict[int, int] = {}
-        for address, node in layout.read_many(level):
+        for node in layout.read_many(level):
+            address = node.address
             first = level[address]
-            if node is None or node.shift >= _LONG_BITS or shift not in (-1, node.shift):
-                why = "" if node is None else "not a node of this XArray"
+            if isinstance(node, Lost) or node.shift >= _LONG_BITS or shift not in (-1, node.shift):
+                why = "" if isinstance(node, Lost) else "not a node of this XArray"
                 found.append((first, Lost("struct xa_node", address, why)))
                 continue
             shift = node.shift

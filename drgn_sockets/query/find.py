@@ -17,6 +17,8 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.fdtable import open_fds
 from drgn_sockets.kernel.file import File, socket_file_ops
 from drgn_sockets.kernel.file import Inode as InodeStruct
+from drgn_sockets.kernel.lost import Lost, or_lost
+
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.sock import AF_UNIX, TCP_LISTEN, Sock, SockCommon, is_sock
 from drgn_sockets.kernel.structs import Int, Struct
@@ -72,11 +74,12 @@ def sk_at(prog: Program, word: Address) -> int:
     if word.type in (None, "struct sock") and is_sock(prog, address):
         return address
     for socket in _sockets_at(prog, word):
-        found = _Socket.layout(prog).try_read(socket)
-        if found is None or not found.sk or not is_sock(prog, found.sk):
+        # What is no socket need not be as long as one.
+        found = or_lost(_Socket.layout(prog).read, socket)
+        if isinstance(found, Lost) or not found.sk or not is_sock(prog, found.sk):
             continue
-        sk = Sock.layout(prog).try_read(found.sk)
-        if sk is not None and sk.socket == socket:
+        sk = or_lost(Sock.layout(prog).read, found.sk)
+        if not isinstance(sk, Lost) and sk.socket == socket:
             return found.sk
     raise UserError(f"{address:#x} is not a socket: {_why_no_socket(prog, word)}")
 
@@ -85,8 +88,8 @@ def _sockets_at(prog: Program, word: Address) -> Iterator[int]:
     """Where the ``struct socket`` may be that an address leads to."""
     address = word.address
     if word.type in (None, "struct file"):
-        file = File.layout(prog).try_read(address)
-        if file is not None and file.op == socket_file_ops(prog):
+        file = or_lost(File.layout(prog).read, address)
+        if not isinstance(file, Lost) and file.op == socket_file_ops(prog):
             yield file.private_data
     if word.type in (None, "struct socket"):
         yield address
@@ -96,7 +99,7 @@ def _sockets_at(prog: Program, word: Address) -> Iterator[int]:
 
 
 def _why_no_socket(prog: Program, word: Address) -> str:
-    if SockCommon.layout(prog).try_read(word.address) is None:
+    if isinstance(or_lost(SockCommon.layout(prog).read, word.address), Lost):
         why = "there is no memory that can be read"
     else:
         task = task_at(Tasks(prog), word)
@@ -355,11 +358,17 @@ def _file_of_descriptor(tasks: Tasks, word: Descriptor) -> int:
 
 def _sk_of_descriptor(tasks: Tasks, word: Descriptor) -> int:
     prog, place = tasks.prog, f"fd {word.fd} of process {word.pid}"
-    file = File.layout(prog).try_read(_file_of_descriptor(tasks, word))
-    if file is None:
-        raise UserError(f"{place}: its struct file cannot be read")
+    file = or_lost(File.layout(prog).read, _file_of_descriptor(tasks, word))
+    if isinstance(file, Lost):
+        raise UserError(f"{place}: its {file}")
     if file.op != socket_file_ops(prog):
         raise UserError(f"{place} is not a socket; fds {word.text} says what it is")
+    socket = or_lost(_Socket.layout(prog).read, file.private_data)
+    if isinstance(socket, Lost):
+        raise UserError(f"{place}: its {socket}")
+    common = or_lost(SockCommon.layout(prog).read, socket.sk)
+    if socket.sk and isinstance(common, Lost):
+        raise UserError(f"{place}: its {common}")
     return sk_at(prog, Address(f"{file.private_data:#x}", file.private_data, "struct socket"))
 
 

@@ -34,7 +34,10 @@ def find_netns(prog: Program, what: str) -> int:
         task = task_by_tid(prog, number) if number else None
     except FaultError as e:
         raise UserError(f"no network namespace {what}; process {what}: {e}") from None
-    ino = task_net(prog, task.nsproxy) if task is not None and task.nsproxy else 0
+    try:
+        ino = task_net(prog, task.nsproxy) if task is not None and task.nsproxy else 0
+    except FaultError as e:
+        raise UserError(f"the network namespace of process {what}: {e}") from None
     if ino:
         return ino
     name_of = {ino: name for name, ino in names.items()}

@@ -17,6 +17,7 @@ from drgn_sockets.kernel.task import FileTable, TaskFacts
 from drgn_sockets.kernel.vma import VM_EXEC, VM_MAYSHARE, VM_READ, VM_WRITE, mappings
 from drgn_sockets.kernel.vma import Mapping as Vma
 from drgn_sockets.records.fd import FdReader, FdRecord, FileRecord, Found, Mapped, Others
+from drgn_sockets.records.losses import in_words
 
 _DELETED = b" (deleted)"
 _Files = Mapping[int, "FileRecord | None"]
@@ -43,7 +44,7 @@ class Associated(Others):
             try:
                 exe, vmas = self._memory(process, table, rows)
             except FaultError as e:
-                rows.append(_lost(table, "mem", e.address, f"memory: {e}"))
+                rows.append(_lost(table, "mem", e.address, f"memory: {in_words(e)}"))
         files = {vma.file for vma in vmas} | {exe}
         return files, functools.partial(self._rows, reader, table, rows, exe, vmas)
 
@@ -90,13 +91,14 @@ class Associated(Others):
 
 def _directories(reader: FdReader, table: FileTable) -> Iterator[FdRecord]:
     assert table.process is not None
-    task = table.process.task
-    if not task.fs:
-        # It has exited.
-        return
-    fs = FsStruct.layout(reader.prog).try_read(task.fs)
-    if fs is None:
-        yield _lost(table, "cwd", task.fs, "struct fs_struct cannot be read")
+    try:
+        task = table.process.task
+        if not task.fs:
+            # It has exited.
+            return
+        fs = FsStruct.layout(reader.prog).read(task.fs)
+    except FaultError as e:
+        yield _lost(table, "cwd", e.address, in_words(e))
         return
     for assoc, mnt, dentry in (
         ("cwd", fs.pwd_mnt, fs.pwd_dentry),
@@ -113,7 +115,7 @@ def _lost(table: FileTable, assoc: str, address: int, error: str) -> FdRecord:
 def _row(
     table: FileTable, assoc: str, address: int, file: FileRecord | None, mapping: Mapped | None
 ) -> FdRecord:
-    error = file.error if file is not None else "struct file cannot be read"
+    error = file.error if file is not None else str(Lost("struct file", address))
     if assoc == "mem" and file is not None and (file.name or b"").endswith(_DELETED):
         assoc = "DEL"
     return FdRecord(table, None, False, file, address, error, assoc, mapping)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, File
-from drgn_sockets.kernel.memory import UNREADABLE
+from drgn_sockets.kernel.lost import Lost, sift
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.fd import FileRecord
@@ -99,24 +99,28 @@ class Ends:
     def _by_end(self) -> dict[int, list[_OpenEnd]]:
         prog = self._prog
         files = File.layout(prog).read_batch(self._holders.files())
+        for address in files.unreadable:
+            self._losses.lose(Lost(File.C_TYPE, address))
         ops = files.column("op")
         # There are few operations, and very many files.
         kinds = {op: kind for op in set(ops) if (kind := kind_with_ends(prog, op))}
         found: dict[int, list[_OpenEnd]] = {}
         some = files.select([i for i, op in enumerate(ops) if op in kinds])
         for file in some:
-            end = _end(kinds[file.op], prog, file)
+            try:
+                end = _end(kinds[file.op], prog, file)
+            except FaultError as e:
+                self._losses.lose(e, "an end of something")
+                continue
             if end is not None:
                 found.setdefault(end.of, []).append(_OpenEnd(file, end))
         return found
 
     @functools.cached_property
     def _unix(self) -> dict[int, _UnixSock]:
-        return {
-            sk: sock
-            for sk, sock in _UnixSock.layout(self._prog).read_many(self._sockets.sks_like("unix"))
-            if sock is not None
-        }
+        layout = _UnixSock.layout(self._prog)
+        socks = sift(layout.read_many(self._sockets.sks_like("unix")), self._losses.lose)
+        return {sock.address: sock for sock in socks}
 
     @functools.cached_property
     def _senders(self) -> dict[int, list[_UnixSock]]:
@@ -172,8 +176,8 @@ class Ends:
 def _end(kind: Kind, prog: Program, file: File) -> End | None:
     try:
         return kind.end(prog, file)
-    except (LookupError, *UNREADABLE):
-        # Its own row says so.
+    except LookupError:
+        # The types of its kind are not known.
         return None
 
 

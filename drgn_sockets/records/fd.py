@@ -22,12 +22,15 @@ from drgn_sockets.kernel.file import (
     file_kind,
     socket_file_ops,
 )
+from drgn_sockets.kernel.lost import Lost, or_lost, there
 from drgn_sockets.kernel.memory import read_string
 from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.losses import Losses
+from drgn_sockets.records.losses import Losses, in_words
+
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.reader import SocketBatch, SocketReader
 
@@ -59,7 +62,9 @@ class FileRecord:
     is asked for.
     """
 
-    __slots__ = ("_name", "_reader", "access", "error", "file", "inode", "memo", "sk", "socket")
+    __slots__ = (
+        *("_name", "_reader", "access", "error", "file", "inode", "lost", "memo", "sk", "summary"),
+    )
 
     def __init__(
         self,
@@ -70,7 +75,7 @@ class FileRecord:
         access: str,
         error: str | None = None,
         sk: int = 0,
-        socket: Any = None,
+        summary: Any = None,
     ) -> None:
         self._reader = reader
         #: How it was opened, as :func:`~drgn_sockets.kernel.file.access_mode` says it.
@@ -84,10 +89,21 @@ class FileRecord:
         self.error = error
         #: ``struct sock *`` of a socket, else 0.
         self.sk = sk
-        #: What the reader's *summary* makes of the socket.
-        self.socket = socket
+        #: What the reader's *summary* makes of the socket, or what is lost of that.
+        self.summary = summary
+        #: What cannot be read of what its kind has.
+        self.lost: Sequence[Lost] = ()
         #: What whoever looks closer keeps of it.
         self.memo: Any = None
+
+    @property
+    def socket(self) -> Any:
+        """
+        What the reader's *summary* makes of the socket.
+
+        :raises FaultError: if it cannot be read
+        """
+        return there(self.summary)
 
     @property
     def prog(self) -> Program:
@@ -175,27 +191,41 @@ class FileRecord:
 
     @property
     def dev(self) -> int | None:
-        """Device of the file system, as the kernel's ``dev_t``."""
-        return None if self.inode is None else self._reader.s_dev(self.inode.sb)
+        """
+        Device of the file system, as the kernel's ``dev_t``.
+
+        :raises FaultError: if it cannot be read
+        """
+        sb = self.sb
+        return None if sb is None else sb.dev
 
     @property
     def sb(self) -> SuperBlock | None:
-        """Its file system, ``None`` if it cannot be read."""
+        """
+        Its file system, ``None`` if its inode cannot be read.
+
+        :raises FaultError: if it cannot be read
+        """
         return None if self.inode is None else self._reader.super_block(self.inode.sb)
 
     @property
     def fs_type(self) -> bytes | None:
-        """Name of the type of its file system: ``ext4``, ``tmpfs``, ``sockfs``."""
+        """
+        Name of the type of its file system: ``ext4``, ``tmpfs``, ``sockfs``.
+
+        :raises FaultError: if it cannot be read
+        """
         sb = self.sb
         return None if sb is None else self._reader.fs_type(sb.type)
 
     @property
-    def protocol(self) -> bytes | None:
-        """Of a socket the name of its protocol, as its extended attribute has it."""
-        try:
-            return self.namer.last_name(self.file.dentry)
-        except FaultError:
-            return None
+    def protocol(self) -> bytes:
+        """
+        Of a socket the name of its protocol, as its extended attribute has it.
+
+        :raises FaultError: if it cannot be read
+        """
+        return self.namer.last_name(self.file.dentry)
 
     @property
     def nlink(self) -> int | None:
@@ -223,8 +253,12 @@ class FileRecord:
         return self.inode.rdev if isinstance(self.inode, Inode) else 0
 
     @property
-    def mnt_id(self) -> int | None:
-        """Mount ID, as in fdinfo."""
+    def mnt_id(self) -> int:
+        """
+        Mount ID, as in fdinfo.
+
+        :raises FaultError: if it cannot be read
+        """
         return self._reader.mnt_id(self.file.mnt)
 
 
@@ -246,7 +280,7 @@ class PathRecord(FileRecord):
         self._mnt = mnt
 
     @property
-    def mnt_id(self) -> int | None:
+    def mnt_id(self) -> int:
         return self._reader.mnt_id(self._mnt)
 
 
@@ -283,6 +317,11 @@ class FdRecord(NamedTuple):
     #: (executable), ``mem`` (mapped), ``DEL`` (mapped and deleted).
     assoc: str | None = None
     mapping: Mapped | None = None
+
+    @property
+    def lost(self) -> Sequence[Lost]:
+        """What cannot be read of what the kind of the file has."""
+        return self.file.lost if self.file is not None else ()
 
     @property
     def where(self) -> str:
@@ -333,14 +372,14 @@ class FdBatch(Batch):
 
     def records(self) -> Sequence[FdRecord]:
         return [
-            FdRecord(self.table, fd, cloexec, file, address, _error(file))
+            FdRecord(self.table, fd, cloexec, file, address, _error(file, address))
             for fd, address, cloexec, file in zip(
                 self.fds, self.addresses, self.cloexec, self.files
             )
         ]
 
     def errors(self) -> int:
-        return sum(file is None or file.error is not None for file in self.files)
+        return sum(file is None or file.error is not None or bool(file.lost) for file in self.files)
 
     def select(self, indices: Sequence[int]) -> FdBatch:
         return FdBatch(
@@ -358,8 +397,8 @@ _Piece = tuple[FileTable, Union[FdChunk, str, Others]]
 Found = Callable[[Mapping[int, Optional[FileRecord]]], Sequence[FdRecord]]
 
 
-def _error(file: FileRecord | None) -> str | None:
-    return file.error if file is not None else "struct file cannot be read"
+def _error(file: FileRecord | None, address: int) -> str | None:
+    return file.error if file is not None else str(Lost("struct file", address))
 
 
 class FdReader:
@@ -391,8 +430,8 @@ class FdReader:
         self._socket_ops = socket_file_ops(prog)
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
         self._inode_offset = offsetof(prog.type("struct socket_alloc"), "vfs_inode")
-        self._fs_types: dict[int, bytes | None] = {}
-        self._super_blocks: dict[int, SuperBlock | None] = {}
+        self._fs_types: dict[int, bytes] = {}
+        self._super_blocks: dict[int, SuperBlock] = {}
         # A file is mostly held by one process, or by a few that were forked one after the
         # other: what the last tables held is worth keeping, all of it is not.
         self._files: dict[int, FileRecord | None] = {}
@@ -421,7 +460,7 @@ class FdReader:
                         yield self._part(pieces)
                         pieces, size = [], 0
             except FaultError as e:
-                error = f"file table: {e}"
+                error = f"file table: {in_words(e)}"
             if error is not None:
                 pieces.append((table, error))
         yield self._part(pieces)
@@ -447,7 +486,7 @@ class FdReader:
             if isinstance(piece, Others):
                 yield Batch(next(others)(self._files))
             elif isinstance(piece, FdChunk):
-                fds, files, cloexec = piece.used(self.prog)
+                fds, files, cloexec = piece.used(self.prog, self.losses.lose)
                 if fds:
                     yield FdBatch(table, fds, files, cloexec, [self._files[f] for f in files])
             else:
@@ -476,17 +515,18 @@ class FdReader:
     def _read_sockets(self, by_socket: Mapping[int, list[tuple[File, str]]]) -> None:
         sockets = SocketAlloc.layout(self.prog).read_batch(by_socket)
         for address in sockets.unreadable:
-            self._lost_sockets(by_socket[address])
+            self._lost_sockets(by_socket[address], address + self._socket_offset)
         summaries: dict[int, Any] = {}
+        errors: dict[int, str] = {}
         if self._summary is not None:
             held = {sk: socket for sk, socket in zip(sockets.column("sk"), sockets) if sk}
             for batch in self._sockets.read_held_briefly(held):
-                sks = (
-                    batch.addresses
-                    if isinstance(batch, SocketBatch)
-                    else [record.sk for record in batch.records()]
-                )
-                summaries.update(zip(sks, self._summary(batch)))
+                if isinstance(batch, SocketBatch):
+                    sks = batch.addresses
+                else:
+                    sks = [record.sk for record in batch.records()]
+                    errors.update((r.sk, r.error) for r in batch.records() if r.error is not None)
+                summaries.update(zip(sks, _summaries(batch, self._summary)))
         fallen: list[tuple[File, str, SocketAlloc]] = []
         for address, socket, sk in zip(sockets.addresses, sockets, sockets.column("sk")):
             summary = summaries.get(sk)
@@ -495,7 +535,7 @@ class FdReader:
                     fallen.append((file, access, socket))
                 else:
                     self._files[file.address] = FileRecord(
-                        self, file, socket, None, access, None, sk, summary
+                        self, file, socket, None, access, errors.get(sk), sk, summary
                     )
         self._read_fallen(fallen, summaries)
 
@@ -510,22 +550,21 @@ class FdReader:
         """
         if not fallen:
             return
-        own = dict(
-            SocketAlloc.layout(self.prog).read_many(
-                file.inode - self._inode_offset for file, _, _ in fallen
-            )
+        some = SocketAlloc.layout(self.prog).read_many(
+            file.inode - self._inode_offset for file, _, _ in fallen
         )
+        own = {inode.address: inode for inode in some}
         for file, access, socket in fallen:
             inode = own[file.inode - self._inode_offset]
-            if inode is None or not stat.S_ISSOCK(inode.mode) or inode.sb != socket.sb:
-                self._lost_sockets([(file, access)])
+            if isinstance(inode, Lost) or not stat.S_ISSOCK(inode.mode) or inode.sb != socket.sb:
+                self._lost_sockets([(file, access)], file.private_data)
             else:
                 self._files[file.address] = FileRecord(
                     self, file, inode, None, access, None, socket.sk, summaries.get(socket.sk)
                 )
 
-    def _lost_sockets(self, files: Iterable[tuple[File, str]]) -> None:
-        error = "struct socket cannot be read"
+    def _lost_sockets(self, files: Iterable[tuple[File, str]], socket: int) -> None:
+        error = str(Lost("struct socket", socket))
         for file, access in files:
             self._files[file.address] = FileRecord(self, file, None, None, access, error)
 
@@ -543,44 +582,62 @@ class FdReader:
             inode = Inode.layout(self.prog).read(self.namer.dentry(dentry).inode)
             name = self.namer.d_path(mnt, dentry)
         except FaultError as e:
-            error = f"{'inode' if inode is None else 'name'} cannot be read: {e}"
+            error = in_words(e)
         return PathRecord(self, nothing, inode, name, mnt, error)
 
     def _read_others(self, files: Sequence[tuple[File, str]]) -> None:
-        inodes = dict(Inode.layout(self.prog).read_many(file.inode for file, _ in files))
+        some = Inode.layout(self.prog).read_many(file.inode for file, _ in files)
+        inodes = {inode.address: inode for inode in some}
         self.namer.prefetch(file.dentry for file, _ in files)
         for file, access in files:
-            inode = inodes[file.inode]
-            error = None if inode is not None else "inode cannot be read"
+            found = inodes[file.inode]
+            inode = None if isinstance(found, Lost) else found
+            errors = [str(found)] if isinstance(found, Lost) else []
             name: bytes | None = None
             try:
                 name = self.namer.d_path(file.mnt, file.dentry)
             except FaultError as e:
-                error = f"name cannot be read: {e}"
+                errors.append(f"name: {in_words(e)}")
+            error = "; ".join(errors) or None
             self._files[file.address] = FileRecord(self, file, inode, name, access, error)
 
-    def mnt_id(self, mnt: int) -> int | None:
-        """ID of a ``struct vfsmount *``, ``None`` if it cannot be read."""
-        try:
-            return self.namer.mount(mnt).mnt_id
-        except FaultError:
-            return None
+    def mnt_id(self, mnt: int) -> int:
+        """
+        ID of a ``struct vfsmount *``.
 
-    def s_dev(self, sb: int) -> int | None:
-        """Device of a ``struct super_block *``, ``None`` if it cannot be read."""
-        found = self.super_block(sb)
-        return found.dev if found is not None else None
+        :raises FaultError: if it cannot be read
+        """
+        return self.namer.mount(mnt).mnt_id
 
-    def fs_type(self, address: int) -> bytes | None:
-        """Name of a ``struct file_system_type *``, ``None`` if it cannot be read."""
+    def fs_type(self, address: int) -> bytes:
+        """
+        Name of a ``struct file_system_type *``.
+
+        :raises FaultError: if it cannot be read
+        """
         if address not in self._fs_types:
-            found = FileSystemType.layout(self.prog).try_read(address)
-            name = read_string(self.prog, found.name, 64) if found is not None else None
-            self._fs_types[address] = name
+            found = FileSystemType.layout(self.prog).read(address)
+            name = read_string(self.prog, found.name, 64, "name of struct file_system_type")
+            self._fs_types[address] = name or b""
         return self._fs_types[address]
 
-    def super_block(self, sb: int) -> SuperBlock | None:
-        """A ``struct super_block *``, ``None`` if it cannot be read."""
+    def super_block(self, sb: int) -> SuperBlock:
+        """
+        A ``struct super_block *``.
+
+        :raises FaultError: if it cannot be read
+        """
         if sb not in self._super_blocks:
-            self._super_blocks[sb] = SuperBlock.layout(self.prog).try_read(sb)
+            self._super_blocks[sb] = SuperBlock.layout(self.prog).read(sb)
         return self._super_blocks[sb]
+
+
+def _summaries(batch: Batch, summary: Callable[[Batch], Iterable[Any]]) -> Iterable[Any]:
+    try:
+        return list(summary(batch))
+    except FaultError:
+        # One by one it shows of which.
+        return [
+            or_lost(lambda one: next(iter(summary(Batch([one])))), record)
+            for record in batch.records()
+        ]

@@ -12,7 +12,7 @@ from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.fdtable import fd_chunks
 from drgn_sockets.kernel.file import socket_file_ops
-from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.kernel.lost import Lost, or_lost
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
@@ -156,7 +156,9 @@ class Holders(FileHolders):
             parts, functools.partial(_sockets_of, prog), jobs
         ):
             for file, what in unreadable:
-                for holder in self.unpacked(self.of_file(file)):
+                if not file:
+                    self.losses.lose(what)
+                for holder in self.unpacked(self.of_file(file)) if file else ():
                     self.losses.lose(what, f"pid {holder.pid} fd {holder.fd}")
             found = dict(zip(sks, holding))
             if len(found) == len(sks) and self._file.keys().isdisjoint(found):
@@ -206,7 +208,7 @@ class Holders(FileHolders):
         if not sk.socket:
             return []
         offset = offsetof(self._prog.type("struct socket_alloc"), "socket")
-        socket = SocketAlloc.layout(self._prog).try_read(sk.socket - offset)
+        socket = SocketAlloc.layout(self._prog).follow(sk.socket - offset)
         return self.of(socket.sk) if socket else []
 
     def sks(self) -> Iterable[int]:
@@ -252,12 +254,15 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
             if address in bad:
                 unreadable.append((file, str(Lost("struct socket", address + offset))))
     kinds = zip(sockets.column("ops"), sockets.column("type"))
+    families = FamilyNamesByOps(prog)
     found = (
         sockets.column("sk"),
         sockets.column("ino"),
         sockets.column("uid"),
-        list(map(FamilyNamesByOps(prog).__getitem__, kinds)),
+        list(map(families.__getitem__, kinds)),
     )
+    # Of no file in particular.
+    unreadable += [(0, str(lost)) for lost in families.lost]
     if len(by_socket) == len(held) and all(found[0]):
         # Always, but for damage and sockets without a sock.
         holding = list(map(by_socket.__getitem__, sockets.addresses))
@@ -277,9 +282,13 @@ class FamilyNamesByOps(dict[tuple[int, int], str]):
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
+        #: Operations that cannot be read; sockets that have them look like no family.
+        self.lost: list[Lost] = []
 
     def __missing__(self, key: tuple[int, int]) -> str:
         address, type_ = key
-        ops = _ProtoOps.layout(self._prog).try_read(address)
-        self[key] = name = family_name_like(ops.family, type_) if ops else OTHER
+        ops = or_lost(_ProtoOps.layout(self._prog).read, address)
+        if isinstance(ops, Lost):
+            self.lost.append(ops)
+        self[key] = name = OTHER if isinstance(ops, Lost) else family_name_like(ops.family, type_)
         return name

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from drgn import FaultError
-
 from drgn_sockets.kernel import locks
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.locks import FileLock, fd_locks
-from drgn_sockets.kernel.lost import as_fault, sift, untold
+from drgn_sockets.kernel.lost import Lost, as_fault, sift, untold, unbroken
 from drgn_sockets.records.fd import FdRecord
 
 # fs/locks.c, up to Linux kernel commit 90f7d7a0d0d6 ("locks: remove LOCK_MAND flock lock support")
@@ -21,18 +19,18 @@ _MAND_TYPES = {0: b"NONE ", _LOCK_READ: b"READ ", _LOCK_WRITE: b"WRITE"}
 _TYPES = {locks.F_RDLCK: b"READ", locks.F_WRLCK: b"WRITE"}
 
 
-def locks_of(record: FdRecord, lost: list[FaultError]) -> list[FileLock]:
+def locks_of(record: FdRecord) -> list[FileLock | Lost]:
     """
     The locks that are held through a file descriptor.
 
-    :param lost: Locks on its file that cannot be read are appended.
+    :return: The locks. A ``Lost`` stands for locks on its file that cannot be read, whosever they
+        are.
     :raises FaultError: if none can be read
     """
     file = record.file
     if file is None or not file.file.inode:
         return []
-    locks = fd_locks(file.prog, file.file.inode, file.address, record.table.files)
-    return list(sift(locks, lambda one: lost.append(as_fault(one))))
+    return list(fd_locks(file.prog, file.file.inode, file.address, record.table.files))
 
 
 def lock_words(lock: FileLock) -> str:

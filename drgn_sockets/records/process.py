@@ -6,11 +6,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_sockets.kernel import process as p
 from drgn_sockets.kernel.kthread import proc_task_name
-from drgn_sockets.kernel.lost import sift, untold
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.mm import Mm, task_mm
 from drgn_sockets.kernel.pid import Upid, upids
 from drgn_sockets.kernel.process import Cred, Signal, Tty
@@ -57,7 +57,7 @@ class ProcessRecord:
     @functools.cached_property
     def threads(self) -> list[Process]:
         """Of its process, itself included."""
-        return list(sift(p.for_each_thread(self.prog, self.signal), untold))
+        return list(unbroken(p.for_each_thread(self.prog, self.signal)))
 
     @functools.cached_property
     def ids(self) -> Sequence[Upid]:
@@ -97,13 +97,11 @@ class ProcessRecord:
 
         :param task: ``struct task_struct *``
         """
-        found = Process.layout(self.prog).try_read(task)
-        return found.tgid if found is not None else 0
+        return Process.layout(self.prog).read(task).tgid
 
     def pid_of(self, task: int) -> int:
         """ID of another task, likewise."""
-        found = Process.layout(self.prog).try_read(task)
-        return found.pid if found is not None else 0
+        return Process.layout(self.prog).read(task).pid
 
     def cpu_times(self) -> tuple[int, int, int]:
         """User and system time, and that as a virtual processor, ns."""
@@ -140,7 +138,4 @@ def read_process(prog: Program, address: int, *, whole: bool) -> ProcessRecord:
     :param address: ``struct task_struct *``
     :raises FaultError: if it cannot be read
     """
-    task = Process.layout(prog).try_read(address)
-    if task is None:
-        raise FaultError("task_struct cannot be read", address)
-    return ProcessRecord(prog, task, whole=whole)
+    return ProcessRecord(prog, Process.layout(prog).read(address), whole=whole)

@@ -11,7 +11,7 @@ from typing import Any, Callable, TypeVar
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.lost import Lost, lost_by, there
+from drgn_sockets.kernel.lost import Lost, all_there, lost_by, or_lost
 from drgn_sockets.kernel.module import TYPES_OF_MODULES, find_module
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import (
@@ -99,15 +99,23 @@ class SocketBatch(Batch):
 
     @functools.cached_property
     def inos(self) -> list[int]:
-        """Inode number of each, 0 for none."""
-        inodes = self.inodes
-        try:
-            return [inodes[sk].ino for sk in self.addresses]
-        except KeyError:
-            return [inodes[sk].ino if sk in inodes else 0 for sk in self.addresses]
+        """
+        Inode number of each, 0 for none.
+
+        :raises FaultError: if that of one cannot be read
+        """
+        return all_there(self._inos)  # type: ignore[return-value]
 
     @functools.cached_property
-    def inodes(self) -> Mapping[int, AnyInode]:
+    def _inos(self) -> Sequence[int | Lost]:
+        inodes = self.inodes
+        try:
+            return [inodes[sk].ino for sk in self.addresses]  # type: ignore[union-attr]
+        except (KeyError, AttributeError):
+            return [_ino(inodes.get(sk)) for sk in self.addresses]
+
+    @functools.cached_property
+    def inodes(self) -> Mapping[int, AnyInode | Lost]:
         """Inodes by ``struct sock *``."""
         known = self._inodes
         if known.keys() >= set(self.addresses):
@@ -124,7 +132,7 @@ class SocketBatch(Batch):
         for sock in self.structs:
             record = self.reader.record(self._cls, sock)
             if has_inode:
-                record.inode = self.inodes.get(sock.address)
+                record.inode_or_lost = self.inodes.get(sock.address)
             yield record
 
     def errors(self) -> int:
@@ -144,7 +152,7 @@ class UnixBatch(SocketBatch):
 
         :raises FaultError: if that of one cannot be read
         """
-        return list(map(there, self._names))
+        return all_there(self._names)  # type: ignore[return-value]
 
     @functools.cached_property
     def peers(self) -> list[tuple[int, bytes | None]]:
@@ -153,29 +161,35 @@ class UnixBatch(SocketBatch):
 
         :raises FaultError: if that of one cannot be read
         """
-        return [(ino, there(name)) for ino, name in self._peers]
+        peers = self._peers
+        for column in zip(*peers):
+            all_there(column)
+        return peers  # type: ignore[return-value]
 
     @functools.cached_property
     def _names(self) -> list[bytes | Lost | None]:
         return list(map(self.reader.unix_name, self.structs.column("addr")))
 
     @functools.cached_property
-    def _peers(self) -> list[tuple[int, bytes | Lost | None]]:
+    def _peers(self) -> list[tuple[int | Lost, bytes | Lost | None]]:
         # The ends of a pair are made together, so they mostly lie in the same batch.
-        ends = dict(zip(self.addresses, zip(self.inos, self._names)))
+        ends = dict(zip(self.addresses, zip(self._inos, self._names)))
         peers = self.structs.column("peer")
         far = UnixSock.layout(self.prog).read_batch({p for p in peers if p and p not in ends})
-        if far.addresses:
+        if far.addresses or far.unreadable:
             found = self.reader.inodes_of(far.addresses, far.column("socket"), self._inodes)
-            inos = (found[sk].ino if sk in found else 0 for sk in far.addresses)
+            inos = (_ino(found.get(sk)) for sk in far.addresses)
             names = map(self.reader.unix_name, far.column("addr"))
             ends.update(zip(far.addresses, zip(inos, names)))
+        for sk in far.unreadable:
+            lost = Lost(UnixSock.C_TYPE, sk)
+            ends[sk] = lost, lost
         return [ends.get(peer, (0, None)) for peer in peers]
 
     def _make(self) -> Iterator[SocketRecord]:
         for record, name, (ino, peer_name) in zip(super()._make(), self._names, self._peers):
             assert isinstance(record, UnixRecord)
-            record.peer_ino = ino
+            record.peer_ino_or_lost = ino
             record.names = name, peer_name
             yield record
 
@@ -194,10 +208,12 @@ class SocketReader:
         self.prog = prog
         self.losses = Losses() if losses is None else losses
         self.holders = holders
-        self._netns = {net: ns.ino for net, ns in net_namespaces(prog).items()}
+        self._netns: dict[int, int | Lost] = {
+            net: ns.ino for net, ns in net_namespaces(prog, self.losses.lose).items()
+        }
         self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
         self._unix_names: dict[int, bytes | Lost | None] = {}
-        self._ifnames: dict[tuple[int, int], bytes | None] = {}
+        self._ifnames: dict[tuple[int, int], bytes | Lost | None] = {}
         self._known = holders.inodes if holders is not None else _NO_INODES
 
     def read(self, sk: int) -> AnySocket:
@@ -253,7 +269,7 @@ class SocketReader:
         for some in _pieces(sks, _BATCH):
             commons = SockCommon.layout(self.prog).read_batch(some)
             yield from self._unreadable(commons.unreadable)
-            yield from _with_parts(self._by_state(commons.addresses, commons, None))
+            yield from _with_parts(self._by_state(commons.addresses, commons, None), self.losses)
 
     def read_held(self, name: str, sks: Sequence[int]) -> Iterator[Batch]:
         """
@@ -263,10 +279,10 @@ class SocketReader:
         """
         family = family_named(name)
         if family is None or not family.is_known(self.prog):
-            return _with_parts(self._read_full(sks, self._known))
+            return _with_parts(self._read_full(sks, self._known), self.losses)
         # A socket that is in a file table is a full one, and mostly what its struct socket
         # looks like: one read instead of two.
-        return _with_parts(self._read(family.record, sks, self._known, family))
+        return _with_parts(self._read(family.record, sks, self._known, family), self.losses)
 
     def read_held_briefly(self, sockets: Mapping[int, SocketAlloc]) -> Iterator[Batch]:
         """
@@ -298,7 +314,7 @@ class SocketReader:
             yield from self._unreadable([sk for sk, common in some if common is None])
             good = [common for _, common in some if common is not None]
             sks = [common.address for common in good]
-            yield from _with_parts(self._by_state(sks, good, full))
+            yield from _with_parts(self._by_state(sks, good, full), self.losses)
 
     def _by_state(
         self,
@@ -345,7 +361,7 @@ class SocketReader:
     ) -> Iterator[Batch]:
         """:param family: The family that *sks* look like, if they may prove to be of others."""
         structs = record_class.struct.layout(self.prog).read_batch(sks)
-        yield from self._unreadable(structs.unreadable)
+        yield from self._unreadable(structs.unreadable, record_class.struct.C_TYPE)
         strays: list[int] = []
         if family is not None:
             columns = [structs.column(name) for name in ("family", "type", "protocol")]
@@ -360,12 +376,14 @@ class SocketReader:
         if strays:
             yield from self._read_full(strays, inodes)
 
-    def _unreadable(self, sks: Sequence[int]) -> Iterator[Batch]:
+    def _unreadable(self, sks: Sequence[int], what: str = Sock.C_TYPE) -> Iterator[Batch]:
         if sks:
             holders = self.holders
             yield Batch(
                 [
-                    UnreadableSocket(sk, "cannot be read", holders.of(sk) if holders else None)
+                    UnreadableSocket(
+                        sk, str(Lost(what, sk)), holders.of(sk) if holders is not None else None
+                    )
                     for sk in sks
                 ]
             )
@@ -374,40 +392,44 @@ class SocketReader:
         """Make the record of a socket."""
         record = cls(self.prog, sock, self.netns(sock.net))
         if sock.bound_dev_if:
-            record.ifname = self.ifname(sock.net, sock.bound_dev_if)
+            record.ifname_or_lost = self.ifname(sock.net, sock.bound_dev_if)
         record.all_holders = self.holders
         return record
 
-    def netns(self, net: int) -> int:
+    def netns(self, net: int) -> int | Lost:
         """Inode of a ``struct net *``."""
         if net not in self._netns:
-            self._netns[net] = net_ino(self.prog, net)
+            self._netns[net] = or_lost(functools.partial(net_ino, self.prog), net)
         return self._netns[net]
 
-    def ifname(self, net: int, ifindex: int) -> bytes | None:
+    def ifname(self, net: int, ifindex: int) -> bytes | Lost | None:
         """Name of an interface."""
         key = (net, ifindex)
         if key not in self._ifnames:
-            self._ifnames[key] = netdev_name_by_index(self.prog, net, ifindex)
+            read = functools.partial(netdev_name_by_index, self.prog, net)
+            self._ifnames[key] = or_lost(read, ifindex)
         return self._ifnames[key]
 
     def inodes_of(
         self, sks: Iterable[int], sockets: Iterable[int], known: Mapping[int, AnyInode]
-    ) -> dict[int, AnyInode]:
+    ) -> dict[int, AnyInode | Lost]:
         """
-        Inodes of sockets that have one.
+        Inodes of sockets that have one, or what is lost of them.
 
         :param sks: ``struct sock *`` of each
         :param sockets: ``struct socket *`` of each, or 0
         """
-        found: dict[int, AnyInode] = {}
+        found: dict[int, AnyInode | Lost] = {}
         unknown: dict[int, list[int]] = {}
         for sk, socket in zip(sks, sockets):
             if sk in known:
                 found[sk] = known[sk]
             elif socket:
                 unknown.setdefault(socket - self._socket_offset, []).append(sk)
-        for alloc in SocketAlloc.layout(self.prog).read_batch(unknown):
+        allocs = SocketAlloc.layout(self.prog).read_batch(unknown)
+        for address in allocs.unreadable:
+            found.update(dict.fromkeys(unknown[address], Lost(SocketAlloc.C_TYPE, address)))
+        for alloc in allocs:
             # As sock_i_ino(): socket->sk need not point back. An SMC socket that fell back
             # to TCP has its inner socket point to its own struct socket.
             for sk in unknown[alloc.address]:
@@ -425,7 +447,13 @@ class SocketReader:
         return self._unix_names[addr]
 
 
-def _with_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _ino(inode: AnyInode | Lost | None) -> int | Lost:
+    if inode is None:
+        return 0
+    return inode if isinstance(inode, Lost) else inode.ino
+
+
+def _with_parts(batches: Iterable[Batch], losses: Losses) -> Iterator[Batch]:
     """Behind each socket that has some, its parts."""
     for batch in batches:
         if not isinstance(batch, SocketBatch) or batch.cls.parts is SocketRecord.parts:
@@ -435,7 +463,11 @@ def _with_parts(batches: Iterable[Batch]) -> Iterator[Batch]:
             one = batch.select([i])
             yield one
             for record in one.records():
-                parts = record.parts()
+                try:
+                    parts = record.parts()
+                except FaultError as e:
+                    losses.lose(e, record.where)
+                    continue
                 if parts:
                     yield Batch(parts)
 
@@ -523,6 +555,8 @@ def _unknown(
         for sk, entry in family.walk(prog, known):
             if sk not in known:
                 yield sk, entry
+    except FaultError as e:
+        losses.lose(e, f"{family.name} sockets")
     except LookupError as e:
         # Mostly its module is not loaded. If it is, what is known of its types does not lead there.
         if family.module is not None and find_module(prog, family.module) is not None:

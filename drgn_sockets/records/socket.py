@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Union
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import Lost, there
 from drgn_sockets.kernel.sock import (
     Sock,
     SockCommon,
@@ -151,12 +152,12 @@ class SocketRecord:
     #: What is read of it.
     struct: ClassVar[type[SockCommon]] = Sock
 
-    def __init__(self, prog: Program, sock: Any, netns: int) -> None:
+    def __init__(self, prog: Program, sock: Any, netns: int | Lost) -> None:
         self.prog = prog
         #: The decoded structure, of class :attr:`struct`.
         self.sock = sock
-        #: Inode of the network namespace.
-        self.netns = netns
+        #: Inode of the network namespace, as it was read.
+        self.netns_or_lost = netns
 
     #: Name of its family, one of :data:`~drgn_sockets.records.families.FAMILY_NAMES`. (Its address
     #: family, ``AF_*``, is :attr:`family`; several families of ours may have the same.)
@@ -164,18 +165,48 @@ class SocketRecord:
 
     #: A record is of what could be read, see :class:`UnreadableSocket`.
     error: str | None = None
-    #: Its inode, ``None`` if it has none.
-    inode: AnyInode | None = None
+    #: Its inode and the name of its interface, or what is lost of them.
+    inode_or_lost: AnyInode | Lost | None = None
+    ifname_or_lost: bytes | Lost | None = None
     #: ``struct sock *`` of the other end where the kernel has that, else 0.
     peer_sk: int = 0
     #: Whether it is one of the :meth:`parts` of a socket.
     is_part: ClassVar[bool] = False
     #: Further structures that are read of it, by attribute.
     more: ClassVar[Mapping[str, type[Struct]]] = {}
-    #: Name of the interface it is bound to, if it is.
-    ifname: bytes | None = None
     #: Who holds what, ``None`` if nobody looked.
     all_holders: HoldersOfSockets | None = None
+
+    @property
+    def netns(self) -> int:
+        """
+        Inode of the network namespace.
+
+        :raises FaultError: if it cannot be read
+        """
+        return there(self.netns_or_lost)
+
+    @property
+    def ifname(self) -> bytes | None:
+        """
+        Name of the interface it is bound to, if it is.
+
+        :raises FaultError: if it cannot be read
+        """
+        return there(self.ifname_or_lost)
+
+    @property
+    def inode(self) -> AnyInode | None:
+        """
+        Its inode, ``None`` if it has none.
+
+        :raises FaultError: if it cannot be read
+        """
+        return there(self.inode_or_lost)
+
+    @inode.setter
+    def inode(self, inode: AnyInode | None) -> None:
+        self.inode_or_lost = inode
 
     @property
     def ino(self) -> int:

@@ -114,10 +114,13 @@ class Errors:
 
     def of(self, index: int) -> str | None:
         """Text of the column ``error`` of the record at *index*."""
-        own = getattr(self._batch.records()[index], ERROR, None)
-        return (
-            "; ".join(dict.fromkeys([*filter(None, [own]), *self._of_cells.get(index, ())])) or None
-        )
+        return "; ".join(self._words(index)) or None
+
+    def _words(self, index: int) -> dict[str, None]:
+        record = self._batch.records()[index]
+        # A record may say in an attribute "lost" what is missing in what it otherwise tells.
+        own = [getattr(record, ERROR, None), *map(str, getattr(record, "lost", ()))]
+        return dict.fromkeys([*filter(None, own), *self._of_cells.get(index, ())])
 
     def lose(self) -> None:
         """Tell *losses* all that was noted, and the records' own errors."""
@@ -125,7 +128,7 @@ class Errors:
             return
         for i, record in enumerate(self._batch.records()):
             where = getattr(record, "where", "")
-            for words in filter(None, [getattr(record, ERROR, None), *self._of_cells.get(i, ())]):
+            for words in self._words(i):
                 self._losses.lose(words, where)
 
 

@@ -130,5 +130,5 @@ def _socket(file: FileRecord) -> Words:
         return Words(told.type, told.device, "0t0", told.node, told.name)
     # lsof shows no ends of these; we add them where the family has some.
     ends = socket.lsof_ends() if isinstance(socket, SocketRecord) else ""
-    name = b"protocol: %b%b" % (file.protocol or b"", ends.encode())
+    name = b"protocol: %b%b" % (file.protocol, ends.encode())
     return Words("sock", _device(file.dev), "0t0", str(file.ino), name)

@@ -33,7 +33,7 @@ def compare(prog: Program, cls: type[Struct], addresses: Iterable[int]) -> int:
     """
     layout = cls.layout(prog)
     batch = layout.read_batch(addresses)
-    singles = dict(layout.read_many(addresses))
+    singles = {one.address: one for one in layout.read_many(addresses)}
     assert batch.addresses == sorted(set(addresses)) == sorted(singles)
     assert not batch.unreadable
     members = cls.members()

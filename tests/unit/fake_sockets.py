@@ -49,7 +49,7 @@ def inet(
         **members,
     }
     record = record_type(KERNEL.prog, decoded(sock_type, **values), 1)
-    record.ifname = ifname
+    record.ifname_or_lost = ifname
     return record
 
 

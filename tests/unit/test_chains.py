@@ -293,7 +293,7 @@ def test_as_following_one_chain_after_the_other(
     nexts = {
         t.at(i): entry.node
         for i in known & following.keys()
-        if (entry := Entry.layout(t.kernel.prog).try_read(t.at(i))) is not None
+        if (entry := Entry.layout(t.kernel.prog).follow(t.at(i))) is not None
     }
     good = {(address - t.entries) // SIZE for address, entry in t.walk(nexts) if entry is not None}
     assert good == reached - known

@@ -383,6 +383,7 @@ def record(fd: int, **changes: Any) -> FdRecord:
         "error": None,
         # Nothing is locked, and its kind has nothing to tell.
         "file": SimpleNamespace(inode=0),
+        "lost": (),
         "private_data": 1,
         "memo": (),
         # Its operations show nothing of their own.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from drgn import Platform
+from drgn import FaultError, Platform
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,7 +132,8 @@ def test_pointers(platform: Platform, order: str, size: int) -> None:
     values = [0x1020304, 0, 0xFFFFFFFF]
     address = k.alloc(k.words(values))
     assert read_pointers(k.prog, address, 3) == tuple(values)
-    assert read_pointers(k.prog, address, 4) is None
+    with pytest.raises(FaultError):
+        read_pointers(k.prog, address, 4)
     assert read_pointers(k.prog, address, 0) == ()
 
 
@@ -142,13 +143,17 @@ def test_bytes_and_strings() -> None:
     address = k.alloc(b"name\0rest")
     assert read_bytes(k.prog, address, 4) == b"name"
     assert read_bytes(k.prog, address, 0) == b""
-    assert read_bytes(k.prog, address, 10) is None
+    with pytest.raises(FaultError):
+        read_bytes(k.prog, address, 10)
     assert read_bytes(k.prog, 0, 4) is None
-    assert read_bytes(k.prog, -8, 4) is None
-    assert read_bytes(k.prog, 2**64 - 2, 4) is None
+    with pytest.raises(FaultError):
+        read_bytes(k.prog, -8, 4)
+    with pytest.raises(FaultError):
+        read_bytes(k.prog, 2**64 - 2, 4)
     assert read_string(k.prog, address, 64) == b"name"
     assert read_string(k.prog, address, 2) == b"na"
     # It ends before the memory does, or it does not.
     assert read_string(k.prog, address + 5, 4) == b"rest"
-    assert read_string(k.prog, address + 5, 64) is None
+    with pytest.raises(FaultError):
+        read_string(k.prog, address + 5, 64)
     assert read_string(k.prog, 0, 64) is None

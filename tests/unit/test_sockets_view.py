@@ -86,7 +86,7 @@ def unix(
     }
     record = UnixRecord(KERNEL.prog, decoded(UnixSock, **values), 1)
     record.inode, record.names = SocketInode(100, 0), (name, peer)
-    record.peer_ino = peer_ino
+    record.peer_ino_or_lost = peer_ino
     return record
 
 

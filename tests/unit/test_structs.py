@@ -11,6 +11,7 @@ from drgn import FaultError, Object, Platform, Type, sizeof
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drgn_sockets.kernel.lost import Lost, unbroken
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, Member, OptBytes, OptInt, Struct
 
 from .fake_kernel import BIG, BIG_32, LITTLE, LITTLE_32, FakeKernel
@@ -170,7 +171,7 @@ def test_all_members_missing() -> None:
     address = k.alloc(4)
     assert layout.size == 0
     assert layout.read(address).gone is None
-    assert [(a, s.gone) for a, s in layout.read_many([address])] == [(address, None)]
+    assert [s.gone for s in unbroken(layout.read_many([address]))] == [None]
 
 
 def test_members_of_a_union_overlap() -> None:
@@ -194,7 +195,7 @@ def test_members_of_a_union_overlap() -> None:
     data = b"\1\0" + bytes(6) + b"\xff\xff\xff\xff\2\0\0\0" + b"\3\0"
     address = k.alloc(data)
     # Both ways of reading have to take all of them.
-    for found in (layout.read(address), next(layout.read_many([address]))[1]):
+    for found in (layout.read(address), next(unbroken(layout.read_many([address])))):
         assert (found.before, found.after) == (1, 3)
         assert found.whole == found.again == 0x2FFFFFFFF
         assert found.half == -1
@@ -275,14 +276,14 @@ def test_reading_one() -> None:
     k.struct("s", ("pad", k.u64), ("it", k.u64))
     layout: Any = declare("s", it=Int("it")).layout(k.prog)
     address = k.alloc(bytes(8) + b"\7" + bytes(7))
-    assert layout.read(address).it == layout.try_read(address).it == 7
+    assert layout.read(address).it == layout.follow(address).it == 7
     # Nor what a null pointer leads to, not even where that is mapped.
     k.map(0, 4096)
-    assert layout.try_read(0) is layout.try_read(8) is None
-    for bad in (address + 8, 0xDEAD000000000122, 2**64 - 1, 2**64, 2**70, -1, -4096):
-        assert layout.try_read(bad) is None
-        with pytest.raises(FaultError):
-            layout.read(bad)
+    assert layout.follow(0) is None
+    for bad in (8, address + 8, 0xDEAD000000000122, 2**64 - 1, 2**64, 2**70, -1, -4096):
+        for read in (layout.read, layout.follow):
+            with pytest.raises(FaultError, match="struct s cannot be read"):
+                read(bad)
 
 
 def test_reading_many() -> None:
@@ -295,8 +296,10 @@ def test_reading_many() -> None:
     unreadable = [base - 8, base + 4096 - 4, 0, 0xDEAD000000000122, 2**64 - 4]
     addresses = [far, *(base + i * 8 for i in (400, 3, 3, 17, 400, 0)), *unreadable, far]
     found = list(layout.read_many(addresses))
-    assert [address for address, _ in found] == sorted(set(addresses))
-    values = {address: s.it for address, s in found if s is not None}
+    assert [one.address for one in found] == sorted(set(addresses))
+    values = {one.address: one.it for one in found if not isinstance(one, Lost)}
     assert values == {far: 4711, **{base + i * 8: i for i in (0, 3, 17, 400)}}
-    assert all(s.address == address for address, s in found if s is not None)
+    assert [one for one in found if isinstance(one, Lost)] == [
+        Lost("struct s", address) for address in sorted(unreadable)
+    ]
     assert list(layout.read_many([])) == []

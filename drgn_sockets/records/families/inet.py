@@ -356,7 +356,7 @@ def tos_values(record: InetRecord) -> dict[str, int] | None:
         return None
     values = {"tos": sock.tos}
     if sock.family == AF_INET6:
-        pinet6 = Ipv6Pinfo.layout(record.prog).try_read(sock.pinet6 or 0)
+        pinet6 = Ipv6Pinfo.layout(record.prog).follow(sock.pinet6 or 0)
         if pinet6 is not None:
             values["tclass"] = pinet6.tclass
     # As inet_diag_msg_attrs_fill() has it.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from drgn import Program, offsetof
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.mptcp import (
     PmNlPernet,
     for_each_mptcp,
@@ -197,7 +198,7 @@ def mptcp_get_info(prog: Program, msk: MptcpSock) -> MptcpInfo:
             last_ack_recv=msk.last_ack_recv_ms,
         )
         if "subflows_total" in _told(prog):
-            first = SockCommon.layout(prog).try_read(msk.first)
+            first = SockCommon.layout(prog).follow(msk.first)
             has_initial = first is not None and first.state in _INITIAL_STATES
             values["subflows_total"] = msk.extra_subflows + int(has_initial)
     told = _told(prog)
@@ -258,7 +259,7 @@ class MptcpRecord(InetRecord):
         """The TCP socket that listens for it."""
         if self.state != TCP_LISTEN:
             return None
-        return Sock.layout(self.prog).try_read(self.sock.first)
+        return Sock.layout(self.prog).follow(self.sock.first)
 
     @property
     def timer(self) -> Timer | None:
@@ -278,14 +279,15 @@ class MptcpRecord(InetRecord):
         Subflows that are in no table: a socket that is not connected yet has one for later, and
         that may be bound.
         """
-        commons = SockCommon.layout(self.prog).read_many(self.subflows())
-        idle = [sk for sk, common in commons if common and common.state == TCP_CLOSE]
+        commons = unbroken(SockCommon.layout(self.prog).read_many(self.subflows()))
+        idle = [common.address for common in commons if common.state == TCP_CLOSE]
         records = []
         for sock in TcpSock.layout(self.prog).read_batch(idle):
             record = TcpSockRecord(self.prog, sock, self.netns)
-            record.inode = SocketAlloc.layout(self.prog).try_read(
-                sock.socket - offsetof(self.prog.type("struct socket_alloc"), "socket")
-            )
+            if sock.socket:
+                record.inode = SocketAlloc.layout(self.prog).read(
+                    sock.socket - offsetof(self.prog.type("struct socket_alloc"), "socket")
+                )
             record.all_holders = self.all_holders
             records.append(record)
         return records

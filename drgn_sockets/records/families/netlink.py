@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, unpack_words
@@ -133,17 +133,20 @@ def netlink_groups(prog: Program, sock: NetlinkSock) -> bytes | None:
     """
     word = pointer_size(prog)
     bits = min(sock.ngroups, _MAX_GROUPS)
-    return read_bytes(prog, sock.group_bits, -(-bits // (8 * word)) * word)
+    return read_bytes(
+        prog, sock.group_bits, -(-bits // (8 * word)) * word, "groups of struct netlink_sock"
+    )
 
 
-def first_groups(prog: Program, sock: NetlinkSock) -> int | None:
-    """The first 32 groups as bits, as procfs and ss have them; ``None`` if not to be read."""
+def first_groups(prog: Program, sock: NetlinkSock) -> int:
+    """The first 32 groups as bits, as procfs and ss have them."""
     if not sock.group_bits:
         return 0
     # Whatever the number of groups is: there is at least a word.
-    raw = read_bytes(prog, sock.group_bits, pointer_size(prog))
-    if raw is None:
-        return None
+    raw = (
+        read_bytes(prog, sock.group_bits, pointer_size(prog), "groups of struct netlink_sock")
+        or b""
+    )
     return int.from_bytes(raw, "little" if byte_order(prog) == "<" else "big") & 0xFFFFFFFF
 
 
@@ -197,10 +200,7 @@ class NetlinkRecord(SocketRecord):
 
     def _owner(self) -> bytes | None:
         """Name of the process whose ID the port ID is; mostly it made the socket."""
-        try:
-            task = task_by_tid(self.prog, self.sock.portid)
-        except FaultError:
-            return None
+        task = task_by_tid(self.prog, self.sock.portid)
         # A process of a container takes the ID that it has there.
         if task is None or task_net(self.prog, task.nsproxy) != self.netns:
             return None

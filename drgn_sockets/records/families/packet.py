@@ -12,7 +12,7 @@ from drgn import FaultError, Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.lists import for_each_linked
-from drgn_sockets.kernel.lost import sift, untold
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.memory import page_shift, read_pointers
 from drgn_sockets.kernel.net import netdev_name_by_index
 from drgn_sockets.kernel.sk_filter import Instruction, filter_bytes, instructions
@@ -267,7 +267,7 @@ class PacketRecord(SocketRecord):
     struct = PacketSock
 
     @functools.cached_property
-    def ifname(self) -> bytes | None:  # type: ignore[override]
+    def ifname(self) -> bytes | None:
         """Name of the interface it is bound to, if it is and that exists."""
         sock = self.sock
         return netdev_name_by_index(self.prog, sock.net, sock.ifindex) if sock.ifindex else None
@@ -279,14 +279,14 @@ class PacketRecord(SocketRecord):
 
     @property
     def fanout(self) -> Fanout | None:
-        """Its fanout group; ``None`` if it is in none, or that cannot be read."""
+        """Its fanout group; ``None`` if it is in none."""
         layout = _Fanout.layout(self.prog)
-        group = layout.try_read(self.sock.fanout_group)
+        group = layout.follow(self.sock.fanout_group)
         if group is None:
             return None
         arr = group.address + layout.cls.places["arr"].offset
         members = read_pointers(self.prog, arr, min(group.num_members, _MAX_MEMBERS))
-        return Fanout(group.id, group.type, group.flags, members or ())
+        return Fanout(group.id, group.type, group.flags, members)
 
     @property
     def memberships(self) -> list[Membership]:
@@ -295,7 +295,7 @@ class PacketRecord(SocketRecord):
         items = for_each_linked(layout, self.sock.mclist, limit=_MAX_MEMBERSHIPS)
         return [
             Membership(item.ifindex, item.count, item.type, item.alen, item.addr)
-            for item in sift(items, untold)
+            for item in unbroken(items)
         ]
 
     @property
@@ -443,7 +443,7 @@ def packet_flags(prog: Program, sock: PacketSock) -> list[str]:
     bits = _flag_bits(prog)
     found = {name for name, bit in bits.items() if (sock.flag_bits or 0) >> bit & 1}
     old = _OldFlags.layout(prog)
-    flags = old.try_read(sock.address) if old.sources else None
+    flags = old.follow(sock.address) if old.sources else None
     if flags is not None:
         found.update(name for name in FLAGS if getattr(flags, name, 0))
         if flags.xmit and flags.xmit == symbol_address(prog, "packet_direct_xmit"):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -12,7 +13,7 @@ from drgn import Program
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.inet_ctl_sock import for_each_control_sock
 from drgn_sockets.kernel.lists import list_for_each, list_for_each_entry
-from drgn_sockets.kernel.lost import sift, untold
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.memory import byte_order, read_bytes
 from drgn_sockets.kernel.sctp import for_each_sctp, sctp_bind_addrs
 from drgn_sockets.kernel.sock import (
@@ -331,7 +332,7 @@ class SctpRecord(InetRecord):
     send_q = Derived(same, "max_ack_backlog", doc="How many of these there may be.")
 
     def _endpoint(self) -> SctpEndpoint | None:
-        return SctpEndpoint.layout(self.prog).try_read(self.sock.ep)
+        return SctpEndpoint.layout(self.prog).follow(self.sock.ep)
 
     def _list(self, base: int, cls: type[Struct], member: str) -> int:
         """Address of a list in a structure of which :class:`Struct` has the first node."""
@@ -370,7 +371,7 @@ class SctpRecord(InetRecord):
         if self._endpoint() is None:
             return []
         head = self._list(self.sock.ep, SctpEndpoint, "asocs")
-        asocs = sift(list_for_each_entry(layout, head, "next_asoc"), untold)
+        asocs = unbroken(list_for_each_entry(layout, head, "next_asoc"))
         return [SctpAssociationRecord(self, asoc) for asoc in asocs]
 
     def lsof(self, ino: int) -> LsofSocket | None:
@@ -418,15 +419,19 @@ class SctpAssociationRecord(SctpRecord):
         self.all_holders = socket.all_holders
         #: The decoded ``struct sctp_association``.
         self.assoc = assoc
-        self._primary = SctpTransport.layout(self.prog).try_read(assoc.primary_path)
-        self.ifname = self._ifname()
         self._socket_address: str = socket.local_address
 
-    def _device(self) -> _Device | None:
-        dst = _Dst.layout(self.prog).try_read(self._primary.dst) if self._primary else None
-        return _Device.layout(self.prog).try_read(dst.dev) if dst else None
+    @functools.cached_property
+    def _primary(self) -> SctpTransport | None:
+        return SctpTransport.layout(self.prog).follow(self.assoc.primary_path)
 
-    def _ifname(self) -> bytes | None:
+    def _device(self) -> _Device | None:
+        dst = _Dst.layout(self.prog).follow(self._primary.dst) if self._primary else None
+        return _Device.layout(self.prog).follow(dst.dev) if dst else None
+
+    @property
+    def ifname(self) -> bytes | None:
+        """Name of the interface of the way to the other end, if there is one."""
         device = self._device()
         return device.name if device is not None and device.ifindex else None
 
@@ -503,7 +508,7 @@ class SctpAssociationRecord(SctpRecord):
     def _transports(self) -> list[SctpTransport]:
         layout = SctpTransport.layout(self.prog)
         head = self._list(self.assoc.address, SctpAssociation, "transports")
-        return list(sift(list_for_each_entry(layout, head, "node"), untold))
+        return list(unbroken(list_for_each_entry(layout, head, "node")))
 
     def primary_addr(self) -> bytes:
         """``union sctp_addr`` of the path in use, empty if it cannot be read."""
@@ -521,7 +526,7 @@ class SctpAssociationRecord(SctpRecord):
 
     def _length(self, member: str) -> int:
         head = self._list(self.assoc.address, SctpAssociation, member)
-        return sum(1 for _ in sift(list_for_each(self.prog, head), untold))
+        return sum(1 for _ in unbroken(list_for_each(self.prog, head)))
 
     def info(self) -> SctpInfo:
         asoc, prog = self.assoc, self.prog

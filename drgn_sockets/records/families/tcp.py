@@ -391,7 +391,7 @@ class _Ops(NamedTuple):
 
 @once_per_program
 def _ops(prog: Program, cls: type[_CongestionOps] | type[_UlpOps], address: int) -> _Ops:
-    ops = cls.layout(prog).try_read(address) if address else None
+    ops = cls.layout(prog).follow(address) if address else None
     return _Ops(ops.name, bool(ops.get_info)) if ops else _Ops(None, False)
 
 

@@ -15,7 +15,7 @@ from drgn import Program, offsetof
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock, major, minor
-from drgn_sockets.kernel.lost import Lost, there, unreadable
+from drgn_sockets.kernel.lost import Lost, there, unbroken
 from drgn_sockets.kernel.memory import read_bytes
 from drgn_sockets.kernel.skb import MAX_SKBS, skb_queue_walk
 from drgn_sockets.kernel.sock import (
@@ -109,10 +109,8 @@ def sun_path(prog: Program, addr: int) -> bytes | None:
     layout = UnixAddress.layout(prog)
     length = min(max(layout.read(addr).len, 0), _MAX_ADDRESS)
     offset = layout.cls.places["name"].offset + _SUN_PATH
-    path = read_bytes(prog, addr + offset, max(length - _SUN_PATH, 0))
-    if path is None:
-        raise unreadable("name in struct unix_address", addr)
-    return path
+    length = max(length - _SUN_PATH, 0)
+    return read_bytes(prog, addr + offset, length, "name in struct unix_address")
 
 
 class _SkBuff(Struct):
@@ -134,12 +132,12 @@ def _queued(prog: Program, sk: UnixSock) -> Iterator[_SkBuff | Lost]:
     return itertools.islice(skb_queue_walk(_SkBuff.layout(prog), queue), limit)
 
 
-def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
+def unix_inq_len(prog: Program, sk: UnixSock) -> int:
     """
     Bytes in the receive queue, as ``unix_inq_len()``: of a datagram socket, those of the
     first datagram.
 
-    :return: ``None`` if the queue cannot be read
+    :raises FaultError: if the queue cannot be read
     """
     if not sk.receive_queue_len:
         return 0
@@ -148,32 +146,23 @@ def unix_inq_len(prog: Program, sk: UnixSock) -> int | None:
     cb = offsetof(prog.type("struct sk_buff"), "cb")
     parms = _UnixSkbParms.layout(prog)
     total = 0
-    for skb in _queued(prog, sk):
-        control = None if isinstance(skb, Lost) else parms.try_read(skb.address + cb)
-        if isinstance(skb, Lost) or control is None:
-            return None
+    for skb in unbroken(_queued(prog, sk)):
         if sk.type not in (SOCK_STREAM, SOCK_SEQPACKET):
             return skb.len
-        total += skb.len - control.consumed
+        total += skb.len - parms.read(skb.address + cb).consumed
     return total
 
 
-def unix_pending(prog: Program, sk: UnixSock) -> list[int] | None:
+def unix_pending(prog: Program, sk: UnixSock) -> list[int]:
     """
     The connections that wait for ``accept()``.
 
     :param sk: A listener
-    :return: ``struct sock *`` of who connected, 0 where that is gone; ``None`` if the queue
-        cannot be read
+    :return: ``struct sock *`` of who connected, 0 where that is gone
+    :raises FaultError: if the queue cannot be read
     """
     layout = UnixSock.layout(prog)
-    peers: list[int] = []
-    for skb in _queued(prog, sk):
-        child = None if isinstance(skb, Lost) else layout.try_read(skb.sk)
-        if child is None:
-            return None
-        peers.append(child.peer)
-    return peers
+    return [layout.read(skb.sk).peer for skb in unbroken(_queued(prog, sk))]
 
 
 class UnixRecord(SocketRecord):
@@ -182,8 +171,17 @@ class UnixRecord(SocketRecord):
     family_name = "unix"
     struct = UnixSock
 
-    #: Inode of the other end; 0 if it has none, as long as nobody has accepted it.
-    peer_ino: int = 0
+    #: Inode of the other end, or what is lost of it.
+    peer_ino_or_lost: int | Lost = 0
+
+    @property
+    def peer_ino(self) -> int:
+        """
+        Inode of the other end; 0 if it has none, as long as nobody has accepted it.
+
+        :raises FaultError: if it cannot be read
+        """
+        return there(self.peer_ino_or_lost)
 
     #: What the names below are, or what is lost of them.
     names: tuple[bytes | Lost | None, bytes | Lost | None] = (None, None)
@@ -218,7 +216,7 @@ class UnixRecord(SocketRecord):
     )
 
     @property
-    def recv_q(self) -> int | None:
+    def recv_q(self) -> int:
         """Bytes to be read (``unix_inq_len()``); of a listener, connections waiting."""
         sock = self.sock
         if sock.state == TCP_LISTEN or not sock.receive_queue_len:
@@ -326,12 +324,14 @@ class UnixRecord(SocketRecord):
 
     def pending(self) -> list[int]:
         """
-        Inodes of the other ends of connections that it has not accepted, as far as they can be
-        read: what sock_diag calls ``ICONS``.
+        Inodes of the other ends of connections that it has not accepted: what sock_diag calls
+        ``ICONS``.
+
+        :raises FaultError: if they cannot be read
         """
         if self.sock.state != TCP_LISTEN:
             return []
-        peers = unix_pending(self.prog, self.sock) or []
+        peers = unix_pending(self.prog, self.sock)
         return [sock_i_ino(self.prog, peer) for peer in peers]
 
     @property
@@ -343,12 +343,14 @@ class UnixRecord(SocketRecord):
         Inode and device (as the kernel's ``dev_t``) of the socket *file*, which ``stat``
         shows for the path, and which is not the inode of the socket.
 
-        :return: ``None`` if it is not bound to a path, or that cannot be read
+        :return: ``None`` if it is not bound to a path
+        :raises FaultError: if that cannot be read
         """
-        dentry = Dentry.layout(self.prog).try_read(self.sock.path_dentry)
-        inode = dentry and Inode.layout(self.prog).try_read(dentry.inode)
-        sb = inode and SuperBlock.layout(self.prog).try_read(inode.sb)
-        return (inode.ino, sb.dev) if inode and sb else None
+        dentry = Dentry.layout(self.prog).follow(self.sock.path_dentry)
+        if dentry is None:
+            return None
+        inode = Inode.layout(self.prog).read(dentry.inode)
+        return inode.ino, SuperBlock.layout(self.prog).read(inode.sb).dev
 
 
 def _file_ino(record: UnixRecord) -> int | None:

@@ -101,7 +101,7 @@ class XdpRecord(SocketRecord):
     state = Derived(lambda state: TCP_CLOSE, "state", doc="As ss has it: always closed.")
 
     def _read(self, cls: type[Any], address: int) -> Any:
-        return cls.layout(self.prog).try_read(address) if address else None
+        return cls.layout(self.prog).follow(address) if address else None
 
     @functools.cached_property
     def device(self) -> tuple[int, bytes] | None:

@@ -15,8 +15,9 @@ from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
+from drgn_sockets.kernel.lost import Lost, lost_by, lost_in
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.module import TYPES_OF_MODULES, module_symbol_name
 from drgn_sockets.kernel.symbols import symbol_name
@@ -152,7 +153,11 @@ def _is(kind: Kind, file: FileRecord) -> bool:
 
 
 def known_of(file: FileRecord) -> Known | None:
-    """What is known of a file beyond what all files have; remembered with the record."""
+    """
+    What is known of a file beyond what all files have; remembered with the record.
+
+    :raises FaultError: if what tells its kind cannot be read
+    """
     if file.memo is None:
         file.memo = _known_of(file) or ()
     return file.memo or None
@@ -163,9 +168,13 @@ def _known_of(file: FileRecord) -> Known | None:
     if kind is None or not kind.is_one(file):
         return None
     try:
-        return Known(kind, kind.read(file))
+        it = kind.read(file)
+        file.lost = list(lost_in(it))
+        return Known(kind, it)
     except LookupError as e:
         hint = f" {TYPES_OF_MODULES}" if "could not find 'struct " in str(e) else ""
         return Known(kind, None, f"{kind.name}: {e}{hint}", unknown=True)
     except UNREADABLE as e:
-        return Known(kind, None, f"{kind.name}: {e}")
+        lost = lost_by(e, kind.name) if isinstance(e, FaultError) else Lost(kind.name, 0, str(e))
+        file.lost = [lost]
+        return Known(kind, None, f"{kind.name}: {lost}")

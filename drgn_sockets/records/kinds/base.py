@@ -5,17 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable, ClassVar
 
-from drgn import FaultError, Program, offsetof
+
+from drgn import Program, offsetof
 
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.program import once_per_program
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.text import plain
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 class Field(NamedTuple):
@@ -90,36 +90,6 @@ class Kind:
         """What the column ``detail`` says."""
         values = ((field.name, field.get(it)) for field in self.fields if field.shown)
         return " ".join(f"{name}={plain(value)}" for name, value in values if value is not None)
-
-
-def attempt(read: Callable[[S], T], of: S) -> T | FaultError:
-    """What *read* gives; or, as an entry of a list of which the rest is good, what it raises."""
-    try:
-        return read(of)
-    except FaultError as e:
-        return e
-    except UNREADABLE as e:
-        return FaultError(str(e), 0)
-
-
-def there(entries: Iterable[T | FaultError], lost: list[FaultError]) -> Iterator[T]:
-    """Those entries of a list that can be read; the others are appended to *lost*."""
-    for entry in entries:
-        if isinstance(entry, FaultError):
-            lost.append(entry)
-        else:
-            yield entry
-
-
-def tell(lost: Sequence[FaultError]) -> None:
-    """
-    Tell of what is missing in a text that is otherwise written.
-
-    :raises FaultError: if there is something
-    """
-    if lost:
-        more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
-        raise FaultError(f"{lost[0].message}{more}", lost[0].address)
 
 
 def shows_fdinfo(file: FileRecord) -> bool:

@@ -246,10 +246,7 @@ class _Lines:
     def _words(self, array: Object, count: int) -> Sequence[int]:
         if count > _MAX_PROBES:
             raise FaultError("more probes than there can be", self.link.address)
-        words = read_pointers(self.prog, array.value_(), count)
-        if words is None:
-            raise FaultError("array of probes cannot be read", array.value_())
-        return words
+        return read_pointers(self.prog, array.value_(), count)
 
     def uprobe_multi(self) -> Iterator[Line]:
         type_ = self.prog.type("struct bpf_uprobe_multi_link")

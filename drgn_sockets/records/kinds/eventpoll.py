@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
-from drgn import FaultError, offsetof
+from drgn import offsetof
 
 from drgn_sockets.kernel.file import File, Inode, SuperBlock
-from drgn_sockets.kernel.lost import Lost, as_fault, sift
+from drgn_sockets.kernel.lost import Lost, raise_lost, sift
 from drgn_sockets.kernel.rbtree import rb_for_each
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import Field, Kind, tell, there
+from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.text import plain
 
 S = TypeVar("S", bound=Struct)
@@ -55,7 +55,7 @@ class Target(NamedTuple):
     """A file that is waited for."""
 
     item: Epitem
-    file: Watched | FaultError
+    file: Watched | Lost
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -63,19 +63,19 @@ class Target(NamedTuple):
             "events": f"{self.item.events:#x}",
             "data": f"{self.item.data:#x}",
             "file": f"{self.item.file:#x}",
-            "ino": self.file if isinstance(self.file, FaultError) else self.file.ino,
+            "ino": self.file if isinstance(self.file, Lost) else self.file.ino,
         }
 
 
 class Targets(NamedTuple):
     """Those of an epoll file, in the order in which fdinfo has them."""
 
-    targets: list[Target | FaultError]
+    targets: list[Target | Lost]
 
     @property
-    def tfds(self) -> list[int | FaultError]:
+    def tfds(self) -> list[int | Lost]:
         fds = sorted(t.item.fd for t in self.targets if isinstance(t, Target))
-        return [*fds, *(t for t in self.targets if isinstance(t, FaultError))]
+        return [*fds, *(t for t in self.targets if isinstance(t, Lost))]
 
 
 class Eventpoll(Kind):
@@ -99,40 +99,43 @@ class Eventpoll(Kind):
         offset = offsetof(prog.type("struct epitem"), "rbn")
         lost: list[Lost] = []
         order = [node - offset for node in sift(rb_for_each(prog, root), lost.append)]
-        found = dict(Epitem.layout(prog).read_many(order))
-        items = [_there(found, "epitem", address) for address in order]
-        good = [item for item in items if isinstance(item, Epitem)]
-        files = dict(File.layout(prog).read_many(item.file for item in good))
-        inodes = dict(Inode.layout(prog).read_many(f.inode for f in files.values() if f))
-        sbs = dict(SuperBlock.layout(prog).read_many(i.sb for i in inodes.values() if i))
+        items = _by_address(Epitem.layout(prog).read_many(order))
+        good = [item for item in items.values() if isinstance(item, Epitem)]
+        files = _by_address(File.layout(prog).read_many(item.file for item in good))
+        inodes = _by_address(
+            Inode.layout(prog).read_many(f.inode for f in files.values() if isinstance(f, File))
+        )
+        sbs = _by_address(
+            SuperBlock.layout(prog).read_many(i.sb for i in inodes.values() if isinstance(i, Inode))
+        )
 
-        def watched(address: int) -> Watched | FaultError:
-            target = _there(files, "file", address)
-            if isinstance(target, FaultError):
+        def watched(address: int) -> Watched | Lost:
+            target = files[address]
+            if isinstance(target, Lost):
                 return target
-            inode = _there(inodes, "inode", target.inode)
-            if isinstance(inode, FaultError):
+            inode = inodes[target.inode]
+            if isinstance(inode, Lost):
                 return inode
-            sb = _there(sbs, "super_block", inode.sb)
-            return sb if isinstance(sb, FaultError) else Watched(target.pos, inode.ino, sb.dev)
+            sb = sbs[inode.sb]
+            return sb if isinstance(sb, Lost) else Watched(target.pos, inode.ino, sb.dev)
 
         targets = [
-            item if isinstance(item, FaultError) else Target(item, watched(item.file))
-            for item in items
+            item if isinstance(item, Lost) else Target(item, watched(item.file))
+            for item in map(items.__getitem__, order)
         ]
-        return Targets([*targets, *map(as_fault, lost)])
+        return Targets([*targets, *lost])
 
     def fdinfo(self, file: FileRecord, it: Targets) -> Iterator[bytes]:
         """``ep_show_fdinfo()``"""
-        lost: list[FaultError] = []
-        for item, watched in there(map(_whole, it.targets), lost):
+        lost: list[Lost] = []
+        for item, watched in sift(map(_whole, it.targets), lost.append):
             yield b"tfd: %8d events: %8x data: %16x  pos:%d ino:%x sdev:%x\n" % (
                 item.fd,
                 item.events,
                 item.data,
                 *watched,
             )
-        tell(lost)
+        raise_lost(lost)
 
     def words(self, it: Targets) -> str:
         tfds = it.tfds
@@ -140,11 +143,11 @@ class Eventpoll(Kind):
         return f"tfds={plain(tfds[:_SHOWN])}{more}"
 
 
-def _whole(target: Target | FaultError) -> tuple[Epitem, Watched] | FaultError:
-    if isinstance(target, FaultError):
+def _whole(target: Target | Lost) -> tuple[Epitem, Watched] | Lost:
+    if isinstance(target, Lost):
         return target
-    return target.file if isinstance(target.file, FaultError) else (target.item, target.file)
+    return target.file if isinstance(target.file, Lost) else (target.item, target.file)
 
 
-def _there(found: Mapping[int, S | None], name: str, address: int) -> S | FaultError:
-    return found[address] or FaultError(f"struct {name} cannot be read", address)
+def _by_address(structs: Iterable[S | Lost]) -> dict[int, S | Lost]:
+    return {one.address: one for one in structs}

@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import attrgetter
 
-from drgn import FaultError
-
 from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.fsnotify import FsnotifyMark
+from drgn_sockets.kernel.lost import Lost, raise_lost, sift
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import Field, Kind, tell, there
+from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.records.kinds.notify import Group, file_handle, read_group, where
 
 # include/linux/fanotify.h: FANOTIFY_INTERNAL_GROUP_FLAGS. All others are a user's.
@@ -53,7 +52,7 @@ class Fanotify(Kind):
             "the same with FAN_* events, those ignored, and FAN_MARK_* flags",
             lambda it: [
                 watched
-                if isinstance(watched, FaultError)
+                if isinstance(watched, Lost)
                 else {
                     "at": where(watched, raw=True),
                     "mask": f"{watched.mark.mask:#x}",
@@ -76,8 +75,8 @@ class Fanotify(Kind):
             _init_flags(it),
             it.group.fanotify_f_flags or 0,
         )
-        lost: list[FaultError] = []
-        for watched in there(it.watched, lost):
+        lost: list[Lost] = []
+        for watched in sift(it.watched, lost.append):
             mark = watched.mark
             masks = b"mflags:%x mask:%x ignored_mask:%x" % (
                 _user_flags(mark),
@@ -97,4 +96,4 @@ class Fanotify(Kind):
                 yield b"fanotify sdev:%x %b\n" % (watched.sb.dev, masks)
             elif watched.type == fsnotify.MNTNS:
                 yield b"fanotify mnt_ns:%d %b\n" % (watched.id, masks)
-        tell(lost)
+        raise_lost(lost)

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
-from drgn import FaultError, offsetof
+from drgn import offsetof
 
 from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.fsnotify import FsnotifyMark, Watched
+from drgn_sockets.kernel.lost import Lost, or_lost, raise_lost, sift
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import Field, Kind, attempt, tell, there
+from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.records.kinds.notify import Group, file_handle, read_group, where
 
 # include/uapi/linux/inotify.h
@@ -43,7 +44,7 @@ class Inotify_(NamedTuple):
 
     group: Group
     #: Of a watch that cannot be read, why.
-    watches: list[Watch | FaultError]
+    watches: list[Watch | Lost]
 
 
 def _user_mask(mark: FsnotifyMark) -> int:
@@ -56,8 +57,8 @@ def _user_mask(mark: FsnotifyMark) -> int:
     return mask
 
 
-def _where(watch: Watch | FaultError, *, raw: bool = False) -> str:
-    return where(watch if isinstance(watch, FaultError) else watch.watched, raw=raw)
+def _where(watch: Watch | Lost, *, raw: bool = False) -> str:
+    return where(watch if isinstance(watch, Lost) else watch.watched, raw=raw)
 
 
 class Inotify(Kind):
@@ -82,7 +83,7 @@ class Inotify(Kind):
             "the same with watch descriptors and IN_* events",
             lambda it: [
                 watch
-                if isinstance(watch, FaultError)
+                if isinstance(watch, Lost)
                 else {
                     "wd": watch.wd,
                     "inode": where(watch.watched),
@@ -109,16 +110,16 @@ class Inotify(Kind):
             return Watch(layout.read(watched.mark.address - offset).wd, watched)
 
         watches = [
-            watched if isinstance(watched, FaultError) else attempt(watch, watched)
+            watched if isinstance(watched, Lost) else or_lost(watch, watched)
             for watched in group.watched
-            if isinstance(watched, FaultError) or watched.type == fsnotify.INODE
+            if isinstance(watched, Lost) or watched.type == fsnotify.INODE
         ]
         return Inotify_(group, watches)
 
     def fdinfo(self, file: FileRecord, it: Inotify_) -> Iterator[bytes]:
         """``inotify_fdinfo()``"""
-        lost: list[FaultError] = []
-        for wd, watched in there(it.watches, lost):
+        lost: list[Lost] = []
+        for wd, watched in sift(it.watches, lost.append):
             assert watched.inode is not None and watched.sb is not None
             yield b"inotify wd:%x ino:%x sdev:%x mask:%x ignored_mask:0 %b\n" % (
                 wd & 0xFFFFFFFF,
@@ -127,4 +128,4 @@ class Inotify(Kind):
                 _user_mask(watched.mark),
                 file_handle(file.prog, watched),
             )
-        tell(lost)
+        raise_lost(lost)

@@ -13,12 +13,12 @@ from drgn import FaultError, Object, Program, offsetof, sizeof
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each
-from drgn_sockets.kernel.lost import Lost, as_fault
+from drgn_sockets.kernel.lost import Lost, lost_by, or_lost, raise_lost, sift, unreadable
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_pointers, read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct, c_string
 from drgn_sockets.kernel.task import Task
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import Field, Kind, attempt, tell, there
+from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.text import plain
 
 T = TypeVar("T")
@@ -175,13 +175,13 @@ class Ring(NamedTuple):
     thread: SqThread
     # In each list, an entry that cannot be read is what says why.
     #: Names of registered files by slot, as fdinfo has them, ``None`` for an empty slot.
-    file_names: Sequence[bytes | FaultError | None]
+    file_names: Sequence[bytes | Lost | None]
     #: Registered buffers by slot: address and length, ``None`` for an empty slot.
-    bufs: Sequence[tuple[int, int] | FaultError | None]
+    bufs: Sequence[tuple[int, int] | Lost | None]
     #: Requests that wait for something: opcode, and whether task work is pending.
-    polls: Sequence[tuple[int, bool] | FaultError]
+    polls: Sequence[tuple[int, bool] | Lost]
     #: Completions for which there was no room: user_data, res, flags.
-    overflow: Sequence[tuple[int, int, int] | FaultError]
+    overflow: Sequence[tuple[int, int, int] | Lost]
 
     @property
     def locked(self) -> bool:
@@ -198,12 +198,9 @@ class _Reader:
     def _pointers(self, address: int, count: int) -> Sequence[int]:
         if count > _MAX_REGISTERED:
             raise FaultError("more slots than there can be", self.ctx.address)
-        pointers = read_pointers(self.prog, address, count) if count else ()
-        if pointers is None:
-            raise FaultError("slots cannot be read", address)
-        return pointers
+        return read_pointers(self.prog, address, count) if count else ()
 
-    def file_names(self) -> Sequence[bytes | FaultError | None]:
+    def file_names(self) -> Sequence[bytes | Lost | None]:
         ctx = self.ctx
         if ctx.file_nodes is not None:
             return self._slots(ctx.file_nodes, ctx.nr_file_nodes, self._node_file)
@@ -213,14 +210,14 @@ class _Reader:
 
     def _slots(
         self, address: int | None, count: int | None, read: Callable[[int], T | None]
-    ) -> Sequence[T | FaultError | None]:
+    ) -> Sequence[T | Lost | None]:
         """What there is in each slot of an array of pointers."""
         count = count or 0
         try:
             slots = self._pointers(address or 0, count)
         except FaultError as e:
-            return [e] * min(count, _MAX_REGISTERED)
-        return [attempt(read, slot) if slot else None for slot in slots]
+            return [lost_by(e)] * min(count, _MAX_REGISTERED)
+        return [or_lost(read, slot) if slot else None for slot in slots]
 
     def _node_file(self, node: int) -> bytes | None:
         return self._file_name(_RsrcNode.layout(self.prog).read(node).file_ptr)
@@ -234,7 +231,7 @@ class _Reader:
             return _mangle(self.file.namer.d_path(file.mnt, file.dentry))
         return c_string(Dentry.layout(self.prog).read(file.dentry).shortname)
 
-    def bufs(self) -> Sequence[tuple[int, int] | FaultError | None]:
+    def bufs(self) -> Sequence[tuple[int, int] | Lost | None]:
         ctx = self.ctx
         if ctx.buf_nodes is not None:
             return self._slots(ctx.buf_nodes, ctx.nr_buf_nodes, self._node_buf)
@@ -263,14 +260,14 @@ class _Reader:
         total = _stime_us(Object(self.prog, "struct task_struct *", data.thread))
         return SqThread(task.pid, data.sq_cpu, total, data.work_time)
 
-    def polls(self) -> list[tuple[int, bool] | FaultError]:
+    def polls(self) -> list[tuple[int, bool] | Lost]:
         """In the order of buckets."""
-        found: list[tuple[int, bool] | FaultError] = []
+        found: list[tuple[int, bool] | Lost] = []
         try:
             for head in self._buckets():
                 found += self._requests(head)
         except FaultError as e:
-            found.append(e)
+            found.append(lost_by(e))
         return found
 
     def _buckets(self) -> Iterator[int]:
@@ -291,13 +288,10 @@ class _Reader:
         for bucket_heads in zip(*heads):
             yield from bucket_heads
 
-    def _requests(self, node: int) -> Iterator[tuple[int, bool] | FaultError]:
+    def _requests(self, node: int) -> Iterator[tuple[int, bool] | Lost]:
         layout = _Request.layout(self.prog)
         for request in hlist_for_each_entry(layout, node, "next", _MAX_REQUESTS):
-            if isinstance(request, Lost):
-                yield as_fault(request)
-            else:
-                yield attempt(self._request, request)
+            yield request if isinstance(request, Lost) else or_lost(self._request, request)
 
     def _request(self, request: _Request) -> tuple[int, bool]:
         task = request.task
@@ -305,7 +299,7 @@ class _Reader:
             task = _Tctx.layout(self.prog).read(request.tctx or 0).task or 0
         return request.opcode, bool(Task.layout(self.prog).read(task).task_works)
 
-    def overflow(self) -> list[tuple[int, int, int] | FaultError]:
+    def overflow(self) -> list[tuple[int, int, int] | Lost]:
         type_ = self.prog.type("struct io_overflow_cqe")
         offset, cqe = offsetof(type_, "list"), offsetof(type_, "cqe")
         head = self.ctx.address + offsetof(self.prog.type("struct io_ring_ctx"), "cq_overflow_list")
@@ -316,7 +310,7 @@ class _Reader:
             return user_data, res, flags
 
         return [
-            as_fault(node) if isinstance(node, Lost) else attempt(completion, node)
+            node if isinstance(node, Lost) else or_lost(completion, node)
             for node in list_for_each(self.prog, head, _MAX_ENTRIES)
         ]
 
@@ -327,7 +321,7 @@ def _bytes(prog: Program, address: int, size: int) -> bytes:
     try:
         data: bytes = prog.read(address, size)
     except UNREADABLE:
-        raise FaultError("queue cannot be read", address) from None
+        raise unreadable("queue of an io_uring", address) from None
     return data
 
 
@@ -440,17 +434,17 @@ class IoUring(Kind):
             return
         if _has_queues(file.prog):
             yield from _queues(file.prog, it, new)
-        lost: list[FaultError] = []
+        lost: list[Lost] = []
         yield from _registered(file.prog, it, new, lost)
         yield b"PollList:\n"
-        for opcode, pending in there(it.polls, lost):
+        for opcode, pending in sift(it.polls, lost.append):
             yield b"  op=%d, task_works=%d\n" % (opcode, pending)
         if _has_queues(file.prog):
             yield b"CqOverflowList:\n"
-            for user_data, res, flags in there(it.overflow, lost):
+            for user_data, res, flags in sift(it.overflow, lost.append):
                 yield b"  user_data=%d, res=%d, flags=%x\n" % (user_data, res, flags)
         yield from _napi(it.ctx)
-        tell(lost)
+        raise_lost(lost)
 
 
 def _has_queues(prog: Program) -> bool:
@@ -561,14 +555,14 @@ def _registered(prog: Program, it: Ring, new: bool, lost: list[FaultError]) -> I
 
 
 def _numbered(
-    slots: Sequence[T | FaultError | None], lost: list[FaultError]
+    slots: Sequence[T | Lost | None], lost: list[FaultError]
 ) -> Iterator[tuple[int, T | None]]:
     numbered = enumerate(slots)
-    return there((s if isinstance(s, FaultError) else (i, s) for i, s in numbered), lost)
+    return sift((s if isinstance(s, Lost) else (i, s) for i, s in numbered), lost.append)
 
 
-def _buf_text(buf: tuple[int, int] | FaultError) -> str:
-    return plain(buf) if isinstance(buf, FaultError) else f"{buf[0]:#x}/{buf[1]}"
+def _buf_text(buf: tuple[int, int] | Lost) -> str:
+    return plain(buf) if isinstance(buf, Lost) else f"{buf[0]:#x}/{buf[1]}"
 
 
 def _personalities(prog: Program, ctx: IoRingCtx) -> Iterator[bytes]:

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-
 from drgn import FaultError, Program
+from drgn import Program
+
 
 from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.exportfs import exportfs_encode_fid
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.fsnotify import FsnotifyGroup, Watched, fsnotify_marks
 from drgn_sockets.kernel.lost import Lost, as_fault
+from drgn_sockets.kernel.lost import Lost
+
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.text import escape, plain
 
@@ -21,7 +24,7 @@ class Group(NamedTuple):
 
     group: FsnotifyGroup
     #: Of a mark that cannot be read, why.
-    watched: list[Watched | FaultError]
+    watched: list[Watched | Lost]
 
 
 def read_group(file: FileRecord) -> Group:
@@ -32,7 +35,7 @@ def read_group(file: FileRecord) -> Group:
     """
     group = FsnotifyGroup.layout(file.prog).read(file.private_data)
     marks = fsnotify_marks(file.prog, file.private_data)
-    return Group(group, [as_fault(mark) if isinstance(mark, Lost) else mark for mark in marks])
+    return Group(group, list(marks))
 
 
 def file_handle(prog: Program, watched: Watched) -> bytes:
@@ -48,13 +51,13 @@ def file_handle(prog: Program, watched: Watched) -> bytes:
     )
 
 
-def where(watched: Watched | FaultError, *, raw: bool = False) -> str:
+def where(watched: Watched | Lost, *, raw: bool = False) -> str:
     """
     What is watched.
 
     :param raw: With the number of the device, and not with its name
     """
-    if isinstance(watched, FaultError):
+    if isinstance(watched, Lost):
         return plain(watched)
     if watched.type == fsnotify.VFSMOUNT:
         return f"mount:{watched.id}"

@@ -74,8 +74,7 @@ def _owner(prog: Program, type_: str, ns: int) -> int:
     c_type, member = _TYPES[type_]
     container = prog.type(c_type)
     address = ns - offsetof(container, "ns") + offsetof(container, member)
-    pointers = read_pointers(prog, address, 1)
-    return pointers[0] if pointers else 0
+    return read_pointers(prog, address, 1)[0]
 
 
 class Ns(Kind):

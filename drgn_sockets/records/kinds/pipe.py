@@ -8,6 +8,7 @@ from typing import NamedTuple
 from drgn import FaultError, Program, sizeof
 
 from drgn_sockets.kernel.file import File
+from drgn_sockets.kernel.lost import Lost, sift
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
@@ -42,7 +43,7 @@ class PipeRecord(NamedTuple):
 
     pipe: PipeInfo
     #: Bytes that nobody has read, or why that is not known.
-    unread: int | FaultError
+    unread: int | Lost
     #: As ``fcntl(F_GETPIPE_SZ)`` tells it, bytes.
     capacity: int
 
@@ -68,12 +69,10 @@ class Pipe(Kind):
             raise FaultError("more slots of a pipe than there can be", pipe.address)
         size = sizeof(prog.type("struct pipe_buffer"))
         slots = ((pipe.tail + i) & pipe.ring_size - 1 for i in range(used))
-        unread: int | FaultError = 0
-        for address, buffer in _Buffer.layout(prog).read_many(pipe.bufs + s * size for s in slots):
-            if buffer is None:
-                unread = FaultError("buffer of a pipe cannot be read", address)
-                break
-            unread += buffer.len
+        lost: list[Lost] = []
+        buffers = _Buffer.layout(prog).read_many(pipe.bufs + s * size for s in slots)
+        queued = sum(buffer.len for buffer in sift(buffers, lost.append))
+        unread = lost[0] if lost else queued
         return PipeRecord(pipe, unread, pipe.max_usage << page_shift(prog))
 
     def end(self, prog: Program, file: File) -> End:

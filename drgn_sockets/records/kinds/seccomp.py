@@ -6,15 +6,15 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import NamedTuple
 
-from drgn import FaultError, Object
+from drgn import Object
 
 from drgn_sockets.kernel.enums import enum_names
 from drgn_sockets.kernel.lists import list_for_each
-from drgn_sockets.kernel.lost import Lost, as_fault
+from drgn_sockets.kernel.lost import Lost, or_lost
 from drgn_sockets.kernel.structs import Int, Struct, find_place
 from drgn_sockets.kernel.task import Task
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import Field, Kind, attempt
+from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.text import plain
 
 _MAX_CALLS = 1 << 16
@@ -31,12 +31,12 @@ class SeccompRecord(NamedTuple):
     """What there is to know of a supervisor's fd."""
 
     #: Of each call that waits: thread ID, and how far it is; or why that is not known.
-    calls: list[tuple[int, str] | FaultError]
+    calls: list[tuple[int, str] | Lost]
 
     @property
     def waiting(self) -> str | None:
         """The calls, for people."""
-        words = (plain(c) if isinstance(c, FaultError) else f"{c[0]}:{c[1]}" for c in self.calls)
+        words = (plain(c) if isinstance(c, Lost) else f"{c[0]}:{c[1]}" for c in self.calls)
         return ",".join(words) or None
 
 
@@ -69,7 +69,7 @@ class Seccomp(Kind):
 
         return SeccompRecord(
             [
-                as_fault(node) if isinstance(node, Lost) else attempt(call_of, node)
+                node if isinstance(node, Lost) else or_lost(call_of, node)
                 for node in list_for_each(prog, head, _MAX_CALLS)
             ]
         )

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
-from drgn import FaultError, Program, offsetof
+from drgn import Program, offsetof
 
 from drgn_sockets.kernel.lists import list_for_each
-from drgn_sockets.kernel.lost import unbroken
+from drgn_sockets.kernel.lost import Lost, or_lost, there, unbroken
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import Field, Kind, attempt
+from drgn_sockets.records.kinds.base import Field, Kind
 
 # include/uapi/linux/userfaultfd.h: UFFD_API, and of UFFD_API_IOCTLS | UFFD_API_RANGE_IOCTLS
 # what all kernels have: _REGISTER, _UNREGISTER, _WAKE, _COPY, _ZEROPAGE, _API.
@@ -45,9 +45,9 @@ class Faults(NamedTuple):
 
     ctx: UserfaultfdCtx
     #: Not read yet; or why that is not known.
-    pending: int | FaultError
+    pending: int | Lost
     #: Not resolved yet.
-    total: int | FaultError
+    total: int | Lost
 
 
 def _ioctls(prog: Program) -> int:
@@ -81,15 +81,13 @@ class Userfaultfd(Kind):
             head = address + offsetof(type_, f"{queue}.head")
             return sum(1 for _ in unbroken(list_for_each(prog, head)))
 
-        pending, told = (attempt(waiting, queue) for queue in ("fault_pending_wqh", "fault_wqh"))
-        if isinstance(pending, FaultError):
+        pending, told = (or_lost(waiting, queue) for queue in ("fault_pending_wqh", "fault_wqh"))
+        if isinstance(pending, Lost):
             return Faults(ctx, pending, pending)
-        return Faults(ctx, pending, told if isinstance(told, FaultError) else pending + told)
+        return Faults(ctx, pending, told if isinstance(told, Lost) else pending + told)
 
     def fdinfo(self, file: FileRecord, it: Faults) -> Iterator[bytes]:
         """``userfaultfd_show_fdinfo()``"""
         for name, count in ((b"pending", it.pending), (b"total", it.total)):
-            if isinstance(count, FaultError):
-                raise count
-            yield b"%b:\t%d\n" % (name, count)
+            yield b"%b:\t%d\n" % (name, there(count))
         yield b"API:\t%x:%x:%x\n" % (_UFFD_API, it.ctx.features, _ioctls(file.prog))

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
-from drgn import Object, Program
+from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.cgroup import cgroup_id
-from drgn_sockets.kernel.memory import UNREADABLE, byte_order, distilled_by
+from drgn_sockets.kernel.memory import byte_order, distilled_by
 from drgn_sockets.kernel.timekeeping import clock
+from drgn_sockets.records.losses import Losses
+
 from drgn_sockets.records.reader import SocketReader
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.diag.forms import (
@@ -127,6 +129,8 @@ class Diag:
 
     def __init__(self, prog: Program, kinds: tuple[Kind, ...], *, secrets: bool = True) -> None:
         self.prog = prog
+        #: Takes what cannot be read.
+        self.losses = Losses()
         self.secrets = secrets and distilled_by(prog) is None
         self.order = byte_order(prog)
         self.clock = clock(prog)
@@ -172,8 +176,12 @@ class Diag:
         for attribute in kind.attributes:
             try:
                 payload = attribute.build(self, record)
-            except (LookupError, *UNREADABLE) as e:
+            except LookupError as e:
                 unknown[attribute.number] = str(e)
+                continue
+            except FaultError as e:
+                words = self.losses.lose(e, f"{attribute.name} of the {record.where}")
+                unknown[attribute.number] = words
                 continue
             if payload is not None:
                 attributes[attribute.number] = payload

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from drgn import FaultError
 
+from drgn_sockets.kernel.lost import there, unreadable
 from drgn_sockets.kernel.sock import AF_UNIX, TCP_LISTEN
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock, sun_path, unix_pending
 from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
@@ -68,18 +69,19 @@ def icons(diag: Diag, record: UnixRecord) -> bytes | None:
     if record.state != TCP_LISTEN:
         return None
     pending = unix_pending(diag.prog, record.sock)
-    if pending is None:
-        raise FaultError("the queue cannot be read", record.sock.receive_queue)
     sockets = UnixSock.layout(diag.prog).read_batch(pending)
+    if sockets.unreadable:
+        raise unreadable(UnixSock.C_TYPE, sockets.unreadable[0])
     inodes = diag.reader.inodes_of(sockets.addresses, sockets.column("socket"), {})
-    inos = [inodes[sk].ino & 0xFFFFFFFF if sk in inodes else 0 for sk in pending]
+    inos = []
+    for sk in pending:
+        inode = there(inodes.get(sk))
+        inos.append(inode.ino & 0xFFFFFFFF if inode is not None else 0)
     return struct.pack(f"{diag.order}{len(inos)}I", *inos)
 
 
 def rqlen(diag: Diag, record: UnixRecord) -> bytes | None:
     waiting = record.recv_q
-    if waiting is None:
-        raise FaultError("the queue cannot be read", record.sock.receive_queue)
     form = diag.structure("struct unix_diag_rqlen")
     return form.pack({"udiag_rqueue": waiting, "udiag_wqueue": record.send_q})
 

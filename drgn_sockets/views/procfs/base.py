@@ -7,15 +7,18 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
 
-from drgn import Object, Program
+from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.chains import HashTable
 from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import byte_order, pointer_size
+from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.sock import NumaDropCounters, Sock, has_sock_i_uid, walk_hashed
 from drgn_sockets.kernel.structs import Batch
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
+from drgn_sockets.records.holder import AnyInode
+
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import SocketReader
 
@@ -117,7 +120,14 @@ class Looker:
 
     def inodes(self, socks: Batch[Any]) -> tuple[list[int], list[int]]:
         """Get the inodes of full sockets, and their owners as ``/proc/net`` has them."""
-        inodes = self.reader.inodes_of(socks.addresses, socks.column("socket"), {})
+        inodes: dict[int, AnyInode] = {}
+        found = self.reader.inodes_of(socks.addresses, socks.column("socket"), {})
+        for sk, inode in found.items():
+            if isinstance(inode, Lost):
+                # The file has 0 there.
+                self.losses.lose(inode, f"socket at {sk:#x}")
+            else:
+                inodes[sk] = inode
         inos = [inodes[sk].ino if sk in inodes else 0 for sk in socks.addresses]
         if not has_sock_i_uid(self.prog):
             return inos, list(socks.column("uid"))
@@ -127,6 +137,8 @@ class Looker:
     def uids(self, sks: Iterable[int]) -> dict[int, int]:
         """Owners of full sockets as ``/proc/net`` has them, by ``struct sock *``."""
         socks = Sock.layout(self.prog).read_batch(sks)
+        for sk in socks.unreadable:
+            self.unreadable(sk)
         return dict(zip(socks.addresses, self.inodes(socks)[1]))
 
     def drops(self, socks: Batch[Any]) -> list[int]:
@@ -137,6 +149,8 @@ class Looker:
             batch = NumaDropCounters.layout(self.prog).read_batch(filter(None, counters))
             sums = map(sum, zip(batch.column("drops0"), batch.column("drops1")))
             by_address = dict(zip(batch.addresses, sums))
+            for address in batch.unreadable:
+                self.losses.lose(Lost(NumaDropCounters.C_TYPE, address))
             drops = [by_address.get(counter, own) for counter, own in zip(counters, drops)]
         return [count & 0xFFFFFFFF for count in drops]
 
@@ -157,6 +171,14 @@ class Looker:
         now, to_clock_t = self.clock.jiffies, self.clock.to_clock_t
         half, whole = 1 << 63, 1 << 64
         return [to_clock_t((moment - now + half) % whole - half) for moment in expires]
+
+    def proc_net_names(self, net: int) -> set[bytes]:
+        """Names in ``/proc/net`` of a network namespace; none where they cannot be read."""
+        try:
+            return proc_net_names(self.net_object(net))
+        except FaultError as e:
+            self.losses.lose(e, "names in /proc/net")
+            return set()
 
     def net_object(self, net: int) -> Object:
         """A ``struct net *``."""

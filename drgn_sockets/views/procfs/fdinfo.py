@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from drgn import FaultError, Program
 
+from drgn_sockets.kernel.lost import Lost, raise_lost, sift, unreadable
 from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.kinds import known_of
-from drgn_sockets.records.kinds.base import shows_fdinfo, tell
+from drgn_sockets.records.kinds.base import shows_fdinfo
 from drgn_sockets.records.locks import lock_line, locks_of
 
 
@@ -33,15 +34,13 @@ def fdinfo(record: FdRecord) -> Iterator[bytes]:
     """
     file = record.file
     if file is None or record.flags is None:
-        raise FaultError("struct file cannot be read", record.address)
+        raise unreadable("struct file", record.address)
     yield b"pos:\t%d\n" % file.pos
     yield b"flags:\t0%o\n" % record.flags
-    if file.mnt_id is None:
-        raise FaultError("struct mount cannot be read", file.file.mnt)
     yield b"mnt_id:\t%d\n" % file.mnt_id
     if has_ino(file.prog):
         if file.ino is None:
-            raise FaultError("inode cannot be read", file.file.inode)
+            raise unreadable("struct inode", file.file.inode)
         yield b"ino:\t%d\n" % file.ino
     yield from own_lines(record)
 
@@ -55,9 +54,9 @@ def own_lines(record: FdRecord) -> Iterator[bytes]:
     """
     file = record.file
     if file is None:
-        raise FaultError("struct file cannot be read", record.address)
-    lost: list[FaultError] = []
-    for number, lock in enumerate(locks_of(record, lost), 1):
+        raise unreadable("struct file", record.address)
+    lost: list[Lost] = []
+    for number, lock in enumerate(sift(locks_of(record), lost.append), 1):
         yield b"lock:\t%d: %b\n" % (number, lock_line(lock, file.dev or 0, file.ino or 0))
     known = known_of(file)
     if known is not None and known.error is None:
@@ -69,5 +68,6 @@ def own_lines(record: FdRecord) -> Iterator[bytes]:
     elif known.unknown:
         raise LookupError(known.error)
     else:
+        raise_lost(file.lost)
         raise FaultError(known.error, file.private_data)
-    tell(lost)
+    raise_lost(lost)

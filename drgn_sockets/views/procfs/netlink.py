@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
-from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.kernel.lost import Lost, or_lost
 from drgn_sockets.kernel.netlink import for_each_netlink_of, netlink_tables
 from drgn_sockets.records.families.netlink import NetlinkSock, first_groups
 from drgn_sockets.views.procfs.base import Looker, NetFile, texts_of
@@ -41,9 +41,10 @@ def _rows(at: Looker, sks: Sequence[int]) -> dict[int, str]:
     columns = map(socks.column, ("refcnt", "rmem_alloc", "wmem_alloc"))
     rows = {}
     for sock, ino, drops, refcnt, rmem, wmem in zip(socks, inos, at.drops(socks), *columns):
-        groups = first_groups(at.prog, sock)
-        if groups is None:
-            at.losses.lose(Lost("groups of the struct netlink_sock", sock.address))
+        groups = or_lost(functools.partial(first_groups, at.prog), sock)
+        if isinstance(groups, Lost):
+            at.losses.lose(groups, f"netlink socket at {sock.address:#x}")
+            groups = 0
         rows[sock.address] = (
             f"{at.pointer(sock.address)} {sock.protocol:<3} {sock.portid:<10} "
             f"{groups or 0:08x} {rmem:<8} {wmem - 1:<8} {sock.cb_running:<5} {refcnt:<8} "
