@@ -32,6 +32,11 @@ class Row:
     note: str | None = None
 
     @property
+    def where(self) -> str:
+        """Which row it is, for a message."""
+        return f"{self.end} of {self.what}"
+
+    @property
     def error(self) -> str | None:
         """What cannot be read."""
         return self.record.error if isinstance(self.record, UnreadableSocket) else None

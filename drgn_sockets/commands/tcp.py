@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from drgn import Program
 
 from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.errors import UserError
+from drgn_sockets.kernel.lost import Lost, or_lost, there
 from drgn_sockets.query.find import Finder
 from drgn_sockets.query.words import parse_word
 from drgn_sockets.records.columns import Column
@@ -25,7 +26,7 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.names import state_name
 from drgn_sockets.records.reader import for_each_socket, readable
-from drgn_sockets.records.socket import UnreadableSocket
+from drgn_sockets.records.socket import Timer, UnreadableSocket
 from drgn_sockets.views.sockets import describe, holders_text, local_text, remote_text
 
 
@@ -53,7 +54,7 @@ class Tcp(Command):
     columns = (
         Column("sk", "address of the struct sock", lambda f: f"{f.sk:#x}"),
         Column("field", "name, with its unit", lambda f: f.name, True),
-        Column("value", "value", lambda f: f.value, True, right=True),
+        Column("value", "value", lambda f: there(f.value), True, right=True),
         Column("member", "kernel member that the value is read from", lambda f: f.member, True),
         Column("help", "what the value says", lambda f: f.help, True),
     )
@@ -84,39 +85,53 @@ class Tcp(Command):
         for record in readable(for_each_socket(prog, ["tcp"], holders, losses), losses):
             if isinstance(record, TcpRecord) and isinstance(record.sock, InetConnectionSock):
                 # The walk has read the structure that all other fields are in.
-                congestion_algorithm(prog, record.sock)
-                ulp_name(prog, record.sock)
+                for field in fields(record):
+                    if isinstance(field.value, Lost):
+                        losses.lose(field.value, record.where)
 
 
 def fields(record: TcpRecord) -> Iterator[Field]:
     """Every field of a TCP socket."""
     sock = record.sock
 
-    def made(name: str, value: Any, help: str, member: str = "-") -> Field:
-        return Field(record.sk, name, value, member, help)
+    def made(name: str, read: Callable[[], Any], help: str, member: str = "-") -> Field:
+        return Field(record.sk, name, or_lost(lambda _: read(), None), member, help)
 
-    yield made("sk", f"{record.sk:#x}", f"address of the {sock.C_TYPE}")
-    yield made("state_name", state_name(record.state), "state, as ss writes it")
-    yield made("local", local_text(record), "this end")
-    yield made("peer", remote_text(record), "the other end")
-    yield made("ino", record.ino, "inode, the N of socket:[N]", "SOCK_INODE(sk_socket)->i_ino")
-    yield made("netns", record.netns, "inode of the network namespace", "skc_net.net->ns.inum")
-    yield made("holders", holders_text(record.holders or ()), "processes and fds that hold it")
-    yield made("recv_q", record.recv_q, "bytes to be read; of a listener, connections waiting")
-    yield made("send_q", record.send_q, "bytes not acknowledged; of a listener, its limit")
-    timer = record.timer
-    yield made("timer", timer.name if timer else None, "timer that fires next")
+    def timer() -> Timer:
+        return record.timer or Timer(None, None, 0, 0)  # type: ignore[arg-type]
+
+    yield made("sk", lambda: f"{record.sk:#x}", f"address of the {sock.C_TYPE}")
+    yield made("state_name", lambda: state_name(record.state), "state, as ss writes it")
+    yield made("local", lambda: local_text(record), "this end")
+    yield made("peer", lambda: remote_text(record), "the other end")
     yield made(
-        "timer_expires_s", timer.expires_s if timer else None, "when it fires, seconds from now"
+        "ino", lambda: record.ino, "inode, the N of socket:[N]", "SOCK_INODE(sk_socket)->i_ino"
     )
+    yield made(
+        "netns", lambda: record.netns, "inode of the network namespace", "skc_net.net->ns.inum"
+    )
+    yield made(
+        "holders", lambda: holders_text(record.holders or ()), "processes and fds that hold it"
+    )
+    yield made(
+        "recv_q", lambda: record.recv_q, "bytes to be read; of a listener, connections waiting"
+    )
+    yield made("send_q", lambda: record.send_q, "bytes not acknowledged; of a listener, its limit")
+    yield made("timer", lambda: timer().name, "timer that fires next")
+    yield made("timer_expires_s", lambda: timer().expires_s, "when it fires, seconds from now")
     if isinstance(sock, InetConnectionSock):
         yield made(
             "congestion",
-            congestion_algorithm(record.prog, sock),
+            lambda: congestion_algorithm(record.prog, sock),
             "congestion control algorithm",
             "icsk_ca_ops->name",
         )
-        yield made("ulp", ulp_name(record.prog, sock), "upper layer protocol", "icsk_ulp_ops->name")
+        yield made(
+            "ulp",
+            lambda: ulp_name(record.prog, sock),
+            "upper layer protocol",
+            "icsk_ulp_ops->name",
+        )
     places = type(sock).places
     for name, member in type(sock).members().items():
         value = getattr(sock, name)

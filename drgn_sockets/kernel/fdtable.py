@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 from collections.abc import Callable, Iterator, Sequence
-
+from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 

@@ -8,11 +8,10 @@ the place of each entry that it could not read, and goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Callable, NamedTuple, TypeVar
-from drgn import FaultError
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Callable, TypeVar
+from typing import Callable, NamedTuple, TypeVar
+
+from drgn import FaultError
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import NamedTuple
 from collections.abc import Callable, Iterator
-
+from typing import NamedTuple
 
 from drgn import Object, Program
 

@@ -18,7 +18,6 @@ from drgn_sockets.kernel.fdtable import open_fds
 from drgn_sockets.kernel.file import File, socket_file_ops
 from drgn_sockets.kernel.file import Inode as InodeStruct
 from drgn_sockets.kernel.lost import Lost, or_lost
-
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.sock import AF_UNIX, TCP_LISTEN, Sock, SockCommon, is_sock
 from drgn_sockets.kernel.structs import Int, Struct
@@ -442,10 +441,15 @@ class Finder:
         ino = word.number if isinstance(word, Number) else word.ino
         test = socket_test(self._prog, word)
         for record in self._walk(FAMILY_NAMES):
-            if ino and test(record):
+            if ino and self._passes(test, record):
                 return record
         hint = ""
-        bound = [r for r in self._unix() if (r.socket_file() or (0, 0))[0] == ino != 0]
+
+        def is_bound(record: SocketRecord) -> bool:
+            file = record.socket_file() if isinstance(record, UnixRecord) else None
+            return file is not None and file[0] == ino != 0
+
+        bound = [r for r in self._unix() if self._passes(is_bound, r)]
         if bound:
             # Accepted sockets have the file of their listener.
             owner = max(bound, key=lambda r: r.state == TCP_LISTEN)

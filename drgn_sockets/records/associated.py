@@ -144,5 +144,12 @@ def _as_shown(reader: FdReader, file: FileRecord | None) -> FileRecord | None:
     The file that procfs shows for a mapped one, as ``file_user_path()`` and
     ``file_user_inode()``: what is mapped of an overlay is a file below it.
     """
-    path = file_user_path(reader.prog, file.file) if file is not None else None
+    if file is None:
+        return None
+    try:
+        path = file_user_path(reader.prog, file.file)
+    except FaultError as e:
+        # It is shown as the file system that it is in has it.
+        reader.losses.lose(e, f"path of the struct file at {file.address:#x}")
+        return file
     return file if path is None else reader.at_path(*path)

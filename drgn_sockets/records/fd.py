@@ -28,9 +28,7 @@ from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.task import FileTable
-from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.losses import Losses, in_words
-
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.reader import SocketBatch, SocketReader
 

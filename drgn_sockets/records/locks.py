@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from drgn import FaultError
+
 from drgn_sockets.kernel import locks
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.locks import FileLock, fd_locks
-from drgn_sockets.kernel.lost import Lost, as_fault, sift, untold, unbroken
+from drgn_sockets.kernel.lost import Lost, sift, untold
 from drgn_sockets.records.fd import FdRecord
 
 # fs/locks.c, up to Linux kernel commit 90f7d7a0d0d6 ("locks: remove LOCK_MAND flock lock support")

@@ -230,9 +230,11 @@ class SocketReader:
         :return: An :class:`~drgn_sockets.records.socket.UnreadableSocket` if what is at *sk* is no
             socket
         """
-        if not is_sock(self.prog, sk):
-            return UnreadableSocket(sk, "is none", self.holders.of(sk) if self.holders else None)
-        return self.read(sk)
+        common = or_lost(SockCommon.layout(self.prog).read, sk)
+        if not isinstance(common, Lost) and is_sock(self.prog, sk):
+            return self.read(sk)
+        why = str(common) if isinstance(common, Lost) else f"what is at {sk:#x} is no socket"
+        return UnreadableSocket(sk, why, self.holders.of(sk) if self.holders else None)
 
     def of_families(self, *names: str) -> Iterator[AnySocket]:
         """

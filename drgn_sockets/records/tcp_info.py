@@ -547,14 +547,16 @@ class _CongestionInfo:
         self._unknown: set[bytes | None] = set()
 
     def read(self, sock: TcpSock, algorithm: bytes | None) -> CongestionInfos:
-        """What *algorithm* tells; nothing if its types are not to be found, or the memory."""
+        """
+        What *algorithm* tells; nothing if its types are not to be found.
+
+        :raises FaultError: if it cannot be read
+        """
         if algorithm not in self._unknown:
             try:
                 return self.get_info(sock, algorithm)
             except LookupError:
                 self._unknown.add(algorithm)
-            except FaultError:
-                pass
         return _NO_INFO
 
     def get_info(self, sock: TcpSock, algorithm: bytes | None) -> CongestionInfos:

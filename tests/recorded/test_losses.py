@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,7 +140,7 @@ def _shown(done: Done, directory: Path) -> str:
     for path in sorted(directory.rglob("*")):
         digest.update(str(path.relative_to(directory)).encode("utf-8", "surrogateescape"))
         if path.is_symlink():
-            digest.update(os.readlink(path).encode("utf-8", "surrogateescape"))
+            digest.update(str(path.readlink()).encode("utf-8", "surrogateescape"))
         elif path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.lists import for_each_linked
@@ -345,11 +345,12 @@ class PacketRecord(SocketRecord):
 
     @property
     def filter(self) -> list[Instruction] | None:
-        """Its filter; ``None`` for none, for eBPF, or one that cannot be read."""
-        try:
-            raw = filter_bytes(self.prog, self.sock.sk_filter)
-        except FaultError:
-            return None
+        """
+        Its filter; ``None`` for none, and for eBPF.
+
+        :raises FaultError: if it cannot be read
+        """
+        raw = filter_bytes(self.prog, self.sock.sk_filter)
         return None if raw is None else instructions(self.prog, raw)
 
     def local_end(self) -> Endpoint:

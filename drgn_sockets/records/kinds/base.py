@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, ClassVar
-
+from typing import Any, Callable, ClassVar, NamedTuple
 
 from drgn import Program, offsetof
 

@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from drgn import FaultError, Program
-from drgn import Program
 
+from drgn import Program
 
 from drgn_sockets.kernel import fsnotify
 from drgn_sockets.kernel.exportfs import exportfs_encode_fid
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.fsnotify import FsnotifyGroup, Watched, fsnotify_marks
-from drgn_sockets.kernel.lost import Lost, as_fault
 from drgn_sockets.kernel.lost import Lost
-
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.text import escape, plain
 

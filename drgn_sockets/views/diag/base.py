@@ -15,7 +15,6 @@ from drgn_sockets.kernel.cgroup import cgroup_id
 from drgn_sockets.kernel.memory import byte_order, distilled_by
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.records.losses import Losses
-
 from drgn_sockets.records.reader import SocketReader
 from drgn_sockets.records.socket import SocketRecord
 from drgn_sockets.views.diag.forms import (

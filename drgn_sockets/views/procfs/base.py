@@ -18,7 +18,6 @@ from drgn_sockets.kernel.structs import Batch
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
 from drgn_sockets.records.holder import AnyInode
-
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import SocketReader
 
