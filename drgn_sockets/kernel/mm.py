@@ -7,7 +7,7 @@ import struct
 
 from drgn import FaultError, Object, Program, TypeKind, sizeof
 
-from drgn_sockets.kernel.lost import sift, untold
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.memory import byte_order, page_shift
 from drgn_sockets.kernel.percpu import per_cpu_sums
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
@@ -128,7 +128,7 @@ def _anonymous(prog: Program, mm: Mm, address: int, size: int) -> int:
         # Where execve() has put it.
         return size
     end = address
-    for vma in sift(all_mappings(prog, mm.address), untold):
+    for vma in unbroken(all_mappings(prog, mm.address)):
         if vma.start <= end < vma.end:
             if vma.ops or not vma.flags & VM_READ:
                 break

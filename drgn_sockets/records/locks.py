@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from drgn import FaultError
-
 from drgn_sockets.kernel import locks
 from drgn_sockets.kernel.file import major, minor
 from drgn_sockets.kernel.locks import FileLock, fd_locks
-from drgn_sockets.kernel.lost import Lost, sift, untold
+from drgn_sockets.kernel.lost import Lost, unbroken
 from drgn_sockets.records.fd import FdRecord
 
 # fs/locks.c, up to Linux kernel commit 90f7d7a0d0d6 ("locks: remove LOCK_MAND flock lock support")
@@ -100,12 +98,10 @@ def lock_letter(r: FdRecord) -> str:
     file = r.opened
     if file is None or file.inode is None or file.sk:
         return ""
-    try:
-        for lock in sift(locks.inode_locks(file.prog, file.file.inode), untold):
-            if lock.pid == r.table.pid and not lock.is_lease:
-                whole = lock.start == 0 and lock.end is None
-                letter = "w" if lock.type == locks.F_WRLCK else "r"
-                return letter.upper() if whole else letter
-    except FaultError:
-        return ""
+    for lock in unbroken(locks.inode_locks(file.prog, file.file.inode)):
+        if lock.pid == r.table.pid and not lock.is_lease:
+            whole = lock.start == 0 and lock.end is None
+            letter = "w" if lock.type == locks.F_WRLCK else "r"
+            return letter.upper() if whole else letter
+    return ""
     return ""
