@@ -35,7 +35,7 @@ from drgn_sockets.records.names import address_family_name
 from drgn_sockets.records.reader import for_each_socket
 from drgn_sockets.records.socket import AnySocket, UnreadableSocket
 from drgn_sockets.text import escape
-from drgn_sockets.views.diag import KINDS, Diag, Kind, Message, diag_of
+from drgn_sockets.views.diag import KINDS, Diag, DiagKind, Message, diag_of
 from drgn_sockets.views.diag.forms import Form, Value, nla_parse
 
 # As in compare.
@@ -44,7 +44,7 @@ _TRIES = 8
 _SLACK_S = 0.1
 
 
-class Moment(NamedTuple):
+class ClockMember(NamedTuple):
     """A member that names a moment: two looks never see the same."""
 
     #: 1 if it grows as time goes by, -1 for a countdown, which ends at 0.
@@ -56,21 +56,21 @@ class Moment(NamedTuple):
 
 
 #: All members that name a moment, by structure and name. Whatever else there is has to be equal.
-MOMENTS: dict[tuple[str, str], Moment] = {
-    ("struct inet_diag_msg", "idiag_expires"): Moment(-1, 1000),
-    ("struct tcp_info", "tcpi_last_data_sent"): Moment(1, 1000),
-    ("struct tcp_info", "tcpi_last_data_recv"): Moment(1, 1000),
-    ("struct tcp_info", "tcpi_last_ack_recv"): Moment(1, 1000),
+MOMENTS: dict[tuple[str, str], ClockMember] = {
+    ("struct inet_diag_msg", "idiag_expires"): ClockMember(-1, 1000),
+    ("struct tcp_info", "tcpi_last_data_sent"): ClockMember(1, 1000),
+    ("struct tcp_info", "tcpi_last_data_recv"): ClockMember(1, 1000),
+    ("struct tcp_info", "tcpi_last_ack_recv"): ClockMember(1, 1000),
     # These three while the connection is busy.
-    ("struct tcp_info", "tcpi_busy_time"): Moment(1, 1_000_000),
-    ("struct tcp_info", "tcpi_rwnd_limited"): Moment(1, 1_000_000),
-    ("struct tcp_info", "tcpi_sndbuf_limited"): Moment(1, 1_000_000),
-    ("struct mptcp_info", "mptcpi_last_data_sent"): Moment(1, 1000),
-    ("struct mptcp_info", "mptcpi_last_data_recv"): Moment(1, 1000),
-    ("struct mptcp_info", "mptcpi_last_ack_recv"): Moment(1, 1000),
+    ("struct tcp_info", "tcpi_busy_time"): ClockMember(1, 1_000_000),
+    ("struct tcp_info", "tcpi_rwnd_limited"): ClockMember(1, 1_000_000),
+    ("struct tcp_info", "tcpi_sndbuf_limited"): ClockMember(1, 1_000_000),
+    ("struct mptcp_info", "mptcpi_last_data_sent"): ClockMember(1, 1000),
+    ("struct mptcp_info", "mptcpi_last_data_recv"): ClockMember(1, 1000),
+    ("struct mptcp_info", "mptcpi_last_ack_recv"): ClockMember(1, 1000),
     # While it recovers from a timeout. It is counted by a clock that starts a little before
     # jiffies do.
-    ("struct tcp_info", "tcpi_total_rto_time"): Moment(1, 1000, 1.0),
+    ("struct tcp_info", "tcpi_total_rto_time"): ClockMember(1, 1000, 1.0),
 }
 
 # What grows while nobody does anything: a raw socket whose queue is full drops its copies of what
@@ -157,7 +157,7 @@ class DiagResult(Result):
 class Told(NamedTuple):
     """A reply, taken to pieces."""
 
-    kind: Kind
+    kind: DiagKind
     #: How its sockets are called.
     name: str
     header: bytes
@@ -593,7 +593,9 @@ class _Look:
             # The same values, and not the same bytes: in another order, say.
             yield Mismatch(self._where, self._row, name, theirs.hex(), mine.hex()), False
 
-    def _within(self, where: str, moment: Moment, said: int, value: int, after: int | None) -> bool:
+    def _within(
+        self, where: str, moment: ClockMember, said: int, value: int, after: int | None
+    ) -> bool:
         """Whether memory may say this of a moment."""
         if after is not None:
             if (after - said) * moment.direction < 0:

@@ -58,7 +58,7 @@ class Proto(Struct):
     enter_memory_pressure = Int("enter_memory_pressure")
 
 
-class Module(Struct):
+class _Owner(Struct):
     """``struct module``."""
 
     C_TYPE = "struct module"
@@ -111,7 +111,7 @@ def module_name(prog: Program, owner: int) -> bytes:
 
     :raises FaultError: if it cannot be read
     """
-    return Module.layout(prog).read(owner).name if owner else b"kernel"
+    return _Owner.layout(prog).read(owner).name if owner else b"kernel"
 
 
 class SocketsInUse(NamedTuple):

@@ -376,7 +376,7 @@ def make_unpacking(order: str, places: Iterable[Place]) -> Unpacking:
     return Unpacking(unpack_all, index, size)
 
 
-class Batch(Generic[S]):
+class StructBatch(Generic[S]):
     """
     Structures of one type that were read together, in the order of addresses.
 
@@ -434,9 +434,9 @@ class Batch(Generic[S]):
             convert = self.layout.column_converters[name]
             self._columns[name] = column if convert is None else list(convert(column))
 
-    def select(self, indices: Sequence[int]) -> Batch[S]:
+    def select(self, indices: Sequence[int]) -> StructBatch[S]:
         """Some of them."""
-        return Batch(
+        return StructBatch(
             self.layout,
             [self.addresses[i] for i in indices],
             [self._data[i] for i in indices],
@@ -538,11 +538,11 @@ class Layout(Generic[S]):
                 for address in group:
                     yield cls(address, unpack(data, address - start))
 
-    def read_batch(self, addresses: Iterable[int]) -> Batch[S]:
+    def read_batch(self, addresses: Iterable[int]) -> StructBatch[S]:
         """Read the structures at *addresses*, each once, together."""
         wanted = set(addresses)
         null = {address for address in wanted if address < _NULL_PAGE}
-        batch = Batch(self, [], [], [])
+        batch = StructBatch(self, [], [], [])
         batch.unreadable += sorted(null)
         for group, data in read_groups(self.prog, wanted - null, self.size):
             if data is None:

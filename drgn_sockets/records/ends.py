@@ -16,7 +16,7 @@ from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.holder import Holder
 from drgn_sockets.records.holders import FileHolders, Holders
 from drgn_sockets.records.kinds import kind_with_ends
-from drgn_sockets.records.kinds.base import End, Kind
+from drgn_sockets.records.kinds.base import FileEnd, Kind
 from drgn_sockets.records.losses import Losses
 
 _FEW = 1 << 13
@@ -34,7 +34,7 @@ class _UnixSock(Struct):
     peer = Int("peer")
 
 
-class Endpoint(NamedTuple):
+class EndHolder(NamedTuple):
     """An fd at another end."""
 
     holder: Holder
@@ -53,7 +53,7 @@ class _OpenEnd(NamedTuple):
     """An open file that is an end of something."""
 
     file: File
-    end: End
+    end: FileEnd
 
 
 class Ends:
@@ -130,7 +130,7 @@ class Ends:
             found.setdefault(sock.peer, []).append(sock)
         return found
 
-    def endpoints(self, table: FileTable, fd: int, file: FileRecord) -> list[Endpoint] | None:
+    def endpoints(self, table: FileTable, fd: int, file: FileRecord) -> list[EndHolder] | None:
         """
         Who holds the other ends of what an fd is an end of, in the order of processes and fds.
 
@@ -155,10 +155,10 @@ class Ends:
                 of = self._tables[packed % n]
                 if (of.pid, of.files, packed // n) != (table.pid, table.files, fd):
                     [holder] = self._holders.unpacked([packed])
-                    found.append(Endpoint(holder, mode, is_opposite))
+                    found.append(EndHolder(holder, mode, is_opposite))
         return sorted(found, key=_order)
 
-    def _of_socket(self, sk: int) -> list[Endpoint] | None:
+    def _of_socket(self, sk: int) -> list[EndHolder] | None:
         sock = self._unix.get(sk)
         if sock is None:
             return None
@@ -166,14 +166,14 @@ class Ends:
         # Who has no peer may be what others send to.
         others = self._senders.get(sk, []) if not sock.peer else [peer] if peer else []
         found = [
-            Endpoint(holder, _rw(~o.shutdown & _RCV_SHUTDOWN, ~o.shutdown & _SEND_SHUTDOWN))
+            EndHolder(holder, _rw(~o.shutdown & _RCV_SHUTDOWN, ~o.shutdown & _SEND_SHUTDOWN))
             for o in others
             for holder in self._sockets.of(o.address)
         ]
         return sorted(found, key=_order)
 
 
-def _end(kind: Kind, prog: Program, file: File) -> End | None:
+def _end(kind: Kind, prog: Program, file: File) -> FileEnd | None:
     try:
         return kind.end(prog, file)
     except LookupError:
@@ -193,6 +193,6 @@ def _are_opposite(one: int, other: int) -> bool:
     return any(one & a and other & b for a, b in (_BOTH, _BOTH[::-1]))
 
 
-def _order(endpoint: Endpoint) -> tuple[int, int, int]:
+def _order(endpoint: EndHolder) -> tuple[int, int, int]:
     holder = endpoint.holder
     return holder.pid, holder.tid or 0, holder.fd

@@ -23,7 +23,7 @@ from drgn_sockets.kernel.sock import (
     SocketAlloc,
     is_sock,
 )
-from drgn_sockets.kernel.structs import Batch as StructBatch
+from drgn_sockets.kernel.structs import StructBatch
 from drgn_sockets.records.families import (
     FAMILY_NAMES,
     family_name_like,

@@ -37,7 +37,7 @@ class BtfError(UserError):
         return f"BTF cannot be used: {super().__str__()}; give the kernel's vmlinux with -s"
 
 
-class Kind(IntEnum):
+class BtfKind(IntEnum):
     """``BTF_KIND_*`` (include/uapi/linux/btf.h)."""
 
     VOID = 0
@@ -64,19 +64,19 @@ class Kind(IntEnum):
 
 # 32-bit words that follow the three of a type: a fixed number, and so many for each of vlen.
 _WORDS = {
-    **{kind: (0, 0) for kind in Kind if kind},
-    Kind.INT: (1, 0),
-    Kind.ARRAY: (3, 0),
-    Kind.VAR: (1, 0),
-    Kind.DECL_TAG: (1, 0),
-    Kind.STRUCT: (0, 3),
-    Kind.UNION: (0, 3),
-    Kind.ENUM: (0, 2),
-    Kind.FUNC_PROTO: (0, 2),
-    Kind.DATASEC: (0, 3),
-    Kind.ENUM64: (0, 3),
+    **{kind: (0, 0) for kind in BtfKind if kind},
+    BtfKind.INT: (1, 0),
+    BtfKind.ARRAY: (3, 0),
+    BtfKind.VAR: (1, 0),
+    BtfKind.DECL_TAG: (1, 0),
+    BtfKind.STRUCT: (0, 3),
+    BtfKind.UNION: (0, 3),
+    BtfKind.ENUM: (0, 2),
+    BtfKind.FUNC_PROTO: (0, 2),
+    BtfKind.DATASEC: (0, 3),
+    BtfKind.ENUM64: (0, 3),
 }
-_KIND = list(Kind)
+_KIND = list(BtfKind)
 
 
 def _kind(info: int) -> int:
@@ -165,7 +165,7 @@ class Btf:
         self._steps: dict[int, int] = {}
         self._offsets = self._find_types(layout)
         self._tells_signs: bool = (base is not None and base._tells_signs) or any(
-            info >> 31 and _kind(info) in (Kind.ENUM, Kind.ENUM64) for info in self._steps
+            info >> 31 and _kind(info) in (BtfKind.ENUM, BtfKind.ENUM64) for info in self._steps
         )
         #: One more than the ID of the last type.
         self.end_id: int = self.start_id + len(self._offsets)
@@ -173,7 +173,7 @@ class Btf:
             raise BtfError(f"{self.end_id} types are more than there can be")
         # Where the name of each type is: that of four bytes after that of the one before.
         self._names: bytes | None = None
-        self._found: dict[tuple[str, frozenset[Kind]], int | None] = {}
+        self._found: dict[tuple[str, frozenset[BtfKind]], int | None] = {}
         self._places: dict[str, list[int]] = {}
 
     def _find_types(self, layout: bytes) -> list[int]:
@@ -232,10 +232,10 @@ class Btf:
         end = btf._strings.index(0, start)
         return btf._strings[start:end].decode("ascii", "backslashreplace")
 
-    def kind(self, type_id: int) -> Kind:
+    def kind(self, type_id: int) -> BtfKind:
         """Kind of a type. ID 0 is ``void``."""
         if not type_id:
-            return Kind.VOID
+            return BtfKind.VOID
         btf, at = self._at(type_id)
         kind = _kind(btf._words[at + 1])
         if kind not in _WORDS:
@@ -291,7 +291,7 @@ class Btf:
     def enumerators(self, type_id: int) -> Iterator[tuple[str, int]]:
         """(Name, value) of the enumerators of an ``ENUM`` or ``ENUM64``."""
         signed = self.is_signed(type_id)
-        wide = self.kind(type_id) == Kind.ENUM64
+        wide = self.kind(type_id) == BtfKind.ENUM64
         for name, low, *high in self._items(type_id):
             value = low | high[0] << 32 if wide else low
             bits = 64 if wide else 32
@@ -315,15 +315,15 @@ class Btf:
     def inner(self, type_id: int) -> list[int]:
         """Types that an ``ARRAY``, ``STRUCT``, ``FUNC_PROTO``, … is made of."""
         kind = self.kind(type_id)
-        if kind == Kind.ARRAY:
+        if kind == BtfKind.ARRAY:
             return [self.array(type_id)[0]]
-        if kind in (Kind.STRUCT, Kind.UNION):
+        if kind in (BtfKind.STRUCT, BtfKind.UNION):
             return [member for _, member, _ in self._items(type_id)]
-        if kind == Kind.FUNC_PROTO:
+        if kind == BtfKind.FUNC_PROTO:
             return [self.size_or_type(type_id), *(p for _, p in self._items(type_id))]
         return []
 
-    def find(self, name: str, kinds: frozenset[Kind]) -> int | None:
+    def find(self, name: str, kinds: frozenset[BtfKind]) -> int | None:
         """
         ID of the first type of one of *kinds* called *name*.
 
@@ -332,14 +332,14 @@ class Btf:
         found = self.base.find(name, kinds) if self.base else None
         return self.find_own(name, kinds) if found is None else found
 
-    def find_own(self, name: str, kinds: frozenset[Kind]) -> int | None:
+    def find_own(self, name: str, kinds: frozenset[BtfKind]) -> int | None:
         """As :meth:`find()`, with the types of the base left out."""
         key = name, kinds
         if key not in self._found:
             self._found[key] = self._find_first(name, kinds)
         return self._found[key]
 
-    def _find_first(self, name: str, kinds: frozenset[Kind]) -> int | None:
+    def _find_first(self, name: str, kinds: frozenset[BtfKind]) -> int | None:
         for place in self.places(name):
             i = self._find_name(place, 0)
             while i >= 0:
@@ -367,7 +367,7 @@ class Btf:
 
     def section(self, name: str) -> dict[int, int]:
         """Offsets of the variables in a ``DATASEC``, by the ID of their ``VAR``."""
-        type_id = self.find_own(name, frozenset({Kind.DATASEC}))
+        type_id = self.find_own(name, frozenset({BtfKind.DATASEC}))
         if type_id is None:
             return {}
         return {variable: offset for variable, offset, _ in self._items(type_id)}
@@ -377,14 +377,14 @@ class Btf:
         words, offsets = self._words, self._offsets
         found: dict[int, int] = {}
         # Backwards: of several of a name the first remains.
-        for type_id in reversed(list(self._own({Kind.ENUM, Kind.ENUM64}))):
+        for type_id in reversed(list(self._own({BtfKind.ENUM, BtfKind.ENUM64}))):
             at = offsets[type_id - self.start_id]
             _, each = _WORDS[self.kind(type_id)]
             stop = at + 3 + each * _vlen(words[at + 1])
             found.update(dict.fromkeys(words[at + 3 : stop : each], type_id))
         return found
 
-    def _own(self, kinds: set[Kind]) -> Iterator[int]:
+    def _own(self, kinds: set[BtfKind]) -> Iterator[int]:
         words = self._words
         infos = {info for info in self._steps if _kind(info) in kinds}
         for type_id, at in enumerate(self._offsets, self.start_id):

@@ -19,18 +19,18 @@ from drgn import (
     sizeof,
 )
 
-from drgn_sockets.target.btf import Btf, BtfError, Kind
+from drgn_sockets.target.btf import Btf, BtfError, BtfKind
 
 NAME = "drgn-sockets-btf"
 
-_KINDS: dict[TypeKind, frozenset[Kind]] = {
-    TypeKind.INT: frozenset({Kind.INT}),
-    TypeKind.BOOL: frozenset({Kind.INT}),
-    TypeKind.FLOAT: frozenset({Kind.FLOAT}),
-    TypeKind.STRUCT: frozenset({Kind.STRUCT}),
-    TypeKind.UNION: frozenset({Kind.UNION}),
-    TypeKind.ENUM: frozenset({Kind.ENUM, Kind.ENUM64}),
-    TypeKind.TYPEDEF: frozenset({Kind.TYPEDEF}),
+_KINDS: dict[TypeKind, frozenset[BtfKind]] = {
+    TypeKind.INT: frozenset({BtfKind.INT}),
+    TypeKind.BOOL: frozenset({BtfKind.INT}),
+    TypeKind.FLOAT: frozenset({BtfKind.FLOAT}),
+    TypeKind.STRUCT: frozenset({BtfKind.STRUCT}),
+    TypeKind.UNION: frozenset({BtfKind.UNION}),
+    TypeKind.ENUM: frozenset({BtfKind.ENUM, BtfKind.ENUM64}),
+    TypeKind.TYPEDEF: frozenset({BtfKind.TYPEDEF}),
 }
 
 _INT_SIGNED = 1
@@ -93,14 +93,14 @@ class BtfTypes:
             if constant is not None:
                 return constant
         if flags & FindObjectFlags.FUNCTION:
-            function = self._btf.find_own(name, frozenset({Kind.FUNC}))
+            function = self._btf.find_own(name, frozenset({BtfKind.FUNC}))
             if function is not None:
                 return at_symbol(self._prog, name, self.type(self._btf.size_or_type(function)))
         return None
 
     def _find_variable(self, name: str) -> Object | None:
         btf, prog = self._btf, self._prog
-        variable = btf.find_own(name, frozenset({Kind.VAR}))
+        variable = btf.find_own(name, frozenset({BtfKind.VAR}))
         if variable is None:
             return None
         type_ = self.type(btf.size_or_type(variable))
@@ -155,32 +155,32 @@ class BtfTypes:
     def _make(self, type_id: int) -> Type:
         prog, btf = self._prog, self._btf
         kind = btf.kind(type_id)
-        if kind == Kind.VOID:
+        if kind == BtfKind.VOID:
             return prog.void_type()
-        if kind == Kind.INT:
+        if kind == BtfKind.INT:
             return self._make_int(type_id)
-        if kind == Kind.FLOAT:
+        if kind == BtfKind.FLOAT:
             return prog.float_type(btf.name(type_id) or "", self._size_of_number(type_id))
-        if kind == Kind.PTR:
+        if kind == BtfKind.PTR:
             return prog.pointer_type(self.type(btf.size_or_type(type_id)))
-        if kind == Kind.ARRAY:
+        if kind == BtfKind.ARRAY:
             element, length = btf.array(type_id)
             return self._make_array(self._with_size(element), length)
-        if kind in (Kind.STRUCT, Kind.UNION):
-            make = prog.struct_type if kind == Kind.STRUCT else prog.union_type
+        if kind in (BtfKind.STRUCT, BtfKind.UNION):
+            make = prog.struct_type if kind == BtfKind.STRUCT else prog.union_type
             return make(btf.name(type_id), btf.size_or_type(type_id), self._members(type_id))
-        if kind == Kind.FWD:
+        if kind == BtfKind.FWD:
             return self._make_forward(type_id)
-        if kind in (Kind.ENUM, Kind.ENUM64):
+        if kind in (BtfKind.ENUM, BtfKind.ENUM64):
             return self._make_enum(type_id)
-        if kind == Kind.TYPEDEF:
+        if kind == BtfKind.TYPEDEF:
             return prog.typedef_type(btf.name(type_id) or "", self.type(btf.size_or_type(type_id)))
         if kind in _QUALIFIERS:
             inner = self.type(btf.size_or_type(type_id))
             return inner.qualified(inner.qualifiers | _QUALIFIERS[kind])
-        if kind == Kind.TYPE_TAG:
+        if kind == BtfKind.TYPE_TAG:
             return self.type(btf.size_or_type(type_id))
-        if kind == Kind.FUNC_PROTO:
+        if kind == BtfKind.FUNC_PROTO:
             return self._make_function(type_id)
         raise BtfError(f"its type {type_id} is a {kind.name}, which is no type")
 
@@ -200,11 +200,11 @@ class BtfTypes:
             raise BtfError(f"its type {type_id} nests too deep, or around in a circle")
         if not known:
             kind = btf.kind(type_id)
-            if kind in _TRANSPARENT or kind == (Kind.TYPEDEF if by_value else Kind.PTR):
+            if kind in _TRANSPARENT or kind == (BtfKind.TYPEDEF if by_value else BtfKind.PTR):
                 inner = [btf.size_or_type(type_id)]
-            elif kind in (Kind.STRUCT, Kind.UNION):
+            elif kind in (BtfKind.STRUCT, BtfKind.UNION):
                 inner = btf.inner(type_id) if by_value or btf.name(type_id) is None else []
-            elif kind == Kind.ARRAY or not by_value:
+            elif kind == BtfKind.ARRAY or not by_value:
                 inner = btf.inner(type_id)
             else:
                 inner = []
@@ -256,7 +256,9 @@ class BtfTypes:
         btf = self._btf
         name, is_union = btf.name(type_id), btf.kind_flag(type_id)
         whole = (
-            btf.find(name, frozenset({Kind.UNION if is_union else Kind.STRUCT})) if name else None
+            btf.find(name, frozenset({BtfKind.UNION if is_union else BtfKind.STRUCT}))
+            if name
+            else None
         )
         if whole is not None:
             return self.type(whole)
@@ -323,11 +325,11 @@ class BtfTypes:
         btf = self._btf
         for _ in range(_MAX_DEPTH):
             kind = btf.kind(type_id)
-            if kind == Kind.INT:
+            if kind == BtfKind.INT:
                 _, shift, bits = btf.int_encoding(type_id)
                 whole = not shift and bits == btf.size_or_type(type_id) * 8
                 return (0, 0) if whole else (shift, bits)
-            if kind != Kind.TYPEDEF and kind not in _TRANSPARENT:
+            if kind != BtfKind.TYPEDEF and kind not in _TRANSPARENT:
                 return 0, 0
             type_id = btf.size_or_type(type_id)
         return 0, 0
@@ -343,11 +345,11 @@ class BtfTypes:
 
 
 _QUALIFIERS = {
-    Kind.CONST: Qualifiers.CONST,
-    Kind.VOLATILE: Qualifiers.VOLATILE,
-    Kind.RESTRICT: Qualifiers.RESTRICT,
+    BtfKind.CONST: Qualifiers.CONST,
+    BtfKind.VOLATILE: Qualifiers.VOLATILE,
+    BtfKind.RESTRICT: Qualifiers.RESTRICT,
 }
-_TRANSPARENT = {*_QUALIFIERS, Kind.TYPE_TAG}
+_TRANSPARENT = {*_QUALIFIERS, BtfKind.TYPE_TAG}
 
 
 def at_symbol(prog: Program, name: str, type_: Type) -> Object | None:

@@ -30,7 +30,7 @@ from typing import Any
 from drgn import Architecture, Platform, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.target.btf import Btf, BtfError, Kind
+from drgn_sockets.target.btf import Btf, BtfError, BtfKind
 from drgn_sockets.target.btf_types import NAME, BtfTypes
 from drgn_sockets.target.symbols import read_map
 
@@ -141,7 +141,7 @@ def use(data: bytes, base: bytes | None = None) -> None:
         btf.section(".data..percpu")
 
 
-ENUMS = (Kind.ENUM, Kind.ENUM64)
+ENUMS = (BtfKind.ENUM, BtfKind.ENUM64)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from drgn_sockets.errors import UserError
-from drgn_sockets.target.btf import Btf, Kind
+from drgn_sockets.target.btf import Btf, BtfKind
 from drgn_sockets.target.btf_source import own_btf
 from vm import cache
 
@@ -29,11 +29,11 @@ _REAL = (
 def with_layout() -> bytes:
     """A header with a layout, and a kind that only this tells the size of."""
     w = Writer()
-    w.add(Kind.INT, "int", 4, 1 << 24 | 32)
+    w.add(BtfKind.INT, "int", 4, 1 << 24 | 32)
     newer = struct.pack("<4I", 0, 21 << 24 | 1, 0, 1)
     types = w.types + newer
     w.types = b""
-    w.add(Kind.TYPEDEF, "after", 1)
+    w.add(BtfKind.TYPEDEF, "after", 1)
     types += w.types
     layout = bytes(4 * 21) + bytes((0, 4, 0, 0))
     strings = len(types)
@@ -44,25 +44,25 @@ def with_layout() -> bytes:
 def every_kind() -> bytes:
     """Kinds that :func:`sample` lacks: variables, sections, tags, old bit-fields, nesting."""
     w = Writer()
-    number = w.add(Kind.INT, "unsigned long", 8, 64)
-    narrow = w.add(Kind.INT, "unsigned int", 4, 3 << 16 | 5)
-    alias = w.add(Kind.TYPEDEF, "u5", narrow)
-    user = w.add(Kind.TYPE_TAG, "user", number)
-    w.add(Kind.PTR, None, user)
+    number = w.add(BtfKind.INT, "unsigned long", 8, 64)
+    narrow = w.add(BtfKind.INT, "unsigned int", 4, 3 << 16 | 5)
+    alias = w.add(BtfKind.TYPEDEF, "u5", narrow)
+    user = w.add(BtfKind.TYPE_TAG, "user", number)
+    w.add(BtfKind.PTR, None, user)
     bits, rest = w.name("bits"), w.name("rest")
-    w.add(Kind.STRUCT, "old", 16, bits, alias, 0, rest, number, 64, vlen=2)
-    variable = w.add(Kind.VAR, "counter", number, 1)
-    w.add(Kind.DATASEC, ".data..percpu", 8, variable, 0, 8, vlen=1)
-    w.add(Kind.DECL_TAG, "kfunc", variable, 0xFFFFFFFF)
-    inner = w.add(Kind.STRUCT, None, 8, w.name("a"), number, 0, vlen=1)
-    matrix = w.add(Kind.ARRAY, None, 0, inner, narrow, 4)
-    w.add(Kind.STRUCT, "outer", 40, 0, inner, 0, w.name("matrix"), matrix, 64, vlen=2)
-    proto = w.add(Kind.FUNC_PROTO, None, 0, w.name("callback"), w.next + 1, vlen=1)
-    w.add(Kind.PTR, None, proto)
-    w.add(Kind.ENUM, "mode", 4, w.name("NONE"), 0xFFFFFFFF, w.name("SOME"), 1, vlen=2)
-    w.add(Kind.FWD, "elsewhere", 0, flag=True)
-    w.add(Kind.RESTRICT, None, w.next - 3)
-    w.add(Kind.VOLATILE, None, number)
+    w.add(BtfKind.STRUCT, "old", 16, bits, alias, 0, rest, number, 64, vlen=2)
+    variable = w.add(BtfKind.VAR, "counter", number, 1)
+    w.add(BtfKind.DATASEC, ".data..percpu", 8, variable, 0, 8, vlen=1)
+    w.add(BtfKind.DECL_TAG, "kfunc", variable, 0xFFFFFFFF)
+    inner = w.add(BtfKind.STRUCT, None, 8, w.name("a"), number, 0, vlen=1)
+    matrix = w.add(BtfKind.ARRAY, None, 0, inner, narrow, 4)
+    w.add(BtfKind.STRUCT, "outer", 40, 0, inner, 0, w.name("matrix"), matrix, 64, vlen=2)
+    proto = w.add(BtfKind.FUNC_PROTO, None, 0, w.name("callback"), w.next + 1, vlen=1)
+    w.add(BtfKind.PTR, None, proto)
+    w.add(BtfKind.ENUM, "mode", 4, w.name("NONE"), 0xFFFFFFFF, w.name("SOME"), 1, vlen=2)
+    w.add(BtfKind.FWD, "elsewhere", 0, flag=True)
+    w.add(BtfKind.RESTRICT, None, w.next - 3)
+    w.add(BtfKind.VOLATILE, None, number)
     return w.data()
 
 
@@ -70,10 +70,10 @@ def module() -> Seed:
     """A module's on that of its kernel."""
     base = sample()
     w = Writer(first=base.next, strings=len(base.strings))
-    own = w.add(Kind.STRUCT, "extra", 40, w.name("t"), 7, 0, w.name("n"), 1, 256, vlen=2)
-    w.add(Kind.PTR, None, own)
-    w.add(Kind.FWD, "thing", 0)
-    w.add(Kind.ENUM, "local", 4, w.name("HERE"), 1, vlen=1)
+    own = w.add(BtfKind.STRUCT, "extra", 40, w.name("t"), 7, 0, w.name("n"), 1, 256, vlen=2)
+    w.add(BtfKind.PTR, None, own)
+    w.add(BtfKind.FWD, "thing", 0)
+    w.add(BtfKind.ENUM, "local", 4, w.name("HERE"), 1, vlen=1)
     return w.data(), base.data()
 
 
@@ -87,35 +87,41 @@ def shrink(btf: Btf, names: tuple[str, ...]) -> bytes:
         if type_id in ids:
             return ids[type_id]
         name = btf.name(type_id)
-        if kind == Kind.PTR:
+        if kind == BtfKind.PTR:
             new = w.add(kind, None, put(btf.size_or_type(type_id), True))
-        elif kind in (Kind.STRUCT, Kind.UNION) and pointed and name:
-            return w.add(Kind.FWD, name, 0, flag=kind == Kind.UNION)
-        elif kind in (Kind.STRUCT, Kind.UNION):
+        elif kind in (BtfKind.STRUCT, BtfKind.UNION) and pointed and name:
+            return w.add(BtfKind.FWD, name, 0, flag=kind == BtfKind.UNION)
+        elif kind in (BtfKind.STRUCT, BtfKind.UNION):
             words: list[int] = []
             for m in btf.members(type_id):
                 offset = m.bit_size << 24 | m.bit_offset
                 words += w.name(m.name), put(m.type_id), offset
             size, flag = btf.size_or_type(type_id), btf.kind_flag(type_id)
             new = w.add(kind, name, size, *words, vlen=len(words) // 3, flag=flag)
-        elif kind == Kind.INT:
+        elif kind == BtfKind.INT:
             flags, shift, bits = btf.int_encoding(type_id)
             encoding = flags << 24 | shift << 16 | bits
             new = w.add(kind, name, btf.size_or_type(type_id), encoding)
-        elif kind == Kind.ARRAY:
+        elif kind == BtfKind.ARRAY:
             element, length = btf.array(type_id)
             item = put(element)
             new = w.add(kind, None, 0, item, item, length)
-        elif kind in (Kind.TYPEDEF, Kind.CONST, Kind.VOLATILE, Kind.RESTRICT, Kind.TYPE_TAG):
+        elif kind in (
+            BtfKind.TYPEDEF,
+            BtfKind.CONST,
+            BtfKind.VOLATILE,
+            BtfKind.RESTRICT,
+            BtfKind.TYPE_TAG,
+        ):
             new = w.add(kind, name, put(btf.size_or_type(type_id), pointed))
         else:
             # Functions and enums are in what is written by hand.
-            new = w.add(Kind.FWD, name or "nothing", 0)
+            new = w.add(BtfKind.FWD, name or "nothing", 0)
         ids[type_id] = new
         return new
 
     for name in names:
-        found = btf.find(name, frozenset({Kind.STRUCT}))
+        found = btf.find(name, frozenset({BtfKind.STRUCT}))
         if found is not None:
             put(found)
     return w.data()

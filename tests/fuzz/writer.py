@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 
-from drgn_sockets.target.btf import Kind
+from drgn_sockets.target.btf import BtfKind
 
 
 class Writer:
@@ -27,7 +27,7 @@ class Writer:
 
     def add(
         self,
-        kind: Kind,
+        kind: BtfKind,
         name: str | None = None,
         size_or_type: int = 0,
         *words: int,
@@ -57,16 +57,16 @@ class Writer:
 
 def sample(order: str = "<") -> Writer:
     w = Writer(order)
-    signed_int = w.add(Kind.INT, "int", 4, 1 << 24 | 32)
-    unsigned = w.add(Kind.INT, "unsigned int", 4, 32)
-    const = w.add(Kind.CONST, None, signed_int)
-    pointer = w.add(Kind.PTR, None, const)
-    array = w.add(Kind.ARRAY, None, 0, unsigned, unsigned, 3)
+    signed_int = w.add(BtfKind.INT, "int", 4, 1 << 24 | 32)
+    unsigned = w.add(BtfKind.INT, "unsigned int", 4, 32)
+    const = w.add(BtfKind.CONST, None, signed_int)
+    pointer = w.add(BtfKind.PTR, None, const)
+    array = w.add(BtfKind.ARRAY, None, 0, unsigned, unsigned, 3)
     union = w.add(
-        Kind.UNION, None, 8, w.name("pointer"), pointer, 0, w.name("number"), unsigned, 0, vlen=2
+        BtfKind.UNION, None, 8, w.name("pointer"), pointer, 0, w.name("number"), unsigned, 0, vlen=2
     )
     w.add(
-        Kind.STRUCT,
+        BtfKind.STRUCT,
         "thing",
         32,
         w.name("low"),
@@ -87,12 +87,12 @@ def sample(order: str = "<") -> Writer:
         vlen=5,
         flag=True,
     )
-    w.add(Kind.PTR, None, w.next - 1)
-    w.add(Kind.TYPEDEF, "thing_t", w.next - 2)
-    w.add(Kind.ENUM, "color", 4, w.name("RED"), 0, w.name("BLUE"), 0xFFFFFFFF, vlen=2, flag=True)
-    w.add(Kind.ENUM64, "wide", 8, w.name("FAR"), 1, 2, vlen=1)
-    w.add(Kind.FWD, "later", 0)
-    proto = w.add(Kind.FUNC_PROTO, None, signed_int, w.name("x"), unsigned, 0, 0, vlen=2)
-    w.add(Kind.FUNC, "call_it", proto)
-    w.add(Kind.FLOAT, "double", 8)
+    w.add(BtfKind.PTR, None, w.next - 1)
+    w.add(BtfKind.TYPEDEF, "thing_t", w.next - 2)
+    w.add(BtfKind.ENUM, "color", 4, w.name("RED"), 0, w.name("BLUE"), 0xFFFFFFFF, vlen=2, flag=True)
+    w.add(BtfKind.ENUM64, "wide", 8, w.name("FAR"), 1, 2, vlen=1)
+    w.add(BtfKind.FWD, "later", 0)
+    proto = w.add(BtfKind.FUNC_PROTO, None, signed_int, w.name("x"), unsigned, 0, 0, vlen=2)
+    w.add(BtfKind.FUNC, "call_it", proto)
+    w.add(BtfKind.FLOAT, "double", 8)
     return w

@@ -15,7 +15,7 @@ from drgn_sockets.records.kinds import known_of
 from drgn_sockets.views.procfs.moments import fd_how
 from drgn_sockets.views.procfs.pid.moments import (
     KHUGEPAGED,
-    How,
+    ValueChange,
     how,
     stat_fields,
     status_lines,
@@ -127,12 +127,12 @@ def differences(saved: Saved, file: str, theirs: bytes, ours: bytes) -> list[tup
     for name, was in before.items():
         is_, may = after[name], how(file, name)
         if saved.stopped:
-            may = How.GROWS if name in KHUGEPAGED else None
+            may = ValueChange.GROWS if name in KHUGEPAGED else None
         fine = (
             was == is_
-            or may is How.ANY
-            or (may is How.KTHREAD and saved.kthread and worker(was) == worker(is_))
-            or (may is How.GROWS and int(is_.split()[0]) > int(was.split()[0]))
+            or may is ValueChange.ANY
+            or (may is ValueChange.KTHREAD and saved.kthread and worker(was) == worker(is_))
+            or (may is ValueChange.GROWS and int(is_.split()[0]) > int(was.split()[0]))
         )
         if not fine:
             wrong.append((saved.name, file, name, str(was), str(is_)))

@@ -12,7 +12,7 @@ from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
 from drgn_sockets import declare
-from drgn_sockets.target.btf import Btf, Kind
+from drgn_sockets.target.btf import Btf, BtfKind
 from drgn_sockets.target.btf_source import own_btf
 from drgn_sockets.target.declarations import DECLARATIONS, parse
 from vm import cache
@@ -106,7 +106,7 @@ def layout(type_: Type) -> tuple[int | None, list[tuple[object, ...]]]:
     return type_.size if type_.is_complete() else None, members
 
 
-def types_of(prog: Program, *kinds: Kind) -> Iterator[str]:
+def types_of(prog: Program, *kinds: BtfKind) -> Iterator[str]:
     btf = Btf(own_btf(prog))
     for type_id in range(1, btf.end_id):
         name = btf.name(type_id)
@@ -132,8 +132,8 @@ def test_structures(pair: tuple[Program, Program]) -> None:
 
 def test_every_enum(pair: tuple[Program, Program]) -> None:
     dwarf, btf = pair
-    names = set(types_of(btf, Kind.ENUM, Kind.ENUM64)) - TWICE
-    old = not any(True for _ in types_of(btf, Kind.ENUM64))
+    names = set(types_of(btf, BtfKind.ENUM, BtfKind.ENUM64)) - TWICE
+    old = not any(True for _ in types_of(btf, BtfKind.ENUM64))
     compared = 0
     for name in names:
         try:
@@ -155,7 +155,7 @@ def test_every_typedef(pair: tuple[Program, Program]) -> None:
     dwarf, btf = pair
     compared = 0
     # What is not the same has an array of arrays, which pahole made one array of.
-    for name in set(types_of(btf, Kind.TYPEDEF)) - {"HUF_ReadDTableX2_Workspace"}:
+    for name in set(types_of(btf, BtfKind.TYPEDEF)) - {"HUF_ReadDTableX2_Workspace"}:
         try:
             expected = dwarf.type(name)
         except LookupError:
@@ -190,7 +190,7 @@ def same_variable(dwarf: Program, btf: Program, name: str, strict: bool) -> bool
 def test_every_variable_of_btf(pair: tuple[Program, Program]) -> None:
     """Which are those of each processor."""
     dwarf, btf = pair
-    names = list(types_of(btf, Kind.VAR))
+    names = list(types_of(btf, BtfKind.VAR))
     compared = sum(same_variable(dwarf, btf, name, strict=True) for name in names)
     # pahole of Debian 11 leaves them out.
     assert compared > 300 or not names

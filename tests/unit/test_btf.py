@@ -10,7 +10,7 @@ from drgn import Architecture, Platform, Program, Type, TypeKind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drgn_sockets.target.btf import Btf, BtfError, Kind
+from drgn_sockets.target.btf import Btf, BtfError, BtfKind
 from drgn_sockets.target.btf_types import NAME, BtfTypes
 from tests.fuzz.seeds import every_kind, with_layout
 from tests.fuzz.writer import Writer, sample
@@ -56,23 +56,23 @@ def test_a_module_on_its_base() -> None:
     base = sample()
     btf = Btf(base.data())
     module = Writer(first=base.next, strings=len(base.strings))
-    module.add(Kind.STRUCT, "extra", 4, module.name("n"), 1, 0, vlen=1)
+    module.add(BtfKind.STRUCT, "extra", 4, module.name("n"), 1, 0, vlen=1)
     split = Btf(module.data(), btf)
-    extra = split.find("extra", frozenset({Kind.STRUCT}))
+    extra = split.find("extra", frozenset({BtfKind.STRUCT}))
     assert extra == base.next
     assert next(split.members(extra)).name == "n"
     assert split.name(1) == "int"
-    assert split.find("thing", frozenset({Kind.STRUCT})) == btf.find(
-        "thing", frozenset({Kind.STRUCT})
+    assert split.find("thing", frozenset({BtfKind.STRUCT})) == btf.find(
+        "thing", frozenset({BtfKind.STRUCT})
     )
 
 
 def test_circles_and_strays() -> None:
     w = Writer()
-    w.add(Kind.TYPEDEF, "round", 2)
-    w.add(Kind.CONST, None, 1)
-    w.add(Kind.PTR, "self", 3)
-    w.add(Kind.TYPEDEF, "nowhere", 99)
+    w.add(BtfKind.TYPEDEF, "round", 2)
+    w.add(BtfKind.CONST, None, 1)
+    w.add(BtfKind.PTR, "self", 3)
+    w.add(BtfKind.TYPEDEF, "nowhere", 99)
     types = BtfTypes(Program(Platform(Architecture.X86_64)), Btf(w.data()))
     for type_id in (1, 2, 3):
         with pytest.raises(BtfError, match="circle"):
@@ -109,7 +109,7 @@ def use(data: bytes) -> None:
         except BtfError:
             pass
     for name in ("thing", "color", "RED", "call_it"):
-        btf.find(name, frozenset(Kind))
+        btf.find(name, frozenset(BtfKind))
 
 
 @settings(max_examples=500, deadline=None)
@@ -159,10 +159,10 @@ def test_kinds_of_newer_kernels() -> None:
 
 def test_more_members_than_16_bits_count() -> None:
     w = Writer()
-    number = w.add(Kind.INT, "char", 1, 8)
+    number = w.add(BtfKind.INT, "char", 1, 8)
     count = 0x10001
     words = [word for i in range(count) for word in (0, number, i * 8)]
-    w.add(Kind.STRUCT, "large", count, *words, vlen=count)
+    w.add(BtfKind.STRUCT, "large", count, *words, vlen=count)
     large = program(w.data()).type("struct large")
     assert (len(large.members), large.members[-1].offset) == (count, count - 1)
 
@@ -175,17 +175,17 @@ def looked_at(type_: Type) -> list[str]:
 def test_types_that_contain_themselves() -> None:
     """By value, or without a name to stop at: drgn would follow them for ever."""
     w = Writer()
-    own = w.add(Kind.STRUCT, "own", 8, w.name("x"), 1, 0, vlen=1)
-    one = w.add(Kind.UNION, "one", 8, 0, own + 2, 0, vlen=1)
-    w.add(Kind.STRUCT, "other", 8, 0, one, 0, vlen=1)
-    nameless = w.add(Kind.STRUCT, None, 8, w.name("next"), w.next + 1, 0, vlen=1)
-    w.add(Kind.PTR, None, nameless)
-    calls = w.add(Kind.FUNC_PROTO, None, 0, 0, w.next + 1, vlen=1)
-    w.add(Kind.PTR, None, calls)
-    rows = w.add(Kind.STRUCT, "rows", 8, w.name("r"), w.next + 1, 0, vlen=1)
-    w.add(Kind.ARRAY, None, 0, rows, rows, 2)
-    fine = w.add(Kind.STRUCT, "fine", 8, w.name("next"), w.next + 1, 0, vlen=1)
-    w.add(Kind.PTR, None, fine)
+    own = w.add(BtfKind.STRUCT, "own", 8, w.name("x"), 1, 0, vlen=1)
+    one = w.add(BtfKind.UNION, "one", 8, 0, own + 2, 0, vlen=1)
+    w.add(BtfKind.STRUCT, "other", 8, 0, one, 0, vlen=1)
+    nameless = w.add(BtfKind.STRUCT, None, 8, w.name("next"), w.next + 1, 0, vlen=1)
+    w.add(BtfKind.PTR, None, nameless)
+    calls = w.add(BtfKind.FUNC_PROTO, None, 0, 0, w.next + 1, vlen=1)
+    w.add(BtfKind.PTR, None, calls)
+    rows = w.add(BtfKind.STRUCT, "rows", 8, w.name("r"), w.next + 1, 0, vlen=1)
+    w.add(BtfKind.ARRAY, None, 0, rows, rows, 2)
+    fine = w.add(BtfKind.STRUCT, "fine", 8, w.name("next"), w.next + 1, 0, vlen=1)
+    w.add(BtfKind.PTR, None, fine)
     types = BtfTypes(Program(Platform(Architecture.X86_64)), Btf(w.data()))
     for type_id in (own, one, one + 1, nameless, calls, rows):
         # Where it leads is seen when it is looked at: drgn has to ask for each member.

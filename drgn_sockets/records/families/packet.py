@@ -243,7 +243,7 @@ class Membership(NamedTuple):
         return _MEMBERSHIPS[self.type] if self.type < len(_MEMBERSHIPS) else str(self.type)
 
 
-class Ring(NamedTuple):
+class PacketRing(NamedTuple):
     """A ring that a process maps (``PACKET_RX_RING``, ``PACKET_TX_RING``)."""
 
     #: Bytes.
@@ -299,7 +299,7 @@ class PacketRecord(SocketRecord):
         ]
 
     @property
-    def rx_ring(self) -> Ring | None:
+    def rx_ring(self) -> PacketRing | None:
         """The ring that it receives into, if it has one."""
         s = self.sock
         return self._ring(
@@ -308,7 +308,7 @@ class PacketRecord(SocketRecord):
         )
 
     @property
-    def tx_ring(self) -> Ring | None:
+    def tx_ring(self) -> PacketRing | None:
         """The ring that it sends from, if it has one."""
         s = self.sock
         return self._ring(
@@ -327,10 +327,10 @@ class PacketRecord(SocketRecord):
         retire_ns: int | None,
         sizeof_priv: int,
         features: int,
-    ) -> Ring | None:
+    ) -> PacketRing | None:
         if not pg_vec:
             return None
-        ring = Ring(
+        ring = PacketRing(
             pages << page_shift(self.prog) & 0xFFFFFFFF,
             block_nr,
             frame_size,
@@ -422,7 +422,7 @@ class PacketRecord(SocketRecord):
         return f"bpf filter ({len(found)}): {code}"
 
 
-def _ring_text(ring: Ring) -> str:
+def _ring_text(ring: PacketRing) -> str:
     return (
         f"blk_size:{ring.block_size},blk_nr:{ring.block_nr},frm_size:{ring.frame_size},"
         f"frm_nr:{ring.frame_nr},tmo:{ring.retire_ms},features:{ring.features:#x}"
@@ -455,7 +455,7 @@ def packet_flags(prog: Program, sock: PacketSock) -> list[str]:
 
 
 def _ring_dict(which: str, record: PacketRecord) -> dict[str, int] | None:
-    ring: Ring | None = getattr(record, which)
+    ring: PacketRing | None = getattr(record, which)
     return None if ring is None else ring._asdict()
 
 

@@ -28,7 +28,7 @@ class Field(NamedTuple):
     shown: bool = True
 
 
-class End(NamedTuple):
+class FileEnd(NamedTuple):
     """What a file is an end of."""
 
     #: Address of what all ends of it have in common.
@@ -66,7 +66,7 @@ class Kind:
         """
         return file
 
-    def end(self, prog: Program, file: File) -> End | None:
+    def end(self, prog: Program, file: File) -> FileEnd | None:
         """
         What a file is an end of, if that is something which several files lead to.
 

@@ -11,7 +11,7 @@ from drgn import Program
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import End, Field, Kind
+from drgn_sockets.records.kinds.base import Field, FileEnd, Kind
 
 # include/uapi/linux/eventfd.h
 _EFD_SEMAPHORE = 1
@@ -61,8 +61,8 @@ class Eventfd(Kind):
     def read(self, file: FileRecord) -> EventfdCtx:
         return EventfdCtx.layout(file.prog).read(file.private_data)
 
-    def end(self, prog: Program, file: File) -> End:
-        return End(file.private_data)
+    def end(self, prog: Program, file: File) -> FileEnd:
+        return FileEnd(file.private_data)
 
     def fdinfo(self, file: FileRecord, it: EventfdCtx) -> Iterator[bytes]:
         """``eventfd_show_fdinfo()``"""

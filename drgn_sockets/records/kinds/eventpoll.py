@@ -42,7 +42,7 @@ class Epitem(Struct):
     data = Int("event.data", help="what epoll_wait() gives back")
 
 
-class Watched(NamedTuple):
+class WatchedFile(NamedTuple):
     """What fdinfo tells of a file that is waited for."""
 
     pos: int
@@ -55,7 +55,7 @@ class Target(NamedTuple):
     """A file that is waited for."""
 
     item: Epitem
-    file: Watched | Lost
+    file: WatchedFile | Lost
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -109,7 +109,7 @@ class Eventpoll(Kind):
             SuperBlock.layout(prog).read_many(i.sb for i in inodes.values() if isinstance(i, Inode))
         )
 
-        def watched(address: int) -> Watched | Lost:
+        def watched(address: int) -> WatchedFile | Lost:
             target = files[address]
             if isinstance(target, Lost):
                 return target
@@ -117,7 +117,7 @@ class Eventpoll(Kind):
             if isinstance(inode, Lost):
                 return inode
             sb = sbs[inode.sb]
-            return sb if isinstance(sb, Lost) else Watched(target.pos, inode.ino, sb.dev)
+            return sb if isinstance(sb, Lost) else WatchedFile(target.pos, inode.ino, sb.dev)
 
         targets = [
             item if isinstance(item, Lost) else Target(item, watched(item.file))
@@ -143,7 +143,7 @@ class Eventpoll(Kind):
         return f"tfds={plain(tfds[:_SHOWN])}{more}"
 
 
-def _whole(target: Target | Lost) -> tuple[Epitem, Watched] | Lost:
+def _whole(target: Target | Lost) -> tuple[Epitem, WatchedFile] | Lost:
     if isinstance(target, Lost):
         return target
     return target.file if isinstance(target.file, Lost) else (target.item, target.file)

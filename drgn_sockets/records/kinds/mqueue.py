@@ -11,7 +11,7 @@ from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.pid import pid_nr
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import End, Field, Kind
+from drgn_sockets.records.kinds.base import Field, FileEnd, Kind
 
 
 class MqueueInode(Struct):
@@ -53,5 +53,5 @@ class Mqueue(Kind):
         queue = MqueueInode.layout(prog).read(file.file.inode - offset)
         return MqueueRecord(queue, pid_nr(prog, queue.notify_owner) or None)
 
-    def end(self, prog: Program, file: File) -> End:
-        return End(file.inode)
+    def end(self, prog: Program, file: File) -> FileEnd:
+        return FileEnd(file.inode)

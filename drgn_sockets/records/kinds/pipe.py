@@ -12,7 +12,7 @@ from drgn_sockets.kernel.lost import Lost, sift
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import End, Field, Kind
+from drgn_sockets.records.kinds.base import Field, FileEnd, Kind
 
 # More slots than F_SETPIPE_SZ gives.
 _MAX_SLOTS = 1 << 20
@@ -75,5 +75,5 @@ class Pipe(Kind):
         unread = lost[0] if lost else queued
         return PipeRecord(pipe, unread, pipe.max_usage << page_shift(prog))
 
-    def end(self, prog: Program, file: File) -> End:
-        return End(file.private_data)
+    def end(self, prog: Program, file: File) -> FileEnd:
+        return FileEnd(file.private_data)

@@ -15,7 +15,7 @@ from drgn_sockets.kernel.pid import pid_nr
 from drgn_sockets.kernel.process import Tty as Tty_
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
-from drgn_sockets.records.kinds.base import End, Field, Kind
+from drgn_sockets.records.kinds.base import Field, FileEnd, Kind
 
 
 class _TtyFilePrivate(Struct):
@@ -57,11 +57,11 @@ class Tty(Kind):
             tty, link, pid_nr(prog, tty.pgrp) or None, pid_nr(prog, tty.session) or None
         )
 
-    def end(self, prog: Program, file: File) -> End | None:
+    def end(self, prog: Program, file: File) -> FileEnd | None:
         """Of a pty, whose ends point to each other."""
         tty = _TtyFilePrivate.layout(prog).read(file.private_data).tty
         link = Tty_.layout(prog).read(tty).link
-        return End(min(tty, link), side=tty) if link else None
+        return FileEnd(min(tty, link), side=tty) if link else None
 
     def fdinfo(self, file: FileRecord, it: Terminal) -> Iterator[bytes]:
         """``tty_show_fdinfo()``, whose only driver is that of ``/dev/ptmx``"""

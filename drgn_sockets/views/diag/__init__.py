@@ -2,7 +2,7 @@
 """
 Messages of sock_diag, byte for byte as the kernel would send them.
 
-Each family is a module with a :class:`~drgn_sockets.views.diag.base.Kind`: the header of its
+Each family is a module with a :class:`~drgn_sockets.views.diag.base.DiagKind`: the header of its
 messages, and a table of attributes. Each attribute has a function that makes its payload, or
 returns ``None`` if the kernel sends none.
 """
@@ -12,12 +12,12 @@ from __future__ import annotations
 from drgn import Program
 
 from drgn_sockets.views.diag import inet, mptcp, netlink, packet, sctp, unix, vsock, xdp
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind, Message
+from drgn_sockets.views.diag.base import Attribute, Diag, DiagKind, Message
 
-__all__ = ["KINDS", "Attribute", "Diag", "Kind", "Message", "diag_of"]
+__all__ = ["KINDS", "Attribute", "Diag", "DiagKind", "Message", "diag_of"]
 
 #: All kinds; a socket belongs to the first whose ``protocol_of`` returns a protocol.
-KINDS: tuple[Kind, ...] = (
+KINDS: tuple[DiagKind, ...] = (
     inet.KIND,
     mptcp.KIND,
     sctp.KIND,

@@ -68,7 +68,7 @@ class Attribute(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kind:
+class DiagKind:
     """Sockets whose messages have one form."""
 
     #: ``AF_*`` of requests.
@@ -126,7 +126,7 @@ class Diag:
     :param secrets: Whether to read keys as well.
     """
 
-    def __init__(self, prog: Program, kinds: tuple[Kind, ...], *, secrets: bool = True) -> None:
+    def __init__(self, prog: Program, kinds: tuple[DiagKind, ...], *, secrets: bool = True) -> None:
         self.prog = prog
         #: Takes what cannot be read.
         self.losses = Losses()
@@ -145,7 +145,7 @@ class Diag:
 
     # Messages.
 
-    def kind_of(self, record: SocketRecord) -> tuple[Kind, int] | None:
+    def kind_of(self, record: SocketRecord) -> tuple[DiagKind, int] | None:
         """Get the kind of a socket, and the protocol of a request for it."""
         for kind in self.kinds:
             protocol = kind.protocol_of(record)
@@ -153,7 +153,7 @@ class Diag:
                 return kind, protocol
         return None
 
-    def kind_of_reply(self, family: int, protocol: int) -> Kind | None:
+    def kind_of_reply(self, family: int, protocol: int) -> DiagKind | None:
         """Get the kind of the sockets that a request asks for."""
         for kind in self.kinds:
             if family in kind.families and protocol in kind.protocols:
@@ -297,5 +297,5 @@ def uid(diag: Diag, record: SocketRecord) -> bytes | None:
 
 
 def asked_for(cls: type[SocketRecord], protocol: int = 0) -> Callable[[SocketRecord], int | None]:
-    """:attr:`Kind.protocol_of` of a kind whose records are of one class."""
+    """:attr:`DiagKind.protocol_of` of a kind whose records are of one class."""
     return lambda record: protocol if isinstance(record, cls) else None

@@ -50,7 +50,7 @@ from drgn_sockets.records.tcp_info import (
     ulp_info,
 )
 from drgn_sockets.views.diag import base, bpf
-from drgn_sockets.views.diag.base import Attribute, Build, Diag, Kind
+from drgn_sockets.views.diag.base import Attribute, Build, Diag, DiagKind
 from drgn_sockets.views.diag.forms import Value
 
 IPPROTO_RAW = 255
@@ -619,7 +619,7 @@ def _tells_bound(prog: Program) -> bool:
         return False
 
 
-KIND = Kind(
+KIND = DiagKind(
     families=frozenset({AF_INET, AF_INET6}),
     protocols={
         IPPROTO_TCP: "tcp",

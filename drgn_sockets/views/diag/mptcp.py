@@ -7,7 +7,7 @@ from drgn_sockets.kernel.sock import AF_INET, AF_INET6, IPPROTO_MPTCP, TCP_CLOSE
 from drgn_sockets.records.families.mptcp import MptcpRecord
 from drgn_sockets.records.families.tcp import congestion_algorithm
 from drgn_sockets.views.diag import bpf, inet
-from drgn_sockets.views.diag.base import Diag, Kind, asked_for
+from drgn_sockets.views.diag.base import Diag, DiagKind, asked_for
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/mptcp.h: every kernel with MPTCP has it among its types.
@@ -53,7 +53,7 @@ def _dumped(diag: Diag, record: MptcpRecord) -> bool:
     return bool(record.state != TCP_CLOSE)
 
 
-KIND = Kind(
+KIND = DiagKind(
     families=frozenset({AF_INET, AF_INET6}),
     protocols={IPPROTO_MPTCP: "mptcp"},
     header="struct inet_diag_msg",

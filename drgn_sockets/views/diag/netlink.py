@@ -9,7 +9,7 @@ from drgn import FaultError
 
 from drgn_sockets.kernel.sock import AF_NETLINK
 from drgn_sockets.records.families.netlink import NetlinkRecord, netlink_groups
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo
+from drgn_sockets.views.diag.base import Attribute, Diag, DiagKind, asked_for, meminfo
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/netlink_diag.h
@@ -102,7 +102,7 @@ def _is_busy(header: Mapping[str, Value]) -> bool:
     return header["ndiag_protocol"] == _NETLINK_SOCK_DIAG
 
 
-KIND = Kind(
+KIND = DiagKind(
     families=frozenset({AF_NETLINK}),
     protocols={_ALL: "netlink"},
     header="struct netlink_diag_msg",

@@ -9,8 +9,8 @@ from drgn import FaultError
 
 from drgn_sockets.kernel.sk_filter import filter_bytes
 from drgn_sockets.kernel.sock import AF_PACKET
-from drgn_sockets.records.families.packet import DIAG_FLAGS, PacketRecord, Ring
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
+from drgn_sockets.records.families.packet import DIAG_FLAGS, PacketRecord, PacketRing
+from drgn_sockets.views.diag.base import Attribute, Diag, DiagKind, asked_for, meminfo, uid
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/packet_diag.h
@@ -91,7 +91,7 @@ def mclist(diag: Diag, record: PacketRecord) -> bytes | None:
     )
 
 
-def _ring(diag: Diag, ring: Ring | None) -> bytes | None:
+def _ring(diag: Diag, ring: PacketRing | None) -> bytes | None:
     if ring is None:
         return None
     return diag.structure("struct packet_diag_ring").pack(
@@ -146,7 +146,7 @@ def label(header: Mapping[str, Value]) -> str:
     return f"protocol {header['pdiag_num']!r} inode {header['pdiag_ino']!r}"
 
 
-KIND = Kind(
+KIND = DiagKind(
     families=frozenset({AF_PACKET}),
     protocols={0: "packet"},
     header="struct packet_diag_msg",

@@ -11,7 +11,7 @@ from drgn import Program
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, IPPROTO_SCTP, TCP_LISTEN
 from drgn_sockets.records.families.sctp import SctpAssociationRecord, SctpRecord
 from drgn_sockets.views.diag import inet
-from drgn_sockets.views.diag.base import Diag, Kind, asked_for
+from drgn_sockets.views.diag.base import Diag, DiagKind, asked_for
 from drgn_sockets.views.diag.forms import Value
 
 # enum sctp_event_timeout
@@ -115,7 +115,7 @@ def _is_known(prog: Program) -> bool:
     return True
 
 
-KIND = Kind(
+KIND = DiagKind(
     families=frozenset({AF_INET, AF_INET6}),
     protocols={IPPROTO_SCTP: "sctp"},
     header="struct inet_diag_msg",

@@ -11,7 +11,7 @@ from drgn import FaultError
 from drgn_sockets.kernel.lost import there, unreadable
 from drgn_sockets.kernel.sock import AF_UNIX, TCP_LISTEN
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock, sun_path, unix_pending
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
+from drgn_sockets.views.diag.base import Attribute, Diag, DiagKind, asked_for, meminfo, uid
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/unix_diag.h
@@ -113,7 +113,7 @@ def _dumped(diag: Diag, record: UnixRecord) -> bool:
     return bool(record.ino)
 
 
-KIND = Kind(
+KIND = DiagKind(
     families=frozenset({AF_UNIX}),
     protocols={0: "unix"},
     header="struct unix_diag_msg",

@@ -9,7 +9,7 @@ from drgn import Program
 
 from drgn_sockets.kernel.sock import AF_VSOCK
 from drgn_sockets.records.families.vsock import VsockRecord
-from drgn_sockets.views.diag.base import Diag, Kind, asked_for
+from drgn_sockets.views.diag.base import Diag, DiagKind, asked_for
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/vm_sockets_diag.h
@@ -63,7 +63,7 @@ def _is_known(prog: Program) -> bool:
     return True
 
 
-KIND = Kind(
+KIND = DiagKind(
     families=frozenset({AF_VSOCK}),
     protocols={0: "vsock"},
     header="struct vsock_diag_msg",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from drgn_sockets.kernel.sock import AF_XDP
 from drgn_sockets.records.families.xdp import XdpRecord
-from drgn_sockets.views.diag.base import Attribute, Diag, Kind, asked_for, meminfo, uid
+from drgn_sockets.views.diag.base import Attribute, Diag, DiagKind, asked_for, meminfo, uid
 from drgn_sockets.views.diag.forms import Value
 
 #: include/uapi/linux/xdp_diag.h
@@ -117,7 +117,7 @@ def _dumped(diag: Diag, record: XdpRecord) -> bool:
     return bool(record.sock.xdp_state != _XSK_UNBOUND)
 
 
-KIND = Kind(
+KIND = DiagKind(
     families=frozenset({AF_XDP}),
     protocols={0: "xdp"},
     header="struct xdp_diag_msg",

@@ -14,7 +14,7 @@ from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import byte_order, pointer_size
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.sock import NumaDropCounters, Sock, has_sock_i_uid, walk_hashed
-from drgn_sockets.kernel.structs import Batch
+from drgn_sockets.kernel.structs import StructBatch
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
 from drgn_sockets.records.holder import AnyInode
@@ -117,7 +117,7 @@ class Looker:
         """Tell that a socket cannot be read."""
         self.losses.lose(Lost("struct sock", sk))
 
-    def inodes(self, socks: Batch[Any]) -> tuple[list[int], list[int]]:
+    def inodes(self, socks: StructBatch[Any]) -> tuple[list[int], list[int]]:
         """Get the inodes of full sockets, and their owners as ``/proc/net`` has them."""
         inodes: dict[int, AnyInode] = {}
         found = self.reader.inodes_of(socks.addresses, socks.column("socket"), {})
@@ -140,7 +140,7 @@ class Looker:
             self.unreadable(sk)
         return dict(zip(socks.addresses, self.inodes(socks)[1]))
 
-    def drops(self, socks: Batch[Any]) -> list[int]:
+    def drops(self, socks: StructBatch[Any]) -> list[int]:
         """How many packets each of the sockets dropped."""
         counters = [pointer or 0 for pointer in socks.column("drop_counters")]
         drops = list(socks.column("drops"))

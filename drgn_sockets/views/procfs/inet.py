@@ -17,7 +17,7 @@ from drgn_sockets.kernel.sock import (
     udp_table,
     udplite_table,
 )
-from drgn_sockets.kernel.structs import Batch
+from drgn_sockets.kernel.structs import StructBatch
 from drgn_sockets.records.families.inet import InetSock
 from drgn_sockets.records.families.udp import UdpSock
 from drgn_sockets.views.procfs.base import Entry, Looker, NetFile, texts_of
@@ -33,7 +33,7 @@ HEADING6 = (
 INET = (AF_INET, AF_INET6)
 
 
-def ends(at: Looker, socks: Batch[Any], *, six: bool) -> tuple[list[str], list[str]]:
+def ends(at: Looker, socks: StructBatch[Any], *, six: bool) -> tuple[list[str], list[str]]:
     """Get the local and the remote addresses of the sockets."""
     local, remote = ("v6_rcv_saddr", "v6_daddr") if six else ("rcv_saddr", "daddr")
     address = at.address
@@ -74,11 +74,11 @@ class InetFile(NetFile):
         """Choose the sockets that the file shows, of the sockets of one network namespace."""
         return (entry for entry in entries if entry.family == self.family)
 
-    def receive_queue(self, socks: Batch[Any]) -> Sequence[int]:
+    def receive_queue(self, socks: StructBatch[Any]) -> Sequence[int]:
         """The column ``rx_queue``, in bytes."""
         return socks.column("rmem_alloc")
 
-    def ports(self, socks: Batch[Any]) -> tuple[Sequence[int], Sequence[int]]:
+    def ports(self, socks: StructBatch[Any]) -> tuple[Sequence[int], Sequence[int]]:
         """The numbers that the file shows as local and remote ports."""
         return socks.column("sport"), socks.column("dport")
 
@@ -131,7 +131,7 @@ class UdpFile(InetFile):
     def table(self, at: Looker, net: int) -> HashTable:
         return udp_table(at.net_object(net))
 
-    def receive_queue(self, socks: Batch[Any]) -> Sequence[int]:
+    def receive_queue(self, socks: StructBatch[Any]) -> Sequence[int]:
         # udp_rqueue_get()
         return list(map(operator.sub, socks.column("rmem_alloc"), socks.column("forward_deficit")))
 
@@ -151,7 +151,7 @@ class RawFile(InetFile):
     def table(self, at: Looker, net: int) -> HashTable:
         return raw_table(at.prog, "raw_v6_hashinfo" if self.six else "raw_v4_hashinfo")
 
-    def ports(self, socks: Batch[Any]) -> tuple[Sequence[int], Sequence[int]]:
+    def ports(self, socks: StructBatch[Any]) -> tuple[Sequence[int], Sequence[int]]:
         return socks.column("num"), [0] * len(socks)
 
 

@@ -29,7 +29,7 @@ class How(Enum):
     USED = "changed by who uses it"
 
 
-class Moment(NamedTuple):
+class MovingColumns(NamedTuple):
     """Columns of some files."""
 
     files: tuple[str, ...]
@@ -63,12 +63,14 @@ _MINUTE = "TIME-WAIT lasts a minute: some may have ended before net/tcp was read
 _AGAIN = "a raw socket whose queue is full gets a copy of each segment that TCP sends once more"
 
 MOMENTS = (
-    Moment(_TCP, ("when",), How.DOWN, "time until the timer fires"),
-    Moment(_TCP, _BY_TIMERS, How.TIMER, "a retransmission or a probe, or the end of a socket"),
-    Moment(("sockstat", "sockstat6"), _SOCKSTAT, How.TIMER, _ENDS),
-    Moment(("sockstat",), ("tw",), How.SHRINKS, _MINUTE),
-    Moment(("protocols",), ("sockets", "memory"), How.TIMER, _ENDS),
-    Moment(("raw", "raw6"), ("drops",), How.GROWS, _AGAIN),
+    MovingColumns(_TCP, ("when",), How.DOWN, "time until the timer fires"),
+    MovingColumns(
+        _TCP, _BY_TIMERS, How.TIMER, "a retransmission or a probe, or the end of a socket"
+    ),
+    MovingColumns(("sockstat", "sockstat6"), _SOCKSTAT, How.TIMER, _ENDS),
+    MovingColumns(("sockstat",), ("tw",), How.SHRINKS, _MINUTE),
+    MovingColumns(("protocols",), ("sockets", "memory"), How.TIMER, _ENDS),
+    MovingColumns(("raw", "raw6"), ("drops",), How.GROWS, _AGAIN),
 )
 
 

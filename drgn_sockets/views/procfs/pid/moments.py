@@ -29,7 +29,7 @@ STAT_FIELDS = (
 KHUGEPAGED = frozenset(("rss", "VmHWM", "VmRSS", "RssAnon"))
 
 
-class How(Enum):
+class ValueChange(Enum):
     """How a value changes by itself."""
 
     #: It only grows.
@@ -40,12 +40,12 @@ class How(Enum):
     KTHREAD = "changes for threads of the kernel"
 
 
-class Moment(NamedTuple):
+class MovingValues(NamedTuple):
     """Values in a file: fields of ``stat`` and lines of ``status``, by their names."""
 
     file: str
     names: tuple[str, ...]
-    how: How
+    how: ValueChange
     why: str
 
 
@@ -56,31 +56,33 @@ _WORKER = "a kworker is named after the work that it does, or did last"
 _RUNS = "tasks sleep, and run on any CPU"
 
 MOMENTS = (
-    Moment("stat", (*_TIMES, "delayacct_blkio_ticks"), How.GROWS, "CPU time is used"),
-    Moment("stat", _FAULTS, How.GROWS, "memory is touched"),
-    Moment("stat", ("state", "processor"), How.ANY, _RUNS),
-    Moment("stat", ("rss", "vsize"), How.ANY, "memory is got and given back"),
+    MovingValues("stat", (*_TIMES, "delayacct_blkio_ticks"), ValueChange.GROWS, "CPU time is used"),
+    MovingValues("stat", _FAULTS, ValueChange.GROWS, "memory is touched"),
+    MovingValues("stat", ("state", "processor"), ValueChange.ANY, _RUNS),
+    MovingValues("stat", ("rss", "vsize"), ValueChange.ANY, "memory is got and given back"),
     # Before 5.16 it is 1 if frame pointers lead from the stack to a caller of the scheduler. They
     # do not if the kernel unwinds with ORC; we print 0.
-    Moment("stat", ("wchan",), How.ANY, _RUNS),
-    Moment("stat", ("comm",), How.KTHREAD, _WORKER),
-    Moment("comm", ("comm",), How.KTHREAD, _WORKER),
-    Moment("status", ("Name",), How.KTHREAD, _WORKER),
-    Moment("status", ("State",), How.ANY, _RUNS),
-    Moment("status", _SWITCHES, How.GROWS, _RUNS),
-    Moment("status", ("VmPeak", "VmHWM"), How.GROWS, "memory is got"),
-    Moment(
+    MovingValues("stat", ("wchan",), ValueChange.ANY, _RUNS),
+    MovingValues("stat", ("comm",), ValueChange.KTHREAD, _WORKER),
+    MovingValues("comm", ("comm",), ValueChange.KTHREAD, _WORKER),
+    MovingValues("status", ("Name",), ValueChange.KTHREAD, _WORKER),
+    MovingValues("status", ("State",), ValueChange.ANY, _RUNS),
+    MovingValues("status", _SWITCHES, ValueChange.GROWS, _RUNS),
+    MovingValues("status", ("VmPeak", "VmHWM"), ValueChange.GROWS, "memory is got"),
+    MovingValues(
         "status",
         ("VmSize", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmData", "VmStk", "VmPTE", "VmSwap"),
-        How.ANY,
+        ValueChange.ANY,
         "memory is got and given back",
     ),
-    Moment("status", ("SigQ",), How.ANY, "pending signals of all processes of the user"),
+    MovingValues(
+        "status", ("SigQ",), ValueChange.ANY, "pending signals of all processes of the user"
+    ),
 )
 
 
 @functools.lru_cache(None)
-def how(file: str, name: str) -> How | None:
+def how(file: str, name: str) -> ValueChange | None:
     """How a value changes by itself; ``None`` if it does not."""
     found = [m.how for m in MOMENTS if file == m.file and name in m.names]
     return found[0] if found else None
