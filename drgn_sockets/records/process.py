@@ -4,17 +4,44 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel import process as p
+from drgn_sockets.kernel.cgroup import cgroup_path, task_cgroups
+from drgn_sockets.kernel.dcache import FsStruct
+from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.kthread import proc_task_name
 from drgn_sockets.kernel.lost import unbroken
-from drgn_sockets.kernel.mm import Mm, task_mm
+from drgn_sockets.kernel.mm import Mm, cmdline, task_mm
+from drgn_sockets.kernel.nsproxy import NAMESPACES, task_namespaces
 from drgn_sockets.kernel.pid import Upid, upids
 from drgn_sockets.kernel.process import Cred, Signal, Tty
+from drgn_sockets.kernel.structs import Int
 from drgn_sockets.kernel.task import Process
+
+#: Names of the links in ``/proc/PID/ns``.
+NS_NAMES = NAMESPACES
+
+
+class Fs(FsStruct):
+    """``struct fs_struct`` with the umask."""
+
+    C_TYPE = "struct fs_struct"
+    umask = Int("umask")
+
+
+class CgroupMembership(NamedTuple):
+    """The cgroup of a task in a hierarchy."""
+
+    hierarchy: int
+    #: Names of the controllers, or of the hierarchy; empty for version 2.
+    names: bytes
+    path: bytes
+    #: Whether the cgroup was removed.
+    removed: bool
 
 
 class ProcessRecord:
@@ -85,6 +112,58 @@ class ProcessRecord:
     def tty(self) -> Tty | None:
         """Its terminal."""
         return Tty.layout(self.prog).read(self.signal.tty) if self.signal.tty else None
+
+    @functools.cached_property
+    def fs(self) -> Fs | None:
+        """
+        Its root and working directory, ``None`` for a process that has exited.
+
+        :raises FaultError: if they cannot be read
+        """
+        return Fs.layout(self.prog).read(self.task.fs) if self.task.fs else None
+
+    def exe(self) -> File | None:
+        """
+        Read the file of its executable, ``None`` for a process without memory.
+
+        :raises FaultError: if it cannot be read
+        """
+        mm = self.mm
+        return File.layout(self.prog).read(mm.exe_file) if mm is not None and mm.exe_file else None
+
+    def cmdline(self) -> bytes:
+        """
+        Read its command line, empty for a process without memory.
+
+        :raises FaultError: if its memory cannot be read
+        """
+        return b"" if self.mm is None else cmdline(self.prog, self.mm)
+
+    def namespaces(self) -> Iterator[tuple[str, int]]:
+        """
+        Iterate over the names and inode numbers of its namespaces, as ``/proc/PID/ns`` has them.
+
+        :raises FaultError: if a namespace cannot be read
+        """
+        return task_namespaces(self.prog, self.task)
+
+    def cgroups(self) -> Iterator[CgroupMembership]:
+        """
+        Iterate over its cgroups, one for each hierarchy.
+
+        :raises FaultError: if a cgroup cannot be read
+        """
+        if not self.task.cgroups:
+            return
+        for hierarchy, cgroup in task_cgroups(self.prog, self.task.cgroups):
+            path, removed = b"/", False
+            # In a hierarchy of version 1, a task that exits is moved to the root.
+            if hierarchy.is_default or not self.task.flags & p.PF_EXITING:
+                found = cgroup_path(self.prog, cgroup)
+                if found is None:
+                    raise FaultError("path of a cgroup cannot be read", cgroup)
+                path, removed = bytes(found), hierarchy.is_default and found.removed
+            yield CgroupMembership(hierarchy.id, hierarchy.names, path, removed)
 
     @property
     def is_known(self) -> bool:

@@ -5,23 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn_sockets.kernel.dcache import FsStruct
-from drgn_sockets.kernel.file import File
-from drgn_sockets.kernel.nsproxy import NAMESPACES, task_namespaces
-from drgn_sockets.kernel.structs import Int
-from drgn_sockets.records.process import ProcessRecord
+from drgn_sockets.records.process import NS_NAMES, ProcessRecord
 from drgn_sockets.views.procfs.pid.base import PidLooker
 
 #: Links to files.
 LINKS = ("cwd", "root", "exe")
 #: Links to namespaces.
-NS_LINKS = NAMESPACES
-
-
-class _Fs(FsStruct):
-    C_TYPE = "struct fs_struct"
-    pwd_mnt = Int("pwd.mnt", help="struct vfsmount *")
-    pwd_dentry = Int("pwd.dentry", help="struct dentry *")
+NS_LINKS = NS_NAMES
 
 
 def link(at: PidLooker, process: ProcessRecord, name: str) -> bytes | None:
@@ -33,14 +23,11 @@ def link(at: PidLooker, process: ProcessRecord, name: str) -> bytes | None:
     :raises FaultError: if the text cannot be read
     """
     if name == "exe":
-        mm = process.mm
-        if mm is None or not mm.exe_file:
-            return None
-        file = File.layout(at.prog).read(mm.exe_file)
-        return at.namer.d_path(file.mnt, file.dentry)
-    if not process.task.fs:
+        file = process.exe()
+        return None if file is None else at.namer.d_path(file.mnt, file.dentry)
+    fs = process.fs
+    if fs is None:
         return None
-    fs = _Fs.layout(at.prog).read(process.task.fs)
     if name == "cwd":
         return at.namer.d_path(fs.pwd_mnt, fs.pwd_dentry)
     return at.namer.d_path(fs.root_mnt, fs.root_dentry)
@@ -52,6 +39,6 @@ def ns_links(at: PidLooker, process: ProcessRecord) -> Iterator[tuple[str, bytes
 
     :raises FaultError: if a namespace cannot be read
     """
-    for name, inum in task_namespaces(at.prog, process.task):
+    for name, inum in process.namespaces():
         kind = name.replace("_for_children", "")
         yield name, b"%b:[%d]" % (kind.encode("ascii"), inum)

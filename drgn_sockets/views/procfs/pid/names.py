@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from drgn_sockets.kernel.mm import cmdline
 from drgn_sockets.records.process import ProcessRecord
 from drgn_sockets.views.procfs.pid.base import PidFile, PidLooker
 
@@ -26,4 +25,4 @@ class CmdlineFile(PidFile):
 
     def text(self, at: PidLooker, process: ProcessRecord) -> Iterator[bytes]:
         if process.mm is not None:
-            yield cmdline(at.prog, process.mm)
+            yield process.cmdline()

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from drgn import Program
 
 from drgn_sockets.kernel import process as p
-from drgn_sockets.kernel.dcache import FsStruct
 from drgn_sockets.kernel.fdtable import Fdtable, FilesStruct
 from drgn_sockets.kernel.memory import page_shift
 from drgn_sockets.kernel.mm import (
@@ -22,7 +21,7 @@ from drgn_sockets.kernel.mm import (
 )
 from drgn_sockets.kernel.pid import pid_nr_ns
 from drgn_sockets.kernel.speculation import indirect_branch, store_bypass
-from drgn_sockets.kernel.structs import Int, has_type
+from drgn_sockets.kernel.structs import has_type
 from drgn_sockets.kernel.task import PF_KTHREAD
 from drgn_sockets.records.process import ProcessRecord
 from drgn_sockets.views.procfs.pid.base import PidFile, PidLooker
@@ -31,11 +30,6 @@ _MAX_WORD = 32
 # arch/x86/include/uapi/asm/prctl.h
 _SHADOW_STACKS = ((1, "shstk "), (2, "wrss "))
 _NO_NEW_PRIVS = 1
-
-
-class _Fs(FsStruct):
-    C_TYPE = "struct fs_struct"
-    umask = Int("umask")
 
 
 class StatusFile(PidFile):
@@ -57,7 +51,7 @@ _Lines = Iterator[tuple[str, object]]
 def _state(process: ProcessRecord) -> _Lines:
     """``task_state()``"""
     prog, task, cred = process.prog, process.task, process.cred
-    fs = _Fs.layout(prog).read(task.fs) if task.fs else None
+    fs = process.fs
     if fs is not None:
         yield "Umask", f"{fs.umask:04o}" if fs.umask else "0000"
     yield "State", p.task_state(task)
