@@ -28,7 +28,7 @@ from drgn_sockets.records.kinds import told_apart
 #: Tells whether a row is meant.
 Test = Callable[[FdRecord], bool]
 
-#: What is no fd, by its name in the column ``fd``.
+#: Names that the column ``fd`` has for files that a process has otherwise than by an fd.
 ASSOCIATIONS = ("cwd", "rtd", "txt", "mem", "DEL")
 
 #: The kinds that :func:`~drgn_sockets.kernel.file.file_kind` gives on a usual machine.
@@ -43,7 +43,7 @@ KINDS = (
 
 class FdQuery:
     """
-    What ``fds`` is asked for.
+    The rows that ``fds`` is asked for.
 
     :param tasks: All processes
     :param args: The command's arguments
@@ -62,7 +62,7 @@ class FdQuery:
         self._words = files
         #: A row has to pass all of these.
         self.tests: list[Test] = []
-        #: Whether rows are wanted of what is no fd: directories, executables, what is mapped.
+        #: Whether rows of directories, executables and mapped files are wanted besides fds.
         self.wants_others: bool = args.all or args.maps or args.lsof
         #: Whether a test looks at records of sockets.
         self.reads_sockets = False
@@ -83,7 +83,7 @@ class FdQuery:
             self.tests.append(kind_test(args.kind, told_apart(), lambda: _kinds_of(tasks)))
 
     def _want_files(self, tasks: Tasks, words: Sequence[Word]) -> None:
-        # It takes a while to import, and most ask for processes.
+        # The import takes a while, and most users ask for processes.
         from drgn_sockets.query.find import fd_test, looks_at_others, looks_at_sockets
 
         tests = [fd_test(tasks, word) for word in words]
@@ -96,7 +96,8 @@ class FdQuery:
     ) -> list[FileTable]:
         args = self._args
         tables = tasks.tables(threads=args.threads, without=self.wants_others)
-        pids = [parse_pid(text) for text in args.pid.split(",")] if args.pid is not None else []
+        ids = [] if args.pid is None else args.pid.split(",")
+        pids = [parse_pid(text, "--command takes names") for text in ids]
         names = args.command or ()
         if words or pids or names:
             chosen = tables_of(tasks, tables, [*words, *pids], tell)
@@ -109,7 +110,7 @@ class FdQuery:
         return tables
 
     def others(self) -> Others | None:
-        """What else to read of processes."""
+        """Get the reader of what processes have besides fds, if that is wanted."""
         if not self.wants_others or self._args.summary:
             return None
         from drgn_sockets.records.associated import Associated
@@ -117,13 +118,13 @@ class FdQuery:
         return Associated(each=self._args.maps, threads=self._args.threads)
 
     def nobody(self) -> str | None:
-        """The line that says that no process is meant, if that is so without reading files."""
+        """Say that no process is meant, if that is known before files are read."""
         if self._args.user is None or self.tables:
             return None
         return f"no such process of user {self._args.user}"
 
     def nothing(self) -> str:
-        """The line that says that no row is what was asked for."""
+        """Say that no row is what was asked for."""
         args = self._args
         asked = [
             *(word.text for word in self._words),
@@ -133,7 +134,7 @@ class FdQuery:
 
 
 def _kinds_of(tasks: Tasks) -> set[str]:
-    """The kinds of files that this machine has."""
+    """Find the kinds of files that this machine has."""
     records = FdReader(tasks.prog).read(tasks.tables())
     return {record.file.kind for record in records if record.file is not None}
 

@@ -50,7 +50,7 @@ SocketTest = Callable[[SocketRecord], bool]
 #: Tells whether a file descriptor is meant.
 FdTest = Callable[[FdRecord], bool]
 
-# What d_path() appends to the path of a file that has no name any more.
+# d_path() appends this to the path of a file that has no name any more.
 _DELETED = b" (deleted)"
 
 
@@ -84,7 +84,7 @@ def sk_at(prog: Program, word: Address) -> int:
 
 
 def _sockets_at(prog: Program, word: Address) -> Iterator[int]:
-    """Where the ``struct socket`` may be that an address leads to."""
+    """Iterate over the places where the ``struct socket`` of an address may be."""
     address = word.address
     if word.type in (None, "struct file"):
         file = or_lost(File.layout(prog).read, address)
@@ -157,7 +157,7 @@ def _abstract_test(word: Abstract) -> SocketTest:
 def _end_test(word: End) -> SocketTest:
     if word.address is None and word.port is None:
         raise UserError(f"{word.text!r} is every socket: fds --kind sock, or ss -a")
-    # It takes a while to import, and most words are about something else.
+    # The import takes a while, and most words are about something else.
     from drgn_sockets.query.hosts import Network, port_number
     from drgn_sockets.query.ssfilter_tree import Host
 
@@ -175,7 +175,7 @@ def _end_test(word: End) -> SocketTest:
     ends = [Host(side, "", word.address, port, networks).test() for side in ("src", "dst")]
 
     def test(record: SocketRecord) -> bool:
-        # What ss shows as the port of a raw socket is a protocol.
+        # A raw socket has a protocol where others have a port.
         if port is not None and record.family_name == "raw":
             return False
         return any(end(record) for end in ends)
@@ -215,12 +215,12 @@ def fd_test(tasks: Tasks, word: Word) -> FdTest:
 
 
 def looks_at_sockets(word: Word) -> bool:
-    """Whether :func:`fd_test` of a word looks at the records of sockets."""
+    """Tell whether :func:`fd_test` of a word looks at the records of sockets."""
     return isinstance(word, (End, Abstract, Path))
 
 
 def looks_at_others(word: Word) -> bool:
-    """Whether :func:`fd_test` of a word passes what a process has besides its fds."""
+    """Tell whether :func:`fd_test` of a word passes files that a process has besides its fds."""
     return isinstance(word, Path) or (
         isinstance(word, (Inode, Address)) and not _is_of_socket(word)
     )
@@ -285,7 +285,7 @@ def _address_test(word: Address) -> FdTest:
 
 
 def _addresses_of(file: FileRecord) -> Iterator[tuple[str, int]]:
-    """What of a file is where, by C type; 0 for what it has not."""
+    """Get the addresses of what a file consists of, each with its C type."""
     yield "struct file", file.address
     if file.sk:
         yield "struct sock", file.sk
@@ -416,7 +416,7 @@ class Finder:
             families = [name for name in _inet_families() if name in families]
         else:
             families = ["unix"]
-        # What ss shows below a socket, as its associations, is the same socket.
+        # The records that ss shows below a socket (associations) are of the same socket.
         found: dict[int, AnySocket] = {}
         for record in self._walk(families):
             if self._passes(test, record):
@@ -479,7 +479,7 @@ class Finder:
 
 
 def _inet_families() -> Iterator[str]:
-    """Families whose sockets have an IP address and a port."""
+    """Iterate over the families whose sockets have an IP address and a port."""
     for name in FAMILY_NAMES:
         family = family_named(name)
         if name == OTHER or (family is not None and issubclass(family.record, InetRecord)):

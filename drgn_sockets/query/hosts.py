@@ -148,7 +148,7 @@ def port_number(text: str, services: Sequence[str] = ("udp", "tcp"), most: int =
         if number > most:
             raise ValueError(f"there is no port {text}")
         return number
-    # What it needs is needed for names only.
+    # The import takes a while, and most ports are numbers.
     import socket
 
     found = {}

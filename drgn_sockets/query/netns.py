@@ -65,7 +65,7 @@ def _names(prog: Program) -> dict[str, int]:
     """Inodes by name."""
     names = {os.fsdecode(name): ino for name, ino in named_net_namespaces(prog).items()}
     if is_running_kernel(prog):
-        # Those that a shell here would mean, whatever process 1 has mounted.
+        # A shell here means these names, whatever process 1 has mounted.
         try:
             with os.scandir(_DIRECTORY) as entries:
                 names.update((entry.name, entry.stat().st_ino) for entry in entries)

@@ -21,8 +21,8 @@ from drgn_sockets.records.socket import OTHER, SocketRecord
 
 Test = Callable[[SocketRecord], bool]
 
-# What ss shows without -a and -l: connections, neither listening nor closed nor in the states
-# that are kept in small structures.
+# Without -a and -l ss shows connections: sockets that are not listening, not closed, and not in
+# the states that are kept in small structures.
 _CONNECTED = STATE_GROUPS["connected"] - STATE_GROUPS["bucket"]
 
 # Sockets that ss has options for, and that have no module here: of these we know what all sockets
@@ -67,7 +67,7 @@ SOCKET_FAMILIES = {
 
 
 class _Family(argparse.Action):
-    """An option that names a family, or takes the name of one."""
+    """An option that is called after a family, or takes the name of one."""
 
     def __call__(
         self,
@@ -84,7 +84,7 @@ class _Family(argparse.Action):
 
 
 class _Query(argparse.Action):
-    """``-A LIST``: tables, and with a ``!`` those that are left out."""
+    """``-A LIST``: tables to show, and after a ``!`` tables to leave out."""
 
     def __call__(
         self,
@@ -115,7 +115,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose families of sockets."""
     group = parser.add_argument_group("which families")
     inet = [entry for entry in _FAMILIES.values() if entry.is_inet][::-1]
-    # TCP and UDP come first, what few use comes last.
+    # TCP and UDP come first, families that few use come last.
     for options, help in dict.fromkeys((e.options, e.help) for e in sorted(inet, key=_is_rare)):
         group.add_argument(*options, action="store_true", help=help)
     named = [(e.options, e.ss_family, e.help) for e in _FAMILIES.values() if e.ss_family]
@@ -170,7 +170,7 @@ class Tables:
             if entry.is_inet and getattr(args, _flag(entry)):
                 chosen.update(dict.fromkeys(entry.tables))
         states = frozenset[int]()
-        # What ss does: a query has all that are connected, whatever of it is.
+        # As in ss: -A shows connected sockets, of whichever table.
         if args.query is not None or not (chosen or families):
             states = _CONNECTED
         else:
@@ -186,11 +186,11 @@ class Tables:
         self.names: list[str] | None = list(chosen) or None
         if self.names is not None and len(self.names) == len(_FAMILY_OF):
             self.names = None
-        #: States that are shown unless something else is asked for.
+        #: States that are shown unless an option or filter names others.
         self.states = states
-        #: Families that are named, as a filter's addresses are without one.
+        #: Families that options name: an address of a filter that names none is of these.
         self.families = families
-        #: Whether sockets are wanted that just their holders lead to.
+        #: Whether sockets are wanted to which only their holders lead.
         self.wants_others = self.names is not None and OTHER in self.family_names()
         inet = {_INET_FAMILIES[name] for name in families if name in _INET_FAMILIES}
         self._unwanted = frozenset(_INET_FAMILIES.values()) - inet if inet else frozenset()
@@ -202,7 +202,7 @@ class Tables:
             return list(FAMILY_NAMES)
         names = {_FAMILY_OF[table] for table in self.names}
         if not names <= set(FAMILY_NAMES):
-            # What is not told apart is among the others.
+            # Sockets of families that are not told apart are among the others.
             names.add(OTHER)
         return [name for name in FAMILY_NAMES if name in names]
 

@@ -48,7 +48,7 @@ class Number(NamedTuple):
     number: int
 
     def as_inode(self) -> Inode:
-        """What it means to commands about sockets."""
+        """Get the inode that the number is to commands about sockets."""
         return Inode(self.text, self.number, None, True)
 
 
@@ -193,15 +193,16 @@ def parse_inode(text: str, *, devices: bool = True) -> Inode:
     return Inode(text, int(match[3]), dev)
 
 
-def parse_pid(text: str) -> Number:
+def parse_pid(text: str, hint: str = "--pid takes numbers") -> Number:
     """
     Tell what ``--pid`` is given.
 
+    :param hint: What to do instead, for the error
     :raises UserError: if it is no number
     """
     word = parse_word(text)
     if not isinstance(word, Number):
-        raise UserError(f"no process ID: {text!r}; --pid takes numbers")
+        raise UserError(f"no process ID: {text!r}; {hint}")
     return word
 
 
