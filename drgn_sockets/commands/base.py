@@ -13,11 +13,11 @@ from drgn import FaultError, Program
 from drgn_sockets.commands.registry import entry_of
 from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.program import is_live
+from drgn_sockets.query.columns import choose
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fan_out import fan_out, processors
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch, Part
-from drgn_sockets.views.columns import choose
 from drgn_sockets.views.rows import Csv, Json, Rows, Table
 
 #: Done.

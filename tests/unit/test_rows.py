@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.query.columns import choose
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.text import plain, unescape
 from drgn_sockets.views import rows
-from drgn_sockets.views.columns import choose, rows_maker
+from drgn_sockets.views.columns import rows_maker
 from drgn_sockets.views.rows import Csv, Json, Rows, Table
 
 NUMBER = Column("number", "a number", lambda r: r[0], True, right=True)
