@@ -304,7 +304,7 @@ def _path_test(prog: Program, word: Path) -> FdTest:
     dev = ino = None
     if is_running_kernel(prog):
         try:
-            status = os.stat(path)  # noqa: PTH116 (pathlib takes a while to import)
+            status = os.stat(path)  # noqa: PTH116 (no other need for pathlib here)
             dev = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
             ino = status.st_ino
         except OSError:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Union
+from typing import Any, ClassVar, NamedTuple, Protocol, Union
 
 from drgn import Program
 
+from drgn_sockets.kernel.cgroup import CgroupPath, sock_cgroup_path
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.lost import Lost, there
 from drgn_sockets.kernel.sock import (
@@ -22,9 +23,6 @@ from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holder import AnyInode, Holder, HoldersOfSockets
 from drgn_sockets.records.names import netid, state_name
 from drgn_sockets.text import escaped
-
-if TYPE_CHECKING:
-    from drgn_sockets.kernel.cgroup import CgroupPath
 
 #: The name of the family of sockets that are of none that is known.
 OTHER = "other"
@@ -451,9 +449,6 @@ class SocketRecord:
     @property
     def cgroup_path(self) -> CgroupPath | None:
         """Path of its cgroup, of version 2."""
-        # It takes a while to import, and most do not ask for it.
-        from drgn_sockets.kernel.cgroup import sock_cgroup_path
-
         return sock_cgroup_path(self.prog, self.sock)
 
     def detail_words(self) -> list[str]:

