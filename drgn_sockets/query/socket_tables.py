@@ -7,14 +7,7 @@ import argparse
 from collections.abc import Callable, Iterable
 
 from drgn_sockets.errors import nearest
-from drgn_sockets.kernel.sock import (
-    AF_INET,
-    AF_INET6,
-    AF_TIPC,
-    TCP_CLOSE,
-    TCP_ESTABLISHED,
-    TCP_LISTEN,
-)
+from drgn_sockets.kernel.sock import AF_INET, AF_INET6
 from drgn_sockets.records.families import FAMILY_ENTRIES, FAMILY_NAMES, Registered
 from drgn_sockets.records.names import STATE_GROUPS
 from drgn_sockets.records.socket import OTHER, SocketRecord
@@ -26,18 +19,10 @@ Test = Callable[[SocketRecord], bool]
 _CONNECTED = STATE_GROUPS["connected"] - STATE_GROUPS["bucket"]
 
 # Sockets that ss has options for, and that have no module here: of these we know what all sockets
-# have. One that is registered takes the place of its entry here.
+# have.
 _UNREAD = {
     "dccp": Registered(
         (AF_INET, AF_INET6), options=("-d", "--dccp"), help="DCCP", tables={"dccp": ("dccp",)}
-    ),
-    "tipc": Registered(
-        (AF_TIPC,),
-        options=("--tipc",),
-        help="TIPC",
-        ss_family="tipc",
-        tables={"tipc": ("ti_st", "ti_dg", "ti_rd", "ti_sq")},
-        states=frozenset({TCP_ESTABLISHED, TCP_LISTEN, TCP_CLOSE}),
     ),
 }
 _FAMILIES: dict[str, Registered] = {**_UNREAD, **FAMILY_ENTRIES}

@@ -24,8 +24,6 @@ _TYPES = {1: "STREAM", 2: "DGRAM", 3: "RAW", 4: "RDM", 5: "SEQPACKET", 6: "DCCP"
 
 _SOCK_DCCP = 6
 
-_TIPC_TYPES = {1: "st", 2: "dg", 4: "rd", 5: "sq"}
-
 _SHORT_TYPES = {1: "str", 2: "dgr", 3: "raw", 4: "rdm", 5: "seq", 6: "dccp", 10: "pkt"}
 
 #: TCP_* states (include/net/tcp_states.h) by number, as ss writes them. TCP_BOUND_INACTIVE is in
@@ -104,8 +102,6 @@ def short_type_name(type_: int) -> str:
 def netid(family: int, type_: int) -> str:
     """What stands in the column Netid of sockets that ss does not show: ``alg_seq``."""
     name = _FAMILIES[family].lower() if family < len(_FAMILIES) else f"af{family}"
-    if name == "tipc":
-        return f"ti_{_TIPC_TYPES.get(type_, type_)}"
     return f"{name}_{short_type_name(type_)}"
 
 
