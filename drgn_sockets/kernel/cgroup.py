@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Control groups, as far as sockets and processes belong to them."""
+"""Control groups of sockets and processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CgroupPath(bytes):
 
     #: ``cgroup_id()``.
     id: int
-    #: Whether it has been removed: it goes on for who is still in it, and has a path no more.
+    #: Whether it has been removed. Its sockets and tasks stay in it, but it has no path any more.
     removed: bool
 
 
@@ -81,7 +81,7 @@ def sock_cgroup_path(prog: Program, sk: SockCommon) -> CgroupPath | None:
 
 def cgroup_id(prog: Program, cgroup: int) -> int:
     """
-    ID of a ``struct cgroup *``, as ``cgroup_id()``.
+    Get the ID of a ``struct cgroup *``, as ``cgroup_id()``.
 
     :raises FaultError: if it cannot be read
     """
@@ -150,7 +150,7 @@ class _CgroupOfRoot(Struct):
 @once_per_second
 def hierarchies(prog: Program) -> list[Hierarchy]:
     """
-    The hierarchies there are, in the order of ``/proc/PID/cgroup``.
+    Get all hierarchies, in the order of ``/proc/PID/cgroup``.
 
     :raises FaultError: if the list of them cannot be read
     """

@@ -30,7 +30,7 @@ _MAX_CHAIN = 1 << 20
 # pieces of a table may be missing in a row: its size may be overwritten.
 _MAX_BUCKETS = 1 << 24
 _MAX_UNREADABLE_CHUNKS = 4
-# How often a chain of a live kernel is walked again when it changed underfoot.
+# How often a chain of a live kernel is walked again when it changed during the walk.
 _MAX_TRIES = 3
 
 NOTHING: Mapping[int, int] = MappingProxyType({})

@@ -58,7 +58,7 @@ class FsStruct(Struct):
 
 
 class DnameInode(Struct):
-    """What names made on demand need of a ``struct inode``."""
+    """Members of ``struct inode`` that names made on demand need."""
 
     C_TYPE = "struct inode"
 
@@ -101,7 +101,7 @@ class Namer:
     def prefetch(self, dentries: Iterable[int]) -> None:
         """Read *dentries* (``struct dentry *`` as integers) at once, in address order."""
         wanted = [d for d in dentries if d and d not in self._dentries]
-        # Who asks for one that cannot be read is told so.
+        # A dentry that cannot be read is left out; dentry() raises for it.
         for dentry in sift(self._dentry.read_many(wanted), untold):
             self._dentries[dentry.address] = dentry
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Names of the drivers behind device files, as /proc/devices and /proc/misc have them."""
+"""Names of the drivers of device files, as in /proc/devices and /proc/misc."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def partition_name(prog: Program, dev: int) -> bytes | None:
 
 
 def disk_name(prog: Program, bdev: Bdev) -> bytes | None:
-    """The same of a block device, as ``bdev_name()`` makes it: nvme0n1p1, but sda1."""
+    """Get the name of a block device, as ``bdev_name()``: nvme0n1p1, but sda1."""
     disk = _Gendisk.layout(prog).follow(bdev.disk) if bdev.size and bdev.disk else None
     if disk is None:
         return None

@@ -19,7 +19,7 @@ _FILEID_KERNFS = 0xFE
 
 
 class WatchedInode(Struct):
-    """What a file handle, and who watches it, say of a ``struct inode``."""
+    """Members of ``struct inode`` that file handles and fsnotify marks need."""
 
     C_TYPE = "struct inode"
 
@@ -30,7 +30,7 @@ class WatchedInode(Struct):
 
 
 class WatchedSuper(Struct):
-    """The same of its ``struct super_block``."""
+    """Members of ``struct super_block`` that file handles and fsnotify marks need."""
 
     C_TYPE = "struct super_block"
 

@@ -129,7 +129,7 @@ def file_user_path(prog: Program, file: File) -> tuple[int, int] | None:
         backing = _BackingFile.layout(prog).follow(file.address)
     except LookupError:
         return None
-    # What is behind another struct file is no path.
+    # Memory behind a struct file that is not in a struct backing_file holds no path.
     mount = backing and _VfsMount.layout(prog).follow(backing.mnt)
     dentry = backing and _DentrySb.layout(prog).follow(backing.dentry)
     if not backing or not mount or not dentry or not mount.sb or mount.sb != dentry.sb:
@@ -158,8 +158,11 @@ def minor(dev: int) -> int:
 
 def access_mode(flags: int, mode: int) -> str:
     """
-    How a file was opened: ``r``, ``w``, ``u`` (read and write, as lsof says), ``-`` for
+    Get the letter of an access mode: ``r``, ``w``, ``u`` (read and write, as in lsof), ``-`` for
     neither, ``p`` for ``O_PATH``.
+
+    >>> access_mode(os.O_RDWR, FMODE_READ | FMODE_WRITE)
+    'u'
     """
     if flags & O_PATH:
         return "p"
@@ -167,7 +170,13 @@ def access_mode(flags: int, mode: int) -> str:
 
 
 def flag_names(flags: int) -> list[str]:
-    """Names of the ``O_*`` bits of *flags*, access mode left out; what has none in octal."""
+    """
+    Get the names of the ``O_*`` bits of *flags*, without the access mode. Bits without a name
+    become one octal number.
+
+    >>> flag_names(0o102002)
+    ['APPEND', 'LARGEFILE']
+    """
     names = []
     rest = flags & ~O_ACCMODE
     for bits, name in OPEN_FLAGS:
@@ -202,9 +211,9 @@ _KINDS = {
 
 def file_kind(i_mode: int, name: bytes, is_socket: bool) -> str:
     """
-    What kind of file it is: ``sock``, ``pipe``, ``fifo``, ``reg``, ``dir``, ``chr``, ``blk``,
+    Get the kind of a file: ``sock``, ``pipe``, ``fifo``, ``reg``, ``dir``, ``chr``, ``blk``,
     ``lnk``, ``sockfile`` (an ``O_PATH`` fd of a unix socket's file), ``memfd``, ``dmabuf``, ``ns``,
-    or what an anonymous inode calls itself: ``eventfd``, ``eventpoll``, ``timerfd``, ….
+    or the name that an anonymous inode has: ``eventfd``, ``eventpoll``, ``timerfd``, ….
     """
     if name.startswith(b"anon_inode:"):
         kind = name[len(b"anon_inode:") :].strip(b"[]").decode("utf-8", "backslashreplace")

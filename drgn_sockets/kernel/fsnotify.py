@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What inotify and fanotify watch: ``struct fsnotify_group`` and its marks."""
+"""Groups of inotify and fanotify, and their marks: ``struct fsnotify_group``, ``fsnotify_mark``."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class _MountId(Struct):
 
 
 class Watched(NamedTuple):
-    """A mark, and what it is at."""
+    """A mark, and the object that it is attached to."""
 
     mark: FsnotifyMark
     #: ``FSNOTIFY_OBJ_TYPE_*``: :data:`INODE`, :data:`VFSMOUNT`, :data:`SB`, :data:`MNTNS`.
@@ -109,7 +109,7 @@ def _watched(prog: Program, mark: FsnotifyMark) -> Watched:
         at = _object(prog, obj, "struct super_block", "s_fsnotify_marks")
         return Watched(mark, type_, None, WatchedSuper.layout(prog).read(at))
     if type_ == VFSMOUNT:
-        # Of a struct vfsmount, which is in a struct mount.
+        # The connector points to a struct vfsmount, which is inside a struct mount.
         at = _object(prog, obj, "struct mount", "mnt_fsnotify_marks", inside="mnt")
         return Watched(mark, type_, id=_MountId.layout(prog).read(at).mnt_id)
     # Not with types of before MNTNS: what comes after SB then is _DETACHED.
@@ -120,13 +120,13 @@ def _watched(prog: Program, mark: FsnotifyMark) -> Watched:
 
 def _object(prog: Program, obj: int, type_: str, member: str, inside: str | None = None) -> int:
     """
-    What a connector is at.
+    Get the object that a connector is attached to.
 
-    :param member: Its pointer to the connector
-    :param inside: Member that is meant, where not all of it is
+    :param member: Member of the object that points to the connector
+    :param inside: Member of the object that a ``void *`` connector points to, if not to its start
     """
     # Linux kernel commit 687c217c6aa2 ("fsnotify: pass object pointer and type to fsnotify mark
-    # helpers") (in v6.10): before, obj is where in it the pointer to the connector is.
+    # helpers") (in v6.10). Before, obj pointed to the object's own pointer to the connector.
     pointer = prog.type("struct fsnotify_mark_connector").member("obj").type
     whole = pointer.type.kind == TypeKind.VOID
     name = inside if whole else member

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""TCP sockets that have a port and are neither listening nor connected."""
+"""TCP sockets that are bound to a port, and neither listen nor are connected."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def for_each_bound_tcp(
     try:
         tables = set(_tables(prog, by_port))
     except FaultError as e:
-        # Where the tables are cannot be read: a row that tells.
+        # The pointers to the tables cannot be read.
         yield e.address, None
         return
     for table in tables:

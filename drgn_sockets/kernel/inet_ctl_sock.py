@@ -18,12 +18,12 @@ from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.percpu import per_cpu_addresses
 from drgn_sockets.kernel.sock import Sock, SockCommon
 
-#: Members of ``struct net`` that point to one.
+#: Members of ``struct net`` that point to one socket.
 _OF_A_NAMESPACE = (
     *(("ipv4", "mc_autojoin_sk"), ("ipv6", "mc_autojoin_sk"), ("ipv6", "igmp_sk")),
     *(("ipv6", "ndisc_sk"), ("ipv6", "tcp_sk"), ("sctp", "ctl_sock")),
 )
-#: Those that point to one of each processor; in v6.1 they are variables.
+#: Members that point to one socket of each processor; in v6.1 they are variables.
 _OF_PROCESSORS = (("ipv4", "icmp_sk"), ("ipv6", "icmp_sk"))
 #: Variables of each processor. In v6.12 one is a structure, which begins with the pointer
 #: ("struct sock_bh_locked").
@@ -31,7 +31,7 @@ _VARIABLES = ("ipv4_tcp_sk", "ipv4_icmp_sk", "ipv6_icmp_sk")
 
 
 def _places(prog: Program) -> Iterator[tuple[int, bool]]:
-    """Where pointers to such sockets are, and whether that is what could be read of it."""
+    """Iterate over (address of a pointer to such a socket, whether that address is known)."""
     for address in net_namespaces(prog):
         net = Object(prog, "struct net *", address)
         for part, name in (*_OF_A_NAMESPACE, *_OF_PROCESSORS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Names of tasks as procfs has them: threads of the kernel, and workers of its queues."""
+"""Names of kernel threads and of workqueue workers, as in procfs."""
 
 from __future__ import annotations
 

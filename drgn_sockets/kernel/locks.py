@@ -40,9 +40,9 @@ class _LockedInode(Struct):
 
 
 class _FileLock(Struct):
-    # That of a lease begins alike since Linux kernel commits a69ce85ec9af ("filelock: split
-    # common fields into struct file_lock_core") and c69ff4071935 ("filelock: split leases out of
-    # struct file_lock") (in v6.9).
+    # A struct file_lease begins like a struct file_lock since Linux kernel commits a69ce85ec9af
+    # ("filelock: split common fields into struct file_lock_core") and c69ff4071935 ("filelock:
+    # split leases out of struct file_lock") (in v6.9).
     C_TYPE = "struct file_lock"
 
     next = Int("c.flc_list.next", "fl_list.next")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The mount table, as far as it gives names to network namespaces."""
+"""Mounts, and the names that mounts of nsfs give to network namespaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drgn_sockets.kernel.structs import Int, Struct
 _MAX_MOUNTS = 1 << 17
 # include/uapi/linux/magic.h
 _NSFS_MAGIC = 0x6E736673
-# Where ip-netns(8) keeps names; the second is a symbolic link to the first, mostly.
+# ip-netns(8) keeps names here. The second directory is mostly a symbolic link to the first.
 _PLACES = (b"/run/netns/", b"/var/run/netns/")
 
 

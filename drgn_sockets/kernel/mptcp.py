@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the kernel keeps MPTCP sockets, and what belongs to them."""
+"""Walks of MPTCP sockets and subflows, and limits of the path manager."""
 
 from __future__ import annotations
 

@@ -124,8 +124,7 @@ def netdev_name_by_index(prog: Program, net: int, ifindex: int) -> bytes | None:
 
 def pingpong_thresh(prog: Program, net: int) -> int:
     """
-    How often a TCP session must answer at once to count as interactive, as
-    ``inet_csk_in_pingpong_mode()`` has it.
+    Get how many answers make a TCP connection interactive, as in ``inet_csk_in_pingpong_mode()``.
     """
     # Linux kernel commit 562b1fdf061b ("tcp: Set pingpong threshold via sysctl") (in v6.7)
     # made a sysctl of TCP_PINGPONG_THRESH, which was 1.

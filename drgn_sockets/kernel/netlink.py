@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the kernel keeps netlink sockets."""
+"""Walks of netlink sockets."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def for_each_netlink(
     try:
         tables = netlink_tables(prog)
     except FaultError as e:
-        # Where the tables are cannot be read: a row that tells.
+        # The pointers to the tables cannot be read.
         yield e.address, None
         return
     for table in tables:

@@ -67,7 +67,7 @@ class _Time(Struct):
     inum = Int("ns.inum")
 
 
-#: What there is in ``/proc/PID/ns``, with the structure of each.
+#: The files in ``/proc/PID/ns``, with the structure of each namespace.
 _KINDS: dict[str, type[Struct]] = {
     "net": _Net,
     "uts": _Uts,

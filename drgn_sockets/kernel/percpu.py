@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Variables that each processor has of its own."""
+"""Per-CPU variables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def possible_cpus(prog: Program) -> Iterator[int]:
 
 def per_cpu_addresses(prog: Program, address: int) -> list[int]:
     """
-    Where each processor has its own.
+    Get the address of a per-CPU variable on each processor.
 
     :param address: ``__percpu`` pointer, or address of the symbol
     :raises FaultError: if that cannot be read
@@ -45,7 +45,7 @@ def per_cpu_sums(prog: Program, address: int, code: str, count: int = 1) -> list
     """
     Sums over all processors of an array that each has of its own.
 
-    :param code: What it is an array of, as :mod:`struct` calls it
+    :param code: Type of an element of the array, as in :mod:`struct`
     :param count: Its length
     :raises FaultError: if it cannot be read
     """
@@ -61,6 +61,6 @@ def percpu_counter_sum(fbc: Object) -> int:
     :param fbc: ``struct percpu_counter *``
     :raises FaultError: if it cannot be read
     """
-    # What a processor that is offline had was added to the count.
+    # When a processor goes offline, its part is added to the count.
     (rest,) = per_cpu_sums(fbc.prog_, fbc.counters.value_(), "i")
     return int(fbc.count.value_()) + rest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What files procfs has."""
+"""Entries of procfs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ``/proc/PID/stat`` and ``status`` need of a process: tasks, signals, credentials, IDs."""
+"""Structures behind ``/proc/PID/stat`` and ``status``: signals, credentials, terminals, times."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Signal(Struct):
     tty = Int("tty", help="struct tty_struct *, NULL for none")
     flags = Int("flags", help="SIGNAL_* flags")
     group_exit_code = Int("group_exit_code")
-    # Of threads that have exited, and of children that were waited for.
+    # Sums of threads that have exited; with c, of children that were waited for.
     min_flt = Int("min_flt")
     maj_flt = Int("maj_flt")
     cmin_flt = Int("cmin_flt")
@@ -178,11 +178,11 @@ class _Delays(Struct):
 
 
 def task_state(task: Process) -> str:
-    """What the state of a task is called, as ``get_task_state()``."""
+    """Get the name of the state of a task, as ``get_task_state()``."""
     state = (task.state | task.exit_state) & _TASK_REPORT
     if task.state & _TASK_IDLE == _TASK_IDLE:
         state = _TASK_REPORT_IDLE
-    # Bits that older kernels have not.
+    # Older kernels do not set these bits.
     if task.state & (_TASK_RTLOCK_WAIT | _TASK_FROZEN):
         state = _TASK_UNINTERRUPTIBLE
     return STATES[state.bit_length()]
@@ -250,7 +250,7 @@ def groups(prog: Program, group_info: int) -> list[int]:
 
 def pending_signals(prog: Program, cred: Cred) -> int:
     """
-    How many signals are queued of this user's.
+    Count the signals that are queued for a user.
 
     :raises FaultError: if it cannot be read
     """
@@ -283,7 +283,7 @@ def numa_group_id(prog: Program, task: Process) -> int:
 
 
 def thread_features(prog: Program, task: Process) -> ThreadFeatures | None:
-    """What an x86 task has of shadow stacks, ``None`` where the kernel has none."""
+    """Read the shadow stack features of an x86 task, ``None`` if the kernel has no such member."""
     layout = ThreadFeatures.layout(prog)
     if "features" not in layout.cls.places:
         return None
@@ -316,7 +316,7 @@ def _swapin(prog: Program, delays: _Delays) -> int:
 
 
 class CpuTime(NamedTuple):
-    """``struct task_cputime`` with what was told before, ns."""
+    """``struct task_cputime`` with the times that were told before, ns."""
 
     utime: int
     stime: int
@@ -327,8 +327,8 @@ class CpuTime(NamedTuple):
 
 def cputime_adjust(time: CpuTime) -> tuple[int, int]:
     """
-    User and system time, as ``cputime_adjust()``: ticks are but a sample, by which the time that
-    is known exactly is divided; and neither runs backwards.
+    Get user and system time, as ``cputime_adjust()``: the exact run time is divided in the ratio of
+    the ticks, and neither part becomes less than it was.
     """
     _, _, rtime, prev_utime, prev_stime = time
     utime, stime = time.utime, time.stime
@@ -352,7 +352,7 @@ def cpu_bits(prog: Program, mask: bytes) -> int:
 
 
 def read_word(prog: Program, name: str) -> int | None:
-    """An ``int`` of which no type tells, ``None`` if the kernel has no such symbol."""
+    """Read an ``int`` variable that has no type in BTF, ``None`` if there is no such symbol."""
     try:
         address = prog.symbol(name).address
     except LookupError:

@@ -115,7 +115,7 @@ def module_name(prog: Program, owner: int) -> bytes:
 
 
 class SocketsInUse(NamedTuple):
-    """How many sockets a network namespace has."""
+    """Numbers of sockets of a network namespace."""
 
     #: In all (``sock_inuse_get()``).
     all: int
@@ -148,7 +148,7 @@ def sockets_in_use(net: Object) -> SocketsInUse:
 
 
 def tcp_orphan_count(prog: Program) -> int:
-    """TCP sockets that no process has any more, of all network namespaces."""
+    """Count the TCP sockets of all network namespaces that no process has any more."""
     address = prog.symbol("tcp_orphan_count").address
     proto = prog.type("struct proto")
     # Linux kernel commit 19757cebf0c5 ("tcp: switch orphan_count to bare per-cpu counters") (in
@@ -168,7 +168,7 @@ def sockets_allocated(prog: Program, proto: Proto) -> int:
 
 def timewait_count(net: Object) -> int:
     """
-    Connections of a network namespace that are in TIME-WAIT.
+    Count the connections of a network namespace that are in TIME-WAIT.
 
     :param net: ``struct net *``
     """
@@ -183,7 +183,7 @@ def timewait_count(net: Object) -> int:
 
 def fragments(fqdir: Object) -> tuple[int, int]:
     """
-    Datagrams of which fragments are kept, and the memory of these, bytes.
+    Get the number of datagrams whose fragments are kept, and the memory of the fragments, bytes.
 
     :param fqdir: ``struct fqdir *``
     """

@@ -32,7 +32,7 @@ _MAX_TABLES = 16
 # The kernel rehashes when a chain has more than RHT_ELASTICITY entries, if it can.
 _MAX_CHAIN = 1 << 16
 _MAX_BUCKETS = 1 << 24
-# How often a chain of a live kernel is walked again when it changed underfoot.
+# How often a chain of a live kernel is walked again when it changed during the walk.
 _MAX_TRIES = 3
 
 
@@ -54,7 +54,7 @@ class BucketTable(Struct):
     size = Int("size", help="number of buckets")
     nest = Int("nest", help="bits of the index into the first page; 0 if there is an array")
     future_tbl = Int("future_tbl", help="struct bucket_table * that is being filled")
-    # None of it is in the structure itself.
+    # A flexible array: the structure itself ends before it.
     buckets = Bytes("buckets", help="struct rhash_lock_head *[]")
 
 
@@ -63,7 +63,7 @@ class Bucket(NamedTuple):
 
     #: The low bits of the hash.
     number: int
-    #: Where it is; its chain ends with this address and a bit that is set.
+    #: Address of the bucket; its chain ends with this address and bit 0 set.
     address: int
     #: ``struct rhash_head *`` of the first entry.
     first: int
@@ -209,7 +209,7 @@ class _Chains(Generic[S]):
     def _walk(
         self, buckets: Sequence[Bucket], found: Mapping[int, list[tuple[int, S | None]]]
     ) -> list[Bucket]:
-        """:return: Those of which a chain ended as that of another."""
+        """:return: Buckets whose chain ended with the marker of another bucket"""
         strayed: list[Bucket] = []
         visited: set[int] = set()
         level: dict[int, Bucket] = {}

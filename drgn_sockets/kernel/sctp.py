@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the kernel keeps SCTP sockets, and lists that belong to them."""
+"""Walks of SCTP sockets, and the addresses that they are bound to."""
 
 from __future__ import annotations
 

@@ -65,6 +65,6 @@ def filter_bytes(prog: Program, sk_filter: int) -> bytes | None:
 
 
 def instructions(prog: Program, raw: bytes) -> list[Instruction]:
-    """What :func:`filter_bytes` gives, decoded."""
+    """Decode the bytes that :func:`filter_bytes` returns."""
     form = struct.Struct(byte_order(prog) + _INSTRUCTION)
     return [Instruction(*fields) for fields in form.iter_unpack(raw)]

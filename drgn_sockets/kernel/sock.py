@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct sock`` and where the kernel keeps them: the hash tables of each protocol."""
+"""``struct sock``, and the hash tables of each protocol."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _UNIX_HASH_SIZE = 512
 
 class SockCommon(Struct):
     """
-    ``struct sock_common``: what full sockets, timewait and request sockets all begin with.
+    ``struct sock_common``: full sockets, timewait sockets and request sockets begin with it.
     """
 
     C_TYPE = "struct sock_common"
@@ -261,7 +261,7 @@ def _walk_tables(
         try:
             table = next(iterator, None)
         except FaultError as e:
-            # Where the tables are cannot be read: a row that tells.
+            # The pointers to the tables cannot be read.
             yield e.address, None
             return
         if table is None:
@@ -292,7 +292,7 @@ def _tcp_tables(prog: Program) -> Iterator[HashTable]:
 
 def tcp_tables(net: Object) -> Iterator[HashTable]:
     """
-    Where the TCP sockets of a network namespace are hashed: listening ones, and all others.
+    Get the hash tables of TCP sockets of a network namespace: of listeners, and of others.
 
     :param net: ``struct net *``
     """
@@ -369,7 +369,7 @@ def _udp_tables(prog: Program) -> Iterator[HashTable]:
 
 def udp_table(net: Object) -> HashTable:
     """
-    Where the UDP sockets of a network namespace are hashed by their port.
+    Get the hash table, by port, of the UDP sockets of a network namespace.
 
     :param net: ``struct net *``
     """
@@ -380,7 +380,7 @@ def udp_table(net: Object) -> HashTable:
 
 def udplite_table(prog: Program) -> HashTable:
     """
-    Where UDP-Lite sockets are hashed by their port.
+    Get the hash table, by port, of UDP-Lite sockets.
 
     :raises LookupError: if the kernel has no UDP-Lite
     """
@@ -416,7 +416,7 @@ def _raw_tables(prog: Program) -> Iterator[HashTable]:
 
 def raw_table(prog: Program, name: str) -> HashTable:
     """
-    Where raw sockets are hashed by their protocol.
+    Get a hash table, by protocol, of raw sockets.
 
     :param name: ``raw_v4_hashinfo``, ``raw_v6_hashinfo``
     :raises LookupError: if the kernel has none
@@ -427,7 +427,7 @@ def raw_table(prog: Program, name: str) -> HashTable:
 
 def ping_table(prog: Program) -> HashTable:
     """
-    Where ping sockets, of both families, are hashed by their identifier.
+    Get the hash table, by identifier, of ping sockets of IPv4 and IPv6.
 
     :raises LookupError: if the kernel has none
     """
@@ -456,7 +456,7 @@ def _unix_tables(prog: Program) -> Iterator[HashTable]:
 
 def unix_table(net: Object) -> HashTable:
     """
-    Where unix sockets are hashed.
+    Get the hash table of unix sockets.
 
     :param net: ``struct net *``
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What ``/proc/PID/status`` tells of mitigations, on x86: arch/x86/kernel/cpu/bugs.c."""
+"""Lines of ``/proc/PID/status`` about mitigations, on x86: arch/x86/kernel/cpu/bugs.c."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BUGS = 2 * 32
 
 def store_bypass(prog: Program, atomic_flags: int) -> str:
     """
-    What the line ``Speculation_Store_Bypass`` says.
+    Get the text of the line ``Speculation_Store_Bypass``.
 
     :param atomic_flags: PFA_* bits of the task
     """
@@ -42,7 +42,7 @@ def store_bypass(prog: Program, atomic_flags: int) -> str:
 
 
 def indirect_branch(prog: Program, atomic_flags: int) -> str:
-    """What the line ``SpeculationIndirectBranch`` says, likewise."""
+    """Get the text of the line ``SpeculationIndirectBranch``, likewise."""
     ibpb = read_word(prog, "spectre_v2_user_ibpb")
     stibp = read_word(prog, "spectre_v2_user_stibp")
     if ibpb is None or stibp is None:

@@ -245,7 +245,7 @@ def find_place(prog: Program, type_: Type, path: str) -> Place | None:
         )
 
     offset = bit_offset // 8
-    # What a flexible array member has is not in the structure.
+    # The elements of a flexible array member are behind the structure.
     flexible = type_.kind == TypeKind.ARRAY and type_.length is None
     size = 0 if flexible else sizeof(type_)
     if type_.kind in (TypeKind.INT, TypeKind.BOOL):
@@ -267,7 +267,7 @@ def _bits(place: Place) -> Callable[[int], int]:
 
 @functools.lru_cache(None)
 def _bits_of_bytes(shift: int, mask: int) -> bytes:
-    """What each byte has in some of its bits."""
+    """Get the value of some bits of each byte from 0 to 255."""
     return bytes(byte >> shift & mask for byte in range(256))
 
 
@@ -338,7 +338,7 @@ class Unpacking(NamedTuple):
     """How to unpack some members at once."""
 
     unpack: Callable[[bytes, int], tuple[Any, ...]]
-    #: Where in what was unpacked each (offset, code) is.
+    #: Index of each (offset, code) among the unpacked values.
     at: dict[tuple[int, str], int]
     #: Bytes that hold them all.
     size: int
@@ -389,7 +389,7 @@ class StructBatch(Generic[S]):
     ) -> None:
         self.layout = layout
         self.addresses = addresses
-        # Where each is: from an offset in some bytes on.
+        # Structure i begins at _offsets[i] in _data[i].
         self._data = data
         self._offsets = offsets
         #: Addresses at which none could be read.
@@ -472,7 +472,7 @@ class Layout(Generic[S]):
         self.unpacking = make_unpacking(byte_order(prog), places.values())
         #: Bytes from the start of the structure that hold all declared members.
         self.size = self.unpacking.size
-        #: Of each member its place, and the conversion of its raw value.
+        #: By the name of each member, its place and the conversion of its raw value.
         self.sources: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {}
         self.column_converters = {
             name: member.column_converter(prog) for name, member in members.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Tasks, and the file tables that they share or have of their own."""
+"""Tasks: ``struct task_struct``, walks of all tasks, and the file tables of processes."""
 
 from __future__ import annotations
 
@@ -163,10 +163,10 @@ class FileTable(NamedTuple):
     files: int
     #: Address of the ``struct task_struct``.
     task: int
-    #: What else there is to know of its process (or thread).
+    #: More about its process (or thread).
     process: TaskFacts | None = None
-    #: Whether it is the first thread of a process whose leader has exited: what the process has
-    #: besides its fds is told of by this one.
+    #: Whether it is the first thread of a process whose leader has exited: mapped files and the
+    #: like of the process are shown with this thread.
     stands_in: bool = False
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Jiffies and how long one is."""
+"""Clocks of the kernel: jiffies, and the timekeeper."""
 
 from __future__ import annotations
 
@@ -111,10 +111,9 @@ class _Timekeeper(Struct):
 
 def ktime_get(prog: Program, clockid: int = CLOCK_MONOTONIC) -> int:
     """
-    What a clock of the kernel's showed at its last tick, ns.
+    Get the time of a kernel's clock at its last tick, ns, as ``ktime_get_coarse()``.
 
-    That is what ``ktime_get_coarse()`` and its like give: how far a processor's counter went on
-    since then is not in memory.
+    The processor's counter, which has gone on since then, is not in memory.
 
     :param clockid: ``CLOCK_*``
     :raises FaultError: if it cannot be read

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is mapped into the memory of processes: ``struct mm_struct`` and its mappings."""
+"""Mappings of processes: ``struct mm_struct`` and ``struct vm_area_struct``."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def all_mappings(prog: Program, mm: int) -> Iterator[Mapping | Lost]:
             addresses.append(entry)
     found = []
     for vma in Mapping.layout(prog).read_many(addresses):
-        # Who follows a damaged tree into freed memory finds what is of another process, or none.
+        # A damaged tree may lead to freed memory, or to a mapping of another process.
         if isinstance(vma, Lost) or vma.mm != mm:
             yield Lost("struct vm_area_struct", vma.address)
         else:
@@ -117,7 +117,7 @@ def _maple_entries(prog: Program, root: int) -> Iterator[int | Lost]:
     most = (1 << 8 * pointer_size(prog)) - 1
     found: set[int] = set()
     seen: set[int] = set()
-    # Of each node of a level the greatest index below it.
+    # By node of a level, the greatest index below the node.
     is_node = root & _NODE_BITS == _NODE and root > _RESERVED
     level = {root: most} if is_node else {}
     while level and len(found) < _MAX_MAPPINGS:
@@ -136,7 +136,7 @@ def _maple_entries(prog: Program, root: int) -> Iterator[int | Lost]:
                         found.add(slot)
                 elif slot & ~_NODE_MASK in seen:
                     yield Lost("struct maple_node", slot & ~_NODE_MASK, "tree has two ways to it")
-                # Only the root says by these bits that it is a node.
+                # Entries below the root do not have the bits that tell a node.
                 elif slot > _RESERVED:
                     below[slot] = last
         level = below

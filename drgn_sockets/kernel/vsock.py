@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where the kernel keeps vsock sockets."""
+"""Walks of vsock sockets."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def siphash_1u64(first: int, key: tuple[int, int]) -> int:
 
 
 def _read(prog: Program, name: str, code: str) -> tuple[int, ...] | None:
-    """A variable of which no type tells, ``None`` for one that the kernel lacks."""
+    """Read a variable that has no type in BTF, ``None`` for one that the kernel lacks."""
     try:
         address = prog.symbol(name).address
     except LookupError:
@@ -72,7 +72,7 @@ def _ptr_key(prog: Program) -> tuple[int, int] | None:
 
 def default_pointer(prog: Program) -> Callable[[int], str]:
     """
-    How the kernel prints ``%p``: hashed, with a key of its own that is in its memory.
+    Get a function that formats a pointer as the kernel's ``%p``: hashed with the kernel's key.
 
     :raises FaultError: if that cannot be read
     """
@@ -95,9 +95,9 @@ def default_pointer(prog: Program) -> Callable[[int], str]:
 
 def restricted_pointer(prog: Program) -> Callable[[int], str]:
     """
-    How the kernel prints ``%pK`` for root: the sysctl ``kptr_restrict`` decides.
+    Get a function that formats a pointer as ``%pK`` for root, which depends on ``kptr_restrict``.
 
-    :raises FaultError: if what decides cannot be read
+    :raises FaultError: if the sysctl cannot be read
     """
     width = 2 * pointer_size(prog)
     restrict = (_read(prog, "kptr_restrict", "i") or (0,))[0]
