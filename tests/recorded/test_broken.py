@@ -75,7 +75,7 @@ def test_pointer_in_a_file_table(patient: Patient, value: int) -> None:
         assert f"pid {pid} fd {fd}" in done.err
         done = patient.run("peer", f"{pid}:{fd}")
         assert (done.status, done.out) == (2, ""), done.err
-        assert "its struct file cannot be read" in done.err.splitlines()[-1]
+        assert re.search("its struct file at .* cannot be read", done.err.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,8 @@ def test_socket_of_a_file(patient: Patient, value: int) -> None:
         assert done.status == 1
         others_stay(patient, SS, 1)
         done = patient.run("peer", f"{pid}:{fd}")
-        assert (done.status, done.out) == (2, "") and "is not a socket" in done.err
+        assert (done.status, done.out) == (2, "")
+        assert "is not a socket" in done.err or "its struct socket at" in done.err
 
 
 @pytest.mark.parametrize("value", [UNMAPPED, 0, 1, (1 << 64) - 1], ids=lambda v: f"{v:#x}")
@@ -712,7 +713,8 @@ def test_damaged_task(patient: Patient, member_: str) -> None:
         return
     with patient.damaged(change):
         done, rows = patient.rows("fds", "--output", "pid,fd,uid,user")
-        assert done.status == 0
+        # The row has a "?" there only for real_cred: of signal, --summary has.
+        assert done.status == (1 if member_ == "real_cred" else 0)
         assert {r["uid"] for r in rows if r["pid"] == pid} == {
             None if member_ == "real_cred" else 0
         }
@@ -739,7 +741,7 @@ def task_of(patient: Patient, pid: int) -> Object:
         ("fs", {"status", "cwd", "root"}),
         ("files", {"status", "fd"}),
         ("cgroups", {"cgroup"}),
-        ("real_parent", set()),
+        ("real_parent", {"stat", "status"}),
     ],
 )
 def test_files_of_a_process_that_is_broken(

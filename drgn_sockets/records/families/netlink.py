@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, unpack_words
@@ -200,7 +200,12 @@ class NetlinkRecord(SocketRecord):
 
     def _owner(self) -> bytes | None:
         """Name of the process whose ID the port ID is; mostly it made the socket."""
-        task = task_by_tid(self.prog, self.sock.portid)
+        try:
+            task = task_by_tid(self.prog, self.sock.portid)
+        except FaultError:
+            # The port ID stands for itself, and need not be that of a process. Who reads tasks
+            # tells that their table is damaged.
+            return None
         # A process of a container takes the ID that it has there.
         if task is None or task_net(self.prog, task.nsproxy) != self.netns:
             return None
