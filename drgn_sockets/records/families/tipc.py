@@ -110,7 +110,17 @@ class Group(Struct):
 
 @once_per_program
 def _net_id(prog: Program) -> int:
-    return module_variable(prog, "tipc", "tipc_net_id", "unsigned int").value_()  # type: ignore[no-any-return]
+    """
+    Where TIPC's part is among the generic parts of a ``struct net``.
+
+    :raises LookupError: if TIPC is not there, or the variable cannot be read, as in a core that was
+        distilled when this package did not know TIPC
+    """
+    try:
+        variable = module_variable(prog, "tipc", "tipc_net_id", "unsigned int")
+        return variable.value_()  # type: ignore[no-any-return]
+    except FaultError as e:
+        raise LookupError(f"tipc_net_id cannot be read: {e}") from None
 
 
 def tipc_net(prog: Program, net: int) -> TipcNet:
@@ -354,7 +364,7 @@ class Tipc(Family):
         # An end of a socket is its node and port, and the node is in struct tipc_net.
         try:
             _net_id(prog)
-        except (LookupError, FaultError):
+        except LookupError:
             return False
         return super().is_known(prog)
 
