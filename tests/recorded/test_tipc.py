@@ -135,7 +135,10 @@ def test_account(tipc: Core) -> None:
         for end, name in (("local", "local"), ("peer", "remote")):
             told = entry[name]
             assert row[end] == (f"{told[1]}:{told[2]}" if told else "-"), entry
-        assert row["recv_q"] == entry["messages"]
+        # Events about members of a group come when they come; test_ss has their number.
+        assert row["recv_q"] == entry["messages"] or (
+            "group" in entry and row["recv_q"] > entry["messages"]
+        )
         assert row["info"]["type"] == entry["type"].removeprefix("SOCK_")
         assert row["info"]["drop"] == entry.get("drops", 0)
         assert [list(name.values()) for name in row["tipc_names"]] == entry["names"]
