@@ -6,11 +6,13 @@ from __future__ import annotations
 import stat
 from typing import NamedTuple
 
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.records.fd import FdRecord, FileRecord
 from drgn_sockets.records.kinds import known_of
 from drgn_sockets.records.locks import lock_letter
 from drgn_sockets.records.names import device_text
 from drgn_sockets.records.socket import SocketRecord
+from drgn_sockets.text import LOST
 
 _DELETED = b" (deleted)"
 _ANON = b"anon_inode:"
@@ -95,7 +97,8 @@ def _name(r: FdRecord, file: FileRecord, name: bytes) -> bytes:
         return name
     value = next((f.get(known.it) for f in known.kind.fields if f.name == field), None)
     if isinstance(value, (list, tuple)):
-        value = ",".join(map(str, sorted(value)))
+        numbers = sorted(item for item in value if not isinstance(item, Lost))
+        value = ",".join([*map(str, numbers), *(LOST for item in value if isinstance(item, Lost))])
     elif field == "pid" and value == _GONE:
         return name
     return b"%b:%b]" % (name[:-1], str(value).encode()) if value not in (None, "") else name
