@@ -67,7 +67,8 @@ def find_module(prog: Program, name: str) -> Module | None:
         modules = for_each_module(prog)
     except LookupError:
         return None
-    return next((module for module in unbroken(modules) if module.name == name.encode()), None)
+    # Who has a type or symbol of it to look for says what is not shown without.
+    return next((module for module in sift(modules, untold) if module.name == name.encode()), None)
 
 
 def module_symbol(prog: Program, module: Module, name: str) -> int:
