@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from drgn import Object, Program
 
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, unbroken
+from drgn_sockets.kernel.lost import Lost, sift, unbroken, untold
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_string
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.program import once_per_program
