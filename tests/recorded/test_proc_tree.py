@@ -301,7 +301,7 @@ def test_bad_output(one: Core, tmp_path: Path, place: str, words: str) -> None:
 def test_bad_usage(one: Core, tmp_path: Path) -> None:
     for argv in (["net/tcp"], ["--netns", "1"]):
         done = one.run("procfs", "-o", str(tmp_path / "tree"), *argv)
-        assert done.status == 2 and "give no PATH" in done.err
+        assert done.status == 2 and "leave out PATH and --netns" in done.err
     assert not list(tmp_path.iterdir())
 
 

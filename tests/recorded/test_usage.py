@@ -316,7 +316,10 @@ def test_a_core_that_ends_half_way(
     rows = [json.loads(line) for line in (first + out).splitlines()]
     assert rows
     if process.returncode == 2:
-        assert one.stderr(err).count(b"\n") == 1
+        # What was lost until then, and why it ended.
+        lines = one.stderr(err).splitlines()
+        assert all(line.startswith(b"drgn-sockets: ") for line in lines)
+        assert lines[-1].startswith(b"drgn-sockets: cannot go on: ")
     elif process.returncode == 1:
         assert any(row["error"] for row in rows if "error" in row) or err
 
