@@ -16,7 +16,7 @@ This is their one grammar, for every command::
     ffff888001234500                the same, as %p prints it
     sshd                            a name: a command or a unix socket, see Name
 
-:mod:`drgn_sockets.query.meaning` finds what a word names on a machine.
+:mod:`drgn_sockets.query.find` finds what a word names on a machine.
 """
 
 from __future__ import annotations
