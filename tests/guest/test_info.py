@@ -380,9 +380,11 @@ def test_every_word_is_what_ss_says(scene: Scene, looks: Looks) -> None:
     assert {word for word in expected if not seen[word]} == set(), sorted(seen)
 
 
+# Not "busy:": it runs on while data is under way, and the clock is read after the structure. Of
+# connections at rest it is compared.
 COUNTERS = (
     *("bytes_sent:", "bytes_acked:", "bytes_received:", "segs_out:", "segs_in:"),
-    *("data_segs_out:", "data_segs_in:", "delivered:", "busy:"),
+    *("data_segs_out:", "data_segs_in:", "delivered:"),
 )
 WORDS = (
     *("ts", "sack", "ecn", "ecnseen", "fastopen", "cubic", "wscale:", "rto:", "backoff:", "rtt:"),
