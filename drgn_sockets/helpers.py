@@ -9,11 +9,11 @@ The examples are of the core that comes with the package (``drgn-sockets demo``)
 
 >>> from drgn.helpers.linux.pid import find_task
 >>> from drgn_sockets import *
->>> for fd, file in for_each_fd(find_task(181)):
+>>> for fd, file in for_each_fd(find_task(180)):
 ...     sock = sock_from_file(file)
 ...     if sock:
 ...         print(fd, sock_i_ino(sock.sk), sock.sk.__sk_common.skc_num.value_())
-3 197 49794
+3 1297 38386
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def for_each_fd(task: Object) -> Iterator[tuple[int, Object]]:
     Unlike :func:`drgn.helpers.linux.fs.for_each_file()`, this needs few reads, and its walk of a
     damaged table has an end.
 
-    >>> [(fd, file_name(file)) for fd, file in for_each_fd(find_task(181))]
-    [(0, b'/dev/null'), ..., (3, b'socket:[197]')]
+    >>> [(fd, file_name(file)) for fd, file in for_each_fd(find_task(180))]
+    [(0, b'/dev/null'), ..., (3, b'socket:[1297]')]
 
     :param task: ``struct task_struct *``
     :return: Iterator of (fd, ``struct file *``) tuples, in the order of fds
@@ -100,8 +100,8 @@ def file_name(file: Object) -> bytes:
     Paths begin at the root directory of process 1. Names such as ``socket:[N]``, ``pipe:[N]``
     and ``anon_inode:[eventfd]``, and the suffix `` (deleted)``, are those of the kernel.
 
-    >>> file_name(dict(for_each_fd(find_task(181)))[3])
-    b'socket:[197]'
+    >>> file_name(dict(for_each_fd(find_task(180)))[3])
+    b'socket:[1297]'
 
     :param file: ``struct file *``
     :return: The name, as bytes
@@ -118,9 +118,9 @@ def sock_from_file(file: Object) -> Object:
     """
     Get the socket of an open file (``sock_from_file()``).
 
-    >>> files = dict(for_each_fd(find_task(181)))
+    >>> files = dict(for_each_fd(find_task(180)))
     >>> sock_i_ino(sock_from_file(files[3]).sk)
-    197
+    1297
     >>> bool(sock_from_file(files[0]))
     False
 
@@ -154,7 +154,7 @@ def for_each_tcp_sock(prog: Program) -> Iterator[Object]:
     >>> from collections import Counter
     >>> states = Counter(sk.__sk_common.skc_state.value_() for sk in for_each_tcp_sock())
     >>> states[10]  # TCP_LISTEN
-    67
+    72
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
@@ -195,7 +195,7 @@ def for_each_unix_sock(prog: Program) -> Iterator[Object]:
 
     >>> path = b"/tmp/drgn-sockets/unix_fork/test.sock"
     >>> sorted(sock_i_ino(sk) for sk in for_each_unix_sock() if unix_sock_name(sk) == path)
-    [198, 199]
+    [1298, 1299]
 
     :return: Iterator of ``struct sock *`` objects, without those that cannot be read
     """
@@ -209,9 +209,9 @@ def unix_peer(sk: Object) -> Object:
     A connected ``SOCK_DGRAM`` socket has the socket that it sends to as its peer. That one need not
     be connected to it in turn.
 
-    >>> sk = sock_from_file(dict(for_each_fd(find_task(184)))[3]).sk
+    >>> sk = sock_from_file(dict(for_each_fd(find_task(183)))[3]).sk
     >>> sock_i_ino(sk), sock_i_ino(unix_peer(sk))
-    (200, 199)
+    (1300, 1299)
 
     :param sk: ``struct sock *`` of family ``AF_UNIX``
     :return: ``struct sock *`` (``NULL`` if not connected)
@@ -226,7 +226,7 @@ def unix_sock_name(sk: Object) -> bytes | None:
 
     A socket that was accepted has the name of its listener.
 
-    >>> sk = sock_from_file(dict(for_each_fd(find_task(184)))[3]).sk
+    >>> sk = sock_from_file(dict(for_each_fd(find_task(183)))[3]).sk
     >>> unix_sock_name(unix_peer(sk))
     b'/tmp/drgn-sockets/unix_fork/test.sock'
 
@@ -241,8 +241,8 @@ def sock_i_ino(sk: Object) -> int:
     """
     Get the inode number of a socket, the N of ``socket:[N]`` (``sock_i_ino()``).
 
-    >>> sock_i_ino(sock_from_file(dict(for_each_fd(find_task(181)))[3]).sk)
-    197
+    >>> sock_i_ino(sock_from_file(dict(for_each_fd(find_task(180)))[3]).sk)
+    1297
 
     :param sk: ``struct sock *``, neither a timewait nor a request socket
     :return: Inode number, 0 if the socket has no inode
@@ -257,7 +257,7 @@ def sock_net_ino(sk: Object) -> int:
     Get the inode number of the network namespace of a socket (``sock_net()``), the N of
     ``/proc/PID/ns/net``, which is ``net:[N]``.
 
-    >>> sock_net_ino(sock_from_file(dict(for_each_fd(find_task(181)))[3]).sk)
+    >>> sock_net_ino(sock_from_file(dict(for_each_fd(find_task(180)))[3]).sk)
     4026531840
 
     :param sk: ``struct sock *``
@@ -290,7 +290,7 @@ def sock_holders(sk: Object) -> list[tuple[Object, int]]:
     This reads all file tables, as a look at every ``/proc/PID/fd`` does. For many sockets, make one
     :class:`drgn_sockets.records.holders.Holders` and ask it.
 
-    >>> sk = sock_from_file(dict(for_each_fd(find_task(184)))[3]).sk
+    >>> sk = sock_from_file(dict(for_each_fd(find_task(183)))[3]).sk
     >>> [(task.comm.string_(), fd) for task, fd in sock_holders(sk)]
     [(b'unix-client', 3), (b'unix-cl-child', 3)]
 

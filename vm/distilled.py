@@ -7,6 +7,9 @@ Distilled cores: of recordings, for tests; and the core that comes with the pack
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import lzma
 import os
 import subprocess
 import sys
@@ -19,7 +22,6 @@ from vm import cache, dump
 from vm.dump import Recorded
 from vm.errors import VmError
 from vm.kernels import Kernel
-from vm.workloads import STANDARD
 
 # Seconds after which the distilled core of other code is removed.
 _UNUSED_S = 24 * 3600
@@ -29,8 +31,8 @@ _PACKAGE = Path(__file__).parent.parent / "drgn_sockets"
 PLACE = _PACKAGE / "demo"
 #: The kernel of the demo.
 KERNEL = "6.12"
-#: The workloads of the demo. With all of them, its files would be larger than 5 MB.
-WORKLOADS = tuple(name for name in STANDARD if name not in ("processes", "many_holders"))
+# Accounts of workloads of which the tour and the tests of the demo read more than its processes.
+_TOLD = ("tcp_echo", "unix_fork", "database", "payload")
 
 
 def distill(core: Path, to: Path, *options: str) -> None:
@@ -88,16 +90,42 @@ def _members(oracle: Path) -> Iterator[Path]:
             yield from _members(path)
 
 
+def _account(path: Path) -> bytes:
+    """Get the account of a workload, for most of them without the fds of its processes."""
+    account = json.loads(path.read_text())
+    if path.stem not in _TOLD:
+        account = {
+            "processes": [
+                {key: value for key, value in process.items() if key in ("pid", "tid", "comm")}
+                for process in account["processes"]
+            ]
+        }
+    return json.dumps(account).encode()
+
+
 def pack(oracle: Path, to: Path) -> None:
-    """Pack an oracle. The result has the same bytes on any machine."""
-    with tarfile.open(to, "w:xz", format=tarfile.PAX_FORMAT, preset=9) as archive:
+    """
+    Pack what the demo reads of an oracle: procfs, sock_diag and accounts of the workloads. What
+    other tools said is left out. The result has the same bytes on any machine.
+    """
+    with (
+        lzma.open(to, "wb", preset=9 | lzma.PRESET_EXTREME) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
         for path in _members(oracle):
-            info = archive.gettarinfo(str(path), str(path.relative_to(oracle)))
+            name = path.relative_to(oracle)
+            if name.parts[0] == "tools" or (name.parts[0] == "account" and path.suffix == ".log"):
+                continue
+            info = archive.gettarinfo(str(path), str(name))
             info.uid = info.gid = 0
             info.uname = info.gname = "root"
             info.mtime = 0
             info.mode |= 0o600
-            if info.isreg():
+            if name.parts[0] == "account" and info.isreg():
+                data = _account(path)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+            elif info.isreg():
                 with path.open("rb") as file:
                     archive.addfile(info, file)
             else:
@@ -106,11 +134,11 @@ def pack(oracle: Path, to: Path) -> None:
 
 def make(kernel: Kernel, place: Path = PLACE) -> list[Path]:
     """
-    Make the demo's files.
+    Make the demo's files, from the recording of the standard workloads that tests use.
 
     :return: What was written.
     """
-    recorded = dump.cached(kernel, ",".join(WORKLOADS), ("elf",))
+    recorded = dump.cached(kernel)
     assert recorded.elf is not None and recorded.oracle is not None
     place.mkdir(parents=True, exist_ok=True)
     core, oracle = place / "core.kdump", place / "oracle.tar.xz"

@@ -3,7 +3,7 @@
 A core that comes with the package, what procfs said of that machine, and a tour through both.
 
 ``python -m vm demo-core`` made the files: it runs the workloads of ``vm/workloads`` in a guest,
-saves procfs and what other tools said, stops the guest, dumps it and distills the dump.
+saves procfs and what sock_diag said, stops the guest, dumps it and distills the dump.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _HERE = Path(__file__).parent
 
 #: The core: kdump-compressed, with types and symbols in it.
 CORE = _HERE / "core.kdump"
-#: What procfs and other tools said of the machine, laid out as ``/proc`` is.
+#: What procfs and sock_diag said of the machine, and the workloads of themselves. It is laid out
+#: as ``/proc`` is.
 ORACLE = _HERE / "oracle.tar.xz"
 
 

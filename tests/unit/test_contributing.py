@@ -66,7 +66,7 @@ def run(tree: Path, *words: str) -> list[str]:
 
 def test_field(tree: Path) -> None:
     (value,) = (
-        line.split()[1] for line in run(tree, "tcp", "181:3") if line.startswith("pushed_seq ")
+        line.split()[1] for line in run(tree, "tcp", "180:3") if line.startswith("pushed_seq ")
     )
     column = run(tree, "ss", "-tH", "--output", "pushed_seq")
     assert value in [line.strip() for line in column]
