@@ -7,7 +7,7 @@ import contextlib
 from operator import itemgetter
 from typing import Any, Callable, ClassVar, NamedTuple, Optional
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_sockets.kernel.sock import TCP_LISTEN, TCP_TIME_WAIT
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
@@ -385,8 +385,8 @@ class _TcpInfoReader:
         if congestion in _CongestionInfo.ALGORITHMS and state < TCP_TIME_WAIT:
             vegas, dctcp, bbr = self.congestion_info.read(sock, congestion)
         if ulp is not None:
-            # Types or memory may be missing.
-            with contextlib.suppress(LookupError, FaultError):
+            # Types may be missing.
+            with contextlib.suppress(LookupError):
                 tls, mptcp = ulp_info(self._prog, sock, ulp)
         return {
             "options": options,
@@ -435,6 +435,7 @@ def tcp_get_info(record: SocketRecord) -> TcpInfo | None:
     ``tcp_get_info()``, and what else ``ss -i`` is told.
 
     :return: ``None`` for anything but a full TCP socket
+    :raises FaultError: if what its algorithm or upper layer protocol keeps cannot be read
     """
     sock = record.sock
     return _reader(record.prog).read(sock) if isinstance(sock, TcpSock) else None
