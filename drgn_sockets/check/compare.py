@@ -620,7 +620,11 @@ class Comparison:
     def _fd_lines(self, name: str, look: FdLook, record: FdRecord, then: FdLook | None) -> None:
         """Lines of fdinfo after those that each file has."""
         assert record.file is not None
-        known = known_of(record.file)
+        try:
+            known = known_of(record.file)
+        except FaultError as e:
+            self.losses.lose(e, record.where)
+            return
         kind = record.file.kind if known is None else known.kind.name
         theirs, fd = look.lines, str(record.fd)
         try:
