@@ -82,6 +82,13 @@ def test_commands() -> None:
     assert {row["state"] for row in rows} == {"LISTEN"} and len(rows) > 3
 
 
+@pytest.mark.parametrize("words", [["ss", "-a"], ["fds"], ["fds", "--all"]])
+def test_nothing_is_lost(words: list[str]) -> None:
+    done = run(*words)
+    # The line on where types are from is the only one.
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+
+
 @pytest.mark.parametrize("words", [["nonsense"], ["demo"], ["fds", "999999"], ["-c", "x", "ss"]])
 def test_bad_words(words: list[str]) -> None:
     done = run(*words)
