@@ -33,7 +33,7 @@ from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.names import address_family_name
 from drgn_sockets.records.reader import for_each_socket
-from drgn_sockets.records.socket import AnySocket, UnreadableSocket
+from drgn_sockets.records.socket import AnySocket, SocketRecord, UnreadableSocket
 from drgn_sockets.text import escape
 from drgn_sockets.views.diag import KINDS, Diag, DiagKind, Message, diag_of
 from drgn_sockets.views.diag.forms import Form, Value, nla_parse
@@ -277,17 +277,30 @@ def _sockets(diag: Diag, losses: Losses) -> Iterator[Socket]:
         if isinstance(record, UnreadableSocket):
             losses.lose(record.error, record.where)
             continue
-        found = diag.kind_of(record)
         try:
-            message = diag.message(record) if found is not None else None
+            socket = _socket(diag, record)
         except FaultError as e:
             losses.lose(e, record.where)
             continue
-        if found is not None and message is not None:
-            kind = found[0]
-            members = diag.structure(kind.header).values(message.header)
-            cookie = diag.cookie(record.sock) + kind.part(members, message.attributes)
-            yield Socket(record.netns, cookie, message, kind.dumped(diag, record))
+        if socket is not None:
+            yield socket
+
+
+def _socket(diag: Diag, record: SocketRecord) -> Socket | None:
+    """
+    What sock_diag could tell of a socket.
+
+    :return: ``None`` if it is of no kind that sock_diag tells of
+    :raises FaultError: if its message or its network namespace cannot be read
+    """
+    found = diag.kind_of(record)
+    message = diag.message(record) if found is not None else None
+    if found is None or message is None:
+        return None
+    kind = found[0]
+    members = diag.structure(kind.header).values(message.header)
+    cookie = diag.cookie(record.sock) + kind.part(members, message.attributes)
+    return Socket(record.netns, cookie, message, kind.dumped(diag, record))
 
 
 class Comparison:
