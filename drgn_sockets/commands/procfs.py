@@ -270,11 +270,13 @@ def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
     if who in (None, "self"):
         return current_net(prog)
     task = task_of(prog, int(who))
+    if not task.nsproxy:
+        raise UserError(f"process {who} has no network namespace: it has ended (zombie)")
     nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
     try:
         net = nets.get(task_net(prog, task.nsproxy))
     except FaultError as e:
         raise UserError(f"the network namespace of process {who}: {e}") from None
     if net is None:
-        raise UserError(f"process {who} has no network namespace: it has ended, or is damaged")
+        raise UserError(f"the network namespace of process {who} is not in the kernel's list")
     return net
