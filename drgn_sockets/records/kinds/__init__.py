@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The kinds of files: one module each, with its structures, what lsfd has of it, and its lines in
-``/proc/PID/fdinfo``.
+The kinds of files. Each has a module with its structures, the values that lsfd shows, and its lines
+in ``/proc/PID/fdinfo``.
 
-Importing all of them takes 90 ms. A module whose file operations are listed here is imported with
-the first such file, and the others with the first file of an unknown kind.
+Importing all modules takes 90 ms. A module whose file operations are listed here is imported with
+the first such file; all other modules are imported with the first file of an unknown kind.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 
-# Of modules the file operations of their kinds. It is enough to be in this folder: what is here as
-# well is not imported in vain.
+# The file operations of the kinds in each module. A module in this folder is found without being
+# listed here; listing it saves importing it for files of unknown kinds.
 _MODULES: dict[str, list[str]] = {
     "base": [],
     "notify": [],
@@ -74,7 +74,7 @@ _MODULES: dict[str, list[str]] = {
     "userfaultfd": ["userfaultfd_fops"],
     "vfio": ["vfio_device_fops"],
 }
-# Those of these of which a file is an end of something, see Kind.end().
+# The modules whose kinds define Kind.end().
 _WITH_ENDS = ("eventfd", "mqueue", "pipe", "tty")
 _BY_FOPS = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -94,13 +94,13 @@ def _kinds_in(name: str) -> list[Kind]:
 
 @lru_cache(None)
 def _modules() -> list[str]:
-    # pkgutil would import more than all of them.
+    # pkgutil would import more than all these modules together.
     names = os.listdir(__path__[0])  # noqa: PTH208
     return sorted(name[:-3] for name in names if name.endswith(".py") and name != "__init__.py")
 
 
 def all_kinds() -> list[Kind]:
-    """All that are told apart by more than a name."""
+    """All kinds that are recognized by their file operations."""
     return [kind for module in _modules() for kind in _kinds_in(module)]
 
 
@@ -108,17 +108,17 @@ class Known(NamedTuple):
     """What is known of a file of some kind."""
 
     kind: Kind
-    #: What its :meth:`Kind.read` gave, ``None`` if that cannot be read.
+    #: The result of :meth:`Kind.read`, ``None`` if it failed.
     it: Any
     #: What cannot be read, or ``None``.
     error: str | None = None
-    #: Whether that is so since types or symbols are not known.
+    #: Whether the reading failed because types or symbols are not known.
     unknown: bool = False
 
 
 def kind_of(prog: Program, op: int) -> Kind | None:
     """
-    The kind of the files that have some file operations, ``None`` for others.
+    The kind of the files with these file operations, ``None`` if there is no such kind.
 
     :param op: ``const struct file_operations *``
     """
@@ -126,7 +126,11 @@ def kind_of(prog: Program, op: int) -> Kind | None:
 
 
 def kind_with_ends(prog: Program, op: int) -> Kind | None:
-    """:func:`kind_of` if such files are ends of something; for very many files."""
+    """
+    :func:`kind_of`, but ``None`` for most kinds whose files are not ends of anything.
+
+    It does not import the modules of these kinds, and is quick for very many files.
+    """
     fops = _fops(prog, op)
     module = _BY_FOPS.get(fops)
     return _kind_with(fops) if module is None or module in _WITH_ENDS else None
@@ -144,7 +148,7 @@ def _kind_with(fops: str) -> Kind | None:
 
 
 def told_apart() -> dict[str, Callable[[FileRecord], bool]]:
-    """By the names of kinds, whether a file is one of that kind."""
+    """For the name of each kind, a function that tells whether a file is of this kind."""
     return {kind.name: partial(_is, kind) for kind in all_kinds()}
 
 
@@ -154,9 +158,9 @@ def _is(kind: Kind, file: FileRecord) -> bool:
 
 def known_of(file: FileRecord) -> Known | None:
     """
-    What is known of a file beyond what all files have; remembered with the record.
+    Read what the kind of a file tells beyond the columns of all files; the record keeps it.
 
-    :raises FaultError: if what tells its kind cannot be read
+    :raises FaultError: if memory that decides on the kind cannot be read
     """
     if file.memo is None:
         file.memo = _known_of(file) or ()

@@ -16,24 +16,25 @@ from drgn_sockets.text import plain
 
 
 class Field(NamedTuple):
-    """What there is to know of a file of some kind, beyond what all files have."""
+    """A value that files of one kind have, and other files do not."""
 
-    #: As lsfd has it, in small letters and without the kind: ``id`` of ``EVENTFD.ID``.
+    #: The name of lsfd's column, in small letters and without the kind: ``id`` of ``EVENTFD.ID``.
     name: str
     #: One line for people, with the unit if there is one.
     help: str
-    #: Its value, of what :meth:`Kind.read` gave.
+    #: Gets the value from the result of :meth:`Kind.read`.
     get: Callable[[Any], Any]
-    #: Whether it is in the column ``detail``.
+    #: Whether the column ``detail`` shows it.
     shown: bool = True
 
 
 class FileEnd(NamedTuple):
-    """What a file is an end of."""
+    """The object that a file is an end of."""
 
-    #: Address of what all ends of it have in common.
+    #: An address that all ends of the object share.
     of: int
-    #: Those of one side are not ends of each other; 0 if there are no sides.
+    #: Address that tells the two sides apart; files of one side are not each other's other end. 0
+    #: if there are no sides.
     side: int = 0
 
 
@@ -41,34 +42,34 @@ class Kind:
     """
     A kind of file, found by its ``struct file_operations``.
 
-    To add one is to derive a class from this, in a module of its own, and to name that module in
+    To add a kind, derive a class from this one, in a module of its own, and list the module in
     :mod:`drgn_sockets.records.kinds`.
     """
 
-    #: What stands before the names of its fields in columns: ``eventfd`` of ``eventfd.id``.
+    #: The prefix of its columns: ``eventfd`` of ``eventfd.id``.
     name: ClassVar[str]
     #: Symbols of the ``struct file_operations``.
     fops: ClassVar[Sequence[str]] = ()
     fields: ClassVar[Sequence[Field]] = ()
-    #: Whether it matters for what the ends of it are open.
+    #: Whether ends are shown with their access mode (reading, writing).
     ends_have_modes: ClassVar[bool] = True
 
     def is_one(self, file: FileRecord) -> bool:
-        """Whether a file with these operations is one: some kinds share them with others."""
+        """Whether a file with these operations is of this kind: other files may share them."""
         return True
 
     def read(self, file: FileRecord) -> Any:
         """
-        Read what :attr:`fields` and :meth:`fdinfo` are made of.
+        Read the record that :attr:`fields` and :meth:`fdinfo` take their values from.
 
         :raises FaultError: if it cannot be read
-        :raises LookupError: if types or symbols do not lead there
+        :raises LookupError: if a type or symbol is missing
         """
         return file
 
     def end(self, prog: Program, file: File) -> FileEnd | None:
         """
-        What a file is an end of, if that is something which several files lead to.
+        Find the object that a file is an end of; ``None`` if it is no end of anything.
 
         :raises FaultError: if it cannot be read
         """
@@ -76,21 +77,21 @@ class Kind:
 
     def fdinfo(self, file: FileRecord, it: Any) -> Iterator[bytes]:
         """
-        Lines of its own in ``/proc/PID/fdinfo/N``, with their newlines, as its ``show_fdinfo()``.
+        The lines that the kind's ``show_fdinfo()`` writes to ``/proc/PID/fdinfo/N``, with newlines.
 
-        :param it: What :meth:`read` gave.
+        :param it: The result of :meth:`read`.
         :raises FaultError: if something cannot be read
         """
         yield from ()
 
     def words(self, it: Any) -> str:
-        """What the column ``detail`` says."""
+        """The text of the column ``detail``."""
         values = ((field.name, field.get(it)) for field in self.fields if field.shown)
         return " ".join(f"{name}={plain(value)}" for name, value in values if value is not None)
 
 
 def shows_fdinfo(file: FileRecord) -> bool:
-    """Whether the file's operations have lines of their own to show in fdinfo."""
+    """Whether the file's operations have a function ``show_fdinfo()``."""
     return _shows_fdinfo(file.prog, file.op)
 
 

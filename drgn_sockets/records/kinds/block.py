@@ -27,16 +27,16 @@ class _AddressSpace(Struct):
 
 
 class BlockRecord(NamedTuple):
-    """What there is to know of an open block device."""
+    """An open block device."""
 
-    #: As in ``/proc/partitions``, ``None`` for one that is not there: it has no sectors.
+    #: The name in ``/proc/partitions``; ``None`` for a device without sectors, which is not listed.
     disk: bytes | None
     driver: bytes | None
     bdev: Bdev
 
 
 class Block(Kind):
-    """A disk, a partition, or what passes for one."""
+    """A block device: a disk, a partition, a loop device and the like."""
 
     name = "block"
     fops = ("def_blk_fops",)

@@ -15,11 +15,11 @@ from drgn_sockets.text import escape
 
 
 class BpfIterRecord(NamedTuple):
-    """What there is to know of an iterator."""
+    """An open BPF iterator."""
 
     target: str
     prog_id: int
-    #: How many objects were shown.
+    #: How many objects it has shown.
     seq_num: int
 
 

@@ -39,8 +39,8 @@ class Link(Struct):
     ops = Int("ops", help="const struct bpf_link_ops *")
     prog = Int("prog", help="struct bpf_prog *")
     # Linux kernel commit b725441f02c2 ("bpf: Add attach_type field to bpf_link") (in v6.17)
-    # moved it here from some types of links. In the same version flags came, by which the names
-    # of types got more precise, and cookies were shown.
+    # moved attach_type here from the structures of some types of links. The same version added
+    # flags, which the names of types then depend on, and the lines with cookies.
     flags = OptInt("flags", help="BPF_F_* flags of some types")
     attach_type = OptInt("attach_type", help="BPF_* (enum bpf_attach_type)")
 
@@ -52,15 +52,15 @@ class _Ops(Struct):
 
 
 class Line(NamedTuple):
-    """A line of what a type of link has of its own."""
+    """A line of fdinfo that only one type of link has."""
 
-    #: What is before the colon; empty for a line that is otherwise.
+    #: The text before the colon; empty for a line without this form.
     name: str
     value: bytes
 
 
 class LinkRecord(NamedTuple):
-    """What there is to know of a link."""
+    """A BPF link with its program."""
 
     link: Link
     type: str
@@ -70,7 +70,7 @@ class LinkRecord(NamedTuple):
 
 
 def link_type(prog: Program, link: Link) -> str:
-    """The type of a link, as fdinfo has it."""
+    """The type of a link, as fdinfo writes it."""
     name = enum_names(prog, "bpf_link_type", "BPF_LINK_TYPE_").get(link.type)
     if name is None:
         return f"<{link.type}>"
@@ -95,7 +95,7 @@ def _text(prog: Program, name: str, pointer: Object) -> Line:
 
 
 class _Lines:
-    """The lines of each type of link, by the name of the function that shows them."""
+    """The fdinfo lines of a link; there is one method for each type of link, see ``_LINES``."""
 
     def __init__(self, prog: Program, link: Link, namer: Namer) -> None:
         self.prog = prog
@@ -103,11 +103,11 @@ class _Lines:
         self.namer = namer
 
     def _as(self, name: str) -> Object:
-        # struct bpf_link is mostly the first member.
+        # struct bpf_link is at the start of all these structures but bpf_uprobe_multi_link.
         return Object(self.prog, f"struct {name} *", self.link.address)
 
     def _attach_type(self, link: Object, name: str) -> int:
-        """Of the link itself where that has it, else of its type of link."""
+        """The attach type, on older kernels from the member *name* of the link's own structure."""
         if self.link.attach_type is not None:
             return self.link.attach_type
         return int(link.member_(name).value_())
@@ -120,8 +120,8 @@ class _Lines:
         link = self._as("bpf_tracing_link")
         yield _line("attach_type", self._attach_type(link, "attach_type"))
         # Linux kernel commit e859e429511a ("bpf: Show target_{obj,btf}_id in tracing link
-        # fdinfo") (in v6.5) changed no type; in the same version commit cb8edce28073 ("bpf:
-        # Support O_PATH FDs in BPF_OBJ_PIN and BPF_OBJ_GET commands") did.
+        # fdinfo") (in v6.5) changed no type. Commit cb8edce28073 ("bpf: Support O_PATH FDs in
+        # BPF_OBJ_PIN and BPF_OBJ_GET commands") of the same version added path_fd.
         if find_place(self.prog, self.prog.type("union bpf_attr"), "path_fd") is None:
             return
         key = link.trampoline.key.value_()
@@ -129,7 +129,7 @@ class _Lines:
         yield _line("target_btf_id", key & 0x7FFFFFFF)
         if self.link.attach_type is not None:
             tramp = link.link
-            # Newer kernels keep this part in a structure of its own, struct bpf_tramp_node.
+            # Newer kernels keep the cookie in a nested structure, struct bpf_tramp_node.
             node = tramp.node if tramp.type_.has_member("node") else tramp
             yield _line("cookie", node.cookie.value_())
 
@@ -227,7 +227,7 @@ class _Lines:
         yield _text(self.prog, "name", kprobe.symbol)
         yield Line("offset", b"%#x" % kprobe.rp.kp.offset.value_())
         yield _line("missed", missed)
-        # bpf_get_kprobe_info() has none for those who may not see any.
+        # bpf_get_kprobe_info() gives 0 to readers who may not see kernel addresses.
         address = kprobe.rp.kp.addr.value_() if shows_addresses(self.prog) else 0
         yield Line("addr", b"%#x" % address)
         yield Line("event_type", b"kretprobe" if returns else b"kprobe")
@@ -279,12 +279,12 @@ class _Lines:
             yield Line("cgroup_path", path or b"")
             orders = enum_names(self.prog, "bpf_cgroup_iter_order", "BPF_CGROUP_ITER_")
             order = orders.get(aux.cgroup.order.value_(), "self_only")
-            # Where others have a tab, here is a space.
+            # The kernel writes a space here, where it writes a tab in other lines.
             yield Line("", b"order: " + order.encode())
         elif show == "bpf_iter_task_show_fdinfo":
             types = enum_names(self.prog, "bpf_iter_task_type", "BPF_TASK_ITER_")
             type_ = types.get(aux.task.type.value_(), "")
-            # iter_task_type_names[] calls the third of them otherwise.
+            # iter_task_type_names[] calls BPF_TASK_ITER_TGID "PID".
             yield Line("task_type", b"PID" if type_ == "tgid" else type_.upper().encode())
             if type_ in ("tid", "tgid"):
                 yield _line("tid" if type_ == "tid" else "pid", aux.task.pid.value_())
@@ -339,7 +339,7 @@ class BpfLink(Kind):
 
     name = "bpf_link"
     # Linux kernel commit 1adddc97aa44 ("bpf: support epoll from bpf struct_ops links.") (in
-    # v6.11) added the second.
+    # v6.11) added bpf_link_fops_poll.
     fops = ("bpf_link_fops", "bpf_link_fops_poll")
     fields = (
         Field("id", "ID of a BPF link", lambda it: it.link.id),

@@ -43,7 +43,7 @@ class Map(Struct):
     frozen = Int("frozen", help="whether user space may write it no more")
     name = Bytes("name", help="what it was given as its name")
     # Linux kernel commit 80ee81e0403c ("bpf: Eliminate rlimit-based memory accounting infra for
-    # bpf maps") (in v5.11) took it away.
+    # bpf maps") (in v5.11) removed the member.
     pages = OptInt("memory.pages", help="pages that were charged for it")
 
 
@@ -55,14 +55,14 @@ class _Ops(Struct):
 
 
 class MapOwner(NamedTuple):
-    """Of which kind programs in a map of programs are."""
+    """The type of the programs that a map of programs takes, and whether they are compiled."""
 
     type: int
     jited: int
 
 
 class MapRecord(NamedTuple):
-    """What there is to know of a map."""
+    """A BPF map, its memory, and the kind of its programs."""
 
     map: Map
     type: str
@@ -85,7 +85,11 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 class _Memory:
-    """What a map takes: ``map_mem_usage()`` of its operations, which name the methods."""
+    """
+    The memory of a map, in bytes.
+
+    Each method but :meth:`footprint` does what one ``map_mem_usage()`` does, see ``_USAGE``.
+    """
 
     def __init__(self, prog: Program, map_: Map) -> None:
         self.prog = prog
@@ -98,7 +102,7 @@ class _Memory:
         return int(sizeof(self.prog.type(f"struct {name}")))
 
     def _as(self, name: str) -> Object:
-        # struct bpf_map is the first member of all of them.
+        # struct bpf_map is the first member of these structures.
         return Object(self.prog, f"struct {name} *", self.map.address)
 
     def footprint(self) -> int:
@@ -127,7 +131,7 @@ class _Memory:
         value_size = _round_up(self.map.value_size, 8)
         usage = self._sizeof("bpf_htab") + self._sizeof("bucket") * htab.n_buckets.value_()
         # Linux kernel commit 4fa8d68aa53e ("bpf: Convert hashtab.c to rqspinlock") (in v6.15)
-        # took these away.
+        # removed these per-CPU counters.
         if self.prog.type("struct bpf_htab").has_member("map_locked"):
             usage += 4 * self.cpus * _HASHTAB_MAP_LOCK_COUNT
         if not self.map.map_flags & _BPF_F_NO_PREALLOC:
@@ -230,7 +234,7 @@ def _owner(prog: Program, map_: Map) -> MapOwner | None:
     bpf_map = prog.type("struct bpf_map")
     if not bpf_map.has_member("owner"):
         # Linux kernel commit f45d5b6ce2e8 ("bpf: generalise tail call map compatibility check")
-        # (in v5.18) moved it from the arrays of programs to all maps.
+        # (in v5.18) moved owner from struct bpf_array_aux to struct bpf_map.
         names = enum_names(prog, "bpf_map_type", "BPF_MAP_TYPE_")
         if names.get(map_.map_type) != "prog_array":
             return None

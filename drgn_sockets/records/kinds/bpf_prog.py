@@ -41,30 +41,31 @@ class BpfProg(Struct):
     pages = Int("pages", help="pages that it takes")
     len = Int("len", help="instructions")
     aux = Int("aux", help="struct bpf_prog_aux *")
-    # Linux kernel commit 700d4796ef59 ("bpf: Optimize program stats") (in v5.12) moved it here.
+    # Linux kernel commit 700d4796ef59 ("bpf: Optimize program stats") (in v5.12) moved stats here
+    # from struct bpf_prog_aux.
     stats = OptInt("stats", help="struct bpf_prog_stats __percpu *")
 
 
 class Program_(NamedTuple):
-    """What there is to know of a program."""
+    """A BPF program with its statistics."""
 
     prog: BpfProg
     aux: BpfProgAux
     type: str
     nsecs: int
     runs: int
-    #: ``None`` where the kernel does not count these.
+    #: ``None`` where the kernel does not count misses.
     misses: int | None
     memlock: int
 
 
 def object_name(name: bytes) -> str | None:
-    """A name as BPF keeps it, ``None`` if it has none."""
+    """The name of a BPF object from its array of characters, ``None`` if the name is empty."""
     return escape(c_string(name)) or None
 
 
 def prog_type(prog: Program, value: int) -> str:
-    """The type of a program as lsfd writes it, ``socket_filter``."""
+    """The type of a program as lsfd writes it, such as ``socket_filter``."""
     return enum_names(prog, "bpf_prog_type", "BPF_PROG_TYPE_").get(value, f"UNKNOWN({value})")
 
 
@@ -79,7 +80,7 @@ def prog_id(prog: Program, address: int) -> int:
 
 
 def _stat(prog: Program, stats: int, name: str) -> int | None:
-    """A count of ``struct bpf_prog_stats``, as ``bpf_prog_get_stats()`` sums it up."""
+    """A counter of ``struct bpf_prog_stats``, summed over CPUs as in ``bpf_prog_get_stats()``."""
     # Linux kernel commit 9ed9e9ba2337 ("bpf: Count the number of times recursion was
     # prevented") (in v5.12) added misses.
     place = find_place(prog, prog.type("struct bpf_prog_stats"), name)

@@ -30,7 +30,7 @@ class _TokenRecord(NamedTuple):
     attachs: str
 
 
-# Of each mask the enumerator that says how many bits it has.
+# The enumerator that gives the number of bits of each mask.
 _COUNTS = {
     "cmds": "__MAX_BPF_CMD",
     "maps": "__MAX_BPF_MAP_TYPE",

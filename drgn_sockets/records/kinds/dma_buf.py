@@ -29,13 +29,14 @@ class DmaBuf(Struct):
 class _FileCount(Struct):
     C_TYPE = "struct file"
 
-    # Linux kernel commit 90ee6ed776c0 ("fs: port files to file_ref") (in v6.13). It counts from 0.
+    # Linux kernel commit 90ee6ed776c0 ("fs: port files to file_ref") (in v6.13). f_ref is 0 for
+    # one reference.
     ref = OptInt("f_ref.refcnt.counter")
     count = OptInt("f_count.counter")
 
 
 class DmaBufRecord(NamedTuple):
-    """What there is to know of a DMA buffer."""
+    """A DMA buffer."""
 
     buf: DmaBuf
     #: References to its file.
@@ -67,7 +68,7 @@ class DmaBufKind(Kind):
         return DmaBufRecord(buf, count or 0, exp_name, name)
 
     def fdinfo(self, file: FileRecord, it: DmaBufRecord) -> Iterator[bytes]:
-        """``dma_buf_show_fdinfo()``, which does not count the reference it has itself."""
+        """``dma_buf_show_fdinfo()``, which leaves out the reference that it holds itself."""
         yield b"size:\t%d\n" % it.buf.size
         yield b"count:\t%d\n" % it.refs
         yield b"exp_name:\t%b\n" % it.exp_name

@@ -19,11 +19,11 @@ _EFD_SEMAPHORE = 1
 
 def _has_semaphore(prog: Program) -> bool:
     """
-    Whether there is a line ``eventfd-semaphore:``.
+    Whether the kernel writes the line ``eventfd-semaphore:``.
 
     Linux kernel commit 33d8b5d7824c ("eventfd: show the EFD_SEMAPHORE flag in fdinfo") (in v6.5)
-    changed no type; in the same version commit 0718afd47f70 ("block: introduce holder ops") added
-    one.
+    changed no type. Commit 0718afd47f70 ("block: introduce holder ops") of the same version added
+    ``struct blk_holder_ops``.
     """
     try:
         prog.type("struct blk_holder_ops")

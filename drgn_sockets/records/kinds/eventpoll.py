@@ -19,7 +19,7 @@ from drgn_sockets.text import plain
 
 S = TypeVar("S", bound=Struct)
 
-# Column ``detail`` has so many; ``eventpoll.tfds`` has all.
+# The column ``detail`` shows at most this many fds; ``eventpoll.tfds`` shows all.
 _SHOWN = 32
 
 
@@ -43,7 +43,7 @@ class Epitem(Struct):
 
 
 class WatchedFile(NamedTuple):
-    """What fdinfo tells of a file that is waited for."""
+    """The values that fdinfo shows of a file that an epoll waits for."""
 
     pos: int
     ino: int
@@ -52,7 +52,7 @@ class WatchedFile(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A file that is waited for."""
+    """A file that an epoll waits for, and how it was added."""
 
     item: Epitem
     file: WatchedFile | Lost
@@ -68,7 +68,7 @@ class Target(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Those of an epoll file, in the order in which fdinfo has them."""
+    """The targets of an epoll file, in the order of fdinfo."""
 
     targets: list[Target | Lost]
 

@@ -13,10 +13,10 @@ from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.records.kinds.notify import Group, file_handle, read_group, where
 
-# include/linux/fanotify.h: FANOTIFY_INTERNAL_GROUP_FLAGS. All others are a user's.
+# include/linux/fanotify.h: FANOTIFY_INTERNAL_GROUP_FLAGS. A user sets all other flags.
 _INTERNAL_FLAGS = 0x80000000
 
-# FSNOTIFY_MARK_FLAG_* (include/linux/fsnotify_backend.h), as FAN_MARK_* (include/uapi).
+# Pairs of FSNOTIFY_MARK_FLAG_* (include/linux/fsnotify_backend.h) and FAN_MARK_* (include/uapi).
 _MARK_FLAGS = ((0x100, 0x40), (0x200, 0x200), (0x400, 0x400))
 
 

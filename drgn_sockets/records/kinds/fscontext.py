@@ -33,7 +33,7 @@ class _FileSystem(Struct):
 
 
 class FsContextRecord(NamedTuple):
-    """What there is to know of a file system that is being set up."""
+    """A file system that is being set up."""
 
     fs_type: str
     source: str | None

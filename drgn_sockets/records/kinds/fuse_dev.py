@@ -19,7 +19,7 @@ class FuseDev(Struct):
 
     C_TYPE = "struct fuse_dev"
 
-    # Newer kernels have a channel in between.
+    # On newer kernels struct fuse_chan leads to the connection.
     chan = OptInt("chan", help="struct fuse_chan *")
     conn = OptInt("fc", help="struct fuse_conn *")
 
@@ -37,9 +37,9 @@ class _Conn(Struct):
 
 
 class FuseDevRecord(NamedTuple):
-    """What there is to know of an open ``/dev/fuse``."""
+    """An open ``/dev/fuse``."""
 
-    #: The device number of its file system, as the kernel's ``dev_t``; ``None`` if it serves none.
+    #: The device number of the file system that it serves, as the kernel's ``dev_t``, or ``None``.
     connection: int | None
 
 
@@ -58,7 +58,7 @@ class FuseDevKind(Kind):
 
     def read(self, file: FileRecord) -> FuseDevRecord:
         prog = file.prog
-        # Nothing or a mark, until there is a mount.
+        # Until the file system is mounted, private_data is NULL or a small constant.
         if file.private_data < _NULL_PAGE:
             return FuseDevRecord(None)
         dev = FuseDev.layout(prog).read(file.private_data)
@@ -68,6 +68,6 @@ class FuseDevKind(Kind):
         return FuseDevRecord(_Conn.layout(prog).read(conn).dev if conn >= _NULL_PAGE else None)
 
     def fdinfo(self, file: FileRecord, it: FuseDevRecord) -> Iterator[bytes]:
-        """``fuse_dev_show_fdinfo()``, which newer kernels have."""
+        """``fuse_dev_show_fdinfo()``, which only newer kernels have."""
         if it.connection is not None and shows_fdinfo(file):
             yield b"fuse_connection:\t%d\n" % it.connection

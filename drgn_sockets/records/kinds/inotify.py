@@ -33,7 +33,7 @@ class _InotifyMark(Struct):
 
 
 class Watch(NamedTuple):
-    """A watch descriptor, and what it is of."""
+    """A watch descriptor, and the inode that it watches."""
 
     wd: int
     watched: Watched
@@ -43,7 +43,7 @@ class Inotify_(NamedTuple):
     """The watches of an inotify file."""
 
     group: Group
-    #: Of a watch that cannot be read, why.
+    #: A :class:`Lost` stands for a watch that cannot be read.
     watches: list[Watch | Lost]
 
 

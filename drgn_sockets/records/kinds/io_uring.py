@@ -52,11 +52,11 @@ _SETUP_FLAGS = [
     "sqe_mixed",
 ]
 _SQE_SIZE, _CQE_SIZE = 64, 16
-# include/linux/mutex.h: what of a mutex's owner is not its address.
+# include/linux/mutex.h: the low bits of a mutex's owner are flags; the rest is a task's address.
 _MUTEX_FLAGS = 7
-# io_uring/filetable.h: FFS_MASK takes away one bit more where pointers have it to spare.
+# io_uring/filetable.h: FFS_MASK. The low bits of the pointer are flags.
 _FILE_MASK = ~7
-# More than a kernel allows of each (IORING_MAX_ENTRIES, IORING_MAX_FIXED_FILES, …).
+# No kernel allows more (IORING_MAX_ENTRIES, IORING_MAX_FIXED_FILES, …).
 _MAX_ENTRIES = 1 << 17
 _MAX_REGISTERED = 1 << 20
 _MAX_REQUESTS = 1 << 16
@@ -80,7 +80,7 @@ class IoRingCtx(Struct):
     cached_cq_tail = Int("cached_cq_tail", help="the kernel's own tail of the completion queue")
     sq_data = Int("sq_data", help="struct io_sq_data *, with a thread that submits")
     # Linux kernel commit 3597f2786b68 ("io_uring/rsrc: unify file and buffer resource tables")
-    # (in v6.13) made these of the four below.
+    # (in v6.13) replaced files, nr_user_files, user_bufs and nr_user_bufs by the next four.
     file_nodes = OptInt("file_table.data.nodes", help="struct io_rsrc_node **")
     nr_file_nodes = OptInt("file_table.data.nr", help="how many there are")
     buf_nodes = OptInt("buf_table.nodes", help="struct io_rsrc_node **")
@@ -89,8 +89,9 @@ class IoRingCtx(Struct):
     nr_user_files = OptInt("nr_user_files", help="how many there are")
     user_bufs = OptInt("user_bufs", help="struct io_mapped_ubuf **")
     nr_user_bufs = OptInt("nr_user_bufs", help="how many there are")
-    # Linux kernel commit e6f89be61410 ("io_uring: introduce a struct for hash table") and
-    # 9ca9fb24d5fe ("io_uring: mutex locked poll hashing") (in v6.0); in v6.13 there was again one.
+    # Linux kernel commits e6f89be61410 ("io_uring: introduce a struct for hash table") and
+    # 9ca9fb24d5fe ("io_uring: mutex locked poll hashing") (in v6.0) made two tables of this one;
+    # v6.13 and later have one table again.
     cancel_hash = OptInt("cancel_hash", help="struct hlist_head *")
     cancel_hash_bits = OptInt("cancel_hash_bits", help="how many there are, as a power of 2")
     cancel_hbs = OptInt("cancel_table.hbs", help="struct io_hash_bucket *")
@@ -129,7 +130,7 @@ class _Ubuf(Struct):
     C_TYPE = "struct io_mapped_ubuf"
 
     ubuf = Int("ubuf")
-    # Newer kernels keep the length, older ones the end.
+    # Newer kernels keep the length of a buffer, older kernels its end.
     len = OptInt("len")
     ubuf_end = OptInt("ubuf_end")
 
@@ -159,7 +160,7 @@ class _Tctx(Struct):
 
 
 class SqThread(NamedTuple):
-    """The kernel's thread that submits (IORING_SETUP_SQPOLL)."""
+    """The kernel thread that submits requests (IORING_SETUP_SQPOLL)."""
 
     pid: int = -1
     cpu: int = -1
@@ -168,24 +169,24 @@ class SqThread(NamedTuple):
 
 
 class Ring(NamedTuple):
-    """What there is to know of an io_uring."""
+    """An io_uring with its queues, registered files and buffers."""
 
     ctx: IoRingCtx
     rings: IoRings
     thread: SqThread
-    # In each list, an entry that cannot be read is what says why.
-    #: Names of registered files by slot, as fdinfo has them, ``None`` for an empty slot.
+    # In each list, a Lost stands for an entry that cannot be read.
+    #: Names of registered files by slot, as fdinfo writes them; ``None`` for an empty slot.
     file_names: Sequence[bytes | Lost | None]
     #: Registered buffers by slot: address and length, ``None`` for an empty slot.
     bufs: Sequence[tuple[int, int] | Lost | None]
-    #: Requests that wait for something: opcode, and whether task work is pending.
+    #: Requests that wait for an event: opcode, and whether task work is pending.
     polls: Sequence[tuple[int, bool] | Lost]
-    #: Completions for which there was no room: user_data, res, flags.
+    #: Completions for which the queue had no room: user_data, res, flags.
     overflow: Sequence[tuple[int, int, int] | Lost]
 
     @property
     def locked(self) -> bool:
-        """Whether somebody holds ``uring_lock``: then the kernel does not tell all."""
+        """Whether a task holds ``uring_lock``; fdinfo then shows less, or nothing."""
         return bool(self.ctx.lock_owner & ~_MUTEX_FLAGS)
 
 
@@ -211,7 +212,7 @@ class _Reader:
     def _slots(
         self, address: int | None, count: int | None, read: Callable[[int], T | None]
     ) -> Sequence[T | Lost | None]:
-        """What there is in each slot of an array of pointers."""
+        """Read what each pointer in an array of slots points to; ``None`` for a null pointer."""
         count = count or 0
         try:
             slots = self._pointers(address or 0, count)
@@ -261,7 +262,7 @@ class _Reader:
         return SqThread(task.pid, data.sq_cpu, total, data.work_time)
 
     def polls(self) -> list[tuple[int, bool] | Lost]:
-        """In the order of buckets."""
+        """Requests that wait for an event, in the order of their hash buckets."""
         found: list[tuple[int, bool] | Lost] = []
         try:
             for head in self._buckets():
@@ -271,7 +272,7 @@ class _Reader:
         return found
 
     def _buckets(self) -> Iterator[int]:
-        """First node of each."""
+        """The first node of each hash bucket."""
         ctx = self.ctx
         if ctx.cancel_hash is not None:
             tables, bits, size, first = [ctx.cancel_hash], ctx.cancel_hash_bits, 8, 0
@@ -350,7 +351,8 @@ def _mangle(path: bytes) -> bytes:
 
 def _opcode(prog: Program, opcode: int) -> bytes:
     """``io_uring_get_opcode()``"""
-    # Linux kernel commit f30bd4d03824 ("io_uring: Split io_issue_def struct") (in v6.3).
+    # Linux kernel commit f30bd4d03824 ("io_uring: Split io_issue_def struct") (in v6.3) moved the
+    # names to io_cold_defs.
     for table, type_ in (("io_cold_defs", "io_cold_def"), ("io_op_defs", "io_op_def")):
         try:
             address = prog.symbol(table).address
@@ -426,9 +428,9 @@ class IoUring(Kind):
 
     def fdinfo(self, file: FileRecord, it: Ring) -> Iterator[bytes]:
         """``io_uring_show_fdinfo()``"""
-        # There are two texts, that of up to v6.12 and the later one, which v6.13 and later came
-        # to step by step. What tells them apart is the member that commit 3597f2786b68 (see
-        # above) added at the beginning.
+        # The text changed step by step from v6.13 on; only the text up to v6.12 and the newest one
+        # are known here. The member that commit 3597f2786b68 (see above) added in v6.13 tells them
+        # apart.
         new = it.ctx.file_nodes is not None
         if new and it.locked:
             return
@@ -449,11 +451,11 @@ class IoUring(Kind):
 
 def _has_queues(prog: Program) -> bool:
     """
-    Whether the queues are shown.
+    Whether the kernel shows the queues.
 
     Linux kernel commit 83f84356bc8f ("io_uring: add more uring info to fdinfo for debug") (in
-    v5.16) changed no type; in the same version commit 6f33b0bc4ea4 ("io_uring: use slist for
-    completion batching") made a list of ``compl_reqs``, an array.
+    v5.16) changed no type. Commit 6f33b0bc4ea4 ("io_uring: use slist for completion batching") of
+    the same version replaced the array ``compl_reqs`` and its length ``compl_nr`` by a list.
     """
     return not prog.type("struct io_submit_state").has_member("compl_nr")
 
@@ -506,7 +508,12 @@ def _sqe(prog: Program, ctx: IoRingCtx, index: int) -> bytes:
 
 
 def _cqe(prog: Program, it: Ring, slot: int) -> tuple[int, ...]:
-    """A slot of the queue and the one after it: user_data, res, flags; extra1, extra2."""
+    """
+    Read a slot of the completion queue and the next one.
+
+    :return: user_data, res and flags of the slot, and the next one's two words, which are extra1
+        and extra2 of a completion of 32 bytes
+    """
     cqes = it.rings.address + offsetof(prog.type("struct io_rings"), "cqes")
     data = _bytes(prog, cqes + slot * _CQE_SIZE, 2 * _CQE_SIZE)
     return struct.unpack(byte_order(prog) + "QiIQQ", data)
@@ -518,7 +525,7 @@ def _old_cqes(prog: Program, it: Ring, count: int) -> Iterator[bytes]:
         entry = (it.rings.cq_head + i) & it.ctx.cq_entries - 1
         user_data, res, flags, *extra = _cqe(prog, it, entry << big)
         yield b"%5d: user_data:%d, res:%d, flag:%x" % (entry, user_data, res, flags)
-        # With a newline too many, as the kernel has it.
+        # The kernel writes the second newline, too.
         yield b", extra1:%d, extra2:%d\n\n" % tuple(extra) if big else b"\n"
 
 
@@ -566,8 +573,8 @@ def _buf_text(buf: tuple[int, int] | Lost) -> str:
 
 
 def _personalities(prog: Program, ctx: IoRingCtx) -> Iterator[bytes]:
-    """``io_uring_show_cred()`` of each; up to v6.12."""
-    # It comes with all of drgn's helpers.
+    """``io_uring_show_cred()`` of each personality; kernels up to v6.12 show these."""
+    # This import loads all of drgn's helpers for Linux.
     from drgn.helpers.linux.xarray import xa_for_each
 
     xarray = Object(prog, "struct io_ring_ctx *", ctx.address).personalities.address_of_()

@@ -38,7 +38,7 @@ class _HugeInode(Struct):
 
 
 class MemfdRecord(NamedTuple):
-    """What there is to know of a memfd."""
+    """The name, size and seals of a memfd."""
 
     name: str
     size: int
@@ -50,7 +50,7 @@ class Memfd(Kind):
     """A file of memfd_create(2)."""
 
     name = "memfd"
-    # Files of tmpfs and hugetlbfs have the same.
+    # All files of tmpfs and hugetlbfs have these operations; is_one() picks the memfds.
     fops = ("shmem_file_operations", "hugetlbfs_file_operations")
     fields = (
         Field("name", "name given to a memfd", lambda it: it.name),

@@ -27,10 +27,10 @@ class MqueueInode(Struct):
 
 
 class MqueueRecord(NamedTuple):
-    """What there is to know of a message queue."""
+    """A POSIX message queue, and the process that it notifies."""
 
     queue: MqueueInode
-    #: Who wants to be told of messages (mq_notify(3)), ``None`` if nobody does.
+    #: The process that asked to be notified of messages (mq_notify(3)), or ``None``.
     notify_pid: int | None
 
 

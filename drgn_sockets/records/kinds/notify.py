@@ -17,16 +17,16 @@ from drgn_sockets.text import escape, plain
 
 
 class Group(NamedTuple):
-    """A group, and what it watches."""
+    """A ``struct fsnotify_group``, and what it watches."""
 
     group: FsnotifyGroup
-    #: Of a mark that cannot be read, why.
+    #: A :class:`Lost` stands for a mark that cannot be read.
     watched: list[Watched | Lost]
 
 
 def read_group(file: FileRecord) -> Group:
     """
-    Read that of an inotify or fanotify file.
+    Read the group of an inotify or fanotify file.
 
     :raises FaultError: if it cannot be read
     """
@@ -36,7 +36,7 @@ def read_group(file: FileRecord) -> Group:
 
 
 def file_handle(prog: Program, watched: Watched) -> bytes:
-    """What ``show_mark_fhandle()`` writes."""
+    """The file handle of a watched inode, as ``show_mark_fhandle()`` writes it."""
     assert watched.inode is not None and watched.sb is not None
     handle = exportfs_encode_fid(prog, watched.inode, watched.sb)
     if handle is None:
@@ -50,9 +50,9 @@ def file_handle(prog: Program, watched: Watched) -> bytes:
 
 def where(watched: Watched | Lost, *, raw: bool = False) -> str:
     """
-    What is watched.
+    Describe what a mark watches: an inode, a file system, a mount or a mount namespace.
 
-    :param raw: With the number of the device, and not with its name
+    :param raw: Write the number of the device instead of its name.
     """
     if isinstance(watched, Lost):
         return plain(watched)

@@ -14,7 +14,7 @@ from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 
-#: The structure of each type, and its member that points to the user namespace it belongs to.
+#: The structure of each type of namespace, and its member that points to the owning user namespace.
 _TYPES = {
     "net": ("struct net", "user_ns"),
     "mnt": ("struct mnt_namespace", "user_ns"),
@@ -53,19 +53,19 @@ class UserNs(Struct):
 
 
 class NsRecord(NamedTuple):
-    """What there is to know of a namespace."""
+    """A namespace and its owner."""
 
     type: str
     inum: int
-    #: Inode number of the user namespace it belongs to (of a user namespace, of its parent),
-    #: ``None`` if it has none.
+    #: Inode number of the user namespace that owns it (of a user namespace, of its parent),
+    #: ``None`` if there is none.
     owner: int | None
-    #: UID of who made a user namespace, else ``None``.
+    #: UID of the creator of a user namespace; ``None`` for other types.
     owner_uid: int | None
 
     @property
     def name(self) -> str:
-        """As ``readlink /proc/PID/ns/…``."""
+        """The text of the link ``/proc/PID/ns/…``, such as ``net:[4026531840]``."""
         return f"{self.type}:[{self.inum}]"
 
 

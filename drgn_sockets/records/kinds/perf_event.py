@@ -49,7 +49,7 @@ class _Pmu(Struct):
 
 
 class PerfEventRecord(NamedTuple):
-    """What there is to know of a perf event."""
+    """A perf event, its PMU and its target."""
 
     event: PerfEvent
     type: str
@@ -62,11 +62,11 @@ class PerfEventRecord(NamedTuple):
 
 
 def _type(prog: Program, event: PerfEvent, pmu: _Pmu | None) -> str:
-    # attr.type may have become that of the PMU.
+    # The kernel may have replaced attr.type by the type of the PMU.
     value = event.type if event.orig_type is None else event.orig_type
     name = enum_names(prog, "perf_type_id", "PERF_TYPE_").get(value, "max")
     if name == "max":
-        # It is the type of a PMU, which has a name.
+        # The type is that of a PMU, so its name is the PMU's.
         name = escape(read_string(prog, pmu.name, _NAME_MAX) or b"") if pmu is not None else ""
     return name or str(value)
 
@@ -106,7 +106,7 @@ class PerfEventKind(Kind):
         )
 
     def fdinfo(self, file: FileRecord, it: PerfEventRecord) -> Iterator[bytes]:
-        """``perf_show_fdinfo()``, which newer kernels have."""
+        """``perf_show_fdinfo()``, which only newer kernels have."""
         if not shows_fdinfo(file):
             return
         event = it.event

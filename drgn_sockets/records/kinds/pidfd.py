@@ -20,7 +20,7 @@ _PIDFS = "pidfs_file_operations"
 class Referred(NamedTuple):
     """The process or thread that a pidfd refers to."""
 
-    #: Its IDs, from the initial PID namespace on inwards; ``[-1]`` if it is gone.
+    #: Its IDs, the one in the initial PID namespace first; ``[-1]`` if it is gone.
     numbers: list[int]
     comm: bytes | None
 
@@ -29,7 +29,7 @@ class Pidfd(Kind):
     """pidfd."""
 
     name = "pidfd"
-    # Linux kernel commit cb12fd8e0dab ("pidfd: add pidfs") (in v6.9) gave them a file system.
+    # Linux kernel commit cb12fd8e0dab ("pidfd: add pidfs") (in v6.9) gave pidfds a file system.
     fops = ("pidfd_fops", _PIDFS)
     fields = (
         Field("pid", "process that a pidfd refers to; -1 if it is gone", lambda it: it.numbers[0]),
@@ -50,7 +50,7 @@ class Pidfd(Kind):
         return Referred([upid.nr for upid in upids(prog, address)], task.comm if task else None)
 
     def fdinfo(self, file: FileRecord, it: Referred) -> Iterator[bytes]:
-        """``pidfd_show_fdinfo()``, of a procfs of the initial PID namespace"""
+        """``pidfd_show_fdinfo()``, as a procfs of the initial PID namespace shows it."""
         yield b"Pid:\t%d\n" % it.numbers[0]
         yield b"NSpid:\t%b\n" % b"\t".join(b"%d" % number for number in it.numbers)
 

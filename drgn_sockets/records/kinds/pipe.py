@@ -14,7 +14,7 @@ from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, FileEnd, Kind
 
-# More slots than F_SETPIPE_SZ gives.
+# No pipe has more slots.
 _MAX_SLOTS = 1 << 20
 
 
@@ -39,12 +39,12 @@ class _Buffer(Struct):
 
 
 class PipeRecord(NamedTuple):
-    """What there is to know of a pipe."""
+    """A pipe or a FIFO."""
 
     pipe: PipeInfo
-    #: Bytes that nobody has read, or why that is not known.
+    #: Bytes that nobody has read, or the first buffer that cannot be read.
     unread: int | Lost
-    #: As ``fcntl(F_GETPIPE_SZ)`` tells it, bytes.
+    #: The result of ``fcntl(F_GETPIPE_SZ)``, bytes.
     capacity: int
 
 
@@ -52,7 +52,7 @@ class Pipe(Kind):
     """A pipe or a FIFO."""
 
     name = "pipe"
-    # Newer kernels have operations of their own for pipes without a name.
+    # Newer kernels have separate operations (pipeanon_fops) for pipes without a name.
     fops = ("pipefifo_fops", "pipeanon_fops")
     fields = (
         Field("unread", "bytes in a pipe", lambda it: it.unread),

@@ -28,9 +28,9 @@ class _Call(Struct):
 
 
 class SeccompRecord(NamedTuple):
-    """What there is to know of a supervisor's fd."""
+    """The system calls that wait for the supervisor who holds this fd."""
 
-    #: Of each call that waits: thread ID, and how far it is; or why that is not known.
+    #: Thread ID and state of each call that waits; a :class:`Lost` if it cannot be read.
     calls: list[tuple[int, str] | Lost]
 
     @property

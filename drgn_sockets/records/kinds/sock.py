@@ -33,7 +33,7 @@ class _SkBuffSock(Struct):
 
 
 class Scm(NamedTuple):
-    """What is on its way to a socket."""
+    """Files that are in flight to a socket (``SCM_RIGHTS``)."""
 
     #: Files in messages that a unix socket has not received; ``None`` for other sockets.
     fds: int | None
@@ -49,7 +49,7 @@ class Sock(Kind):
     )
 
     def read(self, file: FileRecord) -> Scm:
-        # What a file whose socket was exchanged has as its inode is another's.
+        # The inode of a file whose socket was exchanged belongs to another socket.
         address = _socket_alloc(file)
         socket = file.inode
         if not isinstance(socket, SocketAlloc) or socket.address != address:
@@ -71,7 +71,7 @@ def _socket_alloc(file: FileRecord) -> int:
 
 @once_per_program
 def _shows_fdinfo(prog: Program, ops: int) -> bool:
-    """Whether its family has something to show: only that of unix sockets has."""
+    """Whether the socket's operations have ``show_fdinfo()``: only those of unix sockets do."""
     offset = offsetof(prog.type("struct proto_ops"), "show_fdinfo")
     try:
         return bool(prog.read_word(ops + offset))
@@ -83,11 +83,11 @@ def _scm_fds(prog: Program, socket: SocketAlloc) -> int:
     layout = _UnixScm.layout(prog)
     sock = layout.read(socket.sk)
     # Linux kernel commit de4370892443 ("af_unix: Show number of inflight fds for sockets in
-    # TCP_LISTEN state too") (in v6.1) changed no type; in the same version commit d1e5e6408b30
-    # ("tcp: Introduce optional per-netns ehash.") did.
+    # TCP_LISTEN state too") (in v6.1) changed no type. Commit d1e5e6408b30 ("tcp: Introduce
+    # optional per-netns ehash.") of the same version added inet_hashinfo.pernet.
     if sock.state != TCP_LISTEN or not prog.type("struct inet_hashinfo").has_member("pernet"):
         return sock.nr_fds
-    # unix_count_nr_fds(): of connections that nobody has accepted.
+    # unix_count_nr_fds() sums up the connections that nobody has accepted.
     queue = socket.sk + offsetof(prog.type("struct sock"), "sk_receive_queue")
     skbs = unbroken(skb_queue_walk(_SkBuffSock.layout(prog), queue))
     return sum(layout.read(skb.sk).nr_fds for skb in skbs)

@@ -45,7 +45,7 @@ class _ClockBase(Struct):
 
 
 class Timer(NamedTuple):
-    """One that was read, and the time that is left."""
+    """A timer, and the time that is left until it expires."""
 
     ctx: TimerfdCtx
     remaining_ns: int
@@ -77,8 +77,8 @@ class Timerfd(Kind):
         if ctx.clockid in _ALARMS:
             clockid, expires = ctx.clockid, ctx.alarm_expires
         else:
-            # Not always the timer's own: what is relative to CLOCK_REALTIME goes by
-            # CLOCK_MONOTONIC, which nobody sets.
+            # The base may have another clock than the timer: a relative time of CLOCK_REALTIME
+            # expires by CLOCK_MONOTONIC, which nobody sets.
             clockid = _ClockBase.layout(file.prog).read(ctx.timer_base).clockid
             expires = ctx.timer_expires
         return Timer(ctx, max(0, expires - timekeeping.ktime_get(file.prog, clockid)))

@@ -25,7 +25,7 @@ class _TtyFilePrivate(Struct):
 
 
 class Terminal(NamedTuple):
-    """A terminal."""
+    """A terminal with its session and foreground process group."""
 
     tty: Tty_
     #: Name of the other end of a pty.
@@ -36,7 +36,7 @@ class Terminal(NamedTuple):
 
 
 class Tty(Kind):
-    """Terminals, slaves of ptys among them."""
+    """Terminals, including slaves of ptys."""
 
     name = "tty"
     fops: ClassVar[Sequence[str]] = ("tty_fops", "console_fops")
@@ -58,13 +58,13 @@ class Tty(Kind):
         )
 
     def end(self, prog: Program, file: File) -> FileEnd | None:
-        """Of a pty, whose ends point to each other."""
+        """Only a pty has ends; its two ``struct tty_struct`` point to each other."""
         tty = _TtyFilePrivate.layout(prog).read(file.private_data).tty
         link = Tty_.layout(prog).read(tty).link
         return FileEnd(min(tty, link), side=tty) if link else None
 
     def fdinfo(self, file: FileRecord, it: Terminal) -> Iterator[bytes]:
-        """``tty_show_fdinfo()``, whose only driver is that of ``/dev/ptmx``"""
+        """``tty_show_fdinfo()``; only the driver of ``/dev/ptmx`` implements it."""
         prog = file.prog
         offset = offsetof(prog.type("struct tty_operations"), "show_fdinfo")
         try:

@@ -30,9 +30,9 @@ class _NetDevice(Struct):
 
 
 class Interface(NamedTuple):
-    """The interface of a file."""
+    """The network interface of a tun or tap file."""
 
-    #: ``None`` for one that has not been given any yet.
+    #: ``None`` if the file has no interface yet.
     name: bytes | None
 
 

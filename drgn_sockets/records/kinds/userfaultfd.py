@@ -15,11 +15,12 @@ from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 
-# include/uapi/linux/userfaultfd.h: UFFD_API, and of UFFD_API_IOCTLS | UFFD_API_RANGE_IOCTLS
-# what all kernels have: _REGISTER, _UNREGISTER, _WAKE, _COPY, _ZEROPAGE, _API.
+# include/uapi/linux/userfaultfd.h: UFFD_API, and the bits of UFFD_API_IOCTLS |
+# UFFD_API_RANGE_IOCTLS that all kernels have: _REGISTER, _UNREGISTER, _WAKE, _COPY, _ZEROPAGE,
+# _API.
 _UFFD_API = 0xAA
 _IOCTLS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 0x3F
-# What came later, each with a type of its argument.
+# Bits that were added later. A kernel has the bit if it has the type of the ioctl's argument.
 _LATER = (
     # 63b2d4174c4a ("userfaultfd: wp: add the writeprotect API to userfaultfd ioctl") (in v5.7)
     (1 << 6, "struct uffdio_writeprotect"),
@@ -41,12 +42,12 @@ class UserfaultfdCtx(Struct):
 
 
 class Faults(NamedTuple):
-    """A userfaultfd, and how many faults it has."""
+    """A userfaultfd, and the numbers of its faults."""
 
     ctx: UserfaultfdCtx
-    #: Not read yet; or why that is not known.
+    #: Faults that nobody has read yet, or why the number is not known.
     pending: int | Lost
-    #: Not resolved yet.
+    #: Faults that nobody has resolved yet, or why the number is not known.
     total: int | Lost
 
 

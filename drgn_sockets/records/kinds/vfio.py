@@ -26,14 +26,14 @@ class _Kobject(Struct):
 
 
 class VfioRecord(NamedTuple):
-    """What there is to know of a device of VFIO."""
+    """An open VFIO device."""
 
     #: Its directory below ``/sys``.
     path: bytes
 
 
 class Vfio(Kind):
-    """A device of VFIO."""
+    """A VFIO device."""
 
     name = "vfio"
     fops = ("vfio_device_fops",)
@@ -41,7 +41,7 @@ class Vfio(Kind):
 
     def read(self, file: FileRecord) -> VfioRecord:
         prog = file.prog
-        # Kernels before v6.6 have no such structure, nor the line.
+        # Kernels before v6.6 have no struct vfio_device_file and no line in fdinfo.
         dev = Object(prog, "struct vfio_device_file *", file.private_data).device.dev
         address = dev.value_() + offsetof(prog.type("struct device"), "kobj")
         names: list[bytes] = []
@@ -54,6 +54,6 @@ class Vfio(Kind):
         return VfioRecord(b"/" + b"/".join(reversed(names)))
 
     def fdinfo(self, file: FileRecord, it: VfioRecord) -> Iterator[bytes]:
-        """``vfio_device_show_fdinfo()``, which newer kernels have."""
+        """``vfio_device_show_fdinfo()``, which only newer kernels have."""
         if shows_fdinfo(file):
             yield b"vfio-device-syspath: /sys%b\n" % it.path
