@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Opening something to look at: the running kernel, a core, a QEMU guest."""
+"""Opening a target: the running kernel, a core or a QEMU guest."""
 
 from __future__ import annotations
 

@@ -2,9 +2,8 @@
 """
 BTF, the types that a kernel carries with it (Documentation/bpf/btf.rst).
 
-Loading finds where each type begins, and no more; a type is decoded when it is asked for. What
-comes out of a core is untrusted: every offset is checked, and what does not fit raises
-:class:`BtfError`.
+Loading only finds where each type begins; a type is decoded when it is asked for. BTF from a core
+is untrusted: every offset is checked, and a wrong one raises :class:`BtfError`.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from drgn_sockets.errors import UserError
 _MAGIC = 0xEB9F
 _HEADER = 24
 # Since Linux kernel commit 222edc843c15 ("btf: Add BTF kind layout encoding to UAPI") (in v7.1)
-# the header may go on with the place of a layout: for each kind, bytes that follow a type and
-# bytes for each of its elements.
+# the header may also have the offset and length of a layout. It tells for each kind how many bytes
+# follow struct btf_type, and how many each of the vlen elements has.
 _HEADER_WITH_LAYOUT = 32
 # -4096 in 32 bits.
 _NEGATIVE = 0xFFFFF000
@@ -31,7 +30,7 @@ _MAX_TYPES = 1 << 24
 
 
 class BtfError(UserError):
-    """What should be BTF is not, or does not hold together."""
+    """Data are not BTF, or are inconsistent."""
 
     def __str__(self) -> str:
         return f"BTF cannot be used: {super().__str__()}; give the kernel's vmlinux with -s"
@@ -62,7 +61,8 @@ class BtfKind(IntEnum):
     ENUM64 = 19
 
 
-# 32-bit words that follow the three of a type: a fixed number, and so many for each of vlen.
+# How many 32-bit words follow the three of struct btf_type: a fixed number, and a number for each
+# of the vlen elements.
 _WORDS = {
     **{kind: (0, 0) for kind in BtfKind if kind},
     BtfKind.INT: (1, 0),
@@ -81,7 +81,8 @@ _KIND = list(BtfKind)
 
 def _kind(info: int) -> int:
     # Linux kernel commit f7a6b9eaff3e ("bpf: Extend BTF UAPI vlen, kinds to use unused bits")
-    # (in v7.2) made 7 bits of 5, and for vlen 24 of 16; those more were always 0 before.
+    # (in v7.2) widened the kind from 5 to 7 bits, and vlen from 16 to 24. The added bits were
+    # always 0 before.
     return info >> 24 & 0x7F
 
 
@@ -90,12 +91,13 @@ def _vlen(info: int) -> int:
 
 
 def _step(info: int, layout: bytes) -> int:
-    """How many words a type has, by its second, which tells kind and vlen."""
+    """How many words a type has; *info*, its second word, holds kind and vlen."""
     kind = _kind(info)
     if kind in _WORDS:
         fixed, each = _WORDS[_KIND[kind]]
     else:
-        # A kind of a newer kernel: it can be stepped over if the layout tells its size.
+        # A newer kernel has kinds that are unknown here. A type of such a kind can be skipped if
+        # the layout tells its size.
         sizes = layout[4 * kind : 4 * kind + 2]
         if not kind or len(sizes) < 2 or sizes[0] % 4 or sizes[1] % 4:
             raise BtfError(f"it has a type of the unknown kind {kind}")
@@ -109,17 +111,17 @@ class BtfMember(NamedTuple):
     name: str | None
     type_id: int
     bit_offset: int
-    #: Width of a bit-field, 0 for what is none.
+    #: Width of a bit-field; 0 if the member is no bit-field.
     bit_size: int
 
 
 class Btf:
     """
-    The types of a kernel, or of a module on top of those.
+    The types of a kernel, or the types that a module adds to its kernel's.
 
     :param data: BTF as it lies in memory or in the section ``.BTF``.
     :param base: For a module (split BTF), the types of its kernel.
-    :raises BtfError: if it is none
+    :raises BtfError: if *data* is not BTF, or is damaged
     """
 
     def __init__(self, data: bytes, base: Btf | None = None) -> None:
@@ -147,21 +149,21 @@ class Btf:
         if not str_len or self._strings[-1]:
             raise BtfError("its strings do not end with NUL")
         if b"\0\0" in self._strings:
-            # None but the first is empty: here is a page that was not dumped.
+            # Only the first string is empty, so this is a page that was not dumped.
             raise BtfError("its strings have a hole")
         if base is None and self._strings[0]:
             raise BtfError("it is a module's, which goes with that of its kernel")
         self.base = base
-        #: ID of the first type that is this one's own.
+        #: ID of the first type that is not the base's.
         self.start_id: int = base.end_id if base else 1
-        #: Where its strings begin among those of its base.
+        #: Offset of its first string; offsets go on from the strings of the base.
         self.string_start: int = base.string_end if base else 0
-        #: Where the strings of one that has this as its base begin.
+        #: Offset of the first string of a module that has this as its base.
         self.string_end: int = self.string_start + str_len
         self._words = array("I", types)
         if (order == "<") != (sys.byteorder == "little"):
             self._words.byteswap()
-        # How many words a type has, by its second.
+        # How many words a type has, by its second word, ``info``.
         self._steps: dict[int, int] = {}
         self._offsets = self._find_types(layout)
         self._tells_signs: bool = (base is not None and base._tells_signs) or any(
@@ -171,13 +173,14 @@ class Btf:
         self.end_id: int = self.start_id + len(self._offsets)
         if self.end_id > _MAX_TYPES:
             raise BtfError(f"{self.end_id} types are more than there can be")
-        # Where the name of each type is: that of four bytes after that of the one before.
+        # The offsets of the names of all types, four bytes each.
         self._names: bytes | None = None
         self._found: dict[tuple[str, frozenset[BtfKind]], int | None] = {}
         self._places: dict[str, list[int]] = {}
 
     def _find_types(self, layout: bytes) -> list[int]:
-        # A hundred thousand times around: every bytecode is a millisecond, or ten in a slow guest.
+        # The inner loop runs a hundred thousand times: every bytecode in it costs a millisecond,
+        # or ten in a slow guest.
         infos, steps = self._words[1:], self._steps
         offsets: list[int] = []
         append = offsets.append
@@ -194,12 +197,12 @@ class Btf:
                 break
         if at != len(self._words):
             raise BtfError("it is cut short within a type")
-        # There the next one would begin.
+        # The last offset is the end, where no type begins.
         offsets.pop()
         return offsets
 
     def _find_name(self, place: int, start: int) -> int:
-        """The first type from the one numbered *start* on whose name is there, -1 if none is."""
+        """Index of the first type from *start* on whose name is at *place*; -1 if none is."""
         if self._names is None:
             names = array("I", map(self._words.__getitem__, self._offsets))
             self._names = names.tobytes()
@@ -219,9 +222,9 @@ class Btf:
 
     def string(self, offset: int) -> str:
         """
-        A string of the table.
+        A string of the string table.
 
-        :raises BtfError: if there is none at *offset*
+        :raises BtfError: if there is no string at *offset*
         """
         btf = self
         while offset < btf.string_start and btf.base is not None:
@@ -249,12 +252,12 @@ class Btf:
         return self.string(offset) if offset else None
 
     def size_or_type(self, type_id: int) -> int:
-        """Size of an ``INT``, ``STRUCT``, …; the type that a ``PTR``, ``TYPEDEF``, … is of."""
+        """Size of an ``INT``, ``STRUCT``, …; type that a ``PTR``, ``TYPEDEF``, … refers to."""
         btf, at = self._at(type_id)
         return btf._words[at + 2]
 
     def kind_flag(self, type_id: int) -> bool:
-        """The flag of the kind: bit-fields in a structure, a union's ``FWD``, a signed enum."""
+        """``kind_flag``: a structure has bit-fields, a ``FWD`` is a union, an enum is signed."""
         btf, at = self._at(type_id)
         return bool(btf._words[at + 1] >> 31)
 
@@ -302,7 +305,8 @@ class Btf:
     def is_signed(self, type_id: int) -> bool:
         """Whether the enumerators of an ``ENUM`` or ``ENUM64`` are signed."""
         # Before Linux kernel commit 6089fb325cf7 ("bpf: Add btf enum64 support") (in v6.0) BTF did
-        # not tell. What would be a small negative number then is taken for that.
+        # not tell signed from unsigned enums. An enum of such BTF is taken for signed if a value of
+        # it would be a small negative number.
         if self._tells_signs or self.kind_flag(type_id):
             return self.kind_flag(type_id)
         return any(value >= _NEGATIVE for _, value, *_ in self._items(type_id))
@@ -325,15 +329,15 @@ class Btf:
 
     def find(self, name: str, kinds: frozenset[BtfKind]) -> int | None:
         """
-        ID of the first type of one of *kinds* called *name*.
+        ID of the first type called *name* that is of one of *kinds*.
 
-        The types of a base come first.
+        The types of the base are searched first.
         """
         found = self.base.find(name, kinds) if self.base else None
         return self.find_own(name, kinds) if found is None else found
 
     def find_own(self, name: str, kinds: frozenset[BtfKind]) -> int | None:
-        """As :meth:`find()`, with the types of the base left out."""
+        """As :meth:`find()`, without the types of the base."""
         key = name, kinds
         if key not in self._found:
             self._found[key] = self._find_first(name, kinds)
@@ -350,16 +354,16 @@ class Btf:
 
     def places(self, name: str) -> list[int]:
         """
-        Where a string is.
+        Offsets of a string.
 
-        A string is not repeated in a table, but a module's may be in its base's as well.
+        A table has each string once, but a module and its base may both have it.
         """
         found = self._places.get(name)
         if found is None:
             found = list(self.base.places(name)) if self.base else []
             needle = name.encode("utf-8", "replace") + b"\0"
             at = self._strings.find(b"\0" + needle)
-            # The first string of a module's has no NUL in front.
+            # No NUL precedes the first string of a module.
             if at >= 0 or self._strings.startswith(needle):
                 found.append(self.string_start + at + 1)
             self._places[name] = found
@@ -373,10 +377,10 @@ class Btf:
         return {variable: offset for variable, offset, _ in self._items(type_id)}
 
     def constants(self) -> dict[int, int]:
-        """The ``ENUM`` or ``ENUM64`` of each enumerator, by where its name is; base left out."""
+        """The ``ENUM`` or ``ENUM64`` of each own enumerator, by the offset of its name."""
         words, offsets = self._words, self._offsets
         found: dict[int, int] = {}
-        # Backwards: of several of a name the first remains.
+        # Backwards, so that the first enumerator of a name remains.
         for type_id in reversed(list(self._own({BtfKind.ENUM, BtfKind.ENUM64}))):
             at = offsets[type_id - self.start_id]
             _, each = _WORDS[self.kind(type_id)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where BTF comes from: a kernel's memory and its modules', or a file."""
+"""Reading BTF: from the memory of a kernel and its modules, or from a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("drgn.drgn_sockets")
 
 _SYS_BTF = "/sys/kernel/btf/vmlinux"
-# Debian's largest is 7 MB; with everything built in it is some 20.
+# Debian's largest BTF is 7 MB; that of a kernel with everything built in is some 20 MB.
 _MAX_BTF = 1 << 28
 # Far more than a kernel has.
 _MAX_MODULES = 1 << 14
@@ -30,7 +30,7 @@ class BtfFile:
     """
     A file with a kernel's BTF: a vmlinux, or a copy of ``/sys/kernel/btf/vmlinux``.
 
-    :raises UserError: if it has none
+    :raises UserError: if the file has no BTF, or cannot be read
     """
 
     def __init__(self, path: str) -> None:
@@ -55,9 +55,9 @@ class BtfFile:
 
     def check_build(self, prog: Program) -> None:
         """
-        See whether it is of this kernel, as far as the kernel tells.
+        Check that the file is of this kernel's build, as far as the kernel's memory tells.
 
-        :raises UserError: if it is of another
+        :raises UserError: if the file is of another build
         """
         theirs = self.elf.build_id() if self.elf is not None else None
         ours = build_id(prog)
@@ -69,7 +69,7 @@ class BtfFile:
         try:
             differs = own_btf(prog) != self.data
         except UserError:
-            # It is for such kernels that a file is given.
+            # A file is given for kernels whose own BTF cannot be read.
             differs = False
         if differs:
             raise UserError(f"{self.path} is of another build: the kernel's own BTF is different")
@@ -79,7 +79,7 @@ def own_btf(prog: Program) -> bytes:
     """
     The BTF that a kernel carries.
 
-    :raises UserError: if it has none, or it cannot be read
+    :raises UserError: if the kernel has no BTF, or its BTF cannot be read
     """
     if is_running_kernel(prog):
         try:
@@ -111,12 +111,12 @@ def module_btf(prog: Program, base: Btf) -> Iterator[Btf]:
     """
     The BTF of modules that are loaded.
 
-    One that cannot be read is left out.
+    BTF that cannot be read is left out.
     """
-    # What struct module has as btf_data is gone once the module is loaded; this copy the kernel
-    # keeps, for those who read /sys/kernel/btf/MODULE, and in it references to a base that the
-    # module may have brought with it are resolved already (btf_parse_module()). Linux kernel
-    # commit 36e68442d1af ("bpf: Load and verify kernel module BTFs") (in v5.11) added it.
+    # btf_data of struct module is gone once the module is loaded. The list btf_modules has a copy
+    # that the kernel keeps for readers of /sys/kernel/btf/MODULE. A module may bring a base of its
+    # own; in the copy, references to it are resolved already (btf_parse_module()). Linux kernel
+    # commit 36e68442d1af ("bpf: Load and verify kernel module BTFs") (in v5.11) added the list.
     try:
         head = prog["btf_modules"].address_of_()
         prog.type("struct btf_module")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""drgn's types, constants and variables out of BTF and symbols."""
+"""Making drgn's types, constants and variables from BTF and symbols."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _INT_BOOL = 4
 
 # The kernel's own bound is 32 (MAX_RESOLVE_DEPTH).
 _MAX_DEPTH = 64
-# In bytes, of an array: more is no kernel's, and drgn reckons in bits.
+# Of an array, in bytes. No kernel has a larger one, and drgn counts sizes in bits.
 _MAX_SIZE = 1 << 40
 _PER_CPU = ".data..percpu"
 
 
 class BtfTypes:
     """
-    Makes drgn's types of BTF, each once, when it is asked for.
+    Makes drgn's types from BTF, each once, when it is asked for.
 
     :param base: For a module's BTF, the types of its kernel
     """
@@ -131,7 +131,7 @@ class BtfTypes:
         """
         The type with a BTF ID.
 
-        :raises BtfError: if it is not there, or leads around in a circle
+        :raises BtfError: if there is no such type, or it refers to itself in a circle
         """
         if self._base is not None and type_id < self._btf.start_id:
             return self._base.type(type_id)
@@ -146,7 +146,7 @@ class BtfTypes:
         except BtfError:
             raise
         except (ValueError, TypeError, OverflowError) as e:
-            # drgn's word on a size or a name that cannot be.
+            # drgn raises these for an impossible size or name.
             raise BtfError(f"its type {type_id}: {e}") from None
         finally:
             self._depth -= 1
@@ -185,13 +185,13 @@ class BtfTypes:
         raise BtfError(f"its type {type_id} is a {kind.name}, which is no type")
 
     def _check_nesting(self, type_id: int) -> None:
-        # drgn follows members by value, and types without a name of their own to print them, as
-        # far as they lead; so it has to be seen that they end before it gets the first of them.
+        # drgn follows members by value, and anonymous types to print them, however deep they nest.
+        # So both have to be known to end before drgn gets the first of these types.
         self._height(type_id, True, 0)
         self._height(type_id, False, 0)
 
     def _height(self, type_id: int, by_value: bool, depth: int) -> int:
-        """How deep types are nested in a type, by value, or else written out where it is named."""
+        """How deep types nest in a type: by value, or else where drgn writes out its name."""
         btf = self._btf
         if self._base is not None and type_id < btf.start_id:
             return self._base._height(type_id, by_value, depth)
@@ -213,7 +213,8 @@ class BtfTypes:
         return known
 
     def _make_array(self, element: Type, length: int) -> Type:
-        # Of 0, it is one that goes on behind a structure: which ends here is not told.
+        # BTF does not tell a flexible array member from an array of length 0; it is taken for the
+        # former.
         try:
             size = sizeof(element) * length
         except TypeError as e:
@@ -231,7 +232,7 @@ class BtfTypes:
         return prog.int_type(name, size, bool(flags & _INT_SIGNED))
 
     def _size_of_number(self, type_id: int) -> int:
-        # drgn makes types of other sizes as well, and complains when they are used.
+        # drgn makes types of other sizes too, and raises an error only when they are used.
         size = self._btf.size_or_type(type_id)
         if size not in (1, 2, 4, 8, 12, 16):
             raise BtfError(f"its type {type_id} has a size of {size} bytes")
@@ -284,7 +285,7 @@ class BtfTypes:
         return make
 
     def _with_size(self, type_id: int) -> Type:
-        """A type that an element or a member can be of: not ``void``, and no function."""
+        """A type that an element or a member can have: not ``void``, and no function."""
         self._check_nesting(type_id)
         found = inner = self.type(type_id)
         while inner.kind == TypeKind.TYPEDEF:
@@ -319,9 +320,10 @@ class BtfTypes:
             yield TypeMember(make, member.name, offset)
 
     def _narrow(self, type_id: int) -> tuple[int, int]:
-        """(Bit offset, width) of a bit-field that is one by its integer type; (0, 0) of none."""
-        # So it was before Linux kernel commit 9d5f9f701b18 ("bpf: btf: fix struct/union/fwd types
-        # with kind_flag") (in v5.0), and is where a compiler or pahole does not set the flag.
+        """(Bit offset, width) of a bit-field, by its integer type; (0, 0) if it is none."""
+        # The integer type tells them before Linux kernel commit 9d5f9f701b18 ("bpf: btf: fix
+        # struct/union/fwd types with kind_flag") (in v5.0), and wherever a compiler or pahole does
+        # not set the flag.
         btf = self._btf
         for _ in range(_MAX_DEPTH):
             kind = btf.kind(type_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Types of variables, which BTF mostly has not: as C declares them."""
+"""Types of variables as C declares them, because BTF has the types of few variables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from drgn import Program, Type
 
-#: What drgn's helpers and ours use. One that is missing is added with a line. Of several for one
-#: name the first counts whose type this kernel has. A length is left out where it depends on
-#: the configuration, and const where it came with a version.
+#: The variables that drgn's helpers and ours use. Add a line for one that is missing. If a name has
+#: several declarations, the first whose type this kernel has counts. A length is left out if it
+#: depends on the configuration, and const if some versions do not have it.
 DECLARATIONS = """
 # Tasks, namespaces, users
 struct task_struct init_task;
@@ -201,7 +201,7 @@ def parse(text: str) -> Iterator[tuple[str, str]]:
     Read declarations of variables, one to a line.
 
     :return: Names, and their types as C writes them without a name
-    :raises ValueError: if a line is none
+    :raises ValueError: if a line is no declaration
     """
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
@@ -218,7 +218,7 @@ class Declarations:
     """
     Variables of a kernel with the types that are declared for them.
 
-    :param text: Declarations to begin with, of which each is parsed when it is asked for.
+    :param text: The first declarations; each is parsed when its variable is asked for.
     """
 
     def __init__(self, prog: Program, text: str = "") -> None:
@@ -228,7 +228,7 @@ class Declarations:
 
     def add(self, text: str) -> None:
         """
-        Declare more variables, which come before those of the same name.
+        Declare more variables. They take precedence over earlier ones of the same name.
 
         :raises ValueError: if a line is no declaration
         """
@@ -246,7 +246,7 @@ class Declarations:
         return found
 
     def type(self, name: str) -> Type | None:
-        """The type of a variable, ``None`` if none is declared that the kernel has."""
+        """The declared type of a variable; ``None`` if the kernel has no such type."""
         for declared in self._declared(name):
             try:
                 return self._prog.type(re.sub(r"\[([A-Za-z_]\w*)\]", self._length, declared))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""As much of ELF as is needed to take BTF and symbols out of a vmlinux without DWARF."""
+"""A small ELF reader, to take BTF and symbols from a vmlinux without DWARF."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ELFCOMPRESS_ZLIB = 1
 _NT_GNU_BUILD_ID = 3
 _SHN_UNDEF = 0
 _STT_FUNC = 2
-# No type, object, function; the others name sections and files.
+# STT_NOTYPE, STT_OBJECT, STT_FUNC; the other types name sections and files.
 _STT_SYMBOLS = (0, 1, _STT_FUNC)
 _STB_LOCAL = 0
 # A kernel's BTF and tables of symbols are far below this.
@@ -53,11 +53,11 @@ class Elf:
     """
     An ELF file of 64 bits.
 
-    :raises UserError: if it cannot be read, or is none
+    :raises UserError: if the file cannot be read, or is not such a file
     """
 
     def __init__(self, path: str) -> None:
-        #: As it was given.
+        #: The path as it was given.
         self.path = path
         try:
             with open(path, "rb") as f:
@@ -101,9 +101,9 @@ class Elf:
 
     def section(self, name: str) -> bytes | None:
         """
-        What is in a section, ``None`` if there is none of that name.
+        The contents of a section; ``None`` if there is no section of that name.
 
-        :raises UserError: if it is damaged
+        :raises UserError: if the section is damaged, or is compressed with something but zlib
         """
         for section in self._sections:
             if section.name == name and section.type != _SHT_NOBITS and section.size:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Single symbols out of a kernel's kallsyms, where VMCOREINFO tells where that is.
+Finding single symbols in a kernel's kallsyms, if VMCOREINFO tells where that is.
 
-drgn makes an index of all of them, some 150,000, of which a command wants ten. Here a name is
-looked for as it stands in the table, compressed; the table is read, but not taken apart.
+drgn makes an index of all symbols, some 150,000, and a command wants ten of them. This module
+compresses the name that is wanted, and searches the table for the result; the table is never
+decompressed as a whole.
 
-As scripts/kallsyms.c makes it, a name with its type in front is a string of codes, each of which
-stands for a character or for a token. Tokens were made one after the other, from code 255 down, of
-the pair of codes that was the most frequent then, and all its occurrences were replaced. So the
-pair of a token is what its own text is compressed to by the tokens before it, and a name is
-compressed by replacing pair after pair.
+scripts/kallsyms.c puts the type of a symbol in front of its name, and stores both as a string of
+codes. Each code stands for a character or for a token. kallsyms.c makes the tokens one after the
+other, from code 255 down: a token is the pair of codes that is the most frequent at that time, and
+its code then replaces the pair everywhere. So the text of a token, compressed with the tokens made
+before it, gives the pair of the token; and replacing pair after pair compresses a name.
 """
 
 from __future__ import annotations
@@ -23,22 +24,23 @@ from typing import Callable
 
 from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind
 
-# A kernel has some 150,000 symbols, and of each a dozen bytes.
+# A kernel has some 150,000 symbols, whose names take a dozen bytes each.
 _MAX_SYMBOLS = 1 << 22
 _MAX_NAMES = 1 << 26
 _MAX_TOKEN = 512
-# Every so many symbols kallsyms_markers has where a name begins.
+# kallsyms_markers tells where the name of every 256th symbol begins.
 _BLOCK = 256
-# As drgn has it: kallsyms has no sizes, and what follows a gap is not told.
+# drgn's limit. kallsyms has no sizes: a symbol is taken to reach to the next one, and is given no
+# size if a gap this large follows it.
 _MAX_SIZE = 0x10000
 _MASK = (1 << 64) - 1
-# Of so many names in a place it is seen whether they are compressed as is thought here.
+# So many names of a block are compressed again, to check that the kernel compresses as this does.
 _SAMPLE = 8
-# As nm(1) has them, of what is in a kernel.
+# Types of symbols that a kernel has, see nm(1).
 _TYPES = b"AaBbCcDdGgIiRrSsTtuVvWw"
-# So many bytes are found in few places.
+# A search for this many bytes or more finds few places.
 _SELECTIVE = 2
-# Names of codes so many are not looked for: their lengths have two bytes.
+# Compressed names of 128 bytes or more have a two-byte length; they are not searched for here.
 _LONG = 0x80
 
 
@@ -50,9 +52,9 @@ class Kallsyms:
     """
     The table of a kernel's symbols.
 
-    :param vmcoreinfo: What tells where it is.
-    :raises OddKallsymsError: if it does not, or what is there is not as expected
-    :raises FaultError: if it cannot be read
+    :param vmcoreinfo: Text of VMCOREINFO, which tells where the table is.
+    :raises OddKallsymsError: if VMCOREINFO does not tell, or the table is not as expected
+    :raises FaultError: if the table cannot be read
     """
 
     def __init__(self, prog: Program, vmcoreinfo: str) -> None:
@@ -72,7 +74,7 @@ class Kallsyms:
             raise OddKallsymsError(f"VMCOREINFO lacks {e}") from None
         if not platform.flags & PlatformFlags.IS_64_BIT or "kallsyms_addresses" in at:
             raise OddKallsymsError("addresses are absolute")
-        #: How many there are.
+        #: How many symbols there are.
         self.count: int = prog.read_u32(number)
         if not _BLOCK < self.count < _MAX_SYMBOLS or not 0 < table - names < _MAX_NAMES:
             raise OddKallsymsError(f"{self.count} symbols in {table - names} bytes")
@@ -82,7 +84,7 @@ class Kallsyms:
         self._markers = self._find_markers(names)
         self._names = self._names[: self._end]
         if bytes(2 * _BLOCK) in self._names:
-            # No name is so long: here is a page that was not dumped.
+            # No name is this long, so the zeros are a page that was not dumped.
             raise OddKallsymsError("names have a hole")
         self._check_sample()
         self._offsets: array[int] = array("i", prog.read(offsets, 4 * self.count))
@@ -100,15 +102,16 @@ class Kallsyms:
         return [text[start : text.index(0, start)] for start in starts]
 
     def _find_pairs(self) -> list[tuple[bytes, bytes]]:
-        """The pair of codes that each token replaces, and its code, in the order they were made."""
+        """The pair of codes that each token replaces, and the token's code; oldest token first."""
         tokens = self._tokens
         single = {token[0]: code for code, token in enumerate(tokens) if len(token) == 1}
         self._codes = bytes(single.get(i, 0) for i in range(256))
         self._known = frozenset(single)
-        # Characters that a type may be, and their codes.
+        # Characters that stand for types, and the codes of these characters.
         self._letters = self._known.intersection(_TYPES)
         self._types = [single[char] for char in sorted(self._letters)]
-        # The first two characters of tokens: where a type may have been taken into one.
+        # First characters of tokens by their second ones: such a token may begin a coded name, and
+        # hold the type and the first character of the name.
         self._starts: dict[int, set[int]] = {}
         pairs: list[tuple[bytes, bytes]] = []
         for code in range(255, -1, -1):
@@ -142,7 +145,7 @@ class Kallsyms:
         return at + 1 + size
 
     def _find_markers(self, names: int) -> Sequence[int]:
-        """Where in the names every 256th begins, by the table of that, which lies behind them."""
+        """kallsyms_markers: where every 256th name begins. The table follows the names."""
         for long in (True, False):
             at = 0
             try:
@@ -162,7 +165,7 @@ class Kallsyms:
         raise OddKallsymsError("kallsyms_markers is not to be found")
 
     def _block(self, number: int) -> list[int]:
-        """Where the names of a block begin, and where the last ends."""
+        """Where the names of a block begin, and where the last one ends."""
         count = min(_BLOCK, self.count - number * _BLOCK)
         last = number + 1 == len(self._markers)
         for long in (self._long, not self._long):
@@ -174,9 +177,9 @@ class Kallsyms:
                     starts.append(at)
             except IndexError:
                 continue
-            # The table behind is aligned.
+            # The table that follows the last name is aligned.
             if 0 <= self._end - at < 8 if last else at == self._markers[number + 1]:
-                # Where no name before was so long, it did not matter.
+                # Until now no name was so long that the form of lengths mattered.
                 self._long = long
                 return starts
         raise OddKallsymsError(f"names {number * _BLOCK} and on do not end where others begin")
@@ -198,7 +201,7 @@ class Kallsyms:
                     raise OddKallsymsError("names are compressed in another way")
 
     def _find_encoding(self, place: int, base: int | None, stext: int) -> Callable[[int], int]:
-        """What gives the address of a symbol by its number, as drgn finds it out."""
+        """Find the function from number to address of a symbol, in the way that drgn does."""
         offsets = self._offsets
 
         start: int = base or 0
@@ -225,27 +228,29 @@ class Kallsyms:
         raise OddKallsymsError("addresses are not as they are known to be")
 
     def _number_at(self, start: int) -> int | None:
-        """The number of the symbol whose name begins at *start*, ``None`` if none does."""
+        """The number of the symbol whose name begins at *start*; ``None`` if no name does."""
         block = bisect.bisect_right(self._markers, start) - 1
         starts = self._block(block)
         i = bisect.bisect_left(starts, start)
         return block * _BLOCK + i if i < len(starts) - 1 and starts[i] == start else None
 
     def _number(self, name: bytes) -> int | None:
-        """The number of the first symbol of a name, ``None`` if there is none."""
+        """The number of the first symbol of that name; ``None`` if there is none."""
         if not name or not self._known.issuperset(name):
             return None
         coded = self._compress(name)
         if len(coded) + 1 >= _LONG:
             raise OddKallsymsError("it is too long a name")
-        # Its type may have become one with what follows, and so other pairs have been made. Of
-        # each form, with its length in front, the type stands for itself in the first.
+        # Forms that the name may have in the table, each with its length in front. In the first
+        # ones the type has a code of its own. In the others a token holds the type and the
+        # beginning of the name, so that other pairs were made of the rest.
         forms = [bytes((len(coded) + 1,)) + bytes((kind,)) + coded for kind in self._types]
         for kind in self._letters.intersection(self._starts.get(name[0], ())):
             whole = self._compress(bytes((kind,)) + name)
             if whole[1:] != coded:
                 forms.append(bytes((len(whole),)) + whole)
-        # What all forms end with leads to them in one go: the shortest one has two bytes before.
+        # One search for the tail that all forms share finds them all. At least two bytes come
+        # before it, the length and the code with the type.
         tail = coded
         for form in forms:
             while not form.endswith(tail, 2):
@@ -256,7 +261,7 @@ class Kallsyms:
         return self._search(tail, set(forms))
 
     def _search(self, tail: bytes, forms: set[bytes]) -> int | None:
-        """The number of the first symbol whose name is one of *forms*, all of which end alike."""
+        """The number of the first symbol whose name has one of *forms*, which end with *tail*."""
         names = self._names
         sizes = {len(form) - len(tail) for form in forms}
         at = names.find(tail)
@@ -281,18 +286,18 @@ class Kallsyms:
 
     def find(self, name: str) -> Symbol | None:
         """
-        The first symbol of a name, ``None`` if there is none.
+        The first symbol of that name; ``None`` if there is none.
 
-        :raises OddKallsymsError: if that cannot be told
+        :raises OddKallsymsError: if this class cannot tell
         """
         number = self._number(name.encode())
         return None if number is None else self._symbol(number)
 
     def find_at(self, address: int) -> Symbol | None:
         """
-        The symbol that an address lies in, ``None`` if there is none.
+        The symbol that an address lies in; ``None`` if there is none.
 
-        :raises OddKallsymsError: if that cannot be told
+        :raises OddKallsymsError: if this class cannot tell
         """
         low, high = 0, self.count
         while low < high:
@@ -308,7 +313,7 @@ class Kallsyms:
 
 
 def _binding_kind(letter: str) -> tuple[SymbolBinding, SymbolKind]:
-    # As drgn's symbol_from_kallsyms(): see nm(1).
+    # As drgn's symbol_from_kallsyms() does; see nm(1) for the letters.
     lower = letter.lower()
     if letter == "u":
         binding = SymbolBinding.UNIQUE
@@ -323,17 +328,17 @@ def _binding_kind(letter: str) -> tuple[SymbolBinding, SymbolKind]:
 
 def kallsyms_symbol(name: bytes, letter: str, address: int, following: int | None) -> Symbol:
     """
-    A symbol as drgn makes it of kallsyms.
+    A symbol as drgn makes it from kallsyms.
 
-    :param letter: Its type, see nm(1).
-    :param following: Where the next symbol is.
+    :param letter: Type of the symbol, see nm(1).
+    :param following: Address of the next symbol; ``None`` for the last one.
     """
     size = (following or address) - address
     return Symbol(name.decode(), address, size if size < _MAX_SIZE else 0, *_binding_kind(letter))
 
 
 def read_kallsyms(prog: Program, vmcoreinfo: str) -> Kallsyms | None:
-    """The table, ``None`` if it cannot be used here."""
+    """The kernel's table of symbols; ``None`` if :class:`Kallsyms` cannot use it."""
     try:
         return Kallsyms(prog, vmcoreinfo)
     except (OddKallsymsError, FaultError, ValueError, IndexError, OverflowError):

@@ -2,9 +2,9 @@
 """
 Writing a kdump-compressed core: the format of makedumpfile, which drgn, crash and others open.
 
-A header, a sub-header, VMCOREINFO, two bitmaps of page frames (those there are, those in the
-file), a descriptor for each page in the file, and the pages, each compressed for itself
-(makedumpfile's IMPLEMENTATION file and diskdump_mod.h).
+The file has a header, a sub-header, VMCOREINFO, two bitmaps of page frames (which ones exist, and
+which ones are in the file), a descriptor for each page in the file, and the pages, each compressed
+by itself (makedumpfile's IMPLEMENTATION file and diskdump_mod.h).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SIGNATURE = b"KDUMP   "
 _VERSION = 6
 _UTSNAME_FIELD = 65
 _COMPRESSED_ZLIB = 1
-# dump_level: what is not there was left out, and is not to be taken for zeros.
+# dump_level: a page that is not in the file was left out, so readers must not take it for zeros.
 _ALL_BUT_ZERO = 30
 
 
@@ -40,14 +40,14 @@ def write_kdump(
     :param byte_order: ``"<"`` or ``">"``.
     :param utsname: ``sysname``, ``nodename``, ``release``, ``version``, ``machine`` and
         ``domainname`` of ``struct new_utsname``; readers tell the architecture from it.
-    :return: Size of the file, bytes.
-    :raises OSError: if it cannot be written
+    :return: Size of the file in bytes.
+    :raises OSError: if the file cannot be written
     """
     frames = sorted(pages)
     n_frames = frames[-1] + 1 if frames else 0
     bitmap_size = max(1, -(-n_frames // (8 * page_size))) * page_size
-    # libkdumpfile takes VMCOREINFO from its ELF note, others from where the sub-header says: it
-    # is the end of the note, less the NULs that fill that up.
+    # libkdumpfile takes VMCOREINFO from its ELF note, other readers from the offset in the
+    # sub-header. That offset points into the same note, at its text.
     note_head = struct.pack(f"{byte_order}III12s", 11, len(vmcoreinfo), 0, b"VMCOREINFO\0")
     note = note_head + vmcoreinfo + b"\0" * (-len(vmcoreinfo) % 4)
     sub = struct.Struct(byte_order + "Qii11Q")
@@ -68,7 +68,7 @@ def write_kdump(
         sub_blocks,
         2 * bitmap_size // page_size,
         n_frames & 0xFFFFFFFF,
-        0,  # total_ram_blocks, device_blocks: of other formats
+        0,  # total_ram_blocks, device_blocks: used by other formats
         0,
         len(frames) & 0xFFFFFFFF,
         0,  # current_cpu
@@ -88,7 +88,7 @@ def write_kdump(
             page_size + sub.size,
             len(note),
             *(0, 0),  # erase information
-            0,  # as split, in 64 bits
+            0,  # start_pfn_64: not split
             n_frames,
             n_frames,
         )
@@ -115,7 +115,7 @@ def write_kdump(
 
 
 def _write_bitmaps(file: BinaryIO, frames: Sequence[int], at: int, size: int) -> None:
-    # Block by block: those of a large machine are megabytes of zeros, which stay holes.
+    # Block by block: the bitmaps of a large machine are megabytes of zeros, which stay holes.
     blocks: dict[int, bytearray] = {}
     block_size = 4096
     for frame in frames:

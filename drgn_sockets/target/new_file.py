@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Writing a file or a directory beside, and giving it its name when it is whole."""
+"""Writing a file or a directory under a temporary name, and renaming it when it is complete."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from drgn_sockets.errors import UserError
 
 def check_writable(path: Path) -> None:
     """
-    See that there is hope for *path*, before much is read.
+    Check that *path* can be written, before much is read.
 
-    :raises UserError: if there is none
+    :raises UserError: if it cannot
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is not a regular file; give another with -o")
@@ -32,16 +32,16 @@ def check_writable(path: Path) -> None:
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[BinaryIO]:
     """
-    A file that gets its name when it is whole, and is gone if it does not come to that.
+    A file that gets its name when it is complete, and is removed if it never is.
 
-    :raises UserError: if it cannot be written
+    :raises UserError: if the file cannot be written
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_unwinding())
         stack.callback(beside.unlink, missing_ok=True)
         try:
-            # Kernel addresses are for their owner alone, as in what makedumpfile writes.
+            # The file holds kernel addresses, so only its owner may read it, as with makedumpfile.
             file = cast(BinaryIO, open(beside, "x+b", opener=_private))  # noqa: SIM115
             stack.callback(_close, file)
             yield file
@@ -55,10 +55,9 @@ def written_beside(path: Path) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def directory_beside(path: Path) -> Iterator[Path]:
     """
-    A directory that gets its name when it is whole, and is gone if it does not come to that.
+    A directory that gets its name when it is complete, and is removed if it never is.
 
-    :raises UserError: if there is something of that name other than an empty directory, or it
-        cannot be written
+    :raises UserError: if *path* exists and is not an empty directory, or cannot be written
     """
     try:
         if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -74,7 +73,7 @@ def directory_beside(path: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_unwinding())
         try:
-            # Kernel addresses, here as well.
+            # The directory holds kernel addresses too, so only its owner may read it.
             beside.mkdir(mode=0o700)
             stack.callback(shutil.rmtree, beside, ignore_errors=True)
             yield beside
@@ -88,14 +87,14 @@ def _private(path: str, flags: int) -> int:
 
 
 def _close(file: BinaryIO) -> None:
-    # That writes what is buffered, and would complain of the full disk once more.
+    # Closing writes what is buffered, and would report a full disk a second time.
     with contextlib.suppress(OSError):
         file.close()
 
 
 @contextlib.contextmanager
 def _unwinding() -> Iterator[None]:
-    """Have signals that end the process at once end it by unwinding."""
+    """Have signals raise :exc:`SystemExit`, so that cleanups run before they end the process."""
 
     def end(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From command-line options to a :class:`drgn.Program` with types, or one line why not."""
+"""Turning command-line options into a :class:`drgn.Program` with types, or into one error line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KCORE = "/proc/kcore"
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what to open, named as drgn's own."""
+    """Add the options that say what to open; they have the names of drgn's options."""
     group = parser.add_argument_group("what to look at")
     program = group.add_mutually_exclusive_group()
     program.add_argument("-k", "--kernel", action="store_true", help="the running kernel (default)")
@@ -86,7 +86,7 @@ def open_target(args: argparse.Namespace) -> Program:
     """
     Open what the options of :func:`add_target_arguments` say, and load its types.
 
-    :raises UserError: if that is not possible
+    :raises UserError: if it cannot be opened, or has no types
     """
     architecture = (
         getattr(drgn.Architecture, args.architecture.upper()) if args.architecture else None
@@ -98,7 +98,7 @@ def open_target(args: argparse.Namespace) -> Program:
     except ValueError as e:
         if "ARCH_NAME" not in str(e) or platform is not None:
             raise UserError(_not_a_core(args, e)) from None
-        # QEMU's kdump files do not say what machine they are of.
+        # QEMU's kdump files do not tell their architecture.
         prog = _set_program(args, drgn.host_platform, vmcoreinfo)
         print(
             f"drgn-sockets: {args.core} does not say its architecture; taking it for "
@@ -140,7 +140,7 @@ def _set_program(
     except drgn.FaultError as e:
         raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
     except Exception as e:
-        # What drgn makes of libkdumpfile's errors.
+        # drgn raises a plain Exception for libkdumpfile's errors.
         if type(e) is not Exception:
             raise
         raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
@@ -184,7 +184,7 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
     for path in args.symbols:
         from drgn_sockets.target.elf import MAGIC
 
-        # drgn would only warn.
+        # drgn only warns of a file that it cannot use.
         try:
             with open(path, "rb") as f:
                 magic = f.read(4)
@@ -210,7 +210,7 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
 
 
 def _btf_file(prog: Program, args: argparse.Namespace) -> BtfFile | None:
-    """A file with BTF that was given."""
+    """The file with BTF that the options name; ``None`` if they name no file."""
     if args.btf is not None:
         return BtfFile(args.btf)
     for path in args.symbols:
@@ -226,7 +226,7 @@ def _btf_file(prog: Program, args: argparse.Namespace) -> BtfFile | None:
 
 
 def _load_dwarf(prog: Program, args: argparse.Namespace) -> bool:
-    """Load debugging symbols that are on this machine, or given; whether there are any."""
+    """Load debugging symbols, given or on this machine; ``False`` if there are none."""
     with OwnTypes.of(prog).aside():
         return _try_dwarf(prog, args)
 
@@ -239,7 +239,7 @@ def _try_dwarf(prog: Program, args: argparse.Namespace) -> bool:
     except (OSError, ValueError, drgn.FaultError) as e:
         raise UserError(f"cannot load symbols: {e}") from None
     try:
-        # A kernel may have these as modules, whose types are in files of their own.
+        # These may belong to modules, whose types are in files of their own.
         prog.type("struct unix_sock")
         prog.type("struct ipv6_pinfo")
     except LookupError:

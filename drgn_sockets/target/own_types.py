@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a kernel says of itself: types from its BTF, symbols from its kallsyms."""
+"""Types from a kernel's own BTF, and symbols from its own kallsyms."""
 
 from __future__ import annotations
 
@@ -34,24 +34,25 @@ logger = logging.getLogger("drgn.drgn_sockets")
 
 class OwnTypes:
     """
-    Finders of types, objects and symbols for a program, that read the kernel's own memory.
+    Finders of types, objects and symbols for a program, which read the kernel's own memory.
 
-    They come last in the order of finders, and what they need is loaded when they are first
-    asked: where there is DWARF, they stay out of the way.
+    These finders come last in drgn's order, and load BTF and kallsyms when drgn first asks them.
+    So nothing is loaded where DWARF has everything.
     """
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
-        #: The file that types were taken from, for want of BTF in memory.
+        #: The file that types were taken from; ``None`` if they are from memory.
         self.btf_file: BtfFile | None = None
         self._btf: Btf | None = None
-        # The kernel's own, and with the first that it lacks those of its modules.
+        # The kernel's types; those of its modules are added at the first type that it lacks.
         self._types: list[BtfTypes] = []
         self._has_modules = False
-        # Those of modules alone, where the kernel's are from DWARF.
+        # The types of modules, for a kernel whose own types are from DWARF.
         self._beside_dwarf: list[BtfTypes] | None = None
         self._symbols: SymbolFinder | None = None
-        # Loading looks things up itself, and what failed once is not tried again.
+        # Set before loading, because loading itself calls the finders. A load that failed is not
+        # tried again.
         self._tried = False
         self._aside = False
         self._known = Declarations(prog, DECLARATIONS)
@@ -76,10 +77,10 @@ class OwnTypes:
 
         :param system_map: A ``System.map``, for a core whose VMCOREINFO does not lead to
             kallsyms (before Linux 6.0).
-        :param btf: A file with the kernel's BTF, for one whose memory lacks it.
-        :param symbols: Where symbols come from, instead of all that.
-        :return: What was used, for people.
-        :raises UserError: if the kernel lacks what is needed
+        :param btf: A file with the kernel's BTF, for a kernel whose memory lacks it.
+        :param symbols: Finds symbols instead; the kernel's kallsyms and *system_map* are not used.
+        :return: A sentence that says which types and symbols are used.
+        :raises UserError: if there are no types or no symbols, or they are another kernel's
         """
         self._tried = True
         self.btf_file = btf
@@ -101,7 +102,9 @@ class OwnTypes:
         return f"types from {types_from}, symbols from {symbols_from}"
 
     def _check_build(self, files: list[str]) -> None:
-        # What is in two places, by symbol and type in one of them.
+        # Symbols or types from a file of another build would lead to wrong places. Two strings with
+        # known values show that both are right: the release, which VMCOREINFO has too, and the name
+        # of init_task.
         prog = self._prog
         try:
             release = prog["init_uts_ns"].name.release.string_().decode("ascii", "replace")
@@ -117,18 +120,20 @@ class OwnTypes:
 
     def declare(self, text: str) -> None:
         """
-        Tell the types of variables.
+        Declare the types of variables.
 
         :param text: As for :func:`drgn_sockets.target.declarations.parse()`.
-        :raises ValueError: if that is no declaration
+        :raises ValueError: if a line is no declaration
         """
         self._told.add(text)
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """
-        Find nothing while this lasts: whoever looks for debugging symbols, and drgn while it
-        loads them, would be answered by loading all that may not be needed.
+        Make the finders find nothing inside this context.
+
+        While debugging symbols are loaded, drgn and :mod:`drgn_sockets.target.open` look names up.
+        Without this context, such a lookup would load BTF and kallsyms, which may not be needed.
         """
         self._aside = True
         try:
@@ -143,14 +148,14 @@ class OwnTypes:
             try:
                 self.load()
             except UserError as e:
-                # Once, and not as an error: drgn may do without.
+                # A warning, once, and no error: drgn may not need these types.
                 logger.warning("%s", e)
         return bool(self._types)
 
     def _each(self) -> Iterator[BtfTypes]:
         yield self._types[0]
         if not self._has_modules and self._btf is not None:
-            # Finding them asks for types itself.
+            # Set first, because module_btf() asks for types itself.
             self._has_modules = True
             modules = list(module_btf(self._prog, self._btf))
             self._types += [BtfTypes(self._prog, m, self._types[0]) for m in modules]
@@ -160,14 +165,15 @@ class OwnTypes:
         self, prog: Program, kinds: TypeKindSet, name: str, filename: str | None
     ) -> Type | None:
         if self._ready():
-            # drgn tries all ways to write such a type; modules take theirs from the kernel.
+            # drgn tries all spellings of a primitive type. The kernel's BTF has those that modules
+            # use, so the modules need not be loaded for that.
             primitive = _PRIMITIVE.issuperset(name.split())
             for types in self._types[:1] if primitive else self._each():
                 found = types.find_type(prog, kinds, name, filename)
                 if found is not None:
                     return found
         elif not self._aside and TypeKind.STRUCT in kinds and _has_dwarf(prog):
-            # There may be DWARF of the kernel and not of its modules.
+            # The kernel may have DWARF while its modules have none.
             for types in self._modules_beside_dwarf():
                 found = types.find_type(prog, kinds, name, filename)
                 if found is not None:
@@ -176,7 +182,7 @@ class OwnTypes:
 
     def _modules_beside_dwarf(self) -> list[BtfTypes]:
         if self._beside_dwarf is None:
-            # Finding them asks for types itself.
+            # Set first, because module_btf() asks for types itself.
             self._beside_dwarf = []
             try:
                 btf = Btf(own_btf(self._prog))
@@ -200,8 +206,9 @@ class OwnTypes:
                 return at_symbol(prog, name, type_)
         if not self._ready():
             return None
-        # A declaration comes before modules, or most variables would have them loaded, and before
-        # enumerators, of which there is no index before one is asked for.
+        # Declarations are searched before modules, because otherwise most variables would load all
+        # modules. They are searched before enumerators too, because an index of enumerators is made
+        # only when one is asked for.
         own = self._types[0]
         if variable:
             found = own.find_object(prog, name, FindObjectFlags.VARIABLE, filename)
@@ -220,12 +227,12 @@ class OwnTypes:
                 return found
         symbol = next(iter(self._find_symbol(prog, name, None, True)), None)
         if flags & FindObjectFlags.FUNCTION and symbol and self._is_code(symbol.address):
-            # BTF may have only those that can be traced, and drgn looks for others to see what
-            # kernel it is. It is declared the old way: nothing is known of parameters.
+            # BTF may have only the functions that can be traced, and drgn looks for others to see
+            # what kernel this is. The parameters are unknown, so the type is "void f()".
             type_ = prog.function_type(prog.void_type(), (), is_variadic=True)
             return Object(prog, type_, address=symbol.address)
         if variable and symbol:
-            # drgn makes its own error of a LookupError, and knows it as one of its own.
+            # drgn turns a LookupError into an error of its own, and handles it as such.
             raise LookupError(
                 f"the type of {name} is not known: BTF has it of few variables; tell it with "
                 f"drgn_sockets.declare('struct TYPE {name};')"
@@ -233,7 +240,7 @@ class OwnTypes:
         return None
 
     def _is_code(self, address: int) -> bool:
-        # The kind of a symbol does not tell: Linux 7.2 has the data that follow it marked as text.
+        # The kind of a symbol does not tell: Linux 7.2 marks the data that follow the text as text.
         for start, end in (("_stext", "_etext"), ("_sinittext", "_einittext")):
             try:
                 if self._prog.symbol(start).address <= address < self._prog.symbol(end).address:
@@ -245,7 +252,7 @@ class OwnTypes:
     def _find_symbol(
         self, prog: Program, name: str | None, address: int | None, one: bool
     ) -> Sequence[Symbol]:
-        # Reading BTF begins with two symbols.
+        # Reading BTF looks up two symbols first, before there are any types.
         if self._symbols is None:
             self._ready()
         if self._symbols is None or self._aside:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Plugins of drgn that a command line has no use for.
+Keeping drgn from loading plugins that a command line does not use.
 
-drgn loads all plugins for the first program of a process. Its own and ours bring commands of
-its REPL, and with them most of drgn: importing that takes 34 ms.
-Others may bring finders of debugging symbols, which count here as in drgn.
+drgn loads all plugins for the first program of a process. Its own plugins and ours bring commands
+for its REPL, and import most of drgn with them, which takes 34 ms. Other plugins may bring finders
+of debugging symbols, which commands use as drgn does; so these plugins are loaded.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import sys
 from collections.abc import Iterator
 
-#: In the environment, drgn's own: patterns of the names of plugins that are not to be loaded.
+#: drgn's environment variable with name patterns of plugins that it does not load.
 VARIABLE = "DRGN_DISABLE_PLUGINS"
 
-# Entry points whose plugins do nothing but to register commands for the REPL; what ours does
-# besides, open_target() does itself.
+# Entry points of plugins that only register commands for the REPL. Ours also prepares types from
+# BTF, which open_target() does itself.
 _REPL_ONLY = {
     "builtin_commands": "drgn.commands._builtin",
     "crash_commands": "drgn.commands._crash",
@@ -28,9 +28,9 @@ _GROUP = "drgn.plugins"
 
 def leave_out() -> None:
     """
-    Have drgn load no plugins that only bring commands for its REPL, in this process.
+    Have drgn, in this process, load no plugins that only bring commands for its REPL.
 
-    Where there are no others, drgn need not look for them either.
+    If no other plugins are installed, drgn does not search for plugins at all.
     """
     disabled = os.environ.get(VARIABLE, "")
     if disabled == "*":
@@ -43,9 +43,9 @@ def leave_out() -> None:
 
 def _others() -> list[str] | None:
     """
-    Names of the plugins installed besides, ``None`` if only :mod:`importlib.metadata` can tell.
+    Names of the other installed plugins; ``None`` if only :mod:`importlib.metadata` can tell.
     """
-    # Reads the files that importlib.metadata reads; importing importlib.metadata takes 12 ms.
+    # This reads the files that importlib.metadata would read, whose import takes 12 ms.
     finders = [f for f in sys.meta_path if hasattr(f, "find_distributions")]
     if [getattr(f, "__name__", "") for f in finders] != ["PathFinder"]:
         return None
@@ -56,7 +56,7 @@ def _others() -> list[str] | None:
         except FileNotFoundError:
             continue
         except OSError:
-            # An archive, which can hold some as well.
+            # An archive, which can hold plugins too.
             return None
         for name in names:
             if name.endswith(".egg"):

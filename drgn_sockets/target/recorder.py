@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A program that reads another's memory, and keeps just what was read of it."""
+"""A program that reads the memory of another program, and keeps only the bytes that it read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.target.own_types import OwnTypes
 from drgn_sockets.target.symbols import vmcoreinfo, vmcoreinfo_line
 
-# What load_vmlinux_kallsyms() wants to find there. Before f09bddbd8661 ("vmcoreinfo: add
-# kallsyms_num_syms symbol", 6.0) and its dependencies VMCOREINFO lacks them.
+# Symbols that load_vmlinux_kallsyms() looks for in VMCOREINFO. VMCOREINFO lacks them before
+# f09bddbd8661 ("vmcoreinfo: add kallsyms_num_syms symbol", 6.0) and its dependencies.
 _KALLSYMS = (
     "kallsyms_names",
     "kallsyms_num_syms",
@@ -35,13 +35,13 @@ class Recorder:
     """
     Reads the memory of a kernel through its page tables, and keeps what was read.
 
-    A page is taken once, when it is first touched, so that on a live kernel all that
-    :attr:`program` reads of it is of one moment. What is kept are the bytes that were asked
-    for, and the entries of the page tables that lead there.
+    Each page is copied once, when it is first touched, so that on a live kernel all reads of a
+    page by :attr:`program` show the same moment. Only the bytes that were asked for are kept, and
+    the entries of the page tables that lead to them.
 
     :param source: A Linux kernel. Its types are not used.
     :param mark: A line for VMCOREINFO.
-    :raises UserError: if its page tables or its VMCOREINFO are not there
+    :raises UserError: if its page tables or its VMCOREINFO cannot be used
     """
 
     def __init__(self, source: Program, mark: str) -> None:
@@ -50,16 +50,17 @@ class Recorder:
             raise UserError("only the memory of 64-bit kernels can be distilled")
         self._source = source
         self._vmcoreinfo = _vmcoreinfo(source, mark)
-        # Those that were asked for, of a kernel that does not tell where all are.
+        # The symbols that were asked for, if the tables of kallsyms are not kept.
         self._symbols: dict[tuple[str, int], Symbol] = {}
         self._kallsyms_kept = False
         match = _PAGE_SIZE.search("\n".join(self._vmcoreinfo))
         #: Bytes in a page.
         self.page_size = int(match[1]) if match else 4096
-        #: By page frame number, what was read of each page; zeros elsewhere.
+        #: Each page by its frame number; bytes that were not read are zeros.
         self.kept: dict[int, bytearray] = {}
-        # Page frame of each virtual page; the pages as they were when first touched.
+        # Page frame of each virtual page.
         self._frames: dict[int, int] = {}
+        # Each page as it was when it was first touched, by its frame number.
         self._pages: dict[int, bytes] = {}
         self._translated = 0
         self._walker = self._new_program()
@@ -78,7 +79,7 @@ class Recorder:
 
     @property
     def vmcoreinfo(self) -> bytes:
-        """VMCOREINFO, and lines for what a kernel before 6.0 does not tell there."""
+        """VMCOREINFO, with lines added for symbols that a kernel before 6.0 does not tell there."""
         lines = [*self._vmcoreinfo, *map(vmcoreinfo_line, self._symbols.values())]
         return "".join(f"{line}\n" for line in dict.fromkeys(lines)).encode()
 
@@ -86,13 +87,13 @@ class Recorder:
         """
         Give :attr:`program` the kernel's own types and symbols, or those of the source.
 
-        :return: Files that these were taken from, because the kernel's memory lacks them: who
-            reads what was kept needs them as well.
-        :raises UserError: if there are none
+        :return: Files that types were taken from, because the kernel's memory lacks them. A reader
+            of the recorded memory needs these files too.
+        :raises UserError: if there are no types
         """
         own = OwnTypes.of(self.program)
-        # Where all are recorded, those of the source do for this; else those that are asked for
-        # are told in VMCOREINFO.
+        # The symbols come from the source in any case. If kallsyms is not kept, each symbol that is
+        # asked for becomes a line of VMCOREINFO.
         self._kallsyms_kept = self._keep_kallsyms()
         symbols = self._find_symbol
         try:
@@ -121,16 +122,16 @@ class Recorder:
         return [symbol]
 
     def _keep_kallsyms(self) -> bool:
-        """Read the tables of kallsyms, which lie side by side; whether they are there."""
+        """Read, and so keep, the tables of kallsyms; ``False`` if they are not there."""
         known = {name: _address(self._vmcoreinfo, name) for name in _KALLSYMS}
-        # Not all kernels have all.
+        # Some kernels lack some of these tables.
         at = {name: address for name, address in known.items() if address}
         if not at.keys() >= set(_KALLSYMS[:4]):
             return False
         try:
             number = self.program.read_u32(at["kallsyms_num_syms"])
-            # Of the others others follow, also after 404bad70fcf7 ("scripts/kallsyms: change the
-            # output order", 6.4).
+            # The tables lie side by side. One of these four comes last, also after 404bad70fcf7
+            # ("scripts/kallsyms: change the output order", 6.4).
             ends = {
                 "kallsyms_offsets": 4 * number,
                 "kallsyms_token_index": 2 * 256,
@@ -163,10 +164,10 @@ class Recorder:
 
     def _read_table(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         if count == 1:
-            # Where the walk has led to: see _frame().
+            # Not an entry of a page table, but the byte that _frame() reads: the walk is done.
             self._translated = address
             return b"\0"
-        # drgn reads the rest of the table as well; one entry is needed.
+        # drgn reads from the entry to the end of the table; only the entry is needed.
         frame, start = divmod(address, self.page_size)
         entry = self._keep(frame, start, start + _ENTRY)
         return entry.ljust(count, b"\0")
@@ -193,7 +194,7 @@ class Recorder:
 
 
 def _address(lines: list[str], name: str) -> int:
-    """What VMCOREINFO has as the address of a symbol, 0 if nothing."""
+    """The address of a symbol in VMCOREINFO, 0 if VMCOREINFO lacks it."""
     start = f"SYMBOL({name})="
     return next((int(line[len(start) :], 16) for line in lines if line.startswith(start)), 0)
 

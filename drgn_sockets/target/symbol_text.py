@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Single symbols out of the text of ``/proc/kallsyms`` or a System.map, which stays text."""
+"""Finding single symbols in ``/proc/kallsyms`` or a System.map, without parsing the whole text."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 
 class OddTextError(Exception):
-    """A line is none of a symbol, or not in its place: what reads all lines may know better."""
+    """A line is not a symbol, or out of order; a reader of the whole text may cope with it."""
 
 
 class Line(NamedTuple):
-    """A line, and where the next symbol is."""
+    """A line, and the address of the next symbol."""
 
     address: int
-    #: As nm(1) has it.
+    #: The letter of nm(1).
     kind: str
     name: bytes
-    #: ``None`` of the last.
+    #: ``None`` for the last line.
     following: int | None
 
 
@@ -26,7 +26,8 @@ class SymbolText:
 
     def __init__(self, text: bytes) -> None:
         self._text = text
-        # Lines that go on with a module's name come last, and are none of the kernel's.
+        # The symbols of modules come last; their lines end with the module's name. They are left
+        # out.
         module = text.find(b"\t[")
         self._end = text.rfind(b"\n", 0, module if module >= 0 else None) + 1
 
@@ -35,7 +36,7 @@ class SymbolText:
         return self._text.count(b"\n", 0, self._end)
 
     def _parse(self, at: int) -> tuple[int, str, bytes, int]:
-        """Address, type and name of the line at *at*, and where the next one is."""
+        """Address, type and name of the line at *at*, and where the next line begins."""
         end = self._text.find(b"\n", at, self._end)
         fields = self._text[at:end].split(b" ")
         if end < 0 or len(fields) != 3 or len(fields[1]) != 1 or not fields[2]:
@@ -56,16 +57,17 @@ class SymbolText:
 
     def find(self, name: str) -> Line | None:
         """
-        The first line with a name.
+        The first line with a name; ``None`` if there is none.
 
-        :raises OddTextError: if it is none
+        :raises OddTextError: if that line is not a symbol, or is out of order
         """
         at = self._text.find(b" " + name.encode() + b"\n", 0, self._end)
         return None if at < 0 else self._line(self._text.rfind(b"\n", 0, at) + 1)
 
     def _last_at(self, address: int) -> int | None:
         """Where the last line begins whose address is not above *address*."""
-        # Both are where lines begin; the one that is sought begins at low or behind.
+        # Lines begin at low and at high; high may also be the end of the text. The line that is
+        # sought begins at low or after it, and before high.
         low, high = 0, self._end
         if not high or self._parse(0)[0] > address:
             return None
@@ -82,18 +84,18 @@ class SymbolText:
 
     def find_at(self, address: int) -> Line | None:
         """
-        The last line whose address is not above *address*.
+        The last line whose address is not above *address*; ``None`` if there is none.
 
-        :raises OddTextError: if it is none
+        :raises OddTextError: if a line on the way is not a symbol, or is out of order
         """
         at = self._last_at(address)
         return None if at is None else self._line(at)
 
     def has(self, name: bytes, address: int) -> bool:
         """
-        Whether a name is at an address.
+        Whether a symbol of that name is at an address.
 
-        :raises OddTextError: if lines there are none
+        :raises OddTextError: if a line on the way is not a symbol
         """
         at = self._last_at(address)
         while at is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A kernel's symbols: from its kallsyms, a System.map, or the table of a vmlinux."""
+"""A kernel's symbols: from its kallsyms, a System.map, or the symbol table of a vmlinux."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ if TYPE_CHECKING:
 #: Finds symbols, see :meth:`drgn.Program.register_symbol_finder()`.
 SymbolFinder = Callable[[Program, Optional[str], Optional[int], bool], Sequence[Symbol]]
 
-#: In the environment, a ``System.map`` for kernels that do not tell where kallsyms is: plain drgn
-#: has no option for it.
+#: Environment variable with the path of a ``System.map``, for kernels that do not tell where
+#: kallsyms is. A variable, because plain drgn has no option for it.
 SYSTEM_MAP_VARIABLE = "DRGN_SOCKETS_SYSTEM_MAP"
 #: The kernel's own symbols, which need no check.
 OWN_SYMBOLS = ("its kallsyms", "/proc/kallsyms")
 
 _MIN_SYMBOLS = 1000
 _MAX_SYMBOL = 1 << 24
-# With re.MULTILINE; compiled when they are needed, which few are in most sessions.
+# Patterns for re.MULTILINE. They are compiled at their first use; most sessions use few of them.
 _MAP_LINE = rb"^([0-9a-f]{8,16}) ([A-Za-z]) (\S+)"
 _VMCOREINFO_SYMBOL = r"^SYMBOL\((\w+)\)=([0-9A-Fa-f]+)$"
 _TOLD = r"^DRGN_SOCKETS_SYMBOL\(([^\s()]+)\)=([0-9a-f]{1,16})\+([0-9a-f]{1,16})$"
 _KERNEL_OFFSET = r"^KERNELOFFSET=([0-9A-Fa-f]+)$"
 _BUILD_ID = r"^BUILD-ID=((?:[0-9A-Fa-f]{2})+)$"
 _OS_RELEASE = r"^OSRELEASE=(.*)$"
-# What drgn says of tables that are not there, or not whole.
+# Errors that drgn raises if tables are missing or incomplete.
 _NO_SYMBOLS = (
     *(MissingDebugInfoError, BadDataError),
     *(LookupError, ValueError, FaultError, OSError),
 )
-# Single symbols are not to be had here; all may be.
+# Single symbols cannot be found; an index of all symbols may still be possible.
 _ODD = (OddKallsymsError, OddTextError)
-# VMCOREINFO gives what these pointers hold, and of everything else the address.
+# VMCOREINFO gives the values of these pointers, and the addresses of all other symbols.
 _POINTERS = ("mem_section",)
 
 
 def vmcoreinfo(prog: Program) -> str:
-    """What the kernel says of itself in its notes."""
+    """The text of the kernel's VMCOREINFO note."""
     text: str = prog["VMCOREINFO"].string_().decode("ascii", "replace")
     return text
 
 
 def os_release(prog: Program) -> str:
-    """As ``uname -r`` gives it, empty if VMCOREINFO lacks it."""
+    """The kernel's release, as ``uname -r`` prints it; empty if VMCOREINFO lacks it."""
     match = re.search(_OS_RELEASE, vmcoreinfo(prog), re.MULTILINE)
     return match[1] if match else ""
 
@@ -80,10 +80,10 @@ def load_symbols(
     """
     Load the symbols of a kernel.
 
-    :param system_map: if given, they are taken from there
-    :param vmlinux: for a kernel that does not tell where its kallsyms is
-    :return: Symbols, and where they are from, for people
-    :raises UserError: if there are none, or they are another kernel's
+    :param system_map: Path of a ``System.map`` to take the symbols from.
+    :param vmlinux: Used if the kernel does not tell where its kallsyms is.
+    :return: Finder of symbols, and their source in words.
+    :raises UserError: if there are no symbols, or they are another kernel's
     """
     if system_map is not None:
         return _map_symbols(prog, system_map), system_map
@@ -114,7 +114,7 @@ def load_symbols(
 
 
 def _all_symbols(prog: Program) -> SymbolIndex:
-    # All helpers of drgn come with the first one that is imported.
+    # Imported here, because importing one helper of drgn imports all of them.
     from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
     index: SymbolIndex = load_vmlinux_kallsyms(prog)
@@ -123,10 +123,11 @@ def _all_symbols(prog: Program) -> SymbolIndex:
 
 class _QuickSymbols:
     """
-    Finds single symbols one by one; an index of all is made when it takes that.
+    Finds single symbols, and makes an index of all symbols only if that is needed.
 
-    :param find: The first of a name
-    :param find_at: The one that an address lies in
+    :param find: Finds the first symbol of a name.
+    :param find_at: Finds the symbol that an address lies in.
+    :param make_all: Makes the index.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class _QuickSymbols:
         self._find_at = find_at
         self._make_all = make_all
         self._all: SymbolIndex | None = None
-        # drgn asks anew for each prog["init_net"].
+        # drgn asks again at each prog["init_net"].
         self._known: dict[tuple[str | None, int | None], list[Symbol]] = {}
 
     def __call__(
@@ -163,9 +164,9 @@ class _QuickSymbols:
 
 
 def _proc_symbols() -> SymbolFinder | None:
-    """Symbols of the kernel that runs this, ``None`` if it does not tell."""
+    """Symbols of the running kernel; ``None`` if ``/proc/kallsyms`` does not show them."""
     if os.geteuid() != 0:
-        # Their addresses are hidden from others.
+        # The kernel hides addresses from users other than root.
         return None
     try:
         with open("/proc/kallsyms", "rb") as f:
@@ -190,7 +191,7 @@ def _map_symbols(prog: Program, path: str) -> SymbolFinder | SymbolIndex:
     """
     Symbols of a System.map.
 
-    :raises UserError: if it is none, or another kernel's
+    :raises UserError: if the file is no System.map, or is another kernel's
     """
 
     def make_all(prog: Program) -> SymbolIndex:
@@ -199,7 +200,7 @@ def _map_symbols(prog: Program, path: str) -> SymbolFinder | SymbolIndex:
     from drgn_sockets.target.elf import ElfSymbol
 
     def address_of(name: str, expected: int) -> int | None:
-        # By its address it is found sooner than by its name.
+        # Searching by address is faster than searching by name.
         if text.has(name.encode(), expected):
             return expected
         line = text.find(name)
@@ -240,8 +241,9 @@ def _map_symbols(prog: Program, path: str) -> SymbolFinder | SymbolIndex:
 
 def vmcoreinfo_line(symbol: Symbol) -> str:
     """
-    What a distilled core has in VMCOREINFO of a symbol, where its kernel does not tell where
-    its kallsyms is.
+    The line for a symbol in the VMCOREINFO of a distilled core.
+
+    Only a core of a kernel that does not tell where its kallsyms is has such lines.
     """
     return f"DRGN_SOCKETS_SYMBOL({symbol.name})={symbol.address:x}+{symbol.size:x}"
 
@@ -257,12 +259,12 @@ def read_map(path: str) -> Sequence[ElfSymbol]:
     """
     Read a System.map.
 
-    :raises UserError: if it is none
+    :raises UserError: if the file is no System.map, or cannot be read
     """
     from drgn_sockets.target.elf import ElfSymbol
 
     found = re.findall(_MAP_LINE, _read(path), re.MULTILINE)
-    # At an address, nm's order remains.
+    # The sort is stable: symbols at one address stay in nm's order.
     lines = sorted(((int(a, 16), kind, name) for a, kind, name in found), key=lambda line: line[0])
     if len(lines) < _MIN_SYMBOLS:
         raise UserError(
@@ -273,7 +275,7 @@ def read_map(path: str) -> Sequence[ElfSymbol]:
     for i, (address, kind, name) in enumerate(lines):
         end = lines[i + 1][0] if i + 1 < len(lines) else address
         if end - address > _MAX_SYMBOL:
-            # The last of a section, or a constant among addresses.
+            # The last symbol of a section, or a constant that is no address.
             end = address
         text_name = name.decode("ascii", "replace")
         symbols.append(
@@ -325,7 +327,7 @@ def _check_build(
         found = b"?"
     except FaultError:
         found = b""
-    # A distilled core may lack it, or have zeros there: then it is no witness.
+    # A distilled core may lack the banner, or have zeros in its place: then this proves nothing.
     if found.strip(b"\0") and found != banner:
         raise UserError(
             f"{path} is of another build: the kernel's version is not where it has linux_banner"
