@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What files a process has besides its fds: directories, its executable, what it has mapped."""
+"""Files that a process has besides its fds: directories, its executable, mapped files."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ _Files = Mapping[int, "FileRecord | None"]
 
 class Associated(Others):
     """
-    Its working directory and root directory, its executable, and the files that it has mapped.
+    Finds the working and root directory, the executable and the mapped files of a process.
 
-    :param each: A row for each mapping, as in ``/proc/PID/maps``, not one for each mapped file.
-    :param threads: The latter two of threads as well, which are those of the process; otherwise
-        of one only, and only where the process's first thread has exited.
+    :param each: Make a row for each mapping, as in ``/proc/PID/maps``; by default there is a row
+        for each mapped file.
+    :param threads: Repeat the executable and the mapped files of the process for each of its
+        threads. By default they are shown for the process, or, if its first thread has exited,
+        for the thread that stands in for it.
     """
 
     def __init__(self, *, each: bool = False, threads: bool = False) -> None:
@@ -81,7 +83,7 @@ class Associated(Others):
         by_file: dict[object, list[Vma]] = {}
         for vma in vmas:
             by_file.setdefault(_identity(vma.file, shown[vma.file]), []).append(vma)
-        # lsof has what is executed once, too.
+        # Like lsof, show the executable once, as txt.
         by_file.pop(_identity(exe, files.get(exe)), None)
         for some in by_file.values():
             address = some[0].file
@@ -94,7 +96,7 @@ def _directories(reader: FdReader, table: FileTable) -> Iterator[FdRecord]:
     try:
         task = table.process.task
         if not task.fs:
-            # It has exited.
+            # The process has exited.
             return
         fs = FsStruct.layout(reader.prog).read(task.fs)
     except FaultError as e:
@@ -141,15 +143,16 @@ def _mapped(vmas: Iterable[Vma], shift: int) -> Mapped:
 
 def _as_shown(reader: FdReader, file: FileRecord | None) -> FileRecord | None:
     """
-    The file that procfs shows for a mapped one, as ``file_user_path()`` and
-    ``file_user_inode()``: what is mapped of an overlay is a file below it.
+    The file that procfs shows for a mapped file, as ``file_user_path()`` and
+    ``file_user_inode()``. Mapping a file of an overlay maps a file of a lower file system;
+    procfs shows the path in the overlay.
     """
     if file is None:
         return None
     try:
         path = file_user_path(reader.prog, file.file)
     except FaultError as e:
-        # It is shown as the file system that it is in has it.
+        # Show the path in the lower file system instead.
         reader.losses.lose(e, f"path of the struct file at {file.address:#x}")
         return file
     return file if path is None else reader.at_path(*path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Columns: what a command can show of a record, declared once for every form of output."""
+"""Columns: the values of a record that a command can show, declared once for all output forms."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ class Column(NamedTuple):
     """
     A column of a command's output.
 
-    Its value is ``None`` for nothing, an ``int``, ``float``, ``bool`` or ``str``, ``bytes``
-    for what the kernel keeps as bytes, or a list or dict of these. *get*, *text* and *texts* raise
-    ``FaultError`` for what cannot be read; a list may have a ``Lost`` in the place of an item.
+    A value is ``None`` for nothing, an ``int``, ``float``, ``bool`` or ``str``, ``bytes`` for
+    text that the kernel keeps as bytes, or a list or dict of these. *get*, *text* and *texts*
+    raise ``FaultError`` if the value cannot be read; a list may have a ``Lost`` in the place of
+    an item.
     """
 
-    #: As ``--output`` and JSON have it; the table's heading is the same in capitals.
+    #: The name in ``--output`` and JSON; the table's heading is the same in capitals.
     name: str
     #: One line for people, with the unit if there is one.
     help: str
     get: Callable[[Any], Any]
     #: Shown unless ``--output`` says otherwise.
     default: bool = False
-    #: How a table shows a record's value, if not as :func:`~drgn_sockets.text.plain` does: the
-    #: text, or ``None`` for nothing.
+    #: Makes a table's text of a record, ``None`` for nothing. Without it, the table shows the
+    #: value by :func:`~drgn_sockets.text.plain`.
     text: Callable[[Any], str | None] | None = None
-    #: Numbers stand at the right edge of a table's column.
+    #: Whether a table aligns it to the right, as for numbers.
     right: bool = False
-    #: Its values are ``int``, ``None``, or a ``str`` with nothing in it to escape: a table has
-    #: them as they are. Columns that are shown very often say so.
+    #: Whether every value is an ``int``, ``None``, or a ``str`` that needs no escaping, so that a
+    #: table shows it as it is. Columns that are shown very often set this.
     simple: bool = False
-    #: The texts of a batch of records at once, which must be what *text* makes of each; ``None``
-    #: for a batch that it does not know. It is for columns that are shown very often.
+    #: Makes the texts of a batch of records at once, equal to what *text* makes of each record;
+    #: returns ``None`` for a batch that it does not support. Columns that are shown very often
+    #: have it.
     texts: Callable[[Any], Sequence[Any] | None] | None = None
-    #: Classes of records that have it; others have nothing there.
+    #: Classes of the records that have this column; for others it is empty.
     of: type | tuple[type, ...] = object
 
     def value(self, record: Any) -> Any:
-        """Its value for *record*."""
+        """The value for *record*."""
         return self.get(record) if isinstance(record, self.of) else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Who holds the other ends of an open file, as lsfd's column ``ENDPOINTS`` has them."""
+"""The fds at the other ends of an open file, as in lsfd's column ``ENDPOINTS``."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class EndHolder(NamedTuple):
     """An fd at another end."""
 
     holder: Holder
-    #: What it is open for: ``rw``, ``r-``, ``-w``; nothing where ends do not differ in that.
+    #: ``rw``, ``r-`` or ``-w``; empty for kinds of files whose ends have no such modes.
     mode: str = ""
-    #: Whether one reads what the other writes.
+    #: Whether one end reads what the other end writes.
     is_opposite: bool = True
 
     def __bytes__(self) -> bytes:
@@ -58,9 +58,9 @@ class _OpenEnd(NamedTuple):
 
 class Ends:
     """
-    The ends of pipes and the like that processes hold, and who holds them.
+    The open files and sockets that are ends of something (of a pipe, say), and who holds them.
 
-    Nothing is read before it is asked for, and then of the whole machine.
+    Nothing is read until it is asked for; then it is read for the whole machine.
     """
 
     def __init__(self, prog: Program, losses: Losses) -> None:
@@ -69,7 +69,7 @@ class Ends:
 
     @classmethod
     def of(cls, file: FileRecord) -> Ends:
-        """Those that go with *file*, the same for all that its reader reads."""
+        """The ends on the machine of *file*; all files of one reader share them."""
         found: Ends | None = file.shared.get("ends")
         if found is None:
             found = file.shared["ends"] = cls(file.prog, file.losses)
@@ -81,7 +81,7 @@ class Ends:
 
     @functools.cached_property
     def are_few(self) -> bool:
-        """Whether the machine has so few open files that nobody notices what all of this takes."""
+        """Whether the machine has so few open files that reading all of them is quick."""
         some = FileHolders(self._prog, self._tables, _FEW, losses=self._losses)
         if some.complete:
             self._holders = some
@@ -102,7 +102,7 @@ class Ends:
         for address in files.unreadable:
             self._losses.lose(Lost(File.C_TYPE, address))
         ops = files.column("op")
-        # There are few operations, and very many files.
+        # Look up the kind once for each file_operations: they are few, and files are many.
         kinds = {op: kind for op in set(ops) if (kind := kind_with_ends(prog, op))}
         found: dict[int, list[_OpenEnd]] = {}
         some = files.select([i for i, op in enumerate(ops) if op in kinds])
@@ -124,7 +124,7 @@ class Ends:
 
     @functools.cached_property
     def _senders(self) -> dict[int, list[_UnixSock]]:
-        """By unix socket, those that are connected to it."""
+        """The unix sockets that are connected to a unix socket, by its ``struct sock *``."""
         found: dict[int, list[_UnixSock]] = {}
         for sock in self._unix.values():
             found.setdefault(sock.peer, []).append(sock)
@@ -132,9 +132,9 @@ class Ends:
 
     def endpoints(self, table: FileTable, fd: int, file: FileRecord) -> list[EndHolder] | None:
         """
-        Who holds the other ends of what an fd is an end of, in the order of processes and fds.
+        The fds at the other ends of an fd's file, in the order of processes and fds.
 
-        :return: ``None`` if it is no end of anything
+        :return: ``None`` if the file is not an end of anything
         """
         if file.sk:
             return self._of_socket(file.sk)
@@ -163,7 +163,7 @@ class Ends:
         if sock is None:
             return None
         peer = self._unix.get(sock.peer)
-        # Who has no peer may be what others send to.
+        # A socket without a peer may be one that others are connected to.
         others = self._senders.get(sk, []) if not sock.peer else [peer] if peer else []
         found = [
             EndHolder(holder, _rw(~o.shutdown & _RCV_SHUTDOWN, ~o.shutdown & _SEND_SHUTDOWN))
@@ -177,7 +177,7 @@ def _end(kind: Kind, prog: Program, file: File) -> FileEnd | None:
     try:
         return kind.end(prog, file)
     except LookupError:
-        # The types of its kind are not known.
+        # The program lacks the types of this kind of file.
         return None
 
 

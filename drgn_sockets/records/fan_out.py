@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Reading parts of a walk in several processes, and having what they made in order.
+Reads the parts of a walk in several processes and returns the results in order.
 
-Reading kernel memory waits for nothing: it inflates pages, decodes and formats, and Python does
-that on one processor. Forked processes have the program open and the types resolved, so each
-does its parts and sends what came of them. Where one fails or is killed, its parts are done
-here: what comes out does not depend on how many there are.
+Reading kernel memory is work for the processor: it inflates pages, decodes and formats, and Python
+does that on one processor. A forked process has the program open and the types resolved; it reads
+its parts and sends the results. If a process fails or is killed, this process reads the parts
+again, so the results do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 _KCORE = "/proc/kcore"
-# More would wait for each other's memory, and for the one that writes.
+# More processes would wait for memory, and for the process that writes the output.
 _MOST = 4
-# Room in a pipe for the lines of a part, so that its process goes on with the next.
+# A pipe has room for the lines of a part, so that a process can start with its next part.
 _PIPE = 1 << 20
 # include/uapi/linux/fcntl.h; fcntl has it since Python 3.10.
 _F_SETPIPE_SZ = 1031
@@ -40,13 +40,13 @@ def fan_out(
     worker: Callable[[int, T], int] = lambda i, item: i,
 ) -> Generator[Any, None, None]:
     """
-    Make something of each of *items*.
+    Call a function with each of *items*, in several processes.
 
-    :param make: Makes it, of what :mod:`marshal` can write.
-    :param processes: How many work, this one among them.
-    :param worker: Which of them is for an item, modulo *processes*; 0 is this one, which comes
-        to an item when all before it are made.
-    :return: Iterator of what was made, in the order of *items*
+    :param make: The function; it returns what :mod:`marshal` can write.
+    :param processes: The number of processes, this one included.
+    :param worker: Returns the number of the process for an item, which is taken modulo
+        *processes*. Process 0 is this one: it makes an item once the items before it are made.
+    :return: Iterator of the results, in the order of *items*
     """
     workers = [worker(i, item) % processes for i, item in enumerate(items)]
     pipes: dict[int, tuple[int, BinaryIO]] = {}
@@ -59,7 +59,7 @@ def fan_out(
             yield make(item) if made is None else made
     finally:
         for pid, pipe in pipes.values():
-            # One that is still at it finds that nobody listens any more.
+            # Closing the pipe ends a process that is still writing to it.
             pipe.close()
             os.waitpid(pid, 0)
 
@@ -71,7 +71,7 @@ def _start(
     try:
         fcntl.fcntl(write, _F_SETPIPE_SZ, _PIPE)
     except OSError:
-        # A limit of the system's; it works with less.
+        # The system's limit for pipes is lower. A smaller pipe works, too.
         pass
     pid = os.fork()
     if pid:
@@ -89,20 +89,20 @@ def _start(
                 out.flush()
         status = 0
     finally:
-        # Whatever it was: who started us makes it again and says so. Nothing of what is open
-        # here, buffered output above all, is ours.
+        # After any error, the parent makes the items again and reports the error. _exit() leaves
+        # the parent's open files alone, above all its buffered output.
         os._exit(status)
 
 
 def _open_kcore_anew() -> None:
-    # fs/proc/kcore.c copies through a page that belongs to the open file, and takes no lock: of
-    # two processes that read at once from the same one, each may get what the other asked for.
+    # fs/proc/kcore.c copies through a page that belongs to the open file, without a lock. If two
+    # processes read from the same open file at once, each may get the data of the other.
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         try:
             if os.readlink(f"/proc/self/fd/{name}") != _KCORE:  # noqa: PTH115
                 continue
         except FileNotFoundError:
-            # That of the listing itself.
+            # This fd was the one of listdir() itself.
             continue
         fresh = os.open(_KCORE, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(fresh, int(name), inheritable=False)

@@ -32,22 +32,22 @@ from drgn_sockets.records.losses import Losses, in_words
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.reader import SocketBatch, SocketReader
 
-# Slots that are read together.
+# Number of slots that are read together.
 _BATCH = 4096
 _MAX_FILES = 200_000
 
-# A row of another kind than an fd takes as long to read as so many slots.
+# The rows of Others for one table take about as long to read as this number of slots.
 _OTHERS = 64
 
 
 class Others:
-    """What a process has besides its fds."""
+    """Finds the files that a process has besides its fds."""
 
     def find(self, reader: FdReader, table: FileTable) -> tuple[set[int], Found]:
         """
-        Find what is there.
+        Find the files of the process of *table*.
 
-        :return: ``struct file *`` to be read, and what makes rows of these.
+        :return: The ``struct file *`` to read, and a function that makes rows of the files read
         """
         raise NotImplementedError
 
@@ -56,8 +56,7 @@ class FileRecord:
     """
     An open file (``struct file``), which several fds may share.
 
-    What is not told by the structures that were read, or takes a while, is worked out when it
-    is asked for.
+    Values that need further structures, or take long, are read when they are asked for.
     """
 
     __slots__ = (
@@ -76,28 +75,28 @@ class FileRecord:
         summary: Any = None,
     ) -> None:
         self._reader = reader
-        #: How it was opened, as :func:`~drgn_sockets.kernel.file.access_mode` says it.
+        #: How it was opened, see :func:`~drgn_sockets.kernel.file.access_mode`.
         self.access = access
         #: The decoded ``struct file``.
         self.file = file
-        #: Its inode, for a socket with the ``struct socket``; ``None`` if it cannot be read.
+        #: Its inode (a socket's with its ``struct socket``); ``None`` if it cannot be read.
         self.inode = inode
         self._name = name
         #: What could not be read, or ``None``.
         self.error = error
         #: ``struct sock *`` of a socket, else 0.
         self.sk = sk
-        #: What the reader's *summary* makes of the socket, or what is lost of that.
+        #: What the reader's *summary* returned for the socket, or a ``Lost``.
         self.summary = summary
-        #: What cannot be read of what its kind has.
+        #: Values specific to its kind that cannot be read.
         self.lost: Sequence[Lost] = ()
-        #: What whoever looks closer keeps of it.
+        #: What :mod:`~drgn_sockets.records.kinds` keeps of this file.
         self.memo: Any = None
 
     @property
     def socket(self) -> Any:
         """
-        What the reader's *summary* makes of the socket.
+        What the reader's *summary* returned for the socket.
 
         :raises FaultError: if it cannot be read
         """
@@ -105,27 +104,27 @@ class FileRecord:
 
     @property
     def prog(self) -> Program:
-        """Where it was read."""
+        """The program it was read from."""
         return self._reader.prog
 
     @property
     def namer(self) -> Namer:
-        """What names files of the same look."""
+        """Makes the names of all files of the same reader."""
         return self._reader.namer
 
     @property
     def losses(self) -> Losses:
-        """What takes what cannot be read and is in no row."""
+        """Collects what cannot be read and has no row."""
         return self._reader.losses
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What whoever looks closer keeps of all files that were read with it."""
+        """Values that others keep for all files of the same reader, by name."""
         return self._reader.shared
 
     @property
     def private_data(self) -> int:
-        """``private_data``, which its file operations give a meaning."""
+        """``private_data``, whose meaning depends on the file operations."""
         return self.file.private_data
 
     @property
@@ -155,7 +154,7 @@ class FileRecord:
 
     @property
     def fops(self) -> str:
-        """The symbol of ``f_op``, its address if it has none."""
+        """The symbol of ``f_op``, or its address if it has no symbol."""
         return (
             symbol_name(self.prog, self.op)
             or module_symbol_name(self.prog, self.op)
@@ -166,7 +165,7 @@ class FileRecord:
     def name(self) -> bytes | None:
         """As ``readlink /proc/PID/fd/N`` gives it; ``None`` if it cannot be read."""
         if isinstance(self.inode, SocketAlloc):
-            # sockfs_dname() is what d_path() would come to, by way of two more structures.
+            # As sockfs_dname(); calling d_path() would read two more structures.
             return b"socket:[%d]" % self.inode.ino
         return self._name
 
@@ -219,7 +218,7 @@ class FileRecord:
     @property
     def protocol(self) -> bytes:
         """
-        Of a socket the name of its protocol, as its extended attribute has it.
+        Name of a socket's protocol, as its extended attribute ``system.sockprotoname`` has it.
 
         :raises FaultError: if it cannot be read
         """
@@ -230,7 +229,7 @@ class FileRecord:
         """How many names it has."""
         if self.inode is None:
             return None
-        # A socket's is made with one, and nobody changes that.
+        # The inode of a socket is created with one link, and this never changes.
         return self.inode.nlink if isinstance(self.inode, Inode) else 1
 
     @property
@@ -261,7 +260,7 @@ class FileRecord:
 
 
 class PathRecord(FileRecord):
-    """A file that is known by its path only: it has no ``struct file``."""
+    """A file that is known by its path; it has no ``struct file``."""
 
     __slots__ = ("_mnt",)
 
@@ -283,17 +282,17 @@ class PathRecord(FileRecord):
 
 
 class Mapped(NamedTuple):
-    """How a file is mapped: in one mapping, or in all of a process together."""
+    """One mapping of a file, or all mappings of it in a process together."""
 
-    #: Address of the first.
+    #: Address of the first mapping.
     start: int
-    #: Length of all.
+    #: Length of all mappings, pages.
     pages: int
-    #: ``r``, ``w``, ``x``, or ``-`` for each, if one has it.
+    #: ``rwx``, with ``-`` for an access that no mapping allows.
     access: str
-    #: Whether one is shared (``MAP_SHARED``).
+    #: Whether at least one mapping is shared (``MAP_SHARED``).
     shared: bool
-    #: Offset of the first in the file, bytes.
+    #: Offset of the first mapping in the file, bytes.
     offset: int
 
 
@@ -302,7 +301,8 @@ class FdRecord(NamedTuple):
 
     #: The file table it is in.
     table: FileTable
-    #: Its number; ``None`` in a row that says that the table itself cannot be read.
+    #: Its number; ``None`` in a row for a file that is no fd (see ``assoc``), or for a table that
+    #: cannot be read.
     fd: int | None
     cloexec: bool
     #: The open file; ``None`` if its ``struct file`` cannot be read.
@@ -318,7 +318,7 @@ class FdRecord(NamedTuple):
 
     @property
     def lost(self) -> Sequence[Lost]:
-        """What cannot be read of what the kind of the file has."""
+        """Values specific to the kind of the file that cannot be read."""
         return self.file.lost if self.file is not None else ()
 
     @property
@@ -331,12 +331,12 @@ class FdRecord(NamedTuple):
 
     @property
     def opened(self) -> FileRecord | None:
-        """The open file of an fd, ``None`` if it is something else."""
+        """The open file of an fd; ``None`` if this is no fd."""
         return self.file if self.assoc is None else None
 
     @property
     def flags(self) -> int | None:
-        """Flags as fdinfo has them: ``f_flags``, and ``O_CLOEXEC`` by the fd."""
+        """Flags as in fdinfo: ``f_flags``, with ``O_CLOEXEC`` as the fd has it."""
         if self.file is None or self.assoc is not None:
             return None
         return self.file.flags & ~O_CLOEXEC | (O_CLOEXEC if self.cloexec else 0)
@@ -389,9 +389,9 @@ class FdBatch(Batch):
         )
 
 
-# Of a file table, what is wrong with it, or what else there is of the process.
+# A file table, with a chunk of its slots, the error that ended reading it, or an Others to ask.
 _Piece = tuple[FileTable, Union[FdChunk, str, Others]]
-# Makes rows, when files are read.
+# Makes rows of the files that were read, by address.
 Found = Callable[[Mapping[int, Optional[FileRecord]]], Sequence[FdRecord]]
 
 
@@ -403,11 +403,11 @@ class FdReader:
     """
     Reads file descriptors.
 
-    :param summary: Makes what to keep of each of the sockets behind files; ``None`` leaves
-        sockets unread.
+    :param summary: Returns what to keep of each socket in a batch; by default sockets are not
+        read.
     :param namer: Names files; by default paths begin at the root directory of process 1.
-    :param others: What else of a process is a row: see :class:`Others`.
-    :param losses: Takes what cannot be read and is in no row.
+    :param others: Finds further files of a process; these become rows, too.
+    :param losses: Collects what cannot be read and has no row.
     """
 
     def __init__(
@@ -430,8 +430,8 @@ class FdReader:
         self._inode_offset = offsetof(prog.type("struct socket_alloc"), "vfs_inode")
         self._fs_types: dict[int, bytes] = {}
         self._super_blocks: dict[int, SuperBlock] = {}
-        # A file is mostly held by one process, or by a few that were forked one after the
-        # other: what the last tables held is worth keeping, all of it is not.
+        # Most files are held by one process, or by a few that were forked one after the other.
+        # So it is enough to keep the files of the last tables.
         self._files: dict[int, FileRecord | None] = {}
 
     def read(self, tables: Iterable[FileTable]) -> Iterator[FdRecord]:
@@ -440,7 +440,11 @@ class FdReader:
             yield from part.records()
 
     def parts(self, tables: Iterable[FileTable]) -> Iterator[Part]:
-        """The same, in parts. Tables that were inherited have like parts with like keys."""
+        """
+        The same, in parts.
+
+        If one table is a copy of another (after ``fork()``), corresponding parts have the same key.
+        """
         pieces: list[_Piece] = []
         size = 0
         for table in tables:
@@ -468,7 +472,7 @@ class FdReader:
         return Part(functools.partial(self._read_pieces, pieces), max(starts, default=0) // _BATCH)
 
     def _read_pieces(self, pieces: Sequence[_Piece]) -> Iterator[Batch]:
-        # What is read together in address order is read fastest.
+        # Collect all addresses first: reading them together, in address order, is fastest.
         wanted: set[int] = set()
         found: list[Found] = []
         for table, piece in pieces:
@@ -541,7 +545,7 @@ class FdReader:
         self, fallen: Sequence[tuple[File, str, SocketAlloc]], summaries: Mapping[int, Any]
     ) -> None:
         """
-        Files that lead to another socket than the one whose inode they have.
+        Make records of files whose ``private_data`` and inode belong to different sockets.
 
         An SMC socket that fell back to TCP gives its file to the TCP socket that it has inside
         (``smc_switch_to_fallback()``).
@@ -568,7 +572,7 @@ class FdReader:
 
     def at_path(self, mnt: int, dentry: int) -> FileRecord:
         """
-        What is known by its path only, such as a working directory.
+        Read a file that is known by its path only, such as a working directory.
 
         :param mnt: ``struct vfsmount *`` as an integer
         :param dentry: ``struct dentry *`` as an integer
@@ -634,7 +638,7 @@ def _summaries(batch: Batch, summary: Callable[[Batch], Iterable[Any]]) -> Itera
     try:
         return list(summary(batch))
     except FaultError:
-        # One by one it shows of which.
+        # Ask for each record alone, so that only the unreadable ones are lost.
         return [
             or_lost(lambda one: next(iter(summary(Batch([one])))), record)
             for record in batch.records()

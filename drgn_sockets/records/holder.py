@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What records are made of: a file descriptor that holds a file, the inode of a socket."""
+"""Small values that records contain: the holder of a file, the inode of a socket."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class SocketInode(NamedTuple):
     uid: int
 
 
-#: What tells the inode of a socket: kept of very many, or just read.
+#: The inode of a socket: the compact form that is kept for all sockets, or the decoded structure.
 AnyInode = Union[SocketInode, SocketAlloc]
 
 
 class HoldersOfSockets(Protocol):
-    """What the record of a socket asks :class:`~drgn_sockets.records.holders.Holders`."""
+    """The part of :class:`~drgn_sockets.records.holders.Holders` that socket records use."""
 
     def of(self, sk: int) -> list[Holder]:
         """The holders of a ``struct sock *``, in the order of pids and fds."""
 
     def through_socket(self, sk: Sock) -> list[Holder]:
-        """The holders of the ``struct socket`` of *sk*, which may be that of another sock."""
+        """The holders of the ``struct socket`` of *sk*, whose ``sk`` may be another sock."""

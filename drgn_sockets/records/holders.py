@@ -22,11 +22,11 @@ from drgn_sockets.records.holder import Holder, SocketInode
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.socket import OTHER
 
-# Files that are read together.
+# Number of files that are read together.
 _PART = 8192
 
 
-# SocketInode._make(), without a step in Python.
+# Like SocketInode._make(), which is a Python function and slower.
 _inode: Callable[[Iterable[int]], SocketInode] = functools.partial(tuple.__new__, SocketInode)
 
 
@@ -48,8 +48,8 @@ class FileHolders:
     The holders of every open file that is in a file table.
 
     :param tables: The file tables to look into; by default those of all tasks.
-    :param most: Where there are more files, not all are looked for.
-    :param losses: Takes what cannot be read.
+    :param most: Stop after a table if more files than this have been found by then.
+    :param losses: Collects what cannot be read.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class FileHolders:
         self.losses = Losses() if losses is None else losses
         if tables is None:
             tables = Tasks(prog, self.losses.lose).tables()
-        #: The tables looked into.
+        #: The file tables that are looked into.
         self.tables: list[FileTable] = list(tables)
-        # Of each struct file its first holder, and the others of the few that have some. A holder
-        # is kept as an integer, see of_file(), until a row is printed.
+        # The first holder of each struct file, and the further holders of the few files that have
+        # more. A holder is kept as an integer, see of_file(), until a row is printed.
         self._first: dict[int, int] = {}
         self._more: dict[int, list[int]] = {}
-        #: Whether all were looked for.
+        #: Whether all tables were looked into.
         self.complete = True
         for index, table in enumerate(self.tables):
             try:
@@ -88,7 +88,7 @@ class FileHolders:
             holders.pop(0, None)
             used = len(chunk.slots) - chunk.slots.count(0)
             if len(holders) == used and first.keys().isdisjoint(holders):
-                # Mostly: nobody else has them, nor were they duplicated.
+                # The common case: no file has another holder, in this table or in others.
                 first.update(holders)
                 continue
             for holder, file in zip(packed, chunk.slots):
@@ -102,11 +102,11 @@ class FileHolders:
                     more[file] = [holder]
 
     def files(self) -> list[int]:
-        """Every ``struct file *`` that somebody has, in the order of addresses."""
+        """Every ``struct file *`` that has a holder, in the order of addresses."""
         return sorted(self._first)
 
     def unpacked(self, packed: Iterable[int]) -> list[Holder]:
-        """Holders as :meth:`of_file` gives them."""
+        """Unpack the holders that :meth:`of_file` returned."""
         holders = []
         for item in packed:
             fd, index = divmod(item, len(self.tables))
@@ -116,8 +116,10 @@ class FileHolders:
 
     def of_file(self, file: int) -> Sequence[int]:
         """
-        The holders of a ``struct file *`` that somebody has in the order of :attr:`tables`,
-        packed: the fd times the number of these, and the index in them.
+        The holders of a ``struct file *`` that has some, in the order of :attr:`tables`.
+
+        :return: Each holder packed into an integer: the fd times the number of tables, plus the
+            index of the table
         """
         first = self._first[file]
         return (first, *self._more[file]) if file in self._more else (first,)
@@ -128,8 +130,8 @@ class Holders(FileHolders):
     The holders of every socket that is in a file table.
 
     :param tables: The file tables to look into; by default those of all tasks.
-    :param jobs: How many processes read, if there is a lot.
-    :param losses: Takes what cannot be read.
+    :param jobs: Number of processes that read if there are many files.
+    :param losses: Collects what cannot be read.
     """
 
     def __init__(
@@ -140,7 +142,7 @@ class Holders(FileHolders):
         losses: Losses | None = None,
     ) -> None:
         super().__init__(prog, tables, losses=losses)
-        # Of each sock the struct file that leads to it, and the few others of one that has more.
+        # The struct file that leads to each sock, and further files of the few socks with more.
         self._file: dict[int, int] = {}
         self._others: dict[int, list[int]] = {}
         #: Inodes of the sockets, by ``struct sock *``.
@@ -170,14 +172,14 @@ class Holders(FileHolders):
                 self._by_family[name] += compress(sks, map(name.__eq__, names))
 
     def _add_again(self, sks: Sequence[int], files: Sequence[int]) -> None:
-        # Two files of one sock do not happen; were it so, both count.
+        # A sound kernel has no two files for one sock. In a damaged one, both count.
         for sk, file in zip(sks, files):
             if self._file.setdefault(sk, file) != file:
                 self._others.setdefault(sk, []).append(file)
 
     def packed(self, sks: Iterable[int]) -> Iterator[Sequence[int]]:
         """
-        The holders of each ``struct sock *`` in the order of pids and fds, packed as those of
+        The holders of each ``struct sock *`` in the order of pids and fds, packed as by
         :meth:`of_file`.
         """
         files, others, first, more = self._file, self._others, self._first, self._more
@@ -202,8 +204,8 @@ class Holders(FileHolders):
 
     def through_socket(self, sk: Sock) -> list[Holder]:
         """
-        The holders of the ``struct socket`` of *sk*, which may be that of another sock: the
-        first subflow of an MPTCP socket has the one of that.
+        The holders of the ``struct socket`` of *sk*, whose ``sk`` may be another sock: the first
+        subflow of an MPTCP socket points to the ``struct socket`` of the MPTCP socket.
         """
         if not sk.socket:
             return []
@@ -212,13 +214,13 @@ class Holders(FileHolders):
         return self.of(socket.sk) if socket else []
 
     def sks(self) -> Iterable[int]:
-        """Every ``struct sock *`` that somebody holds."""
+        """Every ``struct sock *`` that has a holder."""
         return self._file.keys()
 
     def sks_like(self, name: str) -> Sequence[int]:
         """
-        Every ``struct sock *`` that somebody holds and that, by the family of its operations
-        and its type, looks like one of a family.
+        Every ``struct sock *`` that has a holder and looks like a socket of the family *name*,
+        judging by the address family of its operations and by its type.
 
         :param name: One of :data:`~drgn_sockets.records.families.FAMILY_NAMES`.
         """
@@ -234,8 +236,9 @@ class Holders(FileHolders):
         }
 
 
-# What comes of some files: those that cannot be read, with what that is, and in columns those of
-# sockets: the file, its sock, inode number, owner, and name of the family that it looks like.
+# The result for some files. First those that cannot be read, each with the loss in words (0 for a
+# loss that belongs to no file). Then the files of sockets, in columns: the file, its sock, inode
+# number, owner, and the name of the family that the socket looks like.
 _HeldSockets = tuple[list[tuple[int, str]], list[int], list[int], list[int], list[int], list[str]]
 
 
@@ -261,10 +264,10 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
         sockets.column("uid"),
         list(map(families.__getitem__, kinds)),
     )
-    # Of no file in particular.
+    # These losses belong to no file in particular.
     unreadable += [(0, str(lost)) for lost in families.lost]
     if len(by_socket) == len(held) and all(found[0]):
-        # Always, but for damage and sockets without a sock.
+        # The common case: no damage, and no socket without a sock.
         holding = list(map(by_socket.__getitem__, sockets.addresses))
         sks, inos, uids, names = map(list, found)
         return unreadable, holding, sks, inos, uids, names
@@ -276,13 +279,15 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
 
 class FamilyNamesByOps(dict[tuple[int, int], str]):
     """
-    The name of the family that a ``struct socket`` with these (operations, type) looks like, one of
-    :data:`~drgn_sockets.records.families.FAMILY_NAMES`: SCTP, say, looks like TCP.
+    The names of the families that sockets look like, by the (operations, type) of their
+    ``struct socket``. SCTP, for example, looks like TCP.
+
+    A name is one of :data:`~drgn_sockets.records.families.FAMILY_NAMES`.
     """
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
-        #: Operations that cannot be read; sockets that have them look like no family.
+        #: Operations that cannot be read; their sockets get the name :data:`OTHER`.
         self.lost: list[Lost] = []
 
     def __missing__(self, key: tuple[int, int]) -> str:

@@ -23,8 +23,7 @@ def locks_of(record: FdRecord) -> list[FileLock | Lost]:
     """
     The locks that are held through a file descriptor.
 
-    :return: The locks. A ``Lost`` stands for locks on its file that cannot be read, whosever they
-        are.
+    :return: The locks. A ``Lost`` stands for unreadable locks on the file, whoever holds them.
     :raises FaultError: if none can be read
     """
     file = record.file
@@ -54,7 +53,7 @@ def lock_line(lock: FileLock, dev: int, ino: int) -> bytes:
     """
     What ``lock_get_status()`` writes of a lock, after its number.
 
-    Not of one that is mandatory: with a mount option, and until v5.15.
+    A mandatory lock (up to v5.14, on a file system mounted with ``mand``) is shown as advisory.
 
     :param dev: Device of the file system, as the kernel's ``dev_t``
     """

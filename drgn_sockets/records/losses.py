@@ -10,10 +10,10 @@ from drgn import FaultError
 
 from drgn_sockets.kernel.lost import Lost, lost_by
 
-#: How a loss comes: as an entry of a walk, as what a reader raised, or in words.
+#: A loss: an entry of a walk, the error that a reader raised, or words.
 Loss = Union[Lost, FaultError, str]
 
-# A core without a whole kind of memory would fill the terminal otherwise.
+# A core that lacks a whole kind of memory would fill the terminal without this limit.
 _LINES = 20
 
 
@@ -32,42 +32,42 @@ class Losses:
     """
 
     def __init__(self) -> None:
-        # In the order in which they came, each once; and whether it is a loss.
+        # The lines, each once, in the order in which they came, and whether a line is a loss.
         self._lines: dict[str, bool] = {}
 
     def __bool__(self) -> bool:
-        """Whether something is lost."""
+        """Whether there is a loss."""
         return any(self._lines.values())
 
     def count(self) -> int:
-        """How many are lost."""
+        """The number of losses."""
         return sum(self._lines.values())
 
     def lose(self, loss: Loss, where: str = "") -> str:
         """
         Keep a loss.
 
-        :param where: What it is missing from, ``pid 105 fd 3``.
-        :return: The loss in words, without *where*: what the ``error`` of a row says.
+        :param where: Where the value is missing, ``pid 105 fd 3``.
+        :return: The loss in words, without *where*, for the ``error`` of a row
         """
         words = in_words(loss)
         self._lines[f"{where}: {words}" if where else words] = True
         return words
 
     def remark(self, text: str) -> None:
-        """Have *text* told that is no loss of memory: the types of a module are not known, say."""
+        """Add a line that is no loss: that the types of a module are not known, say."""
         self._lines.setdefault(text, False)
 
     def sent(self) -> dict[str, bool]:
-        """What another process sends to the one that it works for, which takes it."""
+        """What a worker process sends to the process that started it, for :meth:`take`."""
         return self._lines
 
     def take(self, sent: Mapping[str, bool]) -> None:
-        """Take what another process lost."""
+        """Add what a worker process lost."""
         self._lines.update(sent)
 
     def tell(self, out: TextIO) -> None:
-        """Write a line for each, and how many more there are where they are very many."""
+        """Write the lines; if there are very many, the first ones and the number of the others."""
         lines = list(self._lines)
         more = len(lines) - _LINES
         for line in lines[:_LINES]:

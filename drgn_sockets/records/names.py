@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Names of address families, socket types and states, as ss and the kernel call them; and of devices.
+Names of address families, socket types and states, as ss and the kernel have them, and of devices.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _SOCK_DCCP = 6
 
 _SHORT_TYPES = {1: "str", 2: "dgr", 3: "raw", 4: "rdm", 5: "seq", 6: "dccp", 10: "pkt"}
 
-#: TCP_* states (include/net/tcp_states.h) by number, as ss writes them. TCP_BOUND_INACTIVE is in
-#: no sock, and 13 or 14 in one of DCCP is DCCP_PARTOPEN.
+#: TCP_* states (include/net/tcp_states.h) by number, as ss writes them. TCP_BOUND_INACTIVE (13) is
+#: left out: no sock has it, and in a DCCP sock 13 or 14 is DCCP_PARTOPEN.
 STATES = {
     1: "ESTAB",
     2: "SYN-SENT",
@@ -43,7 +43,7 @@ STATES = {
     12: "SYN-RECV",
 }
 
-#: States by every name that ss and the kernel have for them.
+#: Numbers of the states, by all names that ss and the kernel have for them.
 STATE_NUMBERS = {
     "established": 1,
     "estab": 1,
@@ -79,37 +79,37 @@ STATE_GROUPS = {
 
 
 def address_family_name(family: int) -> str:
-    """``AF_INET`` and so on."""
+    """Name of an address family: ``AF_INET``."""
     return f"AF_{_FAMILIES[family]}" if family < len(_FAMILIES) else str(family)
 
 
 def type_name(type_: int) -> str:
-    """``SOCK_STREAM`` and so on."""
+    """Name of a socket type: ``SOCK_STREAM``."""
     return f"SOCK_{_TYPES[type_]}" if type_ in _TYPES else str(type_)
 
 
 def lsof_type_name(type_: int) -> str:
-    """As lsof has it: ``STREAM``."""
+    """Name of a socket type as lsof writes it: ``STREAM``."""
     return _TYPES[type_] if type_ in _TYPES and type_ != _SOCK_DCCP else str(type_)
 
 
 def short_type_name(type_: int) -> str:
-    """The end of what ss writes in its column Netid: the ``str`` of ``u_str``."""
+    """Short name of a socket type, the end of what ss writes as Netid: ``str`` in ``u_str``."""
     return _SHORT_TYPES.get(type_, str(type_))
 
 
 @functools.lru_cache(1024)
 def netid(family: int, type_: int) -> str:
-    """What stands in the column Netid of sockets that ss does not show: ``alg_seq``."""
+    """Text of the column Netid for sockets that ss does not show: ``alg_seq``."""
     name = _FAMILIES[family].lower() if family < len(_FAMILIES) else f"af{family}"
     return f"{name}_{short_type_name(type_)}"
 
 
 def state_name(record_state: int) -> str:
-    """``ESTAB`` and so on."""
+    """Name of a state as ss writes it: ``ESTAB``."""
     return STATES.get(record_state, str(record_state))
 
 
 def device_text(dev: int | None) -> str | None:
-    """``8:1``, of a ``dev_t`` as the kernel keeps it."""
+    """Text of the kernel's ``dev_t``: ``8:1``."""
     return None if dev is None else f"{major(dev)}:{minor(dev)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Batches of records, and parts of a long walk, which different processes may read."""
+"""Batches of records, and parts of a long walk. Different processes may read different parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Batch:
     """
     Records of one class that were read together.
 
-    A derived class may have their values as columns, and make records only when asked.
+    A derived class may keep their values as columns and make records when they are asked for.
     """
 
     def __init__(self, records: Sequence[Any]) -> None:
@@ -19,7 +19,7 @@ class Batch:
 
     @property
     def cls(self) -> type:
-        """Class of the records."""
+        """The class of the records."""
         return type(self._records[0]) if self._records else object
 
     def __len__(self) -> int:
@@ -30,21 +30,21 @@ class Batch:
         return self._records
 
     def errors(self) -> int:
-        """How many of them could not be read."""
+        """The number of records that could not be read."""
         return sum(getattr(record, "error", None) is not None for record in self._records)
 
     def select(self, indices: Sequence[int]) -> Batch:
-        """Some of them."""
+        """A batch of the records at *indices*."""
         return Batch([self._records[i] for i in indices])
 
 
 class Part:
     """
-    A part of a walk: some thousand records, read when they are iterated over.
+    A part of a walk: some thousand records, which are read when they are iterated over.
 
     :param read: Reads the records.
     :param key: Parts with the same key share most of what they read.
-    :param alone: It needs what the parts before it found: it is read when these are done.
+    :param alone: Read this part after all parts before it, because it needs what they found.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class Part:
         self.alone = alone
 
     def batches(self) -> Iterator[Batch]:
-        """Read its records."""
+        """Read the records, in batches."""
         return self._read()
 
     def records(self) -> Iterator[Any]:
-        """The same, one by one."""
+        """Read the records one by one."""
         for batch in self.batches():
             yield from batch.records()
 
     def found(self) -> Any:
-        """What later parts need of it, as :mod:`marshal` can write it."""
+        """What this part found for later parts, as a value that :mod:`marshal` can write."""
 
     def take(self, found: Any) -> None:
-        """Take what it found in another process."""
+        """Keep what :meth:`found` returned in the process that read this part."""

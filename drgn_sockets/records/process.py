@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A process, or one thread of it, with all that its files in ``/proc/PID`` are made of."""
+"""A process or a thread, with the values that its files in ``/proc/PID`` show."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class CgroupMembership(NamedTuple):
 
 class ProcessRecord:
     """
-    A task; what its structures point to is read when it is asked for.
+    A task. The structures that it points to are read when they are asked for.
 
-    :param whole: Whether it stands for its process (``/proc/PID``) or for itself
+    :param whole: Whether it stands for its whole process (``/proc/PID``) or for the thread alone
         (``/proc/PID/task/TID``).
     """
 
@@ -59,7 +59,7 @@ class ProcessRecord:
 
     @functools.cached_property
     def name(self) -> bytes:
-        """As ``comm`` has it."""
+        """Its name as in ``/proc/PID/comm``."""
         return proc_task_name(self.prog, self.task)
 
     @functools.cached_property
@@ -83,7 +83,7 @@ class ProcessRecord:
 
     @functools.cached_property
     def threads(self) -> list[Process]:
-        """Of its process, itself included."""
+        """The threads of its process, itself included."""
         return list(unbroken(p.for_each_thread(self.prog, self.signal)))
 
     @functools.cached_property
@@ -97,7 +97,7 @@ class ProcessRecord:
 
     @functools.cached_property
     def group_ids(self) -> tuple[Sequence[Upid], ...]:
-        """Likewise of its process, process group and session."""
+        """The same for its process, process group and session."""
         signal = self.signal
         pids = (signal.tgid_pid, signal.pgid_pid, signal.sid_pid)
         return tuple(upids(self.prog, pid) for pid in pids)
@@ -110,7 +110,7 @@ class ProcessRecord:
 
     @functools.cached_property
     def tty(self) -> Tty | None:
-        """Its terminal."""
+        """Its terminal, ``None`` if it has none."""
         return Tty.layout(self.prog).read(self.signal.tty) if self.signal.tty else None
 
     @functools.cached_property
@@ -167,7 +167,7 @@ class ProcessRecord:
 
     @property
     def is_known(self) -> bool:
-        """Whether it has signal handlers yet, without which the kernel tells less of it."""
+        """Whether it still has its signal handlers; without them, procfs shows less of it."""
         return bool(self.task.sighand)
 
     def tgid_of(self, task: int) -> int:
@@ -179,11 +179,15 @@ class ProcessRecord:
         return Process.layout(self.prog).read(task).tgid
 
     def pid_of(self, task: int) -> int:
-        """ID of another task, likewise."""
+        """
+        ID of another task.
+
+        :param task: ``struct task_struct *``
+        """
         return Process.layout(self.prog).read(task).pid
 
     def cpu_times(self) -> tuple[int, int, int]:
-        """User and system time, and that as a virtual processor, ns."""
+        """User, system and guest time, ns."""
         task, signal = self.task, self.signal
         if not self.whole:
             time = p.CpuTime(
@@ -200,7 +204,7 @@ class ProcessRecord:
         return (*p.cputime_adjust(time), signal.gtime + sum(t.gtime for t in self.threads))
 
     def faults(self) -> tuple[int, int]:
-        """Page faults without I/O and with it."""
+        """Numbers of page faults without I/O (minor) and with it (major)."""
         task, signal = self.task, self.signal
         if not self.whole:
             return task.min_flt, task.maj_flt

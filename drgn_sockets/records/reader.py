@@ -42,7 +42,7 @@ from drgn_sockets.records.socket import AnySocket, Derived, Family, SocketRecord
 T = TypeVar("T")
 
 _BATCH = 512
-# Sockets in a part of a walk.
+# Numbers of sockets in the parts of a walk.
 _FIRST_PART = 256
 _PART = 2048
 
@@ -50,16 +50,16 @@ _NO_INODES: Mapping[int, AnyInode] = {}
 
 
 def _small_record(common: SockCommon) -> type[SocketRecord] | None:
-    """The record of what is no full socket."""
+    """The record of a request or timewait socket; ``None`` for a full socket."""
     if common.state not in (TCP_TIME_WAIT, TCP_NEW_SYN_RECV):
         return None
-    # Only of stream sockets there are such.
+    # Only stream sockets have these.
     family = family_named(family_name_like(common.family, SOCK_STREAM))
     return family.small_record(common) if family is not None else None
 
 
 class SocketBatch(Batch):
-    """Sockets of one class, as columns of their structures until records are asked for."""
+    """Sockets of one class, kept as columns of their structures until records are asked for."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class SocketBatch(Batch):
         return self.structs.addresses
 
     def column(self, name: str) -> Sequence[Any]:
-        """A member of the structures, or what the records' class derives of members."""
+        """The column of a member of the structures, or of a :class:`Derived` of the class."""
         derived = getattr(self._cls, name, None)
         if isinstance(derived, Derived):
             columns = [self.structs.column(member) for member in derived.names]
@@ -102,7 +102,7 @@ class SocketBatch(Batch):
         """
         Inode number of each, 0 for none.
 
-        :raises FaultError: if that of one cannot be read
+        :raises FaultError: if at least one cannot be read
         """
         return all_there(self._inos)  # type: ignore[return-value]
 
@@ -143,14 +143,14 @@ class SocketBatch(Batch):
 
 
 class UnixBatch(SocketBatch):
-    """Unix sockets, with their names and what is at their other ends."""
+    """Unix sockets, with their names and the inodes and names of their other ends."""
 
     @functools.cached_property
     def names(self) -> list[bytes | None]:
         """
         Name of each.
 
-        :raises FaultError: if that of one cannot be read
+        :raises FaultError: if at least one cannot be read
         """
         return all_there(self._names)  # type: ignore[return-value]
 
@@ -159,7 +159,7 @@ class UnixBatch(SocketBatch):
         """
         Inode and name of the other end of each.
 
-        :raises FaultError: if that of one cannot be read
+        :raises FaultError: if at least one cannot be read
         """
         peers = self._peers
         for column in zip(*peers):
@@ -172,7 +172,7 @@ class UnixBatch(SocketBatch):
 
     @functools.cached_property
     def _peers(self) -> list[tuple[int | Lost, bytes | Lost | None]]:
-        # The ends of a pair are made together, so they mostly lie in the same batch.
+        # The kernel creates both ends of a pair together, so they are mostly in the same batch.
         ends = dict(zip(self.addresses, zip(self._inos, self._names)))
         peers = self.structs.column("peer")
         far = UnixSock.layout(self.prog).read_batch({p for p in peers if p and p not in ends})
@@ -198,8 +198,8 @@ class SocketReader:
     """
     Reads sockets.
 
-    :param holders: Who holds what, for the records; ``None`` leaves that out.
-    :param losses: Takes what cannot be read and is in no row.
+    :param holders: The holders, for the records; ``None`` leaves them out.
+    :param losses: Collects what cannot be read and has no row.
     """
 
     def __init__(
@@ -238,19 +238,19 @@ class SocketReader:
 
     def of_families(self, *names: str) -> Iterator[AnySocket]:
         """
-        Read every socket of some families, as :func:`for_each_socket`.
+        Read every socket of some families, see :func:`for_each_socket`.
 
         :param names: Which of :data:`~drgn_sockets.records.families.FAMILY_NAMES`
         """
         return for_each_socket(self.prog, names, self.holders, self.losses)
 
     def peer(self, record: SocketRecord) -> AnySocket | None:
-        """The other end of a socket, if its family knows of one on this machine."""
+        """The other end of a socket, if its family can find it on this machine."""
         family = family_named(record.family_name)
         return None if family is None else family.peer(self, record)
 
     def peers(self, records: Iterable[SocketRecord]) -> dict[int, AnySocket]:
-        """The other ends of sockets, by the ``struct sock *`` of the end that is known."""
+        """The other end of each of *records* that has one, by the record's ``struct sock *``."""
         by_family: dict[str, list[SocketRecord]] = {}
         for record in records:
             by_family.setdefault(record.family_name, []).append(record)
@@ -267,7 +267,7 @@ class SocketReader:
         return None if family is None else family.listener(self, record)
 
     def read_many(self, sks: Iterable[int]) -> Iterator[Batch]:
-        """Read the sockets at *sks*, whatever they are, in address order."""
+        """Read the sockets at *sks*, of whatever families, in address order."""
         for some in _pieces(sks, _BATCH):
             commons = SockCommon.layout(self.prog).read_batch(some)
             yield from self._unreadable(commons.unreadable)
@@ -275,23 +275,23 @@ class SocketReader:
 
     def read_held(self, name: str, sks: Sequence[int]) -> Iterator[Batch]:
         """
-        Read sockets in file tables that look like those of a family, in address order.
+        Read sockets that are in file tables and look like those of a family, in address order.
 
         :param name: One of :data:`FAMILY_NAMES`.
         """
         family = family_named(name)
         if family is None or not family.is_known(self.prog):
             return _with_parts(self._read_full(sks, self._known), self.losses)
-        # A socket that is in a file table is a full one, and mostly what its struct socket
-        # looks like: one read instead of two.
+        # A socket in a file table is a full one, and nearly always of the family that its struct
+        # socket looks like. Reading it as such takes one read; finding out first takes two.
         return _with_parts(self._read(family.record, sks, self._known, family), self.losses)
 
     def read_held_briefly(self, sockets: Mapping[int, SocketAlloc]) -> Iterator[Batch]:
         """
-        Read sockets that are in file tables, and not more of them than their ends: of inet
-        sockets ``struct sock`` tells these.
+        Read as much of sockets in file tables as is needed to show their ends. For inet sockets
+        that is ``struct sock``.
 
-        :param sockets: By ``struct sock *``, what was read of their ``struct socket``.
+        :param sockets: The decoded ``struct socket`` of each, by ``struct sock *``.
         """
         names = FamilyNamesByOps(self.prog)
         unix: list[int] = []
@@ -308,8 +308,8 @@ class SocketReader:
         """
         Read the sockets of a hash table.
 
-        :param entries: What the walk of the table yields.
-        :param family: What the table's full sockets are.
+        :param entries: The entries that the walk of the table yields.
+        :param family: The family of the table's full sockets.
         """
         full = family.record if family.is_known(self.prog) else None
         for some in _pieces(entries, _BATCH):
@@ -324,7 +324,7 @@ class SocketReader:
         commons: Iterable[SockCommon],
         full: type[SocketRecord] | None,
     ) -> Iterator[Batch]:
-        """:param full: What full sockets are, if that is known."""
+        """:param full: The record of full sockets, ``None`` if their family is to be found out."""
         by_record: dict[type[SocketRecord] | None, list[int]] = {}
         for sk, common in zip(sks, commons):
             by_record.setdefault(_small_record(common) or full, []).append(sk)
@@ -361,7 +361,7 @@ class SocketReader:
         inodes: Mapping[int, AnyInode],
         family: Family | None = None,
     ) -> Iterator[Batch]:
-        """:param family: The family that *sks* look like, if they may prove to be of others."""
+        """:param family: The family that *sks* look like, if some may be of another family."""
         structs = record_class.struct.layout(self.prog).read_batch(sks)
         yield from self._unreadable(structs.unreadable, record_class.struct.C_TYPE)
         strays: list[int] = []
@@ -399,7 +399,7 @@ class SocketReader:
         return record
 
     def netns(self, net: int) -> int | Lost:
-        """Inode of a ``struct net *``."""
+        """Inode number of a ``struct net *``."""
         if net not in self._netns:
             self._netns[net] = or_lost(functools.partial(net_ino, self.prog), net)
         return self._netns[net]
@@ -416,7 +416,7 @@ class SocketReader:
         self, sks: Iterable[int], sockets: Iterable[int], known: Mapping[int, AnyInode]
     ) -> dict[int, AnyInode | Lost]:
         """
-        Inodes of sockets that have one, or what is lost of them.
+        The inode of each socket that has one, or a ``Lost``, by ``struct sock *``.
 
         :param sks: ``struct sock *`` of each
         :param sockets: ``struct socket *`` of each, or 0
@@ -432,14 +432,14 @@ class SocketReader:
         for address in allocs.unreadable:
             found.update(dict.fromkeys(unknown[address], Lost(SocketAlloc.C_TYPE, address)))
         for alloc in allocs:
-            # As sock_i_ino(): socket->sk need not point back. An SMC socket that fell back
-            # to TCP has its inner socket point to its own struct socket.
+            # As sock_i_ino(), do not ask whether socket->sk points back: the inner socket of an
+            # SMC socket that fell back to TCP points to the struct socket of the SMC socket.
             for sk in unknown[alloc.address]:
                 found[sk] = SocketInode(alloc.ino, alloc.uid)
         return found
 
     def unix_name(self, addr: int) -> bytes | Lost | None:
-        """The name at a ``struct unix_address *``, ``None`` for none."""
+        """The name in a ``struct unix_address *``, ``None`` for a null pointer."""
         # An accepted socket shares the unix_address of its listener.
         if addr not in self._unix_names:
             try:
@@ -456,7 +456,7 @@ def _ino(inode: AnyInode | Lost | None) -> int | Lost:
 
 
 def _with_parts(batches: Iterable[Batch], losses: Losses) -> Iterator[Batch]:
-    """Behind each socket that has some, its parts."""
+    """Insert the parts of a socket behind it."""
     for batch in batches:
         if not isinstance(batch, SocketBatch) or batch.cls.parts is SocketRecord.parts:
             yield batch
@@ -491,8 +491,8 @@ class _HeldPart(Part):
     ) -> None:
         super().__init__(read)
         self._wanted = wanted
-        # By family, the next node of each in its hash chain: the walk of the hash table, which is
-        # for those in no file table, passes these over.
+        # The next node of each socket in its hash chain, by family. The walk of the hash table
+        # looks for sockets that are in no file table and passes these sockets over.
         self._nexts = nexts
         self._found: dict[str, dict[int, int]] = {}
 
@@ -520,9 +520,9 @@ def socket_parts(
     holders: Holders | None = None,
     losses: Losses | None = None,
 ) -> Iterator[Part]:
-    """The records of :func:`for_each_socket`, in parts."""
+    """The sockets that :func:`for_each_socket` yields, in parts."""
     wanted = frozenset(families)
-    # One that looks like TCP, say, may prove to be of another family (SCTP).
+    # A socket that looks like TCP, say, may be of another family (SCTP).
     looked_at = frozenset[str]().union(*map(family_names_like, wanted))
     reader = SocketReader(prog, holders, losses)
     nexts: dict[str, dict[int, int]] = {}
@@ -531,13 +531,13 @@ def socket_parts(
     for name in FAMILY_NAMES:
         if holders is not None and name in looked_at:
             held = sorted(holders.sks_like(name))
-            # The first is small: somebody waits for the first row.
+            # The first part is small, so that the first row comes soon.
             first, rest = held[:_FIRST_PART], held[_FIRST_PART:]
             for sks in (*_pieces(first, _FIRST_PART), *_pieces(rest, _PART)):
                 read = functools.partial(reader.read_held, name, sks)
                 yield _HeldPart(read, wanted, nexts)
         passed.add(name)
-        # A walk comes when all that may be of its family was found, if somebody holds it.
+        # Walk the table of a family after all file tables' sockets that may be of that family.
         for family in [f for f in walks if family_names_like(f.name) | {f.name} <= passed]:
             walks.remove(family)
             yield Part(functools.partial(_walk, reader, prog, family, nexts), alone=True)
@@ -560,7 +560,7 @@ def _unknown(
     except FaultError as e:
         losses.lose(e, f"{family.name} sockets")
     except LookupError as e:
-        # Mostly its module is not loaded. If it is, what is known of its types does not lead there.
+        # Mostly the family's module is not loaded. If it is, the program lacks its types.
         if family.module is not None and find_module(prog, family.module) is not None:
             text = f"{family.name} sockets that are in no file table are not shown: {e}"
             if "struct " in str(e):
@@ -577,11 +577,11 @@ def for_each_socket(
     """
     Every socket of the machine, in all network namespaces, family by family.
 
-    :param families: Which of :data:`~drgn_sockets.records.families.FAMILY_NAMES`; yielded in the
-        order of that.
-    :param holders: Who holds what. Sockets that are in no hash table (created and never
-        bound, unknown families) are found through it, and are missing without it.
-    :param losses: Takes what cannot be read and is in no row.
+    :param families: Which of :data:`~drgn_sockets.records.families.FAMILY_NAMES`; the sockets are
+        yielded in the order of that list.
+    :param holders: The holders of sockets. Sockets that are in no hash table (created and never
+        bound, or of an unknown family) are found through it and are missing without it.
+    :param losses: Collects what cannot be read and has no row.
     """
     for part in socket_parts(prog, families, holders, losses):
         yield from part.records()
@@ -591,7 +591,7 @@ def readable(records: Iterable[AnySocket], losses: Losses) -> Iterator[SocketRec
     """
     Iterate over the sockets that could be read.
 
-    :param losses: Takes the others.
+    :param losses: Collects the sockets that could not be read.
     """
     for record in records:
         if isinstance(record, UnreadableSocket):

@@ -24,9 +24,9 @@ from drgn_sockets.records.holder import AnyInode, Holder, HoldersOfSockets
 from drgn_sockets.records.names import netid, state_name
 from drgn_sockets.text import escaped
 
-#: The name of the family of sockets that are of none that is known.
+#: The family name of sockets whose family is not known.
 OTHER = "other"
-#: What stands for any address where an address is a number of 32 bits: ``VMADDR_CID_ANY``.
+#: Any address, for families whose addresses are numbers of 32 bits: ``VMADDR_CID_ANY``.
 ANY = 0xFFFFFFFF
 # include/net/sock.h: RCV_SHUTDOWN, SEND_SHUTDOWN
 _RCV_SHUTDOWN, _SEND_SHUTDOWN = 1, 2
@@ -35,58 +35,59 @@ _RCV_SHUTDOWN, _SEND_SHUTDOWN = 1, 2
 class Timer(NamedTuple):
     """A timer that is running."""
 
-    #: ``on`` (retransmission), ``keepalive``, ``persist`` (window probes), ``timewait``,
-    #: ``synack``: as ``ss -o`` calls them, and the last as nobody else does.
+    #: ``on`` (retransmission), ``keepalive``, ``persist`` (window probes) or ``timewait``, as
+    #: ``ss -o`` calls them; ``synack`` is our name for the timer of a request, ``T3_RTX`` for the
+    #: one of an SCTP association.
     name: str
     #: Seconds until it fires.
     expires_s: float
-    #: In jiffies.
+    #: When it fires, jiffies.
     expires: int
-    #: How often it has fired for what it waits for.
+    #: How many retransmissions, probes or timeouts there were so far.
     retrans: int
 
 
 class Endpoint(NamedTuple):
     """
-    An end of a socket, as bytes that the kernel or a user chose: not escaped.
+    An end of a socket, in bytes that the kernel or a user chose; they are not escaped.
 
-    :func:`drgn_sockets.views.sockets.endpoint_text` makes of it what ss writes.
+    :func:`drgn_sockets.views.sockets.endpoint_text` makes the text that ss writes.
     """
 
     #: ``127.0.0.1``, ``rtnl``, a path, an abstract name (which begins with a NUL), …; ``None`` for
-    #: any and for none.
+    #: any address and for no address.
     address: bytes | None
-    #: Port, process, interface, inode, …; ``None`` for any and for none.
+    #: Port, process, interface, inode, …; ``None`` for any service and for no service.
     service: bytes | None
-    #: What ss writes between them.
+    #: What ss writes between address and service.
     separator: str = ":"
-    #: Address and service in numbers (``ss -n``), where these are names.
+    #: Address and service in numbers (``ss -n``), if they have names.
     numbers: tuple[bytes | None, bytes | None] | None = None
     #: Name of the interface that an IP address is bound to.
     interface: bytes | None = None
 
 
 class Endpoints(NamedTuple):
-    """The same end of each socket of a batch, in columns: what :class:`Endpoint` has of one."""
+    """The local ends or the remote ends of a batch of sockets: an :class:`Endpoint` in columns."""
 
-    #: What tells the address: many sockets have the same.
+    #: A key for the address of each socket; sockets with the same address have the same key.
     keys: Sequence[Any]
-    #: Makes :attr:`Endpoint.address` of a key.
+    #: Makes :attr:`Endpoint.address` from a key.
     address: Callable[[Any], bytes | None]
     services: Sequence[object]
     separator: str = ":"
-    #: The service that is none.
+    #: The value in *services* that means no service.
     no_service: object = 0
 
 
 class Described(NamedTuple):
-    """What is said of each socket of a batch in one line, in columns."""
+    """The one-line descriptions of a batch of sockets, in columns."""
 
     #: :meth:`SocketRecord.described_end`
     ends: Endpoints
     #: :attr:`SocketRecord.is_unbound`
     unbound: Sequence[bool]
-    #: :attr:`SocketRecord.is_connected`, as far as bound.
+    #: :attr:`SocketRecord.is_connected`, valid for sockets that are not unbound.
     connected: Sequence[object]
 
 
@@ -96,7 +97,7 @@ class Columns(Protocol):
     def __len__(self) -> int: ...
 
     def column(self, name: str) -> Sequence[Any]:
-        """A member of the structures, or what the records' class derives of members."""
+        """The column of a member of the structures, or of a :class:`Derived` of the class."""
 
     @property
     def inos(self) -> list[int]:
@@ -104,7 +105,7 @@ class Columns(Protocol):
 
 
 class LsofSocket(NamedTuple):
-    """What lsof shows of a socket, in its words."""
+    """What lsof shows of a socket, in the words of lsof."""
 
     #: The column TYPE.
     type: str
@@ -119,16 +120,16 @@ def same(value: Any) -> Any:
 
 class Derived:
     """
-    What a record says that is worked out from members of its structure, for one record or for
-    a column of them.
+    A value of a record that is computed from members of its structure, for one record or for a
+    column of records.
 
-    :param function: Works it out of the values of *names*.
+    :param function: Computes the value from those of the members *names*.
     """
 
     def __init__(self, function: Callable[..., Any], *names: str, doc: str) -> None:
         self.function = function
         self.names = names
-        #: Whether it is a member as it stands.
+        #: Whether the value is that of one member, unchanged.
         self.is_same = function is same
         self.__doc__ = doc
 
@@ -143,42 +144,43 @@ class SocketRecord:
     """
     A socket of any family.
 
-    A family says more in a class of its own. What it says beyond that is in :attr:`sock`,
-    the decoded ``struct sock`` (or ``tcp_sock``, ``unix_sock``, ``inet_timewait_sock``, …).
+    Families derive their own classes, with more attributes. All values that were read are in
+    :attr:`sock`, the decoded ``struct sock`` (or ``tcp_sock``, ``unix_sock``,
+    ``inet_timewait_sock``, …).
     """
 
-    #: What is read of it.
+    #: The structure that is read.
     struct: ClassVar[type[SockCommon]] = Sock
 
     def __init__(self, prog: Program, sock: Any, netns: int | Lost) -> None:
         self.prog = prog
         #: The decoded structure, of class :attr:`struct`.
         self.sock = sock
-        #: Inode of the network namespace, as it was read.
+        #: Inode number of the network namespace, or a ``Lost``.
         self.netns_or_lost = netns
 
-    #: Name of its family, one of :data:`~drgn_sockets.records.families.FAMILY_NAMES`. (Its address
-    #: family, ``AF_*``, is :attr:`family`; several families of ours may have the same.)
+    #: Name of its family, one of :data:`~drgn_sockets.records.families.FAMILY_NAMES`. (The address
+    #: family, ``AF_*``, is :attr:`family`; several families may share an address family.)
     family_name: ClassVar[str] = OTHER
 
-    #: A record is of what could be read, see :class:`UnreadableSocket`.
+    #: ``None``, since the socket was read; :class:`UnreadableSocket` has an error here.
     error: str | None = None
-    #: Its inode and the name of its interface, or what is lost of them.
+    #: Its inode and the name of its interface, or a ``Lost`` for each that cannot be read.
     inode_or_lost: AnyInode | Lost | None = None
     ifname_or_lost: bytes | Lost | None = None
-    #: ``struct sock *`` of the other end where the kernel has that, else 0.
+    #: ``struct sock *`` of the other end if the kernel keeps it, else 0.
     peer_sk: int = 0
-    #: Whether it is one of the :meth:`parts` of a socket.
+    #: Whether records of this class are :meth:`parts` of a socket.
     is_part: ClassVar[bool] = False
-    #: Further structures that are read of it, by attribute.
+    #: Further structures that are read, by the attribute that has them.
     more: ClassVar[Mapping[str, type[Struct]]] = {}
-    #: Who holds what, ``None`` if nobody looked.
+    #: The holders of all sockets, ``None`` if they were not looked for.
     all_holders: HoldersOfSockets | None = None
 
     @property
     def netns(self) -> int:
         """
-        Inode of the network namespace.
+        Inode number of the network namespace.
 
         :raises FaultError: if it cannot be read
         """
@@ -187,7 +189,7 @@ class SocketRecord:
     @property
     def ifname(self) -> bytes | None:
         """
-        Name of the interface it is bound to, if it is.
+        Name of the interface that it is bound to, ``None`` if it is bound to none.
 
         :raises FaultError: if it cannot be read
         """
@@ -213,18 +215,18 @@ class SocketRecord:
 
     @property
     def i_uid(self) -> int | None:
-        """Owner of the inode, ``None`` if it has none."""
+        """Owner of the inode, ``None`` if it has no inode."""
         return self.inode.uid if self.inode is not None else None
 
     @property
     def told_uid(self) -> int:
-        """Owner as procfs and sock_diag tell it, ``sock_i_uid()`` or ``sk_uid()``."""
-        # That of the inode; a socket without one is root's.
+        """Owner as in procfs and sock_diag: ``sock_i_uid()`` or, in newer kernels, ``sk_uid()``."""
+        # sock_i_uid() is the owner of the inode, or 0 if there is no inode.
         return (self.i_uid if has_sock_i_uid(self.prog) else self.uid) or 0
 
     @property
     def holders(self) -> list[Holder] | None:
-        """Every fd that holds it; ``None`` if nobody looked."""
+        """Every fd that holds it; ``None`` if holders were not looked for."""
         if self.all_holders is None:
             return None
         found = self.all_holders.of(self.sock.address)
@@ -261,12 +263,12 @@ class SocketRecord:
         """The timer that fires next."""
         return None
 
-    # What ss has in its columns.
+    # The columns of ss.
 
     @classmethod
     def netid_of(cls, family: int, type: int, protocol: int) -> str:
         """
-        What ss writes in its column Netid, as ``u_str``.
+        What ss writes in its column Netid: ``u_str``.
 
         :param family: ``AF_*``
         :param type: ``SOCK_*``
@@ -275,7 +277,7 @@ class SocketRecord:
 
     @property
     def netid(self) -> str:
-        """:meth:`netid_of` this socket."""
+        """What ss writes in its column Netid for this socket."""
         return self.netid_of(self.family, self.type, self.protocol)
 
     @property
@@ -284,14 +286,14 @@ class SocketRecord:
         return state_name(self.state)
 
     def local_end(self) -> Endpoint:
-        """This end, as ss has it."""
+        """The local end, as ss shows it."""
         return Endpoint(None, b"%d" % self.ino, " ")
 
     def remote_end(self) -> Endpoint | None:
-        """The other end, as ss has it; ``None`` if it has none."""
+        """The remote end, as ss shows it; ``None`` if there is none."""
         return None
 
-    # The same of many, column by column. Each is None where records have to be made.
+    # The same for a batch, column by column. Each returns None if only the records can tell.
 
     @classmethod
     def local_ends(cls, batch: Columns) -> Endpoints | None:
@@ -302,7 +304,7 @@ class SocketRecord:
 
     @classmethod
     def remote_ends(cls, batch: Columns) -> Endpoints | None:
-        """:meth:`remote_end` of each."""
+        """:meth:`remote_end` of each socket of a batch."""
         if cls.remote_end is not SocketRecord.remote_end:
             return None
         nothing = [""] * len(batch)
@@ -310,67 +312,67 @@ class SocketRecord:
 
     @classmethod
     def recv_qs(cls, batch: Columns) -> Sequence[int] | None:
-        """:attr:`recv_q` of each."""
+        """:attr:`recv_q` of each socket of a batch."""
         return batch.column("recv_q") if isinstance(cls.recv_q, Derived) else None
 
     @classmethod
     def send_qs(cls, batch: Columns) -> Sequence[int] | None:
-        """:attr:`send_q` of each."""
+        """:attr:`send_q` of each socket of a batch."""
         return batch.column("send_q") if isinstance(cls.send_q, Derived) else None
 
     @classmethod
     def described(cls, batch: Columns) -> Described | None:
-        """What is said of each in one line."""
+        """The one-line description of each socket of a batch."""
         return None
 
-    # What is said of it in one line, and beside it.
+    # The one-line description, and the notes beside it.
 
     def described_end(self) -> Endpoint | None:
-        """This end, as one line has it; ``None`` if its family has no names for ends."""
+        """The local end in a one-line description; ``None`` if the family has no names for ends."""
         has_names = type(self).local_end is not SocketRecord.local_end
         return self.local_end() if has_names else None
 
     def unbound_words(self) -> str:
-        """What that line has in the place of an end, if it :attr:`is_unbound`."""
+        """What the description shows in the place of the end if the socket :attr:`is_unbound`."""
         return "never bound"
 
     def note(self) -> str | None:
-        """What is unusual about it, seen as one end of two."""
+        """What is unusual about it as one end of two."""
         if self.is_unbound:
             return "never bound"
-        # Of families of which no more is known than that they have sockets, that is not known.
+        # For a family that is not known, nothing tells whether a socket is connected.
         return None if self.is_connected or self.family_name == OTHER else "not connected"
 
     def peer_note(self, peer: SocketRecord) -> str | None:
-        """What is unusual about *peer*, seen as the other end of this socket."""
+        """What is unusual about *peer* as the other end of this socket."""
         if peer.netns != self.netns:
             return f"in network namespace {peer.netns}"
         return peer.note()
 
     def absent_peer_note(self) -> str | None:
-        """Where its other end is, if that is no other socket."""
+        """Where its other end is, if the other end is not one socket."""
         return None
 
     def lsof(self, ino: int) -> LsofSocket | None:
         """
-        What lsof shows of it, ``None`` if no more than its protocol.
+        What lsof shows of it; ``None`` if lsof shows no more than its protocol.
 
         :param ino: Inode of the file that leads to it.
         """
         return None
 
     def lsof_ends(self) -> str:
-        """What is shown behind the protocol, where lsof shows just that."""
+        """What to show behind the protocol if lsof shows the protocol alone."""
         return ""
 
-    # What the expressions of ss compare.
+    # The values that the filter expressions of ss compare.
 
     def match_address(self, local: bool) -> int | bytes | None:
         """
-        What ``src`` and ``dst`` compare with an address: the bytes of an IP address or of a name;
-        of other families a number, :data:`ANY` for any; ``None`` for none.
+        The address that ``src`` and ``dst`` compare: the bytes of an IP address or of a name, or,
+        in other families, a number, with :data:`ANY` for any address; ``None`` for no address.
 
-        :param local: Of this end, not of the other.
+        :param local: Whether to return that of the local end; else that of the remote end.
         """
         end = self.local_end() if local else self.remote_end()
         if end is None:
@@ -381,7 +383,7 @@ class SocketRecord:
         return int(address) if address.isdigit() else None
 
     def match_services(self, local: bool) -> set[str]:
-        """All that an end's port goes by, for ``src`` and ``dst``; ``*`` for any."""
+        """All texts that match an end's port in ``src`` and ``dst``; ``*`` for any port."""
         end = self.local_end() if local else self.remote_end()
         if end is None:
             return set()
@@ -389,7 +391,7 @@ class SocketRecord:
         return {"*" if service is None else service.decode("utf-8", "surrogateescape")}
 
     def match_port(self, local: bool) -> int | None:
-        """What ``sport`` and ``dport`` compare; ``None`` if the end has no port."""
+        """The port that ``sport`` and ``dport`` compare; ``None`` if the end has no port."""
         for text in self.match_services(local):
             if text.removeprefix("-").isdecimal():
                 return int(text)
@@ -397,7 +399,7 @@ class SocketRecord:
 
     @property
     def match_ifindex(self) -> int:
-        """What ``dev`` compares: index of the interface that it is bound to, 0 for none."""
+        """The interface that ``dev`` compares: index of the one it is bound to, 0 for none."""
         return self.sock.bound_dev_if  # type: ignore[no-any-return]
 
     @property
@@ -406,11 +408,11 @@ class SocketRecord:
         return False
 
     def parts(self) -> Sequence[SocketRecord]:
-        """What of it ss shows in lines of their own, below that of the socket."""
+        """Records of the parts that ss shows in lines of their own, below the socket."""
         return ()
 
     def skmem(self) -> tuple[int, ...] | None:
-        """What ``ss -m`` shows, in its order; ``None`` of what is no full socket."""
+        """What ``ss -m`` shows, in the order of ss; ``None`` if it is not a full socket."""
         sock = self.sock
         if not isinstance(sock, Sock):
             return None
@@ -433,48 +435,48 @@ class SocketRecord:
 
     @property
     def is_unbound(self) -> bool:
-        """Whether it was created, and neither bound nor connected, where that can be told."""
+        """Whether it was neither bound nor connected; false in families that cannot tell."""
         return False
 
     @property
     def is_unlisted(self) -> bool:
-        """Whether it is in no table that the kernel lists: only a process that holds it knows."""
+        """Whether it is in no table that the kernel lists, so that only its fds lead to it."""
         return self.is_unbound
 
     @property
     def is_bound_inactive(self) -> bool:
-        """Whether it is what ss calls BOUND-INACTIVE: closed, with a port."""
+        """Whether it is in the state that ss calls BOUND-INACTIVE: closed, with a port."""
         return False
 
     @property
     def cgroup_path(self) -> CgroupPath | None:
-        """Path of its cgroup, of version 2."""
+        """Path of its cgroup (version 2), ``None`` if it has none."""
         return sock_cgroup_path(self.prog, self.sock)
 
     def detail_words(self) -> list[str]:
         """
-        What ``ss -e`` says first: of most families the owner, inode and cookie
+        The first words of ``ss -e``: in most families owner, inode and cookie
         (``sock_details_print()``).
         """
         uid = self.told_uid
         return [*([f"uid:{uid}"] if uid else ()), f"ino:{self.ino}", f"sk:{self.sock.cookie:x}"]
 
     def extended_words(self) -> str:
-        """What ``ss -e`` says of it after that; escaped."""
+        """The words of ``ss -e`` after :meth:`detail_words`, escaped."""
         return ""
 
     def info(self) -> Any:
-        """What ``ss -i`` says of it, as a named tuple; ``None`` for nothing."""
+        """The values of ``ss -i`` as a named tuple, ``None`` if there are none."""
         return None
 
     def info_words(self) -> str:
-        """What ``ss -i`` says of it; escaped."""
+        """The words of ``ss -i``, escaped."""
         return ""
 
 
 def directions(shutdown: int) -> str:
     """
-    ``<->``, with a ``-`` in the place of what has been shut down.
+    ``<->``, with a ``-`` in the place of each direction that was shut down.
 
     :param shutdown: ``sk_shutdown``
     """
@@ -484,18 +486,18 @@ def directions(shutdown: int) -> str:
 
 
 def cgroup_text(path: CgroupPath | None) -> str | None:
-    """``cgroup:/system.slice``, or as ss writes it of one that has been removed."""
+    """The words of ss for a cgroup: ``cgroup:/system.slice``; ``unreachable`` if it was removed."""
     if path is None:
         return None
     return f"cgroup:unreachable:{path.id:x}" if path.removed else f"cgroup:{escaped(path)}"
 
 
 class UnreadableSocket:
-    """A place where a socket should be and none could be read."""
+    """A socket that could not be read."""
 
     def __init__(self, sk: int, error: str, holders: list[Holder] | None = None) -> None:
         self.sk = sk
-        #: What is wrong, a few words.
+        #: What is wrong, in a few words.
         self.error = error
         self.holders = holders
 
@@ -510,8 +512,8 @@ AnySocket = Union[SocketRecord, UnreadableSocket]
 
 class Sockets(Protocol):
     """
-    The sockets of a machine, as a family looks among them for the other end of one:
-    :class:`~drgn_sockets.records.reader.SocketReader`.
+    The part of :class:`~drgn_sockets.records.reader.SocketReader` with which a family looks for
+    the other end of a socket.
     """
 
     def at(self, sk: int) -> AnySocket:
@@ -532,42 +534,44 @@ class Sockets(Protocol):
 
 class Family:
     """
-    A family of sockets: what adding one takes, in a module of :mod:`drgn_sockets.records.families`,
-    which also has how its sockets are told from others.
+    A family of sockets. Each has a class derived from this one, in a module of
+    :mod:`drgn_sockets.records.families`. The registry in that package says how its sockets are
+    told from others.
     """
 
-    #: Its name, ``tcp``: :attr:`SocketRecord.family_name` of its records.
+    #: Its name, as in :attr:`SocketRecord.family_name` of its records: ``tcp``.
     name: ClassVar[str]
-    #: Name of the module that it may be.
+    #: Name of the kernel module that the family may be in.
     module: ClassVar[str | None] = None
-    #: The record of its full sockets, and those of what the kernel has before and after these.
+    #: The record of its full sockets, and the records of the smaller structures that the kernel
+    #: has before and after a full socket (requests, TIME-WAIT).
     record: ClassVar[type[SocketRecord]]
     small: ClassVar[tuple[type[SocketRecord], ...]] = ()
     #: Records of the parts that ss prints below a socket.
     parts: ClassVar[tuple[type[SocketRecord], ...]] = ()
-    #: Columns that only its records have, each with their class (``of``).
+    #: Columns that only its records have; ``of`` of each is the class of the records.
     columns: ClassVar[tuple[Column, ...]] = ()
-    #: The record if no more than ``struct sock`` was read.
+    #: The record of a socket of which only ``struct sock`` was read.
     plain: ClassVar[type[SocketRecord]]
-    #: Whether ``struct sock`` tells its ends.
+    #: Whether ``struct sock`` is enough to show the ends of its sockets.
     brief: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if "plain" not in cls.__dict__:
             name = f"{cls.__name__}PlainRecord"
-            # As told apart, but for what takes more than struct sock.
+            # It has the family's name and Netid. Other attributes may need more than struct sock.
             also = {"family_name": cls.name, "netid_of": cls.record.__dict__.get("netid_of")}
             cls.plain = type(name, (SocketRecord,), {k: v for k, v in also.items() if v})
 
     def small_record(self, common: SockCommon) -> type[SocketRecord] | None:
-        """The record of what is no full socket, told by its state, as ``sk_fullsock()``."""
+        """The record of what is not a full socket by its state (``sk_fullsock()``), or ``None``."""
         return None
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
     ) -> Iterator[tuple[int, SockCommon | None]]:
         """
-        Every socket of it that the kernel has in a list or table, in all network namespaces.
+        Iterate over its sockets in the kernel's lists and tables, in all network namespaces.
 
         :param known: Sockets that may be left out, each with the next node of its hash chain.
         :return: Iterator of (address, entry), ``None`` for one that cannot be read
@@ -576,25 +580,25 @@ class Family:
         return iter(())
 
     def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:
-        """The other end of a socket of it, if that is on this machine."""
+        """The other end of one of its sockets, if the other end is on this machine."""
         return None
 
     def peers(self, sockets: Sockets, records: Iterable[Any]) -> Mapping[int, AnySocket]:
         """
-        The other ends of many sockets of it, as :meth:`peer` has them: one walk may find all.
+        The other ends of many of its sockets, as by :meth:`peer`; one walk may find all of them.
 
-        :return: Other ends, by the ``struct sock *`` of the end that is known
+        :return: Other ends, by the ``struct sock *`` of the given record
         """
         ends = ((record.sk, self.peer(sockets, record)) for record in records)
         return {sk: peer for sk, peer in ends if peer is not None}
 
     def listener(self, sockets: Sockets, record: Any) -> SocketRecord | None:
         """
-        The listener that a socket of it was accepted from, or is still to be, where sockets of the
-        family are known by the name of their listener.
+        The listener that one of its sockets was, or is still to be, accepted from. Only families
+        whose accepted sockets go by the name of their listener have one.
         """
         return None
 
     def is_known(self, prog: Program) -> bool:
-        """Whether the program has the type of its sockets: that may be a module's."""
+        """Whether the program has the type of its sockets, which may be in a module."""
         return has_type(prog, self.record.struct.C_TYPE)

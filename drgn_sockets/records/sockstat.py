@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Numbers of sockets of a network namespace, and the memory that they use."""
+"""Counts of the sockets in a network namespace, and the memory that they use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sockstat(net: Object) -> Iterator[tuple[str, Counts]]:
     Iterate over the lines of ``/proc/net/sockstat`` (``sockstat_seq_show()``).
 
     :param net: ``struct net *``
-    :return: Iterator of the word at the beginning of a line, and its counts by name
+    :return: Iterator of (first word of a line, its counts by name)
     :raises FaultError: if a count cannot be read
     """
     prog = net.prog_
@@ -48,7 +48,7 @@ def sockstat6(net: Object) -> Iterator[tuple[str, Counts]]:
     Iterate over the lines of ``/proc/net/sockstat6`` (``sockstat6_seq_show()``).
 
     :param net: ``struct net *``
-    :return: Iterator of the word at the beginning of a line, and its counts by name
+    :return: Iterator of (first word of a line, its counts by name)
     :raises FaultError: if a count cannot be read
     """
     inuse = p.sockets_in_use(net)
@@ -64,7 +64,7 @@ class SocketCounts(NamedTuple):
 
     #: Counts of :func:`sockstat` and :func:`sockstat6`, by the word at the beginning of the line.
     counts: dict[str, Counts]
-    #: TCP connections that are established, or wait for the process to close them.
+    #: TCP connections in ESTABLISHED or CLOSE-WAIT.
     established: int
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the kernel tells of a TCP connection, by ``TCP_INFO`` and to ``ss -i``."""
+"""What the kernel tells of a TCP connection by ``TCP_INFO`` and sock_diag, for ``ss -i``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TCP_ECN_MODE_RFC3168 = 1
 _TCP_ECN_SEEN = 8
 _TCP_ECN_MODE_ACCECN = 16
 _TCP_ECN_MODE_ANY = _TCP_ECN_MODE_RFC3168 | _TCP_ECN_MODE_ACCECN
-# By these bits: TCPI_ECN_MODE_*. Both are set as long as it is not decided.
+# TCPI_ECN_MODE_* by these bits. Both bits are set until the mode is decided.
 _ECN_MODES = {0: 0, _TCP_ECN_MODE_RFC3168: 1, _TCP_ECN_MODE_ACCECN: 2, _TCP_ECN_MODE_ANY: 3}
 
 # enum tcp_chrono
@@ -46,12 +46,12 @@ _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
 _MSEC_PER_SEC = 1_000
 _USEC_PER_SEC = 1_000_000
-#: What the kernel gives for a rate that is not limited.
+#: The rate that the kernel gives if there is no limit.
 NO_RATE = _U64
 
 
 class VegasInfo(NamedTuple):
-    """``struct tcpvegas_info``, which other algorithms that look at delays fill as well."""
+    """``struct tcpvegas_info``; other algorithms that look at delays fill it, too."""
 
     enabled: int
     rttcnt: int
@@ -59,12 +59,12 @@ class VegasInfo(NamedTuple):
     minrtt_us: int
 
 
-#: Algorithms that fill it.
+#: Algorithms that fill ``struct tcpvegas_info``.
 VEGAS_LIKE = frozenset({b"vegas", b"yeah", b"illinois", b"westwood", b"nv"})
 
 
 class DctcpInfo(NamedTuple):
-    """``struct tcp_dctcp_info``; not *enabled* for one that fell back to Reno."""
+    """``struct tcp_dctcp_info``; *enabled* is 0 if the connection fell back to Reno."""
 
     enabled: int
     ce_state: int
@@ -94,7 +94,7 @@ class TlsInfo(NamedTuple):
     txconf: int
     zc_ro_tx: int
     rx_no_pad: int
-    #: ``None`` where there is no such limit.
+    #: ``None`` in kernels without such a limit.
     tx_max_payload_len: int | None = None
 
 
@@ -114,20 +114,21 @@ class MptcpSubflowInfo(NamedTuple):
     relwrite_seq: int = 0
 
 
-#: A member of ``struct tcp_sock`` as it stands.
+#: The value of a member of ``struct tcp_sock``, unchanged.
 Member = int
-#: Likewise one that some kernels lack, or that is not told of a listening socket.
+#: The same for a member that some kernels lack, or that is not told of a listening socket.
 MaybeMember = Optional[int]
 
 
 class TcpInfo(NamedTuple):
     """
-    ``struct tcp_info``, without ``tcpi_``, and what goes with it in a message of
-    ``inet_diag``.
+    ``struct tcp_info``, with names without ``tcpi_``, and the attributes that a message of
+    ``inet_diag`` has beside it.
 
-    This is the one table of its fields. A field of type :data:`Member` or :data:`MaybeMember` is a
-    member of ``struct tcp_sock`` as it stands; :meth:`_TcpInfoReader.compute` computes the others.
-    ``None`` stands for what a kernel does not tell; of a listening socket, most.
+    This is the one table of the fields. A field of type :data:`Member` or :data:`MaybeMember` has
+    the value of a member of ``struct tcp_sock``; :meth:`_TcpInfoReader.compute` computes the
+    others. ``None`` stands for what the kernel does not tell; most fields of a listening socket
+    are ``None``.
     """
 
     state: Member
@@ -163,7 +164,7 @@ class TcpInfo(NamedTuple):
     rcv_rtt_us: MaybeMember = None
     rcv_space: MaybeMember = None
     total_retrans: MaybeMember = None
-    #: Bytes a second, as all rates; :data:`NO_RATE` for no limit.
+    #: Bytes a second, like all rates; :data:`NO_RATE` for no limit.
     pacing_rate: int = NO_RATE
     max_pacing_rate: int = NO_RATE
     bytes_acked: MaybeMember = None
@@ -171,7 +172,7 @@ class TcpInfo(NamedTuple):
     segs_out: MaybeMember = None
     segs_in: MaybeMember = None
     notsent_bytes: int | None = None
-    #: 4294967295 for none yet.
+    #: 4294967295 if there was no sample yet.
     min_rtt_us: MaybeMember = None
     data_segs_in: MaybeMember = None
     data_segs_out: MaybeMember = None
@@ -191,7 +192,7 @@ class TcpInfo(NamedTuple):
     rehash: int | None = None
     total_rto: MaybeMember = None
     total_rto_recoveries: MaybeMember = None
-    #: While one is going on, to some tenths of a second.
+    #: During a recovery, exact to some tenths of a second.
     total_rto_time_ms: int | None = None
     received_ce: MaybeMember = None
     delivered_e1_bytes: MaybeMember = None
@@ -204,18 +205,18 @@ class TcpInfo(NamedTuple):
     ecn_mode: int | None = None
     accecn_opt_seen: int | None = None
     accecn_fail_mode: int | None = None
-    #: Congestion control algorithm, and what that tells of itself.
+    #: Congestion control algorithm, and the information that the algorithm gives.
     congestion: bytes | None = None
     vegas: VegasInfo | None = None
     dctcp: DctcpInfo | None = None
     bbr: BbrInfo | None = None
-    #: Upper layer protocol, and what that tells.
+    #: Upper layer protocol, and the information that the protocol gives.
     ulp: bytes | None = None
     tls: TlsInfo | None = None
     mptcp: MptcpSubflowInfo | None = None
 
 
-#: Fields of :class:`TcpInfo` that are members with another name in :class:`TcpSock`.
+#: Names of the members in :class:`TcpSock`, for fields of :class:`TcpInfo` with another name.
 _MEMBERS = {
     "probes": "probes_out",
     "delivery_rate_app_limited": "rate_app_limited",
@@ -252,17 +253,17 @@ class _TcpInfoReader:
         cls = layout.cls
         copied = [name for name, type_ in TcpInfo.__annotations__.items() if _is_member(type_)]
         code = _TcpInfoReader.compute.__code__
-        # The members that compute() takes, behind self and sock.
+        # The parameters of compute() after self and sock name the members that it takes.
         inputs = code.co_varnames[2 : code.co_argcount]
         self._inputs = len(inputs)
         self._copied = copied
         self._fetch = layout.fetcher(*inputs, *(_MEMBERS.get(name, name) for name in copied))
         self._congestion: dict[int, bytes | None] = {}
-        # Puts the members and then what is computed into the order of TcpInfo.
+        # Brings the copied members and the computed fields into the order of TcpInfo.
         self._in_order: Callable[[tuple[Any, ...]], tuple[Any, ...]] | None = None
         self._no_rate = (1 << 8 * cls.places["pacing_rate"].size) - 1
         self.congestion_info = _CongestionInfo(prog)
-        # All kernels have these two, and newer ones tell.
+        # All kernels have the members for these two fields; newer kernels tell them.
         # Linux kernel commit 71fc704768f6 ("tcp: add rcv_wnd and plb_rehash to TCP_INFO") (in
         # v6.2)
         self._tells_rcv_wnd = _tells(prog, "tcpi_rcv_wnd")
@@ -272,19 +273,19 @@ class _TcpInfoReader:
         # Linux kernel commit 3868ab0f1925 ("tcp: new TCP_INFO stats for RTO events") (in v6.7)
         self._has_newer = "total_rto" in cls.places
         # Linux kernel commit bbf80d713fe7 ("tcp: derive delack_max from rto_min") (in v6.7)
-        # bounds the ATO that is told; it added no member, but the one above is of that version.
+        # bounds the ATO that is told. It added no member, but total_rto is of the same version.
         self._bounds_ato = self._has_newer and "delack_max" in cls.places
         # Linux kernel commit 512bd0f9f926 ("tcp: derive delack_max with tcp_rto_min helper")
         # came with f086edef71be ("tcp: add sysctl_tcp_rto_min_us") (in v6.11). A route can have
-        # an rto_min of its own, which is not looked at.
+        # an rto_min of its own; this is ignored here.
         self._ato_below_rto_min = "rto_min" in cls.places and prog.type(
             "struct netns_ipv4"
         ).has_member("sysctl_tcp_rto_min_us")
 
     def read(self, sock: TcpSock) -> TcpInfo:
-        """Get what the kernel tells of *sock*."""
+        """Make the information that the kernel gives for *sock*."""
         if sock.state == TCP_LISTEN:
-            # Fields are used for other things: how many wait for accept(), and may.
+            # unacked is how many connections wait for accept(), and sacked how many may.
             return TcpInfo(
                 sock.state,
                 unacked=sock.ack_backlog,
@@ -313,7 +314,7 @@ class _TcpInfoReader:
             self._congestion[ops] = congestion_algorithm(self._prog, sock)
         return self._congestion[ops]
 
-    # The arguments name the members of TcpSock that are read; one fetch gets all of them.
+    # The parameters name the members of TcpSock that are read; one fetch gets all of them.
     # fmt: off
     def compute(
         self, sock: TcpSock, state: int, pacing_rate: int, max_pacing_rate: int, ulp_ops: int,
@@ -327,7 +328,7 @@ class _TcpInfoReader:
         total_rto_time_ms: int | None, rto_stamp_ms: int | None,
         saw_accecn_opt: int | None, accecn_fail_mode: int | None,
     ) -> dict[str, Any]:
-        """Compute the fields that are no members of ``struct tcp_sock``."""
+        """Compute the fields that are not members of ``struct tcp_sock``."""
         # fmt: on
         congestion = self._algorithm(sock)
         ulp = ulp_name(self._prog, sock) if ulp_ops else None
@@ -354,7 +355,7 @@ class _TcpInfoReader:
         if ato and self._bounds_ato:
             ato = min(ato, self._delack_max(sock))
         now = self._clock.jiffies
-        # jiffies_to_usecs() and jiffies_to_msecs(): the latter rounds up.
+        # As jiffies_to_usecs(), and as jiffies_to_msecs(), which rounds up.
         hz, up, us = self._hz, self._hz - 1, self._us_per_jiffy
         busy, rwnd_limited, sndbuf_limited = chrono_busy, chrono_rwnd, chrono_sndbuf
         if chrono_type:
@@ -372,7 +373,7 @@ class _TcpInfoReader:
             delivery_rate = rate_delivered * mss * _USEC_PER_SEC // rate_interval_us
 
         if rto_stamp_ms:
-            # tcp_clock_ms() counts from the start of the clock, and jiffies from soon after.
+            # tcp_clock_ms() counts from the start of the clock; jiffies start to count soon after.
             uptime_ms = int(self._clock.uptime_s() * _MSEC_PER_SEC)
             total_rto_time_ms = (total_rto_time_ms or 0) + max(0, uptime_ms - rto_stamp_ms)
         ecn_mode = None
@@ -385,7 +386,7 @@ class _TcpInfoReader:
         if congestion in _CongestionInfo.ALGORITHMS and state < TCP_TIME_WAIT:
             vegas, dctcp, bbr = self.congestion_info.read(sock, congestion)
         if ulp is not None:
-            # Types may be missing.
+            # The program may lack the types.
             with contextlib.suppress(LookupError):
                 tls, mptcp = ulp_info(self._prog, sock, ulp)
         return {
@@ -432,10 +433,10 @@ _make: Callable[[type[TcpInfo], tuple[Any, ...]], TcpInfo] = tuple.__new__
 
 def tcp_get_info(record: SocketRecord) -> TcpInfo | None:
     """
-    ``tcp_get_info()``, and what else ``ss -i`` is told.
+    ``tcp_get_info()``, and the other attributes that sock_diag gives to ``ss -i``.
 
     :return: ``None`` for anything but a full TCP socket
-    :raises FaultError: if what its algorithm or upper layer protocol keeps cannot be read
+    :raises FaultError: if the data of its algorithm or upper layer protocol cannot be read
     """
     sock = record.sock
     return _reader(record.prog).read(sock) if isinstance(sock, TcpSock) else None
@@ -445,7 +446,7 @@ def tcp_congestion_info(record: SocketRecord) -> CongestionInfos:
     """
     ``icsk_ca_ops->get_info()`` of a full TCP socket.
 
-    :raises LookupError: if the types are not to be found
+    :raises LookupError: if the program lacks the types
     :raises FaultError: if it cannot be read
     """
     sock = record.sock
@@ -458,8 +459,8 @@ def _reader(prog: Program) -> _TcpInfoReader:
     return _TcpInfoReader(prog)
 
 
-# Congestion control algorithms keep their state in icsk_ca_priv; each has a type of its own,
-# mostly in a module.
+# Congestion control algorithms keep their state in icsk_ca_priv. Each algorithm has a type of its
+# own for it, mostly in a module.
 
 
 class _CaPriv(Struct):
@@ -514,7 +515,7 @@ class _Bbr(Struct):
 
 
 class CongestionInfos(NamedTuple):
-    """What an algorithm tells, in the form that is its own."""
+    """The information that an algorithm gives; at most one field is set."""
 
     vegas: VegasInfo | None = None
     dctcp: DctcpInfo | None = None
@@ -526,9 +527,9 @@ _FALLBACK = CongestionInfos(dctcp=DctcpInfo(0, 0, 0, 0, 0))
 
 
 class _CongestionInfo:
-    """``icsk_ca_ops->get_info()``, which ``ss`` asks for ``INET_DIAG_VEGASINFO``."""
+    """``icsk_ca_ops->get_info()``, which ``ss`` requests as ``INET_DIAG_VEGASINFO``."""
 
-    #: What each algorithm keeps.
+    #: The state that each algorithm keeps.
     ALGORITHMS: ClassVar[dict[bytes | None, type[Struct] | None]] = {
         b"vegas": _Vegas,
         # struct yeah begins with a struct vegas.
@@ -537,7 +538,7 @@ class _CongestionInfo:
         b"westwood": _Westwood,
         b"nv": _Nv,
         b"dctcp": _Dctcp,
-        # What DCTCP falls back to without ECN has nothing to tell but that.
+        # DCTCP falls back to this without ECN. It tells only that it is not enabled.
         b"dctcp-reno": None,
         b"bbr": _Bbr,
     }
@@ -549,7 +550,7 @@ class _CongestionInfo:
 
     def read(self, sock: TcpSock, algorithm: bytes | None) -> CongestionInfos:
         """
-        What *algorithm* tells; nothing if its types are not to be found.
+        Information that *algorithm* gives; none if the program lacks its types.
 
         :raises FaultError: if it cannot be read
         """
@@ -562,10 +563,10 @@ class _CongestionInfo:
 
     def get_info(self, sock: TcpSock, algorithm: bytes | None) -> CongestionInfos:
         """
-        What *algorithm* tells.
+        Information that *algorithm* gives.
 
-        :raises LookupError: if its types are not to be found: in a kernel without BTF of modules
-            (before v5.11), or of another algorithm of that name
+        :raises LookupError: if the program lacks its types (kernels before v5.11 have no BTF of
+            modules), or the algorithm is not known here
         :raises FaultError: if it cannot be read
         """
         if algorithm not in self.ALGORITHMS:
@@ -625,7 +626,7 @@ class _TlsContext(Struct):
     tx_max_payload_len = OptInt("tx_max_payload_len")
 
 
-# include/net/tls.h: TLS_BASE, TLS_SW, TLS_HW, TLS_HW_RECORD; the uapi has them from 1 on.
+# include/net/tls.h: TLS_BASE, TLS_SW, TLS_HW, TLS_HW_RECORD are 0 to 3; TLS_CONF_* are 1 to 4.
 _TLS_HW = 2
 
 
@@ -666,7 +667,7 @@ def ulp_info(
     """
     ``icsk_ulp_ops->get_info()``
 
-    :raises LookupError: if its types are not to be found
+    :raises LookupError: if the program lacks the types
     :raises FaultError: if it cannot be read
     """
     if sock.ulp_data and ulp == b"tls":
@@ -695,7 +696,7 @@ def _mptcp_info(subflow: _MptcpSubflowContext) -> MptcpSubflowInfo:
         subflow.flags(),
         subflow.remote_token,
         subflow.token,
-        # Signed in newer kernels, and negative as long as there is none.
+        # In newer kernels these are signed, and negative as long as there is no ID.
         max(subflow.remote_id, 0),
         max(subflow.local_id, 0),
         subflow.map_seq,
