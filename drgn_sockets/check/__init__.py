@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One account of the truth against another: memory, procfs, sock_diag."""
+"""Comparing what kernel memory says with what procfs and sock_diag say."""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Kernel memory against procfs.
+Comparing kernel memory with procfs.
 
-A live system moves. So procfs is read, then memory, then procfs again, and only that is
-judged which both looks agree on; what still differs is looked at anew a few times, and is a
-mismatch if it stays. A core does not move, but its procfs was saved a moment before: what a
-timer of the kernel may have changed since then is counted as moved, not as a mismatch.
+A live system changes all the time. So procfs is read, then memory, then procfs again, and only
+values that both looks at procfs agree on are judged. Values that differ are looked at again a few
+times; a difference that stays is a mismatch. A core does not change, but its procfs was saved a
+moment before. A value that a timer of the kernel may have changed since then is counted as moved,
+not as a mismatch.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from drgn_sockets.views.procfs.fdinfo import own_lines
 from drgn_sockets.views.procfs.moments import COUNTS, PAGES, TOLERANCE_S, How, fd_how, how
 
 _TR_TIMEWAIT = "03"
-# Saving all of procfs took no longer, on the slowest of machines.
+# Saving all of procfs took no longer than this on the slowest machine.
 _SAVING_S = 300
 # Kinds of files whose position stays where it is.
 _FIXED_POS_KINDS = frozenset({"sock", "pipe", "fifo", "eventfd", "eventpoll", "timerfd", "pidfd"})
@@ -54,8 +55,8 @@ _OF_TCP = re.compile("TCP|^sockets")
 
 _TIMESPEC = re.compile(rb"\((\d+), (\d+)\)")
 
-# A field of two values that goes back and forth with every segment (ref) can seem to stay: on
-# a busy machine three looks were too few.
+# A field that changes between two values with every segment (ref) can look like a difference that
+# stays: on a busy machine three tries were too few.
 _TRIES = 8
 
 
@@ -64,36 +65,36 @@ Table = tuple[int, Optional[int]]
 
 
 class Mismatch(NamedTuple):
-    """Something that procfs and memory say differently."""
+    """A value that differs between procfs and memory."""
 
     #: Which file: ``net/tcp`` and the namespace, or ``PID/fd``.
     where: str
-    #: Which row of it.
+    #: Which row of the file.
     row: str
-    #: Which field.
+    #: Which field of the row.
     field: str
     procfs: str
     memory: str
 
     @property
     def error(self) -> None:
-        """Nothing: what differs was read, and one that moved is no mismatch."""
+        """``None``: both values were read, and a difference is not an error of reading."""
 
 
 @dataclass
 class Result:
-    """What a comparison came to."""
+    """The result of a comparison."""
 
     #: Rows compared, by file.
     rows: dict[str, int] = field(default_factory=dict)
     #: Fields compared.
     fields: int = 0
-    #: Rows of which kernel addresses were compared as well.
+    #: Rows in which kernel addresses were compared too.
     addresses: int = 0
     mismatches: list[Mismatch] = field(default_factory=list)
-    #: What changed between two looks, or may have since one was saved.
+    #: Values that changed between two looks, or may have changed since procfs was saved.
     moved: list[Mismatch] = field(default_factory=list)
-    #: What was not compared, and why: a line each.
+    #: A line for each thing that was not compared, with the reason.
     left_out: list[str] = field(default_factory=list)
 
     def count(self, file: str, rows: int = 1) -> None:
@@ -107,19 +108,19 @@ class Memory:
 
     net: dict[tuple[int, str], list[Row]]
     fds: dict[Table, dict[int, FdRecord]]
-    #: A process to ask about each network namespace, by its inode.
+    #: Processes that live in each network namespace, by its inode.
     net_pids: dict[int, list[int]]
     netns: list[int]
     pids: set[int]
-    #: Network namespace of the one who looks: whose files /proc/net are.
+    #: Network namespace of this process, which ``/proc/net`` shows.
     own_netns: int
-    #: Of each file in ``net``, its rows as the kernel would print them.
+    #: The text of each file in ``net``, as the kernel would print it.
     text: dict[tuple[int, str], NetText] = field(default_factory=dict)
 
 
 def look_at_memory(prog: Program, losses: Losses | None = None) -> Memory:
     """
-    Walk kernel memory for all that procfs shows as well.
+    Read from kernel memory all that is compared with procfs.
 
     :param losses: Takes what cannot be read.
     """
@@ -138,7 +139,11 @@ def look_at_memory(prog: Program, losses: Losses | None = None) -> Memory:
 
 
 def look_around(prog: Program, tasks: Tasks, losses: Losses, **rest: Any) -> Memory:
-    """A look at memory, of which :class:`Memory` has the *rest*."""
+    """
+    Read the processes and network namespaces of a :class:`Memory`.
+
+    :param rest: Other fields of :class:`Memory`.
+    """
     namespaces = [ns.ino for ns in net_namespaces(prog).values()]
     net_pids: dict[int, list[int]] = {}
     own_netns = namespaces[0]
@@ -183,7 +188,7 @@ def _heading_and_rows(name: str, lines: Iterator[bytes]) -> tuple[bytes, list[by
 def fds_in_memory(
     prog: Program, tables: Sequence[FileTable], losses: Losses | None = None
 ) -> Iterator[Iterator[FdRecord]]:
-    """The fds of each of *tables*, to be taken before the next."""
+    """The fds of each of *tables*; take them before the next table's."""
     groups = itertools.groupby(FdReader(prog, losses=losses).read(tables), lambda fd: fd.table)
     of, records = next(groups, (None, None))
     for table in tables:
@@ -209,8 +214,8 @@ def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
     """
     Read procfs.
 
-    :param memory: An earlier look at memory, which says where to look for each network
-        namespace, and how unix sockets are called.
+    :param memory: An earlier look at memory, which tells the processes of each network namespace,
+        and the names of unix sockets.
     """
     look = Look()
     for ino in memory.netns:
@@ -231,20 +236,20 @@ def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
 
 
 def _places(memory: Memory, ino: int) -> list[str]:
-    """Where in procfs the files of a network namespace are."""
+    """Directories of procfs whose ``net`` shows a network namespace."""
     places = [""] if ino == memory.own_netns else []
     return places + [f"{pid}/" for pid in memory.net_pids.get(ino, ())]
 
 
 def no_places(memory: Memory, ino: int) -> list[str]:
-    """Says so if procfs does not show a network namespace."""
+    """A line that says so if procfs does not show a network namespace."""
     if _places(memory, ino):
         return []
     return [f"network namespace {ino}: no process lives in it, so procfs does not show it"]
 
 
 def read_net(tree: ProcTree, look: Look, memory: Memory, ino: int, file: str) -> None:
-    """Read a file of ``net`` of a network namespace, as far as procfs has it."""
+    """Read a file of ``net`` of a network namespace into *look*, if procfs has it."""
     places = _places(memory, ino)
     for place in places:
         text = tree.read(f"{place}net/{file}")
@@ -262,13 +267,13 @@ def read_net(tree: ProcTree, look: Look, memory: Memory, ino: int, file: str) ->
 
 
 def where(table: Table) -> str:
-    """The directory of a file table."""
+    """The directory of procfs that shows a file table."""
     pid, tid = table
     return str(pid) if tid is None else f"{pid}/task/{tid}"
 
 
 def find_fds(tree: ProcTree, look: Look, table: Table, memory: Memory) -> list[int] | None:
-    """The fds that procfs lists in a file table; ``None`` if it does not."""
+    """The fds that procfs lists for a file table; ``None`` if procfs does not list the table."""
     pid, tid = table
     numbers = tree.fd_numbers(where(table))
     if numbers is None:
@@ -282,7 +287,7 @@ def find_fds(tree: ProcTree, look: Look, table: Table, memory: Memory) -> list[i
 def _unix_paths(rows: Iterable[Row]) -> dict[str, str]:
     paths: dict[str, str] = {}
     for row in rows:
-        # With kptr_restrict=2 all are 0.
+        # With kptr_restrict=2 all pointers are 0.
         if row["pointer"].strip("0"):
             paths[row["pointer"]] = row["Path"]
         if row["Inode"] != "0":
@@ -291,12 +296,12 @@ def _unix_paths(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def _shows_address(pointer: str) -> bool:
-    # kptr_restrict=1 shows real addresses to root; others are hashed to 32 bits, or zero.
+    # kptr_restrict=1 shows real addresses to root. Other settings show hashes of 32 bits, or zeros.
     return len(pointer) == 16 and pointer.startswith("ff")
 
 
 def order_of(table: Table) -> tuple[int, int]:
-    """By which tables are sorted."""
+    """Sort key of file tables."""
     return table[0], table[1] or 0
 
 
@@ -309,8 +314,8 @@ def _by_key(file: str, rows: Iterable[Row], by_address: bool) -> dict[tuple[str,
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(_key(file, row, by_address), []).append(row)
-    # Several sockets may have the same key when it is not their address; sorted, equal ones
-    # meet each other.
+    # Several sockets may share a key that is not their address. Their rows are sorted, so that
+    # equal rows are compared with each other.
     for same in found.values():
         same.sort(key=lambda row: sorted(row.items()))
     return found
@@ -320,21 +325,22 @@ class Comparison:
     """
     Compares looks, and collects a :class:`Result`.
 
+    :param elapsed_s: How many seconds before memory procfs was read; ``None`` if unknown.
+    :param live: Whether memory is that of the running kernel.
     :param losses: Takes what cannot be read, and so is not compared.
     """
 
     def __init__(self, elapsed_s: float | None, live: bool, losses: Losses | None = None) -> None:
         self.losses = Losses() if losses is None else losses
-        #: How long before memory procfs was looked at; ``None`` if nobody knows.
         self._elapsed_s = elapsed_s
         self._live = live
-        #: The same of the file that is compared.
+        #: How many seconds before memory the file that is being compared was read.
         self._passed_s = elapsed_s
-        #: How many timers of TCP may have fired since then.
+        #: How many timers of TCP may have fired since procfs was read.
         self._due = 0
-        #: What the file has of each row, by the row's id().
+        #: The line of each row of the file, by the row's id().
         self._lines: dict[int, bytes] = {}
-        #: What kinds of files have that is not compared.
+        #: Lines of fdinfo that are not compared, by the kind of file, and the reason.
         self._left_out: set[str] = set()
         self.result = Result()
 
@@ -342,8 +348,8 @@ class Comparison:
         """
         Compare memory with procfs.
 
-        :param after: A look at procfs after that at memory; what differs from the one
-            before is not judged.
+        :param after: A look at procfs after the look at memory. A value that differs between
+            *before* and *after* is not judged.
         """
         self.look_over(before, memory)
         for key in sorted(before.net):
@@ -354,7 +360,7 @@ class Comparison:
         return self.result
 
     def look_over(self, before: Look, memory: Memory) -> None:
-        """Learn of all files what the sums of them are compared by; compare headings."""
+        """Count the timers of TCP that may have fired, in all files; compare headings."""
         for (ino, file), rows in before.net.items():
             if file.startswith("tcp"):
                 self._passed_s = self._passed(rows, memory.net.get((ino, file), []))
@@ -385,7 +391,7 @@ class Comparison:
             return
         pid, tid = table
         if pid not in memory.pids and tid is None:
-            # The kernel's workers come and go.
+            # The kernel starts and ends its worker threads at any time.
             moved = not self._live and pid in before.kthreads
             self._tell(Mismatch(f"{pid}", "process", "", "there", "not found"), moved=moved)
             return
@@ -421,8 +427,8 @@ class Comparison:
         theirs = _by_key(file, before, by_address)
         later = None if after is None else _by_key(file, after, by_address)
         for key, rows in theirs.items():
-            # Judged are the rows that both looks have, and the columns that are the same in
-            # both.
+            # Only rows that both looks at procfs have are judged, and of these only the columns
+            # that are the same in both looks.
             for i, row in enumerate(rows):
                 then = None
                 if later is not None:
@@ -447,8 +453,12 @@ class Comparison:
         self._order(name, file, [[_key(file, row, by_address) for row in rows] for rows in looks])
 
     def _order(self, name: str, file: str, looks: list[list[tuple[str, ...]]]) -> None:
-        """:param looks: Keys of the rows before, in memory, and after, if there is that look."""
-        # Of those that are there once in all looks.
+        """
+        Compare the order of rows.
+
+        :param looks: Keys of the rows before, in memory, and after, if there is such a look.
+        """
+        # Only rows that are in each look exactly once have an order that can be compared.
         counts = [Counter(keys) for keys in looks]
         once = {key for key in looks[0] if all(count[key] == 1 for count in counts)}
         before, memory, *after = ([key for key in keys if key in once] for keys in looks)
@@ -484,10 +494,10 @@ class Comparison:
     def _line(
         self, name: str, label: str, file: str, row: Row, ours: Row, then: Row | None
     ) -> None:
-        """Compare what is between the columns."""
+        """Compare the text between the columns."""
         lines = [self._lines.get(id(look)) for look in (row, ours, then or row)]
         if row == ours and None not in lines:
-            # TCP's begin with their number, which the order tells.
+            # A line of TCP begins with its number; the order of rows is compared elsewhere.
             start = 1 if file.startswith("tcp") else 0
             theirs, mine, later = (line.split(b": ", start)[-1] for line in lines if line)
             if theirs == later:
@@ -505,7 +515,7 @@ class Comparison:
         mine: str | None,
         fired: bool,
     ) -> bool:
-        """Whether time explains that a column is another than it was saved."""
+        """Whether the time since procfs was saved explains that a column differs."""
         if mine is None or moment is None:
             return False
         if moment is How.GROWS:
@@ -523,7 +533,7 @@ class Comparison:
     def _countdown(
         self, name: str, label: str, column: str, value: str, mine: str | None, then: str
     ) -> None:
-        # Between its values before and after.
+        # Memory has to have a value between the one before and the one after.
         first, last = int(value, 16), int(then, 16)
         if mine is None or last > first:
             return
@@ -545,7 +555,7 @@ class Comparison:
             self._tell(Mismatch(name, label, column, row[column], mine), moved=restarted)
 
     def _may_have_ended(self, row: Row) -> bool:
-        """Whether a socket may have been removed by its timer since procfs was saved."""
+        """Whether a timer may have fired, and removed the socket, since procfs was saved."""
         if self._live or row.get("tr", "00") == "00":
             return False
         if self._passed_s is None:
@@ -554,8 +564,10 @@ class Comparison:
 
     def _passed(self, saved: Iterable[Row], memory: Iterable[Row]) -> float | None:
         """
-        How long before memory a file of TCP was read: on a busy machine some time before the file
-        that tells the time, but most of its timers have gone on by as much.
+        How many seconds before memory a file of TCP was read.
+
+        On a busy machine it was read some time before ``uptime``, so the timers of its sockets
+        tell: most of them have counted down by the time that passed.
         """
         if self._live or self._elapsed_s is None:
             return self._elapsed_s
@@ -603,7 +615,7 @@ class Comparison:
                     continue
                 self.result.fields += 1
                 if mine != value:
-                    # Saved procfs is of a moment before; who writes a file moves on in it.
+                    # Since procfs was saved, a process may have read or written on in the file.
                     moved = (
                         not self._live
                         and column == "pos"
@@ -618,7 +630,7 @@ class Comparison:
                 self._tell(Mismatch(name, str(fd), "", "not there", shown))
 
     def _fd_lines(self, name: str, look: FdLook, record: FdRecord, then: FdLook | None) -> None:
-        """Lines of fdinfo after those that each file has."""
+        """Compare the lines of fdinfo that come after those that every file has."""
         assert record.file is not None
         try:
             known = known_of(record.file)
@@ -628,7 +640,7 @@ class Comparison:
         kind = record.file.kind if known is None else known.kind.name
         theirs, fd = look.lines, str(record.fd)
         try:
-            # Some kinds make a line of parts.
+            # Some kinds yield a line in parts.
             ours = tuple(b"".join(own_lines(record)).splitlines(keepends=True))
         except LookupError as e:
             self._left_out.add(f"fdinfo of {e}" if known else f"fdinfo of {kind}: {e}")
@@ -654,23 +666,23 @@ class Comparison:
             self._tell(Mismatch(name, fd, shown, escape(value), escape(mine)), moved=moved)
 
     def _counted_down(self, line: bytes, mine: bytes) -> bool:
-        """Whether a countdown is what became of one that was saved a moment before."""
+        """Whether the countdown *mine* went on from *line*, saved a moment before."""
         if self._live or self._elapsed_s is None:
             return False
         passed = _timespec(line) - _timespec(mine)
         return self._elapsed_s - TOLERANCE_S <= passed <= self._elapsed_s + _SAVING_S
 
     def _may_have_changed(self, how: How | None, line: bytes) -> bool:
-        """Whether a line that was saved need not be what it was."""
+        """Whether a line may have changed since procfs was saved."""
         if self._live or how is None:
             return False
-        # One that expired may have been set anew.
+        # A timer that has expired may have been set again.
         latest = (self._elapsed_s or 0) + _SAVING_S
         return how is not How.DOWN or self._elapsed_s is None or _timespec(line) <= latest
 
 
 def _timespec(line: bytes) -> float:
-    """Seconds of ``it_value: (3512, 381459835)``; 0 for what has no such form."""
+    """Seconds of ``it_value: (3512, 381459835)``; 0 for a line of another form."""
     match = _TIMESPEC.search(line)
     return int(match[1]) + int(match[2]) / 1e9 if match else 0
 
@@ -710,7 +722,7 @@ def _label(file: str, row: Row) -> str:
         return " ".join(_key(file, row, by_address=False))
     if file == "unix":
         path = escape(row["Path"].encode("latin-1").lstrip(b" "))
-        # One that is not accepted yet, or is being closed, has no inode to be known by.
+        # A socket that is not accepted yet, or is being closed, has no inode.
         ident = f"inode {row['Inode']}" if row["Inode"] != "0" else f"sk {row['pointer']}"
         return f"{ident} {path}".rstrip()
     return f"{row['local_address']} {row['rem_address']} inode {row['inode']}"
@@ -728,9 +740,9 @@ def check_live(prog: Program, root: str = "/proc", losses: Losses | None = None)
     result = Result()
     lasting: set[Mismatch] | None = None
     for i in range(_TRIES):
-        # Each time a little longer, to fall out of step with what moves.
+        # Each pause is a little longer, so that the looks fall out of step with periodic changes.
         time.sleep(i * 0.07)
-        # What cannot be read at one moment is there at another.
+        # Memory that cannot be read at one moment may be readable later, so each try has its own.
         lost = Losses()
         memory = look_at_memory(prog, lost)
         after = look_at_procfs(tree, memory)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Kernel memory against sock_diag: each message, each attribute, each member of it.
+Comparing kernel memory with sock_diag: each message, each attribute, each member of a structure.
 
-A reply is matched with its socket by the cookie, which a dump gives to every socket that it
-tells of. A live kernel is asked before memory is read and after it, as procfs is (see
-:mod:`drgn_sockets.check.compare`); what was saved is of a moment before its core.
+A reply is matched with its socket by the cookie, which a dump assigns to every socket that it
+reports. A live kernel is asked before memory is read and after it, as procfs is (see
+:mod:`drgn_sockets.check.compare`). Saved replies are from a moment before their core.
 """
 
 from __future__ import annotations
@@ -38,43 +38,44 @@ from drgn_sockets.text import escape
 from drgn_sockets.views.diag import KINDS, Diag, DiagKind, Message, diag_of
 from drgn_sockets.views.diag.forms import Form, Value, nla_parse
 
-# As in compare.
+# As in compare.py.
 _TRIES = 8
-# By how much clocks that are read one after the other may be off: some ticks.
+# Clocks that are read one after the other may differ by some ticks.
 _SLACK_S = 0.1
 
 
 class ClockMember(NamedTuple):
-    """A member that names a moment: two looks never see the same."""
+    """A member that changes with the clock, so that two looks see different values."""
 
     #: 1 if it grows as time goes by, -1 for a countdown, which ends at 0.
     direction: int
     #: How many of its units are a second.
     per_s: int
-    #: By how many seconds it may be off.
+    #: By how many seconds a value may be off.
     slack_s: float = _SLACK_S
 
 
-#: All members that name a moment, by structure and name. Whatever else there is has to be equal.
+#: All members that change with the clock, by structure and name. All other members have to be
+#: equal.
 MOMENTS: dict[tuple[str, str], ClockMember] = {
     ("struct inet_diag_msg", "idiag_expires"): ClockMember(-1, 1000),
     ("struct tcp_info", "tcpi_last_data_sent"): ClockMember(1, 1000),
     ("struct tcp_info", "tcpi_last_data_recv"): ClockMember(1, 1000),
     ("struct tcp_info", "tcpi_last_ack_recv"): ClockMember(1, 1000),
-    # These three while the connection is busy.
+    # These three grow while the connection is busy.
     ("struct tcp_info", "tcpi_busy_time"): ClockMember(1, 1_000_000),
     ("struct tcp_info", "tcpi_rwnd_limited"): ClockMember(1, 1_000_000),
     ("struct tcp_info", "tcpi_sndbuf_limited"): ClockMember(1, 1_000_000),
     ("struct mptcp_info", "mptcpi_last_data_sent"): ClockMember(1, 1000),
     ("struct mptcp_info", "mptcpi_last_data_recv"): ClockMember(1, 1000),
     ("struct mptcp_info", "mptcpi_last_ack_recv"): ClockMember(1, 1000),
-    # While it recovers from a timeout. It is counted by a clock that starts a little before
+    # This one grows while the connection recovers from a timeout. Its clock starts a little before
     # jiffies do.
     ("struct tcp_info", "tcpi_total_rto_time"): ClockMember(1, 1000, 1.0),
 }
 
-# What grows while nobody does anything: a raw socket whose queue is full drops its copies of what
-# TCP sends once more; and SCTP sends heartbeats.
+# Counts that grow while no program runs: a raw socket whose queue is full drops its copies of the
+# segments that TCP sends again, and SCTP sends heartbeats.
 _COUNTS = frozenset(
     {
         ("SK_MEMINFO", "DROPS"),
@@ -82,14 +83,13 @@ _COUNTS = frozenset(
         *(("struct sctp_info", f"sctpi_{name}") for name in ("octrlchunks", "ictrlchunks")),
     }
 )
-# What these measure.
+# Members that SCTP's heartbeats change, by measuring the round-trip time.
 _MEASURED = frozenset({("struct sctp_info", "sctpi_p_srtt"), ("struct sctp_info", "sctpi_p_rto")})
 
-# A timer that may be started anew while nobody does anything: time-wait, by a segment that comes
-# once more (IDIAG_TIMER_TIMEWAIT).
+# IDIAG_TIMER_TIMEWAIT: a segment that comes again restarts this timer while no program runs.
 _RENEWED = 3
 
-# What a timer that fires may change of a TCP socket: a retransmission, a probe.
+# What a timer of a TCP socket may change when it fires, by a retransmission or a probe.
 _BY_TIMERS = frozenset(
     {
         *("idiag_timer", "idiag_retrans", "idiag_expires", "idiag_wqueue"),
@@ -97,7 +97,7 @@ _BY_TIMERS = frozenset(
         *("INET_DIAG_VEGASINFO", "INET_DIAG_DCTCPINFO", "INET_DIAG_BBRINFO"),
     }
 )
-# What an answer changes of the sockets that ask and are asked.
+# What changes while sock_diag answers, in the netlink sockets that ask and answer.
 _BY_ASKING = frozenset({"NETLINK_DIAG_MEMINFO", "NETLINK_DIAG_FLAGS"})
 _NOTHING: frozenset[str] = frozenset()
 
@@ -112,7 +112,7 @@ _EVERYTHING = _Everything()
 # ::ffff:0.0.0.0/96
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
-# Messages without an age may be so much before or after those that have some.
+# By so many seconds a message without ages may be earlier or later than messages with ages.
 _DUMP_S = 10.0
 
 _NOT_SENT = "not sent"
@@ -120,9 +120,9 @@ _NOT_SENT = "not sent"
 
 @dataclass
 class Counts:
-    """How often an attribute was compared, and equal."""
+    """How often an attribute was compared, and how often it was equal."""
 
-    #: ``INET_DIAG_TOS``; of the structure that a message begins with ``inet_diag_msg``.
+    #: Name of an attribute (``INET_DIAG_TOS``), or of a message's header (``inet_diag_msg``).
     name: str
     compared: int = 0
     equal: int = 0
@@ -132,11 +132,11 @@ class Counts:
 
 @dataclass
 class DiagResult(Result):
-    """What a comparison with sock_diag came to: its rows are sockets, its fields attributes."""
+    """The result of a comparison with sock_diag; rows are sockets, and fields are attributes."""
 
-    #: By name, all that there are.
+    #: Counts of every known attribute and header, by its name.
     attributes: dict[str, Counts] = field(default_factory=dict)
-    #: Of each attribute of a socket that is not equal, what differs.
+    #: For each attribute of a socket that is not equal: its counts, and what differs.
     unequal: list[tuple[Counts, list[Mismatch]]] = field(default_factory=list)
 
     @property
@@ -145,7 +145,7 @@ class DiagResult(Result):
         return sum(counts.equal for counts in self.attributes.values())
 
     def have_moved(self, gone: set[Mismatch]) -> None:
-        """Take back the judgement on what another look did not find different."""
+        """Move to :attr:`moved` the mismatches that another look did not find again."""
         self.moved += [m for m in self.mismatches if m in gone]
         self.mismatches = [m for m in self.mismatches if m not in gone]
         for counts, found in self.unequal:
@@ -155,10 +155,10 @@ class DiagResult(Result):
 
 
 class Told(NamedTuple):
-    """A reply, taken to pieces."""
+    """A reply, split into header and attributes."""
 
     kind: DiagKind
-    #: How its sockets are called.
+    #: Name of the sockets of this kind and protocol.
     name: str
     header: bytes
     attributes: dict[int, bytes]
@@ -167,7 +167,7 @@ class Told(NamedTuple):
 
     @property
     def cookie(self) -> bytes:
-        """That of the socket, and what tells this message from others of it."""
+        """The socket's cookie, and bytes that tell several messages of one socket apart."""
         (cookie,) = (v for n, v in self.members.items() if n.endswith("_cookie"))
         assert isinstance(cookie, bytes)
         return cookie + self.kind.part(self.members, self.attributes)
@@ -175,10 +175,10 @@ class Told(NamedTuple):
 
 def take_apart(diag: Diag, family: int, protocol: int, message: bytes) -> Told | None:
     """
-    Take a message of sock_diag to pieces.
+    Split a message of sock_diag into header and attributes.
 
-    :return: ``None`` for one of a kind that is not known
-    :raises ValueError: if it is damaged
+    :return: The parts; ``None`` if the kind of socket is not known
+    :raises ValueError: if the message is damaged
     """
     kind = diag.kind_of_reply(family, protocol)
     if kind is None:
@@ -191,16 +191,16 @@ def take_apart(diag: Diag, family: int, protocol: int, message: bytes) -> Told |
 
 
 class Answers:
-    """What sock_diag said at one moment, by the cookies of sockets."""
+    """Replies of sock_diag at one moment, by the cookies of sockets."""
 
     def __init__(self, diag: Diag) -> None:
         self._diag = diag
         self._told: dict[tuple[int, bytes], Reply] = {}
-        #: Namespaces that were asked (inodes; 0 if nobody knows which one it was).
+        #: Inodes of the namespaces that were asked; 0 stands for an unknown namespace.
         self.netns: set[int] = set()
-        #: Error numbers, by namespace, family and protocol, of what was asked in vain.
+        #: Error numbers of the requests that were refused, by namespace, family and protocol.
         self.unanswered: dict[tuple[int, int, int], int] = {}
-        #: How many replies there are of kinds that are not known, by family and protocol.
+        #: How many replies are of kinds that are not known, by family and protocol.
         self.others: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
@@ -212,8 +212,8 @@ class Answers:
         """
         Add the answers of a network namespace.
 
-        :param unanswered: What was asked in vain; looked at once all *replies* are there.
-        :raises ValueError: if one is damaged
+        :param unanswered: Requests that were refused; read after all *replies*.
+        :raises ValueError: if a reply is damaged
         """
         self.netns.add(netns)
         for reply in replies:
@@ -222,18 +222,18 @@ class Answers:
                 key = (reply.family, reply.protocol)
                 self.others[key] = self.others.get(key, 0) + 1
             else:
-                # Of a netlink socket that has joined a group a dump tells twice.
+                # A dump reports a netlink socket twice if it has joined a group.
                 self._told.setdefault((netns, told.cookie), reply)
         for family, protocol, error in unanswered:
             self.unanswered[netns, family, protocol] = error
 
     def find(self, netns: int, cookie: bytes) -> Told | None:
-        """What was said of a socket."""
+        """The reply about a socket; ``None`` if there is none."""
         reply = self._told.get((netns, cookie)) or self._told.get((0, cookie))
         return take_apart(self._diag, *reply) if reply else None
 
     def due(self, seconds: float) -> Iterator[tuple[bytes, bytes]]:
-        """Ends of the TCP sockets with a timer that fires within so many seconds."""
+        """Both ends of each TCP socket whose timer fires within so many seconds."""
         for reply in self._told.values():
             # idiag_timer
             if reply.protocol == IPPROTO_TCP and reply.message[2]:
@@ -243,7 +243,7 @@ class Answers:
                     yield ends
 
     def keys(self) -> set[tuple[int, bytes]]:
-        """All sockets: namespace and cookie."""
+        """Namespace and cookie of each socket."""
         return set(self._told)
 
 
@@ -253,7 +253,7 @@ class Socket(NamedTuple):
     netns: int
     cookie: bytes
     message: Message
-    #: Whether a dump has it.
+    #: Whether the kernel's dump has a message of the socket.
     dumped: bool
 
 
@@ -263,14 +263,14 @@ def _records(diag: Diag, holders: Holders, losses: Losses) -> Iterator[AnySocket
         if isinstance(record, TcpSockRecord):
             seen.add(record.sk)
         yield record
-    # Those that no process holds by themselves: subflows of MPTCP sockets, the kernel's own.
+    # TCP sockets that no process holds: subflows of MPTCP sockets, and the kernel's own sockets.
     bound = [sk for sk, _ in for_each_bound_tcp(diag.prog, seen)]
     for batch in diag.reader.read_many(bound):
         yield from batch.records()
 
 
 def _sockets(diag: Diag, losses: Losses) -> Iterator[Socket]:
-    """All sockets in memory that sock_diag could tell of."""
+    """All sockets in memory that sock_diag can report."""
     diag.losses = losses
     holders = Holders(diag.prog, losses=losses)
     for record in _records(diag, holders, losses):
@@ -288,10 +288,10 @@ def _sockets(diag: Diag, losses: Losses) -> Iterator[Socket]:
 
 def _socket(diag: Diag, record: SocketRecord) -> Socket | None:
     """
-    What sock_diag could tell of a socket.
+    The message that sock_diag would send about a socket.
 
-    :return: ``None`` if it is of no kind that sock_diag tells of
-    :raises FaultError: if its message or its network namespace cannot be read
+    :return: The socket; ``None`` if sock_diag does not report sockets of this kind
+    :raises FaultError: if the message or the socket's network namespace cannot be read
     """
     found = diag.kind_of(record)
     message = diag.message(record) if found is not None else None
@@ -305,23 +305,24 @@ def _socket(diag: Diag, record: SocketRecord) -> Socket | None:
 
 class Comparison:
     """
-    Compares what memory says with what sock_diag does.
+    Compares what memory says with what sock_diag says.
 
-    Of what was saved nobody knows when exactly it was told; but what a message says of ages and
-    timers has to be of one and the same moment.
+    It is not known exactly when a saved message was sent. But all ages and timers in one message
+    have to show the same moment.
 
-    :param elapsed_s: How long before memory sock_diag was asked, at most; ``None`` for live, where
-        it is asked before and after.
+    :param elapsed_s: At most so many seconds before memory sock_diag was asked; ``None`` for a live
+        kernel, whose sock_diag is asked before and after.
     """
 
     def __init__(self, diag: Diag, elapsed_s: float | None) -> None:
         self._diag = diag
         self._elapsed_s = elapsed_s
         self.result = DiagResult()
-        # Ends of the connections that a timer may have sent something over since.
+        # Ends of the TCP sockets whose timers may have sent something since sock_diag was asked.
         self._due: set[tuple[bytes, bytes]] = set()
-        # How long ago messages were told, by their ages; and what else names a moment.
+        # For each message with ages: how many seconds before memory it was sent.
         self._agos: list[float] = []
+        # Members that change with the clock, of messages without ages.
         self._waiting: list[_Waiting] = []
         for kind in KINDS:
             self._counts(kind.header)
@@ -335,7 +336,11 @@ class Comparison:
     def compare(
         self, before: Answers, sockets: Iterable[Socket], after: Answers | None = None
     ) -> DiagResult:
-        """Compare all."""
+        """
+        Compare all sockets.
+
+        :param after: Answers after the look at memory; ``None`` for a core.
+        """
         if after is None:
             self._due = set(before.due(self._elapsed_s or 0))
         missed = before.keys() if after is None else before.keys() & after.keys()
@@ -371,7 +376,7 @@ class Comparison:
         where = f"{kind.name(message.protocol)} of netns {socket.netns}"
         error = answers.unanswered.get((socket.netns, message.family, message.protocol))
         if error is not None:
-            # Its module (tcp_diag, unix_diag, …) is not there, mostly.
+            # Mostly because the module (tcp_diag, unix_diag, …) is not loaded.
             self._leave_out(f"{where}: sock_diag does not answer: {os.strerror(error)}")
             return
         row = kind.label(self._diag.structure(kind.header).values(message.header))
@@ -425,14 +430,15 @@ class Comparison:
 
     def _timers_may(self, told: Told, ours: Message, ago: float | None) -> Container[str]:
         """
-        What timers may have changed of a socket since it was told of: names of members.
+        Names of the members that timers may have changed since the message was sent.
 
-        :param ago: When that was, if it is known.
+        :param ago: How many seconds before memory it was sent; ``None`` if unknown.
         """
         if _fires_within(told, self._elapsed_s if ago is None else ago):
-            # The one that ends a connection takes all of it away.
+            # If the state (idiag_state) differs, the timer has ended the connection, and everything
+            # may have changed.
             return _BY_TIMERS if told.header[1] == ours.header[1] else _EVERYTHING
-        # The other end may be on this machine, and have sent something once more.
+        # The other end may be on this machine, and may have sent something again.
         ends = _ends(told.members)
         return _BY_TIMERS if ends is not None and ends[::-1] in self._due else _NOTHING
 
@@ -453,20 +459,24 @@ class Comparison:
                 self.result.unequal.append((counts, differ))
 
     def _judge_waiting(self) -> None:
-        """Judge the moments of messages that have no age: they were told about as long ago."""
+        """Judge messages without ages: they were sent at about the same time as the others."""
         if not self._waiting:
             return
         earliest, latest = 0.0, self._elapsed_s or 0.0
         if self._agos:
             earliest, latest = min(self._agos) - _DUMP_S, max(self._agos) + _DUMP_S
         for ago, anew, mismatch in self._waiting:
-            # What began anew since seems to be of later.
+            # A timer that was restarted since makes the message look later than it was.
             if ago > latest or (ago < earliest and not anew):
                 self.tell(mismatch)
 
 
 def _ends(members: Mapping[str, Value]) -> tuple[bytes, bytes] | None:
-    """Both ends of an inet socket, address and port, whichever family they are written in."""
+    """
+    Address and port of both ends of an inet socket; ``None`` for other sockets.
+
+    IPv4 and IPv4-mapped IPv6 addresses have the same form.
+    """
     if "idiag_src" not in members:
         return None
     ends = []
@@ -478,7 +488,7 @@ def _ends(members: Mapping[str, Value]) -> tuple[bytes, bytes] | None:
 
 
 def _ago(diag: Diag, told: Told, ours: Message) -> float | None:
-    """How long before memory a message was told, in seconds, by the ages that it has."""
+    """How many seconds before memory a message was sent, by its ages; ``None`` without ages."""
     agos = []
     for attribute in told.kind.attributes:
         c_type = attribute.form
@@ -497,7 +507,7 @@ def _ago(diag: Diag, told: Told, ours: Message) -> float | None:
 
 
 def _fires_within(told: Told, seconds: float | None) -> bool:
-    """Whether a timer of a socket may have fired since it was told of."""
+    """Whether a socket's timer may have fired within so many seconds after its message."""
     if seconds is None or not told.members.get("idiag_timer"):
         return False
     expires = told.members["idiag_expires"]
@@ -506,11 +516,11 @@ def _fires_within(told: Told, seconds: float | None) -> bool:
 
 
 class _Waiting(NamedTuple):
-    """A moment that is judged when all messages have been seen."""
+    """A member that changes with the clock, to be judged when all messages have been seen."""
 
-    #: How long before memory it was, in seconds, by the difference of the two.
+    #: How many seconds before memory the message was sent, by the difference of the two values.
     ago: float
-    #: Whether it may have begun anew since.
+    #: Whether the timer or age may have been restarted since.
     anew: bool
     mismatch: Mismatch
 
@@ -531,12 +541,13 @@ class _Look:
         self._where = where
         self._row = row
         self._ago = ago
-        #: What a timer may have changed, and whether a timer may have been started anew.
+        #: Names of the attributes and members that a timer may have changed.
         self._timer = timer
+        #: Whether the timer may have been restarted.
         self._renewed = renewed
-        #: Whether it is the one that asks or is asked.
+        #: Whether the socket is one of sock_diag itself, in use while it answers.
         self._busy = busy
-        #: Moments that cannot be judged by this message alone.
+        #: Members that change with the clock, and cannot be judged by this message alone.
         self.waiting: list[_Waiting] = []
 
     def compare(
@@ -551,11 +562,12 @@ class _Look:
         """
         Compare an attribute.
 
-        :param name: How it is called, before the names of its members
-        :param c_type: The structure that it is
-        :param theirs: What sock_diag says, ``None`` for one that was not sent
-        :param then: What it says later; ``None`` if that was not asked
-        :return: What differs, and whether that is because it moved
+        :param name: Name of the attribute; empty for the header.
+        :param c_type: C type of the structure that it holds; empty if it holds none.
+        :param theirs: What sock_diag says; ``None`` if it did not send the attribute.
+        :param mine: What memory says; ``None`` if it would not send the attribute.
+        :param then: What sock_diag says later; ``None`` if it was not asked, or did not send it.
+        :return: Each difference, and whether it may be only a change between two looks
         """
         if theirs == mine and (then is None or then == theirs):
             return ()
@@ -579,7 +591,7 @@ class _Look:
             told, ours = form.values(theirs), form.values(mine)
             later = None if then is None else form.values(then)
         except ValueError:
-            # Of another length than it has.
+            # One of them has not the length of the form.
             yield self._mismatch(name, theirs, mine), name in self._timer
             return
         differs = False
@@ -603,16 +615,16 @@ class _Look:
                 moves = later is None and (grew or (c_type, member) in _MEASURED)
                 yield self._mismatch(where, said, value), moves or self._by_timer(where)
         if not differs and theirs != mine:
-            # The same values, and not the same bytes: in another order, say.
+            # The values are the same, but the bytes are not: their order may differ.
             yield Mismatch(self._where, self._row, name, theirs.hex(), mine.hex()), False
 
     def _within(
         self, where: str, moment: ClockMember, said: int, value: int, after: int | None
     ) -> bool:
-        """Whether memory may say this of a moment."""
+        """Whether memory's *value* of a member that changes with the clock is possible."""
         if after is not None:
             if (after - said) * moment.direction < 0:
-                # It began anew between the looks.
+                # The timer or age was restarted between the looks.
                 return True
             first, last = sorted((said, after))
             slack = moment.slack_s * moment.per_s
@@ -620,12 +632,12 @@ class _Look:
         ago = (value - said) * moment.direction / moment.per_s
         anew = self._renewed or self._by_timer(where)
         if moment.direction < 0 and value == 0:
-            # A countdown that is over.
+            # The countdown has ended.
             return True
         if self._ago is None:
             self.waiting.append(_Waiting(ago, anew, self._mismatch(where, said, value)))
             return True
-        # What began anew since seems to be of later.
+        # A timer or an age that was restarted since makes the message look later than it was.
         return ago <= self._ago + moment.slack_s and (anew or ago >= self._ago - moment.slack_s)
 
 
@@ -645,7 +657,7 @@ def _text(value: Value | None) -> str:
 
 
 def read_all(prog: Program, losses: Losses) -> None:
-    """Read all that a comparison does, but keys: for a core that is given to others."""
+    """Read all that a comparison reads, except keys, so that a distilled core can be given away."""
     for _ in _sockets(diag_of(prog, secrets=False), losses):
         pass
 
@@ -663,9 +675,9 @@ def check_live(prog: Program, proc: str = "/proc", losses: Losses | None = None)
     left_out: list[str] = []
     before = _ask_all(diag, proc, left_out)
     for i in range(_TRIES):
-        # Each time a little longer, to fall out of step with what moves.
+        # Each pause is a little longer, so that the looks fall out of step with periodic changes.
         time.sleep(i * 0.07)
-        # What cannot be read at one moment is there at another.
+        # Memory that cannot be read at one moment may be readable later, so each try has its own.
         lost = Losses()
         sockets = list(_sockets(diag, lost))
         left_out = []
@@ -712,7 +724,7 @@ def _leave_out_others(answers: Answers, left_out: list[str]) -> None:
 
 
 def _net_files(prog: Program, proc: str, left_out: list[str]) -> Iterator[tuple[int, str | None]]:
-    """Network namespaces, each with a file to enter it by; none for one's own."""
+    """Each network namespace and a file to enter it by; ``None`` for this process's own."""
     tasks = Tasks(prog).by_tid.values()
     pids: dict[int, list[int]] = {}
     own = 0
@@ -721,7 +733,7 @@ def _net_files(prog: Program, proc: str, left_out: list[str]) -> Iterator[tuple[
             try:
                 ino = task_net(prog, task.nsproxy)
             except FaultError:
-                # It has ended since.
+                # The process has ended since.
                 continue
             pids.setdefault(ino, []).append(task.pid)
             if task.pid == os.getpid():
@@ -745,10 +757,10 @@ def check_saved(prog: Program, path: str, losses: Losses) -> DiagResult:
     """
     Compare a core with replies that were saved shortly before it.
 
+    :param path: A file of replies, or a directory with such a file for each network namespace
+        (``netns/INODE/diag``) and a copy of ``/proc/uptime``.
     :param losses: Takes what cannot be read.
-    :param path: A file of replies, or a directory with one for each network namespace:
-        ``netns/INODE/diag``, and ``uptime`` as procfs has it
-    :raises UserError: if that is not there, or damaged
+    :raises UserError: if *path* has no replies, or they are damaged or of another machine
     """
     diag = diag_of(prog)
     answers = Answers(diag)
@@ -781,7 +793,7 @@ def check_saved(prog: Program, path: str, losses: Losses) -> DiagResult:
 
 
 def _elapsed_s(prog: Program, place: Path) -> float:
-    """At most so long before the core replies were saved."""
+    """How many seconds before the core the replies were saved, at most."""
     try:
         saved_s = float((place / "uptime").read_text().split()[0])
         # sock_diag may have been asked some time before that file was read.
@@ -790,7 +802,7 @@ def _elapsed_s(prog: Program, place: Path) -> float:
         return _ANY_S
 
 
-# How long before the file uptime an oracle may have asked; and what is not too long where there
-# is no such file.
+# sock_diag may have been asked so many seconds before the file uptime was read.
 _BEFORE_UPTIME_S = 30.0
+# The bound if there is no such file.
 _ANY_S = 600.0

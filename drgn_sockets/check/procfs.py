@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One look at procfs: ``/proc`` itself, or a directory laid out like it."""
+"""Reading procfs once: ``/proc`` itself, or a directory laid out like it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _UNIX_ROW = re.compile(
 
 
 class FdLook(NamedTuple):
-    """What procfs says of a file descriptor; ``None`` for what it does not say."""
+    """What procfs says of a file descriptor; ``None`` where it says nothing."""
 
     #: Text of the link ``fd/N``.
     name: bytes | None
     #: First lines of ``fdinfo/N``, by their names: ``pos``, ``flags``, ``mnt_id``, ``ino``.
     info: dict[str, str] | None
-    #: Its other lines: locks, and what the kind of file has.
+    #: Other lines of ``fdinfo/N``: locks, and lines that the kind of file adds.
     lines: tuple[bytes, ...] = ()
 
 
 class NetText(NamedTuple):
-    """A file of ``/proc/net`` in its parts."""
+    """A file of ``/proc/net``, split into its heading and its rows."""
 
     heading: bytes
     lines: list[bytes]
@@ -49,13 +49,13 @@ class Look:
 
     #: Rows of the files in ``net/``, by network namespace (inode) and file.
     net: dict[tuple[int, str], list[Row]] = field(default_factory=dict)
-    #: File descriptors by process ID, and by thread ID for a thread's own table.
+    #: File descriptors by process ID and thread ID; the latter only for a thread's own table.
     fds: dict[tuple[int, int | None], dict[int, FdLook]] = field(default_factory=dict)
-    #: What is not there, or cannot be read: a line each.
+    #: A line for each file that does not exist, or cannot be read.
     missing: list[str] = field(default_factory=list)
-    #: Processes that are threads of the kernel's, as far as somebody asked.
+    #: IDs of kernel threads among the processes that memory does not have.
     kthreads: set[int] = field(default_factory=set)
-    #: Of each file in ``net``, its heading, if it has one, and the rows as they stand there.
+    #: The text of each file in ``net``.
     text: dict[tuple[int, str], NetText] = field(default_factory=dict)
 
 
@@ -63,13 +63,13 @@ def split_net(
     file: str, text: bytes, unix_paths: Mapping[str, str] | None = None
 ) -> tuple[NetText, list[Row]]:
     """
-    Take a file of ``/proc/net`` apart.
+    Split a file of ``/proc/net`` into lines, and parse them.
 
-    :param file: Its name.
-    :param unix_paths: Column ``Path`` of ``unix`` by pointer and by inode, as memory has it:
-        the name of a unix socket may hold newlines, and only who knows it can tell where such
-        a row ends.
-    :raises ValueError: if it is not such a file
+    :param file: Name of the file.
+    :param unix_paths: Column ``Path`` of ``unix`` by pointer and by inode, as memory has it. The
+        name of a unix socket may hold newlines, so the end of its row can be found only if the
+        name is known.
+    :raises ValueError: if *text* is not such a file
     """
     if file.startswith("sockstat"):
         heading, rest = b"", text
@@ -90,13 +90,14 @@ def parse_net(file: str, text: bytes, unix_paths: Mapping[str, str] | None = Non
 
 def row_parser(file: str, heading: bytes) -> Callable[[bytes], Row]:
     """
-    What makes rows of the lines of a file.
+    Make the function that parses a line of a file into a row.
 
-    :raises ValueError: if the heading is not that of such a file; as is what is returned, if a
-        line is not one of it
+    The function raises :exc:`ValueError` if the line is not a row of such a file.
+
+    :raises ValueError: if the heading is not that of such a file
     """
     parse = _row_parser(file, heading)
-    # What is reckoned with has to be a number.
+    # Columns that the comparison calculates with have to be numbers.
     bases = {
         column: 16 if how(file, column) is How.DOWN else 10
         for column in NET_FILES[file]
@@ -124,7 +125,7 @@ def _row_parser(file: str, heading: bytes) -> Callable[[bytes], Row]:
         if not heading.startswith(b"Num"):
             raise ValueError("unix: no line of headings")
         return _unix_row
-    # All that its heading names, a word each; not every kernel has all columns.
+    # The file has the columns that its heading names, a word each; not every kernel has all.
     names = heading.decode("ascii").split()
     if not names or set(names) - set(columns):
         raise ValueError(f"{file}: no line of headings")
@@ -133,12 +134,12 @@ def _row_parser(file: str, heading: bytes) -> Callable[[bytes], Row]:
 
 def _inet_row(file: str, line: bytes) -> Row:
     words = line.decode("ascii").split()
-    # "sl" says which bucket or which line it is; the two pairs are split.
+    # "sl", the number of the bucket or line, is left out. Words 4 and 5 hold two columns each.
     pairs = ":".join(words[4:6]).split(":")
     values = [*words[1:4], *pairs, *words[6:]]
     if len(pairs) != 4 or len(values) < 13:
         raise ValueError(f"{file}: not a row: {line!r}")
-    # Of what is the same in most rows there need not be one for each of very many.
+    # Most rows have the same values in these columns, so they share one string in memory.
     values[2:8] = map(sys.intern, values[2:8])
     return dict(zip(NET_FILES[file], values))
 
@@ -181,7 +182,7 @@ def _unix_lines(rest: bytes, paths: Mapping[str, str]) -> list[bytes]:
         if match or not lines:
             lines.append(rest[at:end])
         else:
-            # A line that belongs to the name before it.
+            # The name on the line before goes on here, after a newline.
             lines[-1] += rest[at:end]
         at = end
     return lines
@@ -205,11 +206,11 @@ class ProcTree:
         self.root = root
 
     def pids(self) -> list[int]:
-        """The processes there are."""
+        """IDs of all processes."""
         return sorted(int(p.name) for p in Path(self.root).iterdir() if p.name.isdecimal())
 
     def own_tables(self, pid: int) -> list[int]:
-        """Threads of a process with fds listed on their own, as far as the tree has them."""
+        """Threads of a process, other than its first, that the tree has."""
         try:
             tids = [path.name for path in Path(f"{self.root}/{pid}/task").iterdir()]
         except OSError:
@@ -217,21 +218,21 @@ class ProcTree:
         return sorted(int(t) for t in tids if t.isdecimal() and int(t) != pid)
 
     def read(self, path: str) -> bytes | None:
-        """A file of the tree, ``None`` if it is not there or cannot be read."""
+        """The contents of a file; ``None`` if it does not exist or cannot be read."""
         try:
             return _read(f"{self.root}/{path}")
         except OSError:
             return None
 
     def is_kthread(self, pid: int) -> bool:
-        """Whether a process is a thread of the kernel's."""
+        """Whether a process is a kernel thread."""
         text = self.read(f"{pid}/stat") or b""
-        # After the name, which may be any.
+        # Only the fields after the name are split, because the name may hold anything.
         words = text.rpartition(b")")[2].split()
         return len(words) > 6 and words[6].isdigit() and bool(int(words[6]) & PF_KTHREAD)
 
     def uptime_s(self) -> float | None:
-        """When the look was taken, seconds since boot."""
+        """When procfs was read, in seconds since boot; ``None`` if the tree does not tell."""
         text = self.read("uptime")
         try:
             return float(text.split()[0]) if text else None
@@ -243,13 +244,14 @@ class ProcTree:
         The fds that ``where/fd`` and ``where/fdinfo`` list, in order.
 
         :param where: ``PID`` or ``PID/task/TID``.
-        :return: ``None`` if there is no such directory, or it may not be read
+        :return: ``None`` if there are no such directories, or they cannot be read
         """
         found: set[int] | None = None
         for kind in ("fd", "fdinfo"):
             try:
-                # Listed whole before any is read, and read by path: a directory held open
-                # would be an fd of our own, in every look at ourselves, and not in memory.
+                # All names are listed before a file is read, and files are read by path. A
+                # directory held open would be an fd of our own: procfs would list it in this
+                # process, and memory, read at another moment, would not have it.
                 names = os.listdir(f"{self.root}/{where}/{kind}")  # noqa: PTH208
             except OSError:
                 continue
@@ -257,18 +259,18 @@ class ProcTree:
         return None if found is None else sorted(found)
 
     def fds(self, where: str) -> dict[int, FdLook] | None:
-        """What there is to read of all of :meth:`fd_numbers`, ``None`` as that has it."""
+        """What procfs says of all :meth:`fd_numbers`; ``None`` if they cannot be listed."""
         numbers = self.fd_numbers(where)
         return None if numbers is None else self.some_fds(where, numbers)
 
     def some_fds(self, where: str, numbers: Iterable[int]) -> dict[int, FdLook]:
-        """The same of some of them."""
+        """Read some fds of a directory; those that are gone are left out."""
         directory = os.fsencode(f"{self.root}/{where}")
         looks = {}
         for fd in numbers:
             link: bytes | None
             info: dict[str, str] | None
-            # One was closed since, or its name is longer than PATH_MAX.
+            # readlink fails if the fd was closed since, or its name is longer than PATH_MAX.
             try:
                 link = os.readlink(b"%b/fd/%d" % (directory, fd))  # noqa: PTH115
             except OSError:
@@ -282,12 +284,12 @@ class ProcTree:
         return looks
 
 
-# A name for all of a kind, and not one for each file.
+# One string of each name for all files, instead of one for each file.
 _INFO = {name: name for name in ("pos", "flags", "mnt_id", "ino")}
 
 
 def _fdinfo(text: bytes) -> tuple[dict[str, str], tuple[bytes, ...]]:
-    """The lines that each file has, and those after them."""
+    """Split fdinfo into the lines that every file has, and the lines after these."""
     info: dict[str, str] = {}
     lines = text.splitlines(keepends=True)
     for i, line in enumerate(lines):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-A core against the procfs that was saved of it.
+Comparing a core with the procfs that was saved before it.
 
-Neither moves, so they need not be looked at whole: of a machine with very many sockets, the rows
-of one file, or of one file table, are much less than all of them.
+Neither of the two changes, so one file of ``net``, or one part of a file table, is compared at a
+time. On a machine with very many sockets that takes much less memory than holding all rows.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from drgn_sockets.records.fd import FdRecord
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.views.procfs import Looker
 
-# How many fds are compared at a time.
+# So many fds are compared at a time.
 _FDS = 4096
-# They count what timers may have changed in all other files.
+# These files count sockets of all other files, so they are judged after them: by then it is known
+# how many timers may have fired.
 _SUMS = ("sockstat", "protocols")
 
 
@@ -64,7 +65,7 @@ def check_saved(prog: Program, root: str, losses: Losses) -> Result:
 
 
 class _Saved:
-    """One such comparison, piece by piece, and told in the order of a whole one."""
+    """One comparison in pieces; its result has the order that a comparison of all at once has."""
 
     def __init__(
         self, prog: Program, tree: ProcTree, elapsed_s: float | None, losses: Losses
@@ -75,7 +76,7 @@ class _Saved:
         self._comparison = Comparison(elapsed_s, live=False, losses=losses)
         self._result = self._comparison.result
         self._tasks = Tasks(prog, losses.lose)
-        # Of both, what there is: with a piece of what is in it, they are a look.
+        # Shared context; each comparison adds one file to it.
         self._memory = look_around(prog, self._tasks, losses, net={}, fds={})
         self._saved = Look()
 
@@ -105,7 +106,7 @@ class _Saved:
                 else:
                     self._comparison.net_of(key, saved, memory)
                     told[key] = self._take()
-            # Before there are those of the next.
+            # Free these rows before the next file's are read.
             del text, rows, memory, saved
         for key, saved, memory in sums:
             self._comparison.net_of(key, saved, memory)
@@ -117,14 +118,14 @@ class _Saved:
         self._saved.missing = [line for lines in missing.values() for line in lines]
 
     def _take(self) -> tuple[list[Mismatch], list[Mismatch]]:
-        """What was told since the last time."""
+        """Take the mismatches, and what moved, since the last call."""
         told = self._result.mismatches, self._result.moved
         self._result.mismatches, self._result.moved = [], []
         return told
 
     def _fds(self) -> None:
         tables = self._tasks.tables()
-        # Their keys are in it from the beginning: they say which there are.
+        # All keys are there from the beginning, because finish() asks which tables exist.
         here = self._memory.fds
         here.update({(table.pid, table.tid): {} for table in tables})
         in_memory = fds_in_memory(self._prog, tables, self._losses)
@@ -152,7 +153,7 @@ class _Saved:
             self._comparison.table(table, self._saved, self._memory)
             start = end
         there[table] = {}
-        # Those that procfs does not have come after all that it has.
+        # As in a comparison of all at once, fds that procfs lacks come last.
         self._result.mismatches[first:] = sorted(self._result.mismatches[first:], key=_is_not_there)
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-What sock_diag says of all sockets of a network namespace: asked live, saved, read back.
+Asking sock_diag for all sockets of a network namespace, saving its replies, reading them back.
 
-A saved file is what went over the netlink socket, between two lines of our own. It starts with
-``drgn-sockets sock_diag 1`` and a newline, and ends with ``end`` and a newline. Between them
-are messages, each a ``struct nlmsghdr`` in the machine's byte order and its payload, padded to
-four bytes. A message with ``NLM_F_REQUEST`` stands for a request: its payload is two 32-bit
-numbers, family and protocol. The answers to it follow as the kernel gave them, and
-``NLMSG_DONE`` ends them, with 0 or a negative error number.
+A saved file has the messages of the netlink socket between two lines of our own. The file starts
+with ``drgn-sockets sock_diag 1`` and a newline, and ends with ``end`` and a newline. Each message
+is a ``struct nlmsghdr`` in the machine's byte order and a payload, padded to four bytes. A message
+with ``NLM_F_REQUEST`` stands for a request: its payload is two 32-bit numbers, family and protocol.
+The answers to the request follow as the kernel gave them. ``NLMSG_DONE`` ends the answers, with 0
+or a negative error number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NETLINK_ALL = 0xFF
 SOCK_DIAG_BY_FAMILY = 20
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_DUMP_INTR, NLM_F_DUMP = 1, 2, 0x10, 0x300
-#: How often a dump that the kernel calls interrupted is asked for again.
+#: A dump that the kernel marks as interrupted is asked for at most so many times.
 ATTEMPTS = 8
 
 _NLMSGHDR = struct.Struct("=IHHII")
@@ -40,7 +40,7 @@ NetNS = Union[int, str, None]
 
 
 class Reply(NamedTuple):
-    """One answer of the kernel's, and what it answers."""
+    """An answer of the kernel, and what was asked."""
 
     #: ``AF_*`` that was asked for.
     family: int
@@ -51,7 +51,7 @@ class Reply(NamedTuple):
 
 
 class Unanswered(NamedTuple):
-    """A request that this kernel refused: mostly, it does not know the family."""
+    """A request that this kernel refused, mostly because it does not know the family."""
 
     family: int
     protocol: int
@@ -60,7 +60,7 @@ class Unanswered(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is asked: the request's members after family and protocol, and its attributes."""
+    """A request: family, protocol, the members after these two, and the attributes."""
 
     family: int
     protocol: int
@@ -69,15 +69,15 @@ class Request(NamedTuple):
     attributes: tuple[tuple[str, Any], ...] = ()
 
 
-#: Every state, also those that are not a ``struct tcp_sock``'s.
+#: Every state, also states that no ``struct tcp_sock`` has.
 _ALL = 0xFFFFFFFF
 _COOKIE = ("cookie", "Q", 0)
 
 
 def _inet(family: int, protocol: int) -> Request:
     """``struct inet_diag_req_v2``"""
-    # idiag_ext has bits for the first eight attributes; INET_DIAG_CLASS_ID comes with the
-    # bit of INET_DIAG_TCLASS, and the rest unasked.
+    # idiag_ext has bits for the first eight attributes. The bit of INET_DIAG_TCLASS also brings
+    # INET_DIAG_CLASS_ID. The kernel sends the other attributes without being asked.
     members = (("ext", "B", 0xFF), ("pad", "B", 0), ("states", "I", _ALL), ("id", "48s", b""))
     # An empty list of BPF maps stands for all.
     attributes: tuple[tuple[str, Any], ...] = (("INET_DIAG_REQ_SK_BPF_STORAGES", b""),)
@@ -87,15 +87,14 @@ def _inet(family: int, protocol: int) -> Request:
 
 
 def _shown(family: int, protocol: int, show: int, *between: tuple[str, str, Any]) -> Request:
-    """A family whose request has an inode, a mask of what to show, and a cookie."""
+    """A request with an inode, a mask of what to show, and a cookie."""
     ino = ("ino", "I", 0)
     members = (("pad", "H", 0), *between, ino, ("show", "I", show), _COOKIE)
     return Request(family, protocol, members)
 
 
 _STATES = ("states", "I", _ALL)
-#: All there is to ask. Of the masks, all bits that linux/*_diag.h has a name for, and no more:
-#: 7.2 is the newest that was looked at.
+#: All requests. Their masks have exactly the bits that linux/*_diag.h names, as of Linux 7.2.
 REQUESTS: tuple[Request, ...] = (
     *(
         _inet(family, protocol)
@@ -106,7 +105,7 @@ REQUESTS: tuple[Request, ...] = (
         for family in (AF_INET, AF_INET6)
     ),
     _shown(AF_UNIX, 0, 0x7F, _STATES),
-    # NDIAG_SHOW_RING_CFG is 4, which nothing answers since netlink has no rings.
+    # Kernels no longer answer NDIAG_SHOW_RING_CFG (4), because netlink has no rings any more.
     _shown(AF_NETLINK, NETLINK_ALL, 0xF),
     _shown(AF_PACKET, 0, 0x3F),
     _shown(AF_VSOCK, 0, _ALL, _STATES),
@@ -120,10 +119,10 @@ REQUESTS: tuple[Request, ...] = (
 
 class _Datagrams:
     """
-    What makes messages of a diag socket's datagrams: one of all that is in a datagram, as bytes.
+    Makes pyroute2's messages of datagrams: one for each datagram, with the payloads as bytes.
 
-    In place of pyroute2's marshals, which decode, and take the error number of a failed request
-    for a family.
+    This replaces pyroute2's marshals, which decode payloads, and take the error number of a failed
+    request for a family.
     """
 
     def __init__(self) -> None:
@@ -152,7 +151,7 @@ class _Datagrams:
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """
-    Split into netlink messages: type, flags, payload of each.
+    Split *data* into netlink messages: type, flags and payload of each.
 
     :raises ValueError: if *data* is anything but whole messages
     """
@@ -181,8 +180,8 @@ def _own_sockets() -> set[int]:
 
 
 def _asks_itself(reply: Reply, own: set[int]) -> bool:
-    """Whether a reply is about one of the sockets that were made for asking."""
-    # udiag_ino and ndiag_ino.
+    """Whether a reply is about one of the sockets that were opened for asking."""
+    # Offsets of udiag_ino and ndiag_ino.
     at = {AF_UNIX: 4, AF_NETLINK: 16}.get(reply.family)
     if at is None or len(reply.message) < at + 4:
         return False
@@ -193,7 +192,7 @@ class _Asker:
     """A diag socket in the calling thread's network namespace."""
 
     def __init__(self) -> None:
-        # The import takes 83 ms, and only check --diag needs it.
+        # Importing pyroute2 takes 83 ms, and only check --diag needs it.
         from pyroute2 import DiagSocket
 
         before = _own_sockets()
@@ -210,7 +209,7 @@ class _Asker:
 
         members = (
             ("family", "B", request.family),
-            # Where it does not fit, the attribute says it.
+            # A protocol above 255 is in the attribute INET_DIAG_REQ_PROTOCOL.
             ("protocol", "B", min(request.protocol, 0xFF)),
             *request.members,
         )
@@ -246,7 +245,7 @@ class _Asker:
         """
         Get all answers to a request.
 
-        :raises OSError: if the kernel refuses, or is interrupted again and again (``EAGAIN``)
+        :raises OSError: if the kernel refuses, or every dump is interrupted (``EAGAIN``)
         """
         for _ in range(ATTEMPTS):
             found, interrupted = self._dump(request)
@@ -257,7 +256,7 @@ class _Asker:
 
 
 def _enter(netns: NetNS) -> None:
-    """Move the calling thread to a network namespace: the path of its file, or an open one."""
+    """Move the calling thread to a network namespace, by the path of its file or an open fd."""
     if netns is None:
         return
     from pyroute2 import netns as namespaces
@@ -265,7 +264,7 @@ def _enter(netns: NetNS) -> None:
     if isinstance(netns, int):
         namespaces.setns(netns)
         return
-    # By its path, pyroute2 makes the namespace if there is none.
+    # Given a path, pyroute2 would create the namespace if there is none.
     with Path(netns).open("rb") as file:
         namespaces.setns(file.fileno())
 
@@ -274,15 +273,16 @@ def ask(netns: NetNS = None, unanswered: list[Unanswered] | None = None) -> Iter
     """
     Ask this machine's kernel of all sockets in a network namespace.
 
-    The sockets made for asking are left out of the replies, and are closed at the end.
+    The sockets opened for asking are left out of the replies, and are closed at the end.
 
-    :param netns: path of its file (``/proc/PID/ns/net``), or a file descriptor of such;
-        the caller's own if not given
-    :param unanswered: gets what this kernel does not answer
+    :param netns: Path of the namespace's file (``/proc/PID/ns/net``), or a file descriptor of such
+        a file; the caller's own namespace if not given.
+    :param unanswered: Gets the requests that this kernel does not answer.
     :raises OSError: if the namespace cannot be entered, or there is no sock_diag at all
     :raises ImportError: if there is no pyroute2
     """
-    # A thread of its own may change its namespace, and has no event loop to get in the way of.
+    # A separate thread can change its namespace, and has no event loop that pyroute2's could
+    # conflict with.
     with ThreadPoolExecutor(1) as thread:
         thread.submit(_enter, netns).result()
         asker = thread.submit(_Asker).result()
@@ -307,10 +307,10 @@ def save(
     replies: Iterable[Reply], path: str | os.PathLike[str], unanswered: Iterable[Unanswered] = ()
 ) -> None:
     """
-    Write replies to a file, those to one request in their order.
+    Write replies to a file, grouped by request; replies to one request keep their order.
 
-    :param unanswered: what :func:`ask` added; looked at once all *replies* are there
-    :raises OSError: if it cannot be written
+    :param unanswered: The list that :func:`ask` fills; it is read after all *replies*.
+    :raises OSError: if the file cannot be written
     """
     groups: dict[tuple[int, int], list[bytes]] = {}
     for family, protocol, message in replies:
@@ -331,10 +331,10 @@ def save(
 
 def load_all(path: str | os.PathLike[str]) -> tuple[list[Reply], list[Unanswered]]:
     """
-    Read what :func:`save` wrote: replies, and what was not answered.
+    Read the replies and the unanswered requests that :func:`save` wrote.
 
-    :raises OSError: if it cannot be read
-    :raises ValueError: if it is no such file, or broken
+    :raises OSError: if the file cannot be read
+    :raises ValueError: if the file is not of this form, or is damaged
     """
     data = Path(path).read_bytes()
     if not data.startswith(_FIRST):
@@ -378,7 +378,7 @@ def load(path: str | os.PathLike[str]) -> list[Reply]:
     """
     Read the replies that :func:`save` wrote.
 
-    :raises OSError: if it cannot be read
-    :raises ValueError: if it is no such file, or broken
+    :raises OSError: if the file cannot be read
+    :raises ValueError: if the file is not of this form, or is damaged
     """
     return load_all(path)[0]
