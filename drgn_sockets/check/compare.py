@@ -112,7 +112,7 @@ class Memory:
     net_pids: dict[int, list[int]]
     netns: list[int]
     pids: set[int]
-    #: Network namespace of this process, which ``/proc/net`` shows.
+    #: Network namespace that ``/proc/net`` shows: this process's own; for a core, the first one.
     own_netns: int
     #: The text of each file in ``net``, as the kernel would print it.
     text: dict[tuple[int, str], NetText] = field(default_factory=dict)

@@ -591,7 +591,7 @@ class _Look:
             told, ours = form.values(theirs), form.values(mine)
             later = None if then is None else form.values(then)
         except ValueError:
-            # One of them has not the length of the form.
+            # At least one of them does not have the length of the form.
             yield self._mismatch(name, theirs, mine), name in self._timer
             return
         differs = False

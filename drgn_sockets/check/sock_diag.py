@@ -94,7 +94,8 @@ def _shown(family: int, protocol: int, show: int, *between: tuple[str, str, Any]
 
 
 _STATES = ("states", "I", _ALL)
-#: All requests. Their masks have exactly the bits that linux/*_diag.h names, as of Linux 7.2.
+#: All requests. The masks of what to show for unix, netlink, packet and XDP have the bits that
+#: linux/*_diag.h names, as of Linux 7.2, and no others. All other masks have every bit set.
 REQUESTS: tuple[Request, ...] = (
     *(
         _inet(family, protocol)
@@ -281,8 +282,8 @@ def ask(netns: NetNS = None, unanswered: list[Unanswered] | None = None) -> Iter
     :raises OSError: if the namespace cannot be entered, or there is no sock_diag at all
     :raises ImportError: if there is no pyroute2
     """
-    # A separate thread can change its namespace, and has no event loop that pyroute2's could
-    # conflict with.
+    # A separate thread can change its namespace without changing the caller's, and has no event
+    # loop that would disturb pyroute2.
     with ThreadPoolExecutor(1) as thread:
         thread.submit(_enter, netns).result()
         asker = thread.submit(_Asker).result()

@@ -20,8 +20,8 @@ from drgn_sockets.errors import UserError
 _MAGIC = 0xEB9F
 _HEADER = 24
 # Since Linux kernel commit 222edc843c15 ("btf: Add BTF kind layout encoding to UAPI") (in v7.1)
-# the header may also have the offset and length of a layout. It tells for each kind how many bytes
-# follow struct btf_type, and how many each of the vlen elements has.
+# the header may also have the offset and length of a layout. The layout tells for each kind how
+# many bytes follow struct btf_type, and how many each of the vlen elements has.
 _HEADER_WITH_LAYOUT = 32
 # -4096 in 32 bits.
 _NEGATIVE = 0xFFFFF000
@@ -156,9 +156,9 @@ class Btf:
         self.base = base
         #: ID of the first type that is not the base's.
         self.start_id: int = base.end_id if base else 1
-        #: Offset of its first string; offsets go on from the strings of the base.
+        #: Offset of the first own string; the offsets before it are those of the base's strings.
         self.string_start: int = base.string_end if base else 0
-        #: Offset of the first string of a module that has this as its base.
+        #: Offset of the first string of a module whose base this is.
         self.string_end: int = self.string_start + str_len
         self._words = array("I", types)
         if (order == "<") != (sys.byteorder == "little"):

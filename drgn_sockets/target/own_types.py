@@ -166,7 +166,7 @@ class OwnTypes:
     ) -> Type | None:
         if self._ready():
             # drgn tries all spellings of a primitive type. The kernel's BTF has those that modules
-            # use, so the modules need not be loaded for that.
+            # use, so the BTF of modules need not be read for them.
             primitive = _PRIMITIVE.issuperset(name.split())
             for types in self._types[:1] if primitive else self._each():
                 found = types.find_type(prog, kinds, name, filename)
