@@ -35,9 +35,8 @@ _RCV_SHUTDOWN, _SEND_SHUTDOWN = 1, 2
 class Timer(NamedTuple):
     """A timer that is running."""
 
-    #: ``on`` (retransmission), ``keepalive``, ``persist`` (window probes) or ``timewait``, as
-    #: ``ss -o`` calls them; ``synack`` is our name for the timer of a request, ``T3_RTX`` for the
-    #: one of an SCTP association.
+    #: ``on`` (retransmission), ``keepalive``, ``persist`` (window probes), ``timewait`` or
+    #: ``T3_RTX`` (SCTP), as ``ss -o`` calls them; ``synack`` is our name for a request's timer.
     name: str
     #: Seconds until it fires.
     expires_s: float

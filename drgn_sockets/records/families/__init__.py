@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-The families of sockets: one module each, with its structures, its records, its walk, the names
-of its ends, and its peers.
+The families of sockets. Each has a module with its structures and records, its walk, the texts of
+its ends, and the search for its peers.
 
-Importing all of them takes 31 ms; each is imported with the first socket, or option, that needs it.
+Importing all of them takes 31 ms, so a module is imported when a socket or an option needs it.
 
-:data:`FAMILY_ENTRIES` is all that the rest of the package knows of each.
+The rest of the package knows the families from :data:`FAMILY_ENTRIES` alone.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from drgn_sockets.records.families.inet import InetRecord
 from drgn_sockets.records.names import STATE_GROUPS
 from drgn_sockets.records.socket import OTHER, Family, SocketRecord
 
-# States that ss shows without -a and -l: of most families those of connections, but for those that
-# the kernel keeps in small structures.
+# States that ss shows without -a and -l in most families: the states of connections, without those
+# of small structures (TIME-WAIT, SYN-RECV).
 _CONNECTED = STATE_GROUPS["connected"] - STATE_GROUPS["bucket"]
 _ESTABLISHED = frozenset({TCP_ESTABLISHED})
 _CLOSED = frozenset({TCP_CLOSE})
@@ -53,50 +53,50 @@ _CLOSED = frozenset({TCP_CLOSE})
 
 class Registered(NamedTuple):
     """
-    A family in the registry: how its sockets are told from others, and by which words of ``ss``
-    they are chosen. To know that takes no import of its module.
+    A family in the registry: how its sockets are told from others, and the words of ``ss`` that
+    choose them. Using it does not import the module of the family.
     """
 
-    #: ``AF_*``, and ``SOCK_*`` and ``IPPROTO_*`` if not all are its.
+    #: The ``AF_*`` of its sockets, and their ``SOCK_*`` and ``IPPROTO_*``; ``None`` means all.
     address_families: tuple[int, ...]
     types: tuple[int, ...] | None = None
     protocols: tuple[int, ...] | None = None
-    #: Whether most sockets of its address family and type are of another family.
+    #: Whether most sockets of its address family and type belong to another family.
     rare: bool = False
-    #: The options of ``ss`` that choose it, and what ``--help`` says of these.
+    #: The options of ``ss`` that choose the family, and the words for it in ``--help``.
     options: tuple[str, ...] = ()
     help: str = ""
-    #: What ``ss -f`` calls it; the families of IPv4 and IPv6 have ``inet`` and ``inet6`` in common.
+    #: Its name in ``ss -f``; families of IPv4 and IPv6 have none and share ``inet`` and ``inet6``.
     ss_family: str | None = None
-    #: Its tables, as ``ss -A`` calls them, and what their sockets have in the column Netid.
+    #: Its tables by their names in ``ss -A``, each with the Netids of its sockets.
     tables: Mapping[str, tuple[str, ...]] = {}
-    #: Further names for tables.
+    #: Tables by their further names in ``ss -A``.
     aliases: Mapping[str, str] = {}
     #: The states in which ``ss`` shows its sockets without ``-a`` and ``-l``.
     states: frozenset[int] = _CONNECTED
-    #: An option of ``ss`` that shows of it what ``-i`` shows of others.
+    #: The option of ``ss`` that takes the place of ``-i`` for this family.
     info_option: str | None = None
 
     @property
     def is_inet(self) -> bool:
-        """Whether its sockets are of IPv4 and IPv6."""
+        """Whether its sockets are those of IPv4 and IPv6."""
         return self.address_families == _INET
 
     def like(self, family: int, type_: int) -> bool:
-        """Whether a socket of an address family and type looks like one of these."""
+        """Whether a socket with this address family and type may be of this family."""
         return family in self.address_families and (self.types is None or type_ in self.types)
 
     def owns(self, family: int, type_: int, protocol: int) -> bool:
-        """Whether a socket of these is one of the family."""
+        """Whether a socket with this address family, type and protocol is of this family."""
         return self.like(family, type_) and (self.protocols is None or protocol in self.protocols)
 
 
 _INET = (AF_INET, AF_INET6)
 
-#: All families, in the order in which ss shows them. What a new family adds to the package is its
-#: module and its entry here. The module has the name of the family, and in it the class of that
-#: name in capitals. It is imported when there is a socket of the family, or somebody asks for the
-#: family: to import all takes 31 ms, and most commands need two or three.
+#: All families, in the order in which ss shows them. A new family adds its module and its entry
+#: here. The module has the name of the family; its class has the same name, capitalized. A module
+#: is imported when there is a socket of the family, or when the family is asked for: importing all
+#: modules takes 31 ms, and most commands need two or three.
 FAMILY_ENTRIES: Mapping[str, Registered] = {
     "netlink": Registered(
         (AF_NETLINK,), ss_family="netlink", tables={"netlink": ("nl",)}, states=_CLOSED
@@ -122,7 +122,7 @@ FAMILY_ENTRIES: Mapping[str, Registered] = {
         },
         aliases={"u_str": "unix_stream", "u_dgr": "unix_dgram", "u_seq": "unix_seqpacket"},
     ),
-    # No option of ss shows ping sockets.
+    # The real ss has no option for ping sockets.
     "ping": Registered(
         *(_INET, (SOCK_DGRAM,), (IPPROTO_ICMP, IPPROTO_ICMPV6)),
         rare=True,
@@ -139,7 +139,7 @@ FAMILY_ENTRIES: Mapping[str, Registered] = {
         tables={"raw": ("raw",)},
         states=_ESTABLISHED,
     ),
-    # Nor does one show UDP-Lite.
+    # The real ss has no option for UDP-Lite.
     "udp": Registered(
         *(_INET, (SOCK_DGRAM,), (IPPROTO_UDP, IPPROTO_UDPLITE)),
         options=("-u", "--udp"),
@@ -204,7 +204,7 @@ FAMILY_NAMES: tuple[str, ...] = (OTHER, *FAMILY_ENTRIES)
 
 @functools.lru_cache(None)
 def family_named(name: str) -> Family | None:
-    """The family with a name, ``None`` for :data:`OTHER`."""
+    """The family named *name*, ``None`` for :data:`OTHER`."""
     if name not in FAMILY_ENTRIES:
         return None
     module = import_module(f"{__name__}.{name}")
@@ -212,20 +212,20 @@ def family_named(name: str) -> Family | None:
 
 
 def all_records() -> Iterator[type[SocketRecord]]:
-    """The records of all kinds of sockets that are told apart."""
+    """The record classes of all families, those of small structures and parts included."""
     for family in filter(None, map(family_named, FAMILY_ENTRIES)):
         yield from (family.record, *family.small, *family.parts)
 
 
 def family_columns() -> Iterator[Column]:
-    """The columns that families declare."""
+    """The columns that the families declare."""
     for family in filter(None, map(family_named, FAMILY_ENTRIES)):
         yield from family.columns
 
 
 @functools.lru_cache(1024)
 def family_of(family: int, type_: int, protocol: int) -> Family | None:
-    """The family of a socket, ``None`` for one that has only its generic part."""
+    """The family of a socket, ``None`` if no family here owns it."""
     for name, entry in FAMILY_ENTRIES.items():
         if entry.owns(family, type_, protocol):
             return family_named(name)
@@ -235,8 +235,8 @@ def family_of(family: int, type_: int, protocol: int) -> Family | None:
 @functools.lru_cache(1024)
 def family_name_like(family: int, type_: int) -> str:
     """
-    The name of the family that a socket of an address family and type looks like: SCTP looks like
-    TCP.
+    The name of the family to which most sockets of an address family and type belong; this is TCP
+    for sockets of SCTP.
     """
     alike = [name for name, entry in FAMILY_ENTRIES.items() if entry.like(family, type_)]
     alike.sort(key=lambda name: FAMILY_ENTRIES[name].rare)
@@ -245,9 +245,9 @@ def family_name_like(family: int, type_: int) -> str:
 
 @functools.lru_cache(64)
 def family_names_like(name: str) -> frozenset[str]:
-    """Names of the families that sockets of the family *name* may look like."""
+    """All names that :func:`family_name_like` returns for sockets of the family *name*."""
     if name == OTHER:
-        # An unknown protocol of a known family.
+        # A socket with an unknown protocol may look like one of any family.
         return frozenset(FAMILY_NAMES)
     entry = FAMILY_ENTRIES[name]
     types = range(_SOCK_MAX) if entry.types is None else entry.types
@@ -255,7 +255,7 @@ def family_names_like(name: str) -> frozenset[str]:
 
 
 def plain_record(family: int, type_: int, protocol: int) -> type[SocketRecord]:
-    """The record of a socket of which ``struct sock`` was read, and no more."""
+    """The record of a socket of which only ``struct sock`` was read."""
     known = family_of(family, type_, protocol)
     if known is not None:
         return known.plain

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What all sockets of ``AF_INET`` and ``AF_INET6`` have in common."""
+"""The common part of all sockets of ``AF_INET`` and ``AF_INET6``."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ from drgn_sockets.records.socket import (
 _INET_FLAGS = "inet_flags"
 # include/net/sock.h
 _SOCK_BINDPORT_LOCK = 8
-# In these states sock_diag tells of IPV6_V6ONLY.
+# States in which sock_diag tells IPV6_V6ONLY.
 _UNCONNECTED = frozenset({TCP_LISTEN, TCP_CLOSE})
-# As ss calls protocols.
+# Names of protocols in ss.
 _PROTOCOLS = {
     1: "icmp",
     6: "tcp",
@@ -69,7 +69,7 @@ _PROTOCOLS = {
 
 
 class InetFlag(Member[Optional[int]]):
-    """An option of an inet socket that is on or off: a bit-field, or a bit of ``inet_flags``."""
+    """An on/off option of an inet socket, kept as a bit-field or as a bit of ``inet_flags``."""
 
     # Linux kernel commit c274af224269 ("inet: introduce inet->inet_flags") and those after it
     # (in v6.6)
@@ -114,10 +114,10 @@ class Ipv6Pinfo(Struct):
     tclass = Int("tclass", help="IPV6_TCLASS")
 
 
-# A machine talks to many ports of few addresses.
+# Caching pays: a machine talks to many ports of few addresses.
 @functools.lru_cache(4096)
 def ip_text(address: bytes) -> str:
-    """An IP address of 4 or 16 bytes."""
+    """Text of an IP address of 4 or 16 bytes."""
     return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
@@ -128,7 +128,7 @@ def _address(family: int, v6: bytes | None, v4: bytes) -> str:
 class InetRecord(SocketRecord):
     """A socket of ``AF_INET`` or ``AF_INET6``."""
 
-    #: Whether its ports are ports.
+    #: Whether its port numbers are ports (and not the protocol of a raw socket).
     has_ports: ClassVar[bool] = True
 
     local_address = Derived(
@@ -150,7 +150,7 @@ class InetRecord(SocketRecord):
 
     @property
     def is_unbound(self) -> bool:
-        # That is what procfs lacks.
+        # Such a socket is not in procfs.
         return self.sock.state == TCP_CLOSE and not self.local_port
 
     @classmethod
@@ -168,7 +168,7 @@ class InetRecord(SocketRecord):
 
     @classmethod
     def local_ends(cls, batch: Columns) -> Endpoints | None:
-        # Names of interfaces are in records.
+        # Only the records have the names of interfaces.
         if any(batch.column("bound_dev_if")):
             return None
         return Endpoints(*_addresses_of(batch, "rcv_saddr"), batch.column("local_port"))
@@ -218,7 +218,7 @@ class InetRecord(SocketRecord):
 
     def lsof_internet(self, ino: int, node: str, more: str = "") -> LsofSocket | None:
         """
-        What lsof shows of protocols that it knows.
+        What lsof shows of a socket whose protocol it knows.
 
         :param node: The protocol.
         :param more: What follows the addresses.
@@ -229,7 +229,7 @@ class InetRecord(SocketRecord):
         return LsofSocket(type_, str(ino), node, (self.lsof_addresses() + more).encode())
 
     def hex_ends(self) -> str:
-        """Both ends as ``/proc/net/raw`` and ``icmp`` have them, which lsof takes as they are."""
+        """Both ends as in ``/proc/net/raw`` and ``/proc/net/icmp``; lsof prints them unchanged."""
         sock = self.sock
         six = self.family == AF_INET6
         near, far = (sock.v6_rcv_saddr, sock.v6_daddr) if six else (sock.rcv_saddr, sock.daddr)
@@ -251,8 +251,8 @@ class InetRecord(SocketRecord):
 
     @property
     def is_autobound(self) -> bool:
-        # As ss has it: none that bind() was asked for, and none that a service has either, as the
-        # port of a connection that was accepted.
+        # As in ss. bind() to a port sets the lock. An accepted socket has no lock, but it has the
+        # port of its service, which is mostly outside the range.
         low, high = ip_local_port_range(self.prog, self.sock.net)
         locks = getattr(self.sock, "userlocks", 0)
         return low <= self.local_port <= high and not locks & _SOCK_BINDPORT_LOCK
@@ -268,7 +268,7 @@ def _netid(type_: int, protocol: int) -> str:
 
 
 def _host(address: str, ipv6only: int) -> bytes | None:
-    # As ss: "*" accepts IPv4 as well, "[::]" does not.
+    # As in ss: a socket at "*" accepts IPv4 as well, one at "[::]" does not.
     return None if address == "::" and not ipv6only else address.encode("ascii")
 
 
@@ -279,7 +279,7 @@ def _port(port: int) -> bytes | None:
 def _addresses_of(
     batch: Columns, address: str
 ) -> tuple[Sequence[Any], Callable[[Any], bytes | None]]:
-    """Keys of the addresses of a batch, and what makes an address of one."""
+    """Keys of the addresses of a batch, and a function that makes an address from a key."""
     families, v4 = batch.column("family"), batch.column(address)
     if set(families) <= {AF_INET}:
         return v4, lambda raw: ip_text(raw).encode("ascii")
@@ -297,13 +297,13 @@ def _lsof_address(address: str, port: int) -> str:
 
 def other_ends(sockets: Sockets, records: Iterable[InetRecord]) -> dict[int, InetRecord]:
     """
-    Find the other ends of connections, sockets of the same family, that are on this machine.
+    Find the other ends of connections on this machine, in one walk for all connections.
 
-    An end in the same network namespace comes first; a connection over a veth pair has its ends
-    in two. One walk serves all connections.
+    An end in the same network namespace is preferred; a connection over a veth pair has its ends
+    in two namespaces.
 
     :param records: Sockets of one family
-    :return: Other ends, by the ``struct sock *`` of the end that is known
+    :return: Other ends, by the ``struct sock *`` of the given record
     """
     wanted: dict[_Ends, list[InetRecord]] = {}
     for record in records:
@@ -342,7 +342,7 @@ def _ends(record: InetRecord) -> _Ends:
 
 
 def _plain(address: str) -> str:
-    # An IPv4 client of a dual-stack server: ::ffff:127.0.0.1 on one side only.
+    # Between an IPv4 client and a dual-stack server, only the server has ::ffff:127.0.0.1.
     return address[7:] if address.startswith("::ffff:") and "." in address else address
 
 
@@ -350,7 +350,7 @@ def _plain(address: str) -> str:
 
 
 def tos_values(record: InetRecord) -> dict[str, int] | None:
-    """What ``ss --tos`` shows; ``None`` of what is no full socket."""
+    """The values of ``ss --tos``; ``None`` if it is not a full socket."""
     sock = record.sock
     if not isinstance(sock, InetSock):
         return None
@@ -359,23 +359,23 @@ def tos_values(record: InetRecord) -> dict[str, int] | None:
         pinet6 = Ipv6Pinfo.layout(record.prog).follow(sock.pinet6 or 0)
         if pinet6 is not None:
             values["tclass"] = pinet6.tclass
-    # As inet_diag_msg_attrs_fill() has it.
+    # As inet_diag_msg_attrs_fill().
     values["class_id"] = sock_cgroup_classid(record.prog, sock) or sock.priority
     return values
 
 
 def tos_text(record: InetRecord) -> str | None:
-    """``tos:0x10 tclass:0 class_id:0``"""
+    """The words of ``ss --tos``: ``tos:0x10 tclass:0 class_id:0``."""
     values = tos_values(record)
     if values is None:
         return None
-    # As "%#x": a 0 is just that.
+    # As "%#x" in C, which writes 0 without 0x.
     return " ".join(
         f"{name}:{value:#x}" if value else f"{name}:0" for name, value in values.items()
     )
 
 
-# In the order of ss, which has a name of its own for one.
+# In the order of ss, which has its own name for one of them.
 _OPTIONS = {
     name: {"bind_address_no_port": "bind_addr_no_port"}.get(name, name)
     for name in (
@@ -386,7 +386,7 @@ _OPTIONS = {
 
 
 def inet_options(record: InetRecord) -> list[str] | None:
-    """What ``ss --inet-sockopt`` shows; ``None`` of what is no full socket."""
+    """The options of ``ss --inet-sockopt``; ``None`` if it is not a full socket."""
     sock = record.sock
     if not isinstance(sock, InetSock):
         return None
@@ -394,7 +394,7 @@ def inet_options(record: InetRecord) -> list[str] | None:
 
 
 def inet_options_text(record: InetRecord) -> str | None:
-    """``inet-sockopt: ( is_icsk mc_loop)``, with the spaces of ss."""
+    """The words of ``ss --inet-sockopt``: ``inet-sockopt: ( is_icsk mc_loop)``."""
     options = inet_options(record)
     return None if options is None else f"inet-sockopt: ({''.join(f' {o}' for o in options)})"
 

@@ -60,14 +60,14 @@ _INITIAL_STATES = frozenset({TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_LI
 
 
 class OptAge(OptInt):
-    """A moment in ``tcp_jiffies32``, as milliseconds since then; some kernels lack it."""
+    """Milliseconds since a moment in ``tcp_jiffies32``, a member that some kernels lack."""
 
     converter = Age.converter
     column_converter = Age.column_converter
 
 
 class MptcpSock(InetConnectionSock):
-    """``struct mptcp_sock``. Its keys are secrets, and are not read."""
+    """``struct mptcp_sock``. Its keys are secret and are not read."""
 
     C_TYPE = "struct mptcp_sock"
 
@@ -101,29 +101,29 @@ class MptcpSock(InetConnectionSock):
     bytes_retrans = OptInt("bytes_retrans", help="bytes retransmitted")
     # Since v6.10 ("mptcp: add last time fields in mptcp_info")
     last_data_sent_ms = OptAge("last_data_sent", help="since data was sent, ms")
-    # What inet_connection_sock has for that is used in subflows only.
+    # The member of inet_connection_sock for this is used in subflows only.
     last_data_recv_ms = OptAge(  # type: ignore[assignment]
         "last_data_recv", help="since data was received, ms"
     )
     last_ack_recv_ms = OptAge("last_ack_recv", help="since an ACK was received, ms")
     # Since v6.9 ("mptcp: implement TCP_NOTSENT_LOWAT support")
     notsent_lowat = OptInt("notsent_lowat", help="TCP_NOTSENT_LOWAT, bytes")
-    # There in v7.2, and not in v6.12.
+    # v7.2 has it, v6.12 does not.
     msk_backlog_len = OptInt("backlog_len", help="bytes that wait on subflows for its queue")
 
     def fell_back(self) -> bool:
-        """``__mptcp_check_fallback()``: it is plain TCP."""
+        """``__mptcp_check_fallback()``: whether it fell back to plain TCP."""
         # Linux kernel commit 037db6ea57da ("mptcp: cleanup writer wake-up") (in v6.9) changed the
-        # numbers of bits; of what it changed no type tells, but notsent_lowat came next.
+        # numbers of bits. No type shows that, but notsent_lowat came in the same version.
         bit = 4 if self.notsent_lowat is None else 2
         return bool(self.msk_flags >> bit & 1)
 
 
 class MptcpInfo(NamedTuple):
     """
-    ``struct mptcp_info``, without ``mptcpi_``: what ``MPTCP_INFO`` and sock_diag give.
+    ``struct mptcp_info``, as ``MPTCP_INFO`` and sock_diag give it, with names without ``mptcpi_``.
 
-    ``None`` stands for what a kernel does not tell.
+    ``None`` stands for values that the kernel does not tell.
     """
 
     subflows: int
@@ -132,7 +132,7 @@ class MptcpInfo(NamedTuple):
     subflows_max: int = 0
     add_addr_signal_max: int = 0
     add_addr_accepted_max: int = 0
-    #: 1 fell back to TCP, 2 the other end's key was received
+    #: Bits: 1 it fell back to TCP, 2 the other end's key was received.
     flags: int = 0
     token: int = 0
     write_seq: int = 0
@@ -170,10 +170,10 @@ def mptcp_get_info(prog: Program, msk: MptcpSock) -> MptcpInfo:
         "add_addr_accepted": msk.add_addr_accepted,
         "local_addr_used": msk.local_addr_used,
     }
-    # What the aggregate counters came with: of a listener no more is told.
+    # Kernels with the aggregate counters tell no more than that of a listener.
     is_newer = msk.bytes_acked is not None
     if not is_newer or msk.state != TCP_LISTEN:
-        # Since v6.4 ("mptcp: do not fill info not used by the PM in used"), which no type tells.
+        # Since v6.4 ("mptcp: do not fill info not used by the PM in used"); no type shows that.
         if not is_newer or msk.pm_type == _MPTCP_PM_TYPE_KERNEL:
             limits = pm_nl_get_pernet(prog, msk.net)
             if limits is not None:
@@ -202,21 +202,21 @@ def mptcp_get_info(prog: Program, msk: MptcpSock) -> MptcpInfo:
             has_initial = first is not None and first.state in _INITIAL_STATES
             values["subflows_total"] = msk.extra_subflows + int(has_initial)
     told = _told(prog)
-    # What the kernel tells of none is 0.
+    # The kernel leaves a value that it has not filled in at 0.
     return MptcpInfo._make(
         (values.get(name) or 0) if name in told else None for name in MptcpInfo._fields
     )
 
 
-# In the order of ss, and how it writes them. Those after rcv_nxt came with iproute2 6.12 or so,
-# which also has the sequence numbers in decimal.
+# The formats in which ss writes the values, in its order. iproute2 6.12 or so added the values
+# after rcv_nxt; it writes the sequence numbers in decimal.
 _WORDS: dict[str, str] = dict.fromkeys(MptcpInfo._fields, "d") | dict.fromkeys(
     ("token", "write_seq", "snd_una", "rcv_nxt"), "x"
 )
 
 
 def mptcp_info_text(info: MptcpInfo) -> str:
-    """All of *info* as ``ss -i`` writes it; what is 0 is left out."""
+    """The words of ``ss -i`` for *info*; values that are 0 are left out."""
     words = []
     for (name, form), value in zip(_WORDS.items(), info):
         if name == "flags":
@@ -234,7 +234,7 @@ class MptcpRecord(InetRecord):
 
     family_name = "mptcp"
     struct: ClassVar[type[SockCommon]] = MptcpSock
-    # As of TCP, see there.
+    # As in TcpSockRecord.
     local_port = Derived(
         lambda num, sport: num or sport, *("num", "sport"), doc="Local port, also after it."
     )
@@ -256,7 +256,7 @@ class MptcpRecord(InetRecord):
         return queued if first is None else first.max_ack_backlog
 
     def _first_if_listening(self) -> Sock | None:
-        """The TCP socket that listens for it."""
+        """The first subflow of a listener, which is the TCP socket that listens."""
         if self.state != TCP_LISTEN:
             return None
         return Sock.layout(self.prog).follow(self.sock.first)
@@ -266,7 +266,7 @@ class MptcpRecord(InetRecord):
         return tcp_timer(self.prog, self.sock)
 
     def subflows(self) -> list[int]:
-        """Its subflows, ``struct sock *`` as integers: TCP sockets."""
+        """Its subflows, which are TCP sockets: ``struct sock *`` as integers."""
         msk = self.prog.type("struct mptcp_sock")
         heads = (self.sk + offsetof(msk, name) for name in ("conn_list", "join_list"))
         found = dict.fromkeys(mptcp_subflows(self.prog, heads))
@@ -276,8 +276,8 @@ class MptcpRecord(InetRecord):
 
     def parts(self) -> Sequence[SocketRecord]:
         """
-        Subflows that are in no table: a socket that is not connected yet has one for later, and
-        that may be bound.
+        Subflows that are in no table. A socket that is not connected yet has such a subflow, which
+        may be bound.
         """
         commons = unbroken(SockCommon.layout(self.prog).read_many(self.subflows()))
         idle = [common.address for common in commons if common.state == TCP_CLOSE]
@@ -296,7 +296,7 @@ class MptcpRecord(InetRecord):
         return mptcp_get_info(self.prog, self.sock)
 
     def lsof(self, ino: int) -> LsofSocket | None:
-        # The first of the sockets that it consists of has its inode.
+        # lsof shows it as TCP, because the first subflow has the inode of the MPTCP socket.
         if self.state == TCP_CLOSE:
             return None
         return self.lsof_internet(ino, "TCP", f" ({LSOF_STATES.get(self.state, self.state)})")
@@ -309,7 +309,7 @@ def mptcp_parent(record: SocketRecord) -> int | None:
     """
     The MPTCP socket that a TCP socket is a subflow of.
 
-    :return: ``struct sock *`` as an integer; ``None`` if it is none
+    :return: ``struct sock *`` as an integer; ``None`` if *record* is not a subflow
     """
     sock = record.sock
     if not isinstance(sock, InetConnectionSock) or not sock.ulp_ops:
@@ -323,7 +323,7 @@ def mptcp_parent(record: SocketRecord) -> int | None:
 
 
 class MptcpPlainRecord(InetRecord):
-    """An MPTCP socket of which ``struct sock`` was read."""
+    """An MPTCP socket of which only ``struct sock`` was read."""
 
     family_name = "mptcp"
     lsof = MptcpRecord.lsof

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Netlink sockets, the kernel's own included."""
+"""Netlink sockets, including those of the kernel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from drgn_sockets.records.socket import (
     Sockets,
 )
 
-# include/uapi/linux/netlink.h, with the names that ss has for them; what has no name is a number.
+# include/uapi/linux/netlink.h, by the names in ss, which writes other protocols as numbers.
 PROTOCOLS = {
     0: "rtnl",
     1: "unused",
@@ -53,7 +53,7 @@ PROTOCOLS = {
     21: "crypto",
 }
 
-# The same, as lsof calls them.
+# The same, by the names in lsof.
 _LSOF_PROTOCOLS = {
     0: "ROUTE",
     1: "UNUSED",
@@ -79,7 +79,7 @@ _LSOF_PROTOCOLS = {
     22: "SMC",
 }
 
-# net/netlink/af_netlink.h: NETLINK_F_*, the number of a bit.
+# net/netlink/af_netlink.h: NETLINK_F_*, which are numbers of bits.
 FLAGS = (
     "kernel_socket",
     "recv_pktinfo",
@@ -94,7 +94,7 @@ KERNEL_SOCKET = 1 << FLAGS.index("kernel_socket")
 
 # net/netlink/af_netlink.c: NETLINK_CONNECTED
 _CONNECTED = 1
-# Far more than any protocol has groups.
+# No protocol has nearly as many groups.
 _MAX_GROUPS = 1 << 16
 _EVERYBODY = 0xFFFFFFFF
 
@@ -109,7 +109,7 @@ class NetlinkSock(Sock):
     dst_portid = Int("dst_portid", help="netlink: port ID it is connected to")
     dst_group = Int("dst_group", help="netlink: group it sends to")
     # Linux kernel commit 8fe08d70a2b6 ("netlink: convert nlk->flags to atomic flags") (in v6.6)
-    # made them bits of an unsigned long; each has the place that it had.
+    # made them bits of an unsigned long. Each flag has kept its bit.
     nl_flags = Int("flags", help="netlink: NETLINK_F_* flags, as bits")
     nl_state = Int("sk.__sk_common.skc_state", help="netlink: 1 if it is connected")
     subscriptions = Int("subscriptions", help="netlink: number of groups it has joined")
@@ -127,9 +127,10 @@ class NetlinkSock(Sock):
 
 def netlink_groups(prog: Program, sock: NetlinkSock) -> bytes | None:
     """
-    The groups that a socket has joined: the bits of ``nlk->groups``, whole words of them.
+    The groups that a socket has joined, as the bits of ``nlk->groups``, in whole words.
 
-    :return: ``None`` if there are none, or they cannot be read
+    :return: ``None`` if the socket has no groups
+    :raises FaultError: if they cannot be read
     """
     word = pointer_size(prog)
     bits = min(sock.ngroups, _MAX_GROUPS)
@@ -139,10 +140,10 @@ def netlink_groups(prog: Program, sock: NetlinkSock) -> bytes | None:
 
 
 def first_groups(prog: Program, sock: NetlinkSock) -> int:
-    """The first 32 groups as bits, as procfs and ss have them."""
+    """The first 32 groups as bits, as in procfs and ss."""
     if not sock.group_bits:
         return 0
-    # Whatever the number of groups is: there is at least a word.
+    # There is at least one word, whatever the number of groups.
     raw = (
         read_bytes(prog, sock.group_bits, pointer_size(prog), "groups of struct netlink_sock")
         or b""
@@ -151,7 +152,7 @@ def first_groups(prog: Program, sock: NetlinkSock) -> int:
 
 
 def _signed(number: int) -> bytes:
-    # As ss has it, which takes it for a pid.
+    # As in ss, which takes a port ID for a signed pid.
     return b"%d" % (number - (1 << 32) if number >> 31 else number)
 
 
@@ -165,7 +166,7 @@ class NetlinkRecord(SocketRecord):
 
     @property
     def is_kernel(self) -> bool:
-        """Whether it is the kernel's end."""
+        """Whether it belongs to the kernel."""
         return bool(self.sock.nl_flags & KERNEL_SOCKET)
 
     @property
@@ -184,12 +185,16 @@ class NetlinkRecord(SocketRecord):
 
     @property
     def protocol_name(self) -> str:
-        """Its protocol, as ss calls it."""
+        """Its protocol, by the name in ss."""
         return PROTOCOLS.get(self.protocol, str(self.protocol))
 
     @property
     def groups(self) -> list[int] | None:
-        """The groups it has joined, by number from 1; ``None`` if they cannot be read."""
+        """
+        Numbers of the groups that it has joined, counted from 1.
+
+        :raises FaultError: if they cannot be read
+        """
         sock = self.sock
         if not sock.group_bits or not sock.ngroups:
             return []
@@ -199,14 +204,14 @@ class NetlinkRecord(SocketRecord):
         return [i + 1 for i, bit in enumerate(_bits(self.prog, raw)) if bit]
 
     def _owner(self) -> bytes | None:
-        """Name of the process whose ID the port ID is; mostly it made the socket."""
+        """Name of the process with the port ID as its ID; mostly it has created the socket."""
         try:
             task = task_by_tid(self.prog, self.sock.portid)
         except FaultError:
-            # The port ID stands for itself, and need not be that of a process. Who reads tasks
-            # tells that their table is damaged.
+            # Show the port ID alone, as if no process had that ID. The readers of tasks report that
+            # the table of tasks is damaged.
             return None
-        # A process of a container takes the ID that it has there.
+        # In a container, the port ID is the ID that the process has in its PID namespace.
         if task is None or task_net(self.prog, task.nsproxy) != self.netns:
             return None
         return task.comm
@@ -219,8 +224,8 @@ class NetlinkRecord(SocketRecord):
         if self.is_kernel:
             service, number = b"kernel", b"0"
         elif not sock.portid:
-            # Never bound: nobody can send to it. (ss takes one that has joined a group for the
-            # kernel.)
+            # It was never bound, so nobody can send to it. (ss shows such a socket as the kernel's
+            # if it has joined a group.)
             service, number = None, b"0"
         elif sock.portid == _EVERYBODY:
             service = number = None
@@ -259,19 +264,19 @@ class NetlinkRecord(SocketRecord):
         return LsofSocket("netlink", None, str(ino), name.encode())
 
     def match_address(self, local: bool) -> int | None:
-        """The protocol, which ss has as the address of both ends."""
+        """The protocol, which ss compares as the address of both ends."""
         return self.protocol if local or self.is_connected else None
 
     @property
     def is_autobound(self) -> bool:
-        # netlink_autobind() takes one of these if that of the process is in use.
+        # netlink_autobind() takes a negative port ID if the ID of the process is in use.
         return (self.match_port(True) or 0) < 0
 
     def detail_words(self) -> list[str]:
         return []
 
     def extended_words(self) -> str:
-        """As ss has them where it reads them from procfs; sock_diag does not tell the first two."""
+        """As ss writes them if it reads procfs; sock_diag does not tell the first two."""
         groups = first_groups(self.prog, self.sock) or 0
         return f"sk={self.sk:x} cb={self.sock.cb_running:x} groups=0x{groups:08x}"
 
@@ -301,12 +306,12 @@ class Netlink(Family):
         return for_each_netlink(prog, known)
 
     def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:
-        """The socket that it is connected to: by its port ID, of the same protocol."""
+        """The socket of the same protocol with the port ID that *record* is connected to."""
         if not isinstance(record, NetlinkRecord) or not record.is_connected:
             return None
         sock = record.sock
         if not sock.dst_portid and sock.dst_group:
-            # To whoever has joined.
+            # It is connected to a group, and so to all members.
             return None
         for other in sockets.of_families(self.name):
             if (

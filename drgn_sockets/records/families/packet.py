@@ -25,7 +25,7 @@ from drgn_sockets.records.names import lsof_type_name, short_type_name
 from drgn_sockets.records.socket import Endpoint, Family, LsofSocket, SocketRecord
 
 ETH_P_ALL = 3
-# Names of include/uapi/linux/if_ether.h as ss has them.
+# ETH_P_* (include/uapi/linux/if_ether.h), by the names in ss.
 PROTOCOLS = {
     0x0060: "loop",
     0x0200: "pup",
@@ -81,8 +81,8 @@ PROTOCOLS = {
     0x88CC: "LLDP",
 }
 
-#: Flags, each with its bit in enum packet_sock_flags: first those that sock_diag tells, in its
-#: order, by the names that ss has for them.
+#: Flags by the names in ss, each with its constant in enum packet_sock_flags. Those that sock_diag
+#: tells come first, in the order of sock_diag.
 FLAGS = {
     "running": "PACKET_SOCK_RUNNING",
     "auxdata": "PACKET_SOCK_AUXDATA",
@@ -95,9 +95,9 @@ FLAGS = {
 }
 #: The flags that sock_diag tells.
 DIAG_FLAGS = tuple(FLAGS)[:5]
-# As lsof calls protocols.
+# Names of protocols in lsof.
 _LSOF_PROTOCOLS = {0x3: "ALL", 0x800: "IP", 0x806: "ARP", 0x86DD: "IPV6"}
-# PACKET_FANOUT_*, as ss calls those that it knows.
+# PACKET_FANOUT_*, by the names in ss, which knows no others.
 _FANOUT = ("hash", "lb", "cpu", "roll", "random", "qm")
 # PACKET_MR_*
 _MEMBERSHIPS = ("multicast", "promisc", "allmulti", "unicast")
@@ -117,7 +117,7 @@ class PacketSock(Sock):
     ifindex = Int("ifindex", help="packet: interface it is bound to, 0 for all")
     flag_bits = OptInt("flags", help="packet: PACKET_SOCK_* flags, as bits")
     # Linux kernel commit dfc39d4026fb ("net/packet: support mergeable feature of virtio") (in
-    # v6.5) made this of the flag has_vnet_hdr.
+    # v6.5) replaced the flag has_vnet_hdr by this.
     vnet_hdr_sz = OptInt("vnet_hdr_sz", help="packet: size of a virtio_net_hdr in front, bytes")
     ignore_outgoing = OptInt(
         "prot_hook.ignore_outgoing", help="packet: whether it hears nothing that is sent"
@@ -151,7 +151,7 @@ class PacketSock(Sock):
         "rx_ring.prb_bdqc.blk_sizeof_priv", help="packet: private area of a block, bytes"
     )
     # Linux kernel commit f7460d2989fa ("net: af_packet: Use hrtimer to do the retire operation")
-    # (in v6.18) made it nanoseconds.
+    # (in v6.18) changed the unit to nanoseconds.
     rx_retire_ms = OptInt(
         "rx_ring.prb_bdqc.retire_blk_tov", help="packet: when a block that is not full is given"
     )
@@ -182,7 +182,7 @@ class _OldFlags(Struct):
     loss = OptInt("tp_loss")
     tx_has_off = OptInt("tp_tx_has_off")
     pressure = OptInt("pressure")
-    # What of it is a flag is another matter.
+    # A function, by which packet_flags() tells the flag qdisc_bypass.
     xmit = OptInt("xmit")
 
 
@@ -193,7 +193,7 @@ class _Fanout(Struct):
     type = Int("type")
     flags = Int("flags")
     num_members = Int("num_members")
-    # None of it is in the structure itself.
+    # A flexible array, whose members lie behind the structure.
     arr = Bytes("arr")
 
 
@@ -216,25 +216,25 @@ class Fanout(NamedTuple):
     type: int
     #: ``PACKET_FANOUT_FLAG_*``, shifted right by 8.
     flags: int
-    #: ``struct sock *`` of each; none if they cannot be read.
+    #: ``struct sock *`` of each member.
     members: tuple[int, ...]
 
     @property
     def type_name(self) -> str:
-        """Its type, as ss calls it."""
+        """Its type, by the name in ss."""
         return _FANOUT[self.type] if self.type < len(_FANOUT) else f"{self.type:#x}"
 
 
 class Membership(NamedTuple):
-    """What a socket has an interface receive (``PACKET_ADD_MEMBERSHIP``)."""
+    """Packets that a socket has an interface receive (``PACKET_ADD_MEMBERSHIP``)."""
 
     ifindex: int
-    #: How often it was asked for.
+    #: How often the socket asked for it.
     times: int
     #: ``PACKET_MR_*``
     type: int
     alen: int
-    #: 32 bytes, of which *alen* count.
+    #: 32 bytes; the first *alen* are the address.
     address: bytes
 
     @property
@@ -252,7 +252,8 @@ class PacketRing(NamedTuple):
     #: Bytes.
     frame_size: int
     frame_nr: int
-    #: When a block that is not full is given to the process, ms; this and the rest: TPACKET_V3.
+    #: After how many ms a block that is not full is given to the process. This field and those
+    #: after it are 0 unless the ring is TPACKET_V3.
     retire_ms: int
     #: Bytes.
     sizeof_priv: int
@@ -268,7 +269,7 @@ class PacketRecord(SocketRecord):
 
     @functools.cached_property
     def ifname(self) -> bytes | None:
-        """Name of the interface it is bound to, if it is and that exists."""
+        """Name of the interface it is bound to; ``None`` if there is none."""
         sock = self.sock
         return netdev_name_by_index(self.prog, sock.net, sock.ifindex) if sock.ifindex else None
 
@@ -290,7 +291,11 @@ class PacketRecord(SocketRecord):
 
     @property
     def memberships(self) -> list[Membership]:
-        """What it has interfaces receive, as far as that can be read."""
+        """
+        Packets that it has interfaces receive.
+
+        :raises FaultError: if they cannot be read
+        """
         layout = _Mclist.layout(self.prog)
         items = for_each_linked(layout, self.sock.mclist, limit=_MAX_MEMBERSHIPS)
         return [
@@ -300,7 +305,7 @@ class PacketRecord(SocketRecord):
 
     @property
     def rx_ring(self) -> PacketRing | None:
-        """The ring that it receives into, if it has one."""
+        """The ring that it receives into, ``None`` if it has none."""
         s = self.sock
         return self._ring(
             *(s.rx_pg_vec, s.rx_block_pages, s.rx_block_nr, s.rx_frame_size, s.rx_frame_max),
@@ -309,7 +314,7 @@ class PacketRecord(SocketRecord):
 
     @property
     def tx_ring(self) -> PacketRing | None:
-        """The ring that it sends from, if it has one."""
+        """The ring that it sends from, ``None`` if it has none."""
         s = self.sock
         return self._ring(
             *(s.tx_pg_vec, s.tx_block_pages, s.tx_block_nr, s.tx_frame_size, s.tx_frame_max),
@@ -338,7 +343,7 @@ class PacketRecord(SocketRecord):
             *(0, 0, 0),
         )
         if self.sock.tp_version < _TPACKET_V3:
-            # Something else is there.
+            # Other versions use the memory of these members for something else.
             return ring
         retire = retire_ms if retire_ms is not None else (retire_ns or 0) // _NSEC_PER_MSEC
         return ring._replace(retire_ms=retire, sizeof_priv=sizeof_priv, features=features)
@@ -346,7 +351,7 @@ class PacketRecord(SocketRecord):
     @property
     def filter(self) -> list[Instruction] | None:
         """
-        Its filter; ``None`` for none, and for eBPF.
+        Its classic BPF filter; ``None`` if it has no filter, or one in eBPF.
 
         :raises FaultError: if it cannot be read
         """
@@ -385,7 +390,7 @@ class PacketRecord(SocketRecord):
         return self.sock.ethertype if local else None
 
     def match_services(self, local: bool) -> set[str]:
-        # By name and by index.
+        # The interface matches by name and by index.
         found = super().match_services(local)
         return found | {str(self.sock.ifindex)} if local else found
 
@@ -400,7 +405,7 @@ class PacketRecord(SocketRecord):
     def extended_words(self) -> str:
         sock = self.sock
         flags = [name for name in self.flag_names if name in DIAG_FLAGS]
-        # As ss: a space before each but "running".
+        # As in ss, which writes a space before each flag except "running".
         text = "".join(name if name == "running" else f" {name}" for name in flags) or "0"
         words = [f"ver:{sock.tp_version} cpy_thresh:{sock.copy_thresh} flags( {text} )"]
         words += [
@@ -414,7 +419,7 @@ class PacketRecord(SocketRecord):
         return " ".join(words)
 
     def filter_words(self) -> str:
-        """What ``ss -b`` says of its filter, an empty text for none."""
+        """The words of ``ss -b`` for its filter, an empty text if it has none."""
         found = self.filter
         if found is None:
             return ""
@@ -431,7 +436,7 @@ def _ring_text(ring: PacketRing) -> str:
 
 @once_per_program
 def _flag_bits(prog: Program) -> dict[str, int]:
-    """The bit of ``flags`` for each flag that this kernel has there."""
+    """The number of the bit in ``flags`` for each flag that this kernel keeps there."""
     try:
         values = dict(prog.type("enum packet_sock_flags").enumerators or ())
     except LookupError:

@@ -15,7 +15,7 @@ from drgn_sockets.records.socket import Family, LsofSocket
 
 
 class PingRecord(InetRecord):
-    """A ping socket. What others have as local port is the identifier of its requests."""
+    """A ping socket. Its local port is the identifier of its echo requests."""
 
     family_name = "ping"
     struct: ClassVar[type[SockCommon]] = InetSock
@@ -33,7 +33,7 @@ class PingRecord(InetRecord):
 
 
 class PingPlainRecord(PingRecord):
-    """A ping socket of which ``struct sock`` was read."""
+    """A ping socket of which only ``struct sock`` was read."""
 
     struct = Sock
 

@@ -25,7 +25,7 @@ class RawSock(InetSock):
 
 
 class RawRecord(InetRecord):
-    """A raw socket. What others have as local port is its protocol."""
+    """A raw socket. Its local port is the number of its protocol."""
 
     family_name = "raw"
     struct: ClassVar[type[SockCommon]] = RawSock
@@ -37,7 +37,7 @@ class RawRecord(InetRecord):
         return False
 
     def remote_end(self) -> Endpoint:
-        """IP address; what is kept in the place of the port is none."""
+        """IP address, without a port: the member for the remote port does not hold one."""
         return super().remote_end()._replace(service=None)
 
     @classmethod
@@ -53,7 +53,7 @@ class RawRecord(InetRecord):
 
 
 class RawPlainRecord(RawRecord):
-    """A raw socket of which ``struct sock`` was read."""
+    """A raw socket of which only ``struct sock`` was read."""
 
     struct = Sock
 

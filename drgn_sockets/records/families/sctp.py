@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""SCTP sockets, and their associations, of which one socket may have many."""
+"""SCTP sockets and their associations. One socket may have many associations."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ from drgn_sockets.records.socket import (
     same,
 )
 
-#: States of an association, as ss calls them (``SCTP_STATE_*``).
+#: States of an association (``SCTP_STATE_*``), by the names in ss.
 STATES = (
     *("CLOSED", "COOKIE_WAIT", "COOKIE_ECHOED", "ESTAB", "SHUTDOWN_PENDING"),
     *("SHUTDOWN_SENT", "SHUTDOWN_RECEIVED", "ACK_SENT"),
 )
-# The states of TCP that these come next to.
+# For each of these states, the state of TCP that is most like it.
 _AS_TCP = (
     *(TCP_CLOSE, TCP_SYN_SENT, TCP_SYN_SENT, TCP_ESTABLISHED, TCP_FIN_WAIT1),
     *(TCP_FIN_WAIT2, TCP_CLOSE_WAIT, TCP_LAST_ACK),
 )
 # enum sctp_socket_type
 _SCTP_SOCKET_TCP = 2
-# A sockaddr_in or sockaddr_in6 begins with family and port; the address comes next, or after the
-# flow information.
+# The places of the address: after family and port in sockaddr_in, after family, port and flow
+# information in sockaddr_in6.
 _V4 = slice(4, 8)
 _V6 = slice(8, 24)
 
@@ -218,8 +218,9 @@ def sctp_tsnmap_pending(prog: Program, asoc: SctpAssociation) -> int | None:
 
 class SctpInfo(NamedTuple):
     """
-    ``struct sctp_info``, without ``sctpi_``, what sock_diag gives: of an association, or of a
-    socket (``s_``); ``None`` for what is told of the other.
+    ``struct sctp_info``, as sock_diag gives it, with names without ``sctpi_``.
+
+    A socket has the values that begin with ``s_``, an association the others; the rest is ``None``.
     """
 
     tag: int | None = None
@@ -277,7 +278,7 @@ class SctpInfo(NamedTuple):
     s_type: int | None = None
 
 
-# What ss calls them, in its order; the others it leaves out.
+# The words of ss for the values that it shows, in its order.
 _WORDS = {
     "tag": "tag:{:x}",
     "state": "state:{}",
@@ -306,7 +307,7 @@ _WORDS = {
 
 
 def sctp_info_text(info: SctpInfo) -> str:
-    """What ``ss -i`` writes of *info*; what is 0 is left out."""
+    """The words of ``ss -i`` for *info*; values that are 0 are left out."""
     words = []
     for name, form in _WORDS.items():
         value = getattr(info, name)
@@ -335,7 +336,7 @@ class SctpRecord(InetRecord):
         return SctpEndpoint.layout(self.prog).follow(self.sock.ep)
 
     def _list(self, base: int, cls: type[Struct], member: str) -> int:
-        """Address of a list in a structure of which :class:`Struct` has the first node."""
+        """Address of a list head: of the member *member* of *cls*, in the structure at *base*."""
         return base + cls.layout(self.prog).cls.places[member].offset
 
     @property
@@ -345,7 +346,7 @@ class SctpRecord(InetRecord):
 
     def local_addrs(self) -> list[bytes] | None:
         """
-        Each ``union sctp_addr`` that it is bound to; ``None`` if the type of these is not known.
+        Each ``union sctp_addr`` that it is bound to; ``None`` if the program lacks their type.
         """
         return self._addrs(self._list(self.sock.ep, SctpEndpoint, "address_list"))
 
@@ -357,12 +358,12 @@ class SctpRecord(InetRecord):
             return None
 
     def local_addresses(self) -> list[str] | None:
-        """The same, as text."""
+        """The addresses that it is bound to, as text."""
         found = self.local_addrs()
         return None if found is None else [sctp_addr_text(self.prog, addr) for addr in found]
 
     def peer_addresses(self) -> list[str]:
-        """Addresses of the other end: an association has these."""
+        """Addresses of the other end; only an association has some."""
         return []
 
     def parts(self) -> Sequence[SocketRecord]:
@@ -406,8 +407,9 @@ class SctpRecord(InetRecord):
 
 class SctpAssociationRecord(SctpRecord):
     """
-    An association of an SCTP socket, which ``ss`` has as a line of its own below that of the
-    socket: what :attr:`sock` tells is of the socket.
+    An association of an SCTP socket. ``ss`` shows it in a line of its own below the socket.
+
+    :attr:`sock` is the structure of the socket.
     """
 
     is_part = True
@@ -431,13 +433,13 @@ class SctpAssociationRecord(SctpRecord):
 
     @property
     def ifname(self) -> bytes | None:
-        """Name of the interface of the way to the other end, if there is one."""
+        """Name of the interface of the route to the other end; ``None`` if there is none."""
         device = self._device()
         return device.name if device is not None and device.ifindex else None
 
     @property
     def ifindex(self) -> int:
-        """Interface of the way to the other end, 0 if there is none."""
+        """Index of the interface of the route to the other end, 0 if there is none."""
         device = self._device()
         return device.ifindex if device is not None else 0
 
@@ -447,7 +449,7 @@ class SctpAssociationRecord(SctpRecord):
 
     @property
     def state(self) -> int:
-        """The state of TCP that it comes next to."""
+        """The state of TCP that is most like its state."""
         state = self.assoc.assoc_state
         return _AS_TCP[state] if state < len(_AS_TCP) else TCP_CLOSE
 
@@ -511,7 +513,7 @@ class SctpAssociationRecord(SctpRecord):
         return list(unbroken(list_for_each_entry(layout, head, "node")))
 
     def primary_addr(self) -> bytes:
-        """``union sctp_addr`` of the path in use, empty if it cannot be read."""
+        """``union sctp_addr`` of the primary path, empty if there is no such path."""
         return self._primary.ipaddr if self._primary is not None else b""
 
     def peer_addrs(self) -> list[bytes]:
@@ -534,7 +536,7 @@ class SctpAssociationRecord(SctpRecord):
             name: self._length(member)
             for name, member in (("inqueue", "in_chunk_list"), ("outqueue", "out_chunk_list"))
         }
-        # The first is the highest bit.
+        # The first one becomes the highest bit.
         capable = (
             *(asoc.intl_capable, asoc.ecn_capable, asoc.ipv4_address, asoc.ipv6_address),
             *(asoc.reconf_capable, asoc.asconf_capable, asoc.prsctp_capable, asoc.auth_capable),
@@ -594,7 +596,7 @@ def _mask(bits: Sequence[int]) -> int:
 
 
 class SctpPlainRecord(InetRecord):
-    """An SCTP socket of which ``struct sock`` was read."""
+    """An SCTP socket of which only ``struct sock`` was read."""
 
     family_name = "sctp"
     lsof = SctpRecord.lsof
@@ -630,8 +632,9 @@ class Sctp(Family):
 
     def peer(self, sockets: Sockets, record: Any) -> SocketRecord | None:
         """
-        The other end of an association, or of the first one of a socket: a socket that has just
-        that, or the association of another.
+        The other end of an association; for a socket, that of its first association.
+
+        :return: The socket at the other end if it is one-to-one, else the association
         """
         if not isinstance(record, SctpRecord):
             return None
@@ -656,12 +659,12 @@ class Sctp(Family):
 
 
 def _are_ends(one: SctpAssociationRecord, other: SctpAssociationRecord) -> bool:
-    """Whether two associations have each other's ports and addresses: each may have several."""
+    """Whether two associations have each other's ports and tag, and at least one address each."""
     if (one.local_port, one.remote_port) != (other.remote_port, other.local_port):
         return False
     for a, b in ((one, other), (other, one)):
         near = a.local_addresses()
-        # Where these are not known, tags tell.
+        # If the addresses are not known, ports and tags must do.
         if near is not None and not set(near) & set(b.peer_addresses()):
             return False
     return one.assoc.my_vtag == other.assoc.peer_vtag

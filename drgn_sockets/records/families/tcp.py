@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""TCP sockets: full ones, in TIME-WAIT, and requests."""
+"""TCP sockets: full sockets, sockets in TIME-WAIT, and requests."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Jiffies(Member[int]):
 
 
 class Age(Member[int]):
-    """A moment in ``tcp_jiffies32``, as milliseconds since then."""
+    """Milliseconds since a moment in ``tcp_jiffies32``."""
 
     def converter(self, prog: Program) -> Callable[[int], int]:
         return clock(prog).since_ms
@@ -100,7 +100,7 @@ class InetConnectionSock(InetSock):
     )
     # Linux kernel commit a7c428ee8f59 ("tcp/dccp: remove icsk->icsk_timeout") (in v6.15)
     # left the time in the timer itself, and 9a5e5334adc0 ("tcp: remove
-    # icsk->icsk_retransmit_timer") (in v6.19) made that a member of struct sock.
+    # icsk->icsk_retransmit_timer") (in v6.19) moved the timer into struct sock.
     timeout = Int(
         "icsk_inet.sk.tcp_retransmit_timer.expires",
         "icsk_timeout",
@@ -108,7 +108,8 @@ class InetConnectionSock(InetSock):
         help="when it fires, jiffies",
     )
     # Linux kernel commit 08dfe370239e ("tcp: introduce icsk->icsk_keepalive_timer") (in v6.19,
-    # and in stable kernels): before that it is sk_timer, which is the retransmit timer since.
+    # and in stable kernels). Before, sk_timer was the keepalive timer; since then, it is the
+    # retransmit timer.
     keepalive_pprev = Int(
         "icsk_keepalive_timer.entry.pprev",
         "icsk_inet.sk.sk_timer.entry.pprev",
@@ -139,7 +140,7 @@ class InetConnectionSock(InetSock):
         "icsk_accept_queue.fastopenq.max_qlen", help="TCP_FASTOPEN of a listener"
     )
     syn_retries = Int("icsk_syn_retries", help="TCP_SYNCNT, 0 for the default")
-    # Of struct sock; it is TCP that has them.
+    # Members of struct sock that TCP uses.
     pacing_rate = Int(
         "icsk_inet.sk.sk_pacing_rate", help="rate of sending, bytes a second; all ones for none"
     )
@@ -324,10 +325,10 @@ def _int32(value: int) -> int:
 
 def timer_active(pending: int, keepalive_pprev: int) -> int:
     """
-    Column ``tr`` of ``/proc/net/tcp``: 0 none, 1 retransmit, 2 keepalive, 4 probe.
+    The timer in column ``tr`` of ``/proc/net/tcp``: 0 none, 1 retransmit, 2 keepalive, 4 probe.
 
     :param pending: ``icsk_pending``
-    :param keepalive_pprev: Of the keepalive timer, not ``NULL`` while it runs.
+    :param keepalive_pprev: ``pprev`` of the keepalive timer, 0 unless the timer runs
     """
     if pending in (_ICSK_TIME_RETRANS, _ICSK_TIME_REO_TIMEOUT, _ICSK_TIME_LOSS_PROBE):
         return 1
@@ -352,7 +353,7 @@ def send_queue(state: int, max_ack_backlog: int, write_seq: int, snd_una: int) -
 
 
 def tcp_timer(prog: Program, sk: SockCommon) -> Timer | None:
-    """The timer of a TCP socket that fires next for it, as procfs and ``ss -o`` choose it."""
+    """The running timer of a TCP socket that procfs and ``ss -o`` show."""
     now = clock(prog)
     if isinstance(sk, InetTimewaitSock):
         return Timer("timewait", now.until_s(sk.timer_expires), sk.timer_expires, 0)
@@ -385,7 +386,7 @@ class _UlpOps(Struct):
 
 class _Ops(NamedTuple):
     name: bytes | None
-    #: Whether there is a ``get_info()``.
+    #: Whether they have a ``get_info()``.
     tells: bool
 
 
@@ -401,21 +402,21 @@ def congestion_algorithm(prog: Program, sk: InetConnectionSock) -> bytes | None:
 
 
 def congestion_tells(prog: Program, sk: InetConnectionSock) -> bool:
-    """Whether that algorithm has something to tell, ``icsk_ca_ops->get_info``."""
+    """Whether the congestion control algorithm has a ``get_info()``."""
     return _ops(prog, _CongestionOps, sk.ca_ops).tells
 
 
 def ulp_name(prog: Program, sk: InetConnectionSock) -> bytes | None:
-    """Name of the upper layer protocol (``tls``, ``mptcp``), as ``TCP_ULP``; mostly none."""
+    """Name of the upper layer protocol (``tls``, ``mptcp``), as ``TCP_ULP``; ``None`` for most."""
     return _ops(prog, _UlpOps, sk.ulp_ops).name
 
 
 def ulp_tells(prog: Program, sk: InetConnectionSock) -> bool:
-    """Whether that protocol has something to tell, ``icsk_ulp_ops->get_info``."""
+    """Whether the upper layer protocol has a ``get_info()``."""
     return _ops(prog, _UlpOps, sk.ulp_ops).tells
 
 
-#: States, as netstat and lsof have them.
+#: Names of states in netstat and lsof.
 LSOF_STATES = {
     1: "ESTABLISHED",
     2: "SYN_SENT",
@@ -433,10 +434,10 @@ LSOF_STATES = {
 
 
 class TcpRecord(InetRecord):
-    """A TCP socket: a full one, or what takes its place before and after it (request, timewait)."""
+    """A TCP socket: a full socket, or the request before it or the timewait socket after it."""
 
     family_name = "tcp"
-    # The small structures keep no more of a socket than they need.
+    # Requests and timewait sockets do not keep these values.
     type: Any = SOCK_STREAM
     protocol: Any = IPPROTO_TCP
     uid: Any = None
@@ -449,7 +450,7 @@ class TcpRecord(InetRecord):
 
     @property
     def is_unlisted(self) -> bool:
-        # Created and not bound, or bound, or refused, or reset.
+        # It is new, bound, refused or reset.
         return bool(self.state == TCP_CLOSE)
 
     @property
@@ -477,7 +478,7 @@ class TcpTimewaitRecord(TcpRecord):
 
 
 class TcpRequestRecord(TcpRecord):
-    """A connection that is being made to a listener."""
+    """A connection to a listener that is not established yet."""
 
     struct = TcpRequestSock
     state: Any = TCP_SYN_RECV
@@ -490,7 +491,7 @@ class TcpSockRecord(TcpRecord):
     type = SocketRecord.type
     protocol = SocketRecord.protocol
     uid = SocketRecord.uid
-    # inet_put_port() clears skc_num and leaves inet_sport, which getsockname() gives.
+    # inet_put_port() clears skc_num but not inet_sport, which getsockname() returns.
     local_port = Derived(
         lambda num, sport: num or sport,
         *("num", "sport"),
@@ -509,7 +510,7 @@ class TcpSockRecord(TcpRecord):
 
 
 class TcpPlainRecord(InetRecord):
-    """A TCP socket of which ``struct sock`` was read."""
+    """A TCP socket of which only ``struct sock`` was read."""
 
     family_name = "tcp"
     is_unlisted = TcpRecord.is_unlisted

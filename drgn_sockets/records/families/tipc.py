@@ -22,7 +22,7 @@ from drgn_sockets.records.columns import Column
 from drgn_sockets.records.names import lsof_type_name
 from drgn_sockets.records.socket import Derived, Endpoint, Family, SocketRecord, Sockets, same
 
-# net/tipc/socket.c: TIPC_*, kept as states of TCP.
+# net/tipc/socket.c: TIPC_* states, which are numbers of TCP states.
 _ESTABLISHED = 1
 _CONNECTING = 2
 _LISTEN = 10
@@ -30,7 +30,7 @@ _LISTEN = 10
 _SERVICE_ADDR = 2
 _SOCKET_ADDR = 3
 _IMPORTANCE = ("low", "medium", "high", "critical")
-# A socket may have some thousand names; TIPC_MAX_PUBL is 65535.
+# TIPC_MAX_PUBL is 65535; one socket may have thousands of names.
 _MAX_PUBLICATIONS = 1 << 16
 # As ss writes them in its column Netid.
 _NETIDS = {SOCK_STREAM: "st", SOCK_DGRAM: "dg", 4: "rd", 5: "sq"}
@@ -46,7 +46,7 @@ class TipcSock(Sock):
     tipc_port = Int("portid", help="TIPC: port ID")
     publications = Int("publications.next", help="first struct publication, or the list itself")
     pub_count = Int("pub_count", help="number of names that it was given")
-    # struct tipc_msg: words in the order of the network.
+    # struct tipc_msg consists of words in network byte order.
     phdr = Bytes("phdr.hdr", help="header of what it sends: __be32 []")
     max_pkt = Int("max_pkt", help="largest packet to the other end, bytes")
     conn_timeout = Int("conn_timeout", help="TIPC_CONN_TIMEOUT, ms")
@@ -57,7 +57,7 @@ class TipcSock(Sock):
     cong_link_cnt = Int("cong_link_cnt", help="links that have no room for what it sends")
     tipc_group = Int("group", help="struct tipc_group * that it has joined")
     # Linux kernel commit 14623e005a1e ("tipc: eliminate redundant fields in struct tipc_sock") (in
-    # v5.14): the rest is in phdr.
+    # v5.14). Kernels since then have conn_addrtype, and service type and instance in phdr.
     conn_addrtype = OptInt("conn_addrtype", help="TIPC_*ADDR that it is connected by, or 0")
     conn_type = OptInt("conn_type", help="service type that it is connected by, or 0")
     conn_instance = OptInt("conn_instance", help="service instance that it is connected by")
@@ -79,7 +79,7 @@ class TipcNet(Struct):
     C_TYPE = "struct tipc_net"
 
     node_addr = Int("node_addr", help="address of this node, 0 for none")
-    # Where it is, is asked for.
+    # for_each_tipc() reads the table at the place of this member.
     sk_rht = Int("sk_rht.tbl", help="struct bucket_table * of its sockets")
 
 
@@ -98,7 +98,7 @@ class Publication(Struct):
 
 
 class Group(Struct):
-    """``struct tipc_group``, as a member has it."""
+    """``struct tipc_group``, which each member has for itself."""
 
     C_TYPE = "struct tipc_group"
 
@@ -111,10 +111,10 @@ class Group(Struct):
 @once_per_program
 def _net_id(prog: Program) -> int:
     """
-    Where TIPC's part is among the generic parts of a ``struct net``.
+    The index of TIPC's data in the array ``net->gen->ptr``.
 
-    :raises LookupError: if TIPC is not there, or the variable cannot be read, as in a core that was
-        distilled when this package did not know TIPC
+    :raises LookupError: if TIPC is not loaded, or the variable cannot be read, as in a core that
+        was distilled when this package did not know TIPC
     """
     try:
         variable = module_variable(prog, "tipc", "tipc_net_id", "unsigned int")
@@ -125,11 +125,11 @@ def _net_id(prog: Program) -> int:
 
 def tipc_net(prog: Program, net: int) -> TipcNet:
     """
-    What TIPC keeps of a network namespace, ``tipc_net()``.
+    TIPC's data for a network namespace, as ``tipc_net()``.
 
     :param net: ``struct net *`` as an integer
     :raises FaultError: if it cannot be read
-    :raises LookupError: if TIPC is not there, or its types are not known
+    :raises LookupError: if TIPC is not loaded, or the program lacks its types
     """
     generic = Object(prog, "struct net *", net).gen
     return TipcNet.layout(prog).read(generic.ptr[_net_id(prog)].value_())
@@ -141,11 +141,11 @@ def for_each_tipc(
     """
     Iterate over the TIPC sockets of all network namespaces, as ``tipc_diag_dump()``.
 
-    The topology server of each namespace has one that no process holds.
+    The topology server of each namespace has a socket that no process holds.
 
     :param known: Sockets that are passed over
-    :return: Iterator of (address, entry), ``None`` for one that cannot be read
-    :raises LookupError: if TIPC is not there, or its types are not known
+    :return: Iterator of (address, entry), ``None`` for an entry that cannot be read
+    :raises LookupError: if TIPC is not loaded, or the program lacks its types
     """
     layout = _Hashed.layout(prog)
     for net in net_namespaces(prog):
@@ -155,7 +155,7 @@ def for_each_tipc(
                 tn.address + TipcNet.layout(prog).cls.places["sk_rht"].offset
             )
         except FaultError as e:
-            # A row that tells: its sockets are missing.
+            # This becomes a row with an error: the sockets of the namespace are missing.
             yield e.address, None
             continue
         yield from walk_rhashtable(prog, table, layout, lambda sock: sock.node, _is_one, known)
@@ -176,17 +176,17 @@ class Name(NamedTuple):
 
 
 class TipcInfo(NamedTuple):
-    """What ``ss --tipcinfo`` says."""
+    """The values of ``ss --tipcinfo``."""
 
     #: ``STREAM``, ``DGRAM``, ``RDM``, ``SEQPACKET``
     type: str
-    #: What keeps it from sending: ``link``, ``conn``, or ``none``.
+    #: The congestion that keeps it from sending: ``link``, ``conn`` or ``none``.
     cong: str
     #: Messages that were dropped.
     drop: int
     #: Whether it is bound to a name.
     publ: bool
-    #: Service type and instance that it was connected by, if it was.
+    #: The service type and instance that it was connected by, ``None`` if by no service.
     via: tuple[int, int] | None
 
 
@@ -206,7 +206,7 @@ class TipcRecord(SocketRecord):
         return f"ti_{_NETIDS.get(type, type)}"
 
     def _header(self, word: int) -> int:
-        """A word of the header of what it sends."""
+        """A word of the header of its outgoing messages."""
         return int.from_bytes(self.sock.phdr[4 * word : 4 * word + 4], "big")
 
     @property
@@ -252,19 +252,19 @@ class TipcRecord(SocketRecord):
     @property
     def names(self) -> list[Name]:
         """
-        What it is bound to, in the order of ``bind()``.
+        The service ranges that it is bound to, in the order of ``bind()``.
 
-        :raises FaultError: if that cannot be read
+        :raises FaultError: if they cannot be read
         """
         head = self.sock.address + TipcSock.layout(self.prog).cls.places["publications"].offset
         layout = Publication.layout(self.prog)
         found = unbroken(list_for_each_entry(layout, head, "binding_sock", _MAX_PUBLICATIONS))
-        # New ones are put at the head of the list.
+        # The kernel puts new ones at the head of the list.
         return [Name(p.type, p.lower, p.upper, p.scope) for p in found][::-1]
 
     @property
     def via(self) -> tuple[int, int] | None:
-        """Service type and instance that it was connected by, ``None`` if by a port ID."""
+        """The service type and instance that it was connected by, ``None`` if by a port ID."""
         sock = self.sock
         if not self.is_connected:
             return None
@@ -274,7 +274,7 @@ class TipcRecord(SocketRecord):
 
     @property
     def destination(self) -> dict[str, int] | None:
-        """Where a connectionless socket sends to: a service, or a node and port ID."""
+        """The default destination of an unconnected socket: a service, or a node and port ID."""
         sock = self.sock
         if self.is_connected or sock.dest_family != AF_TIPC:
             return None
@@ -293,9 +293,9 @@ class TipcRecord(SocketRecord):
     @property
     def communication_group(self) -> dict[str, int] | None:
         """
-        The group that it has joined (``TIPC_GROUP_JOIN``).
+        The group that it has joined (``TIPC_GROUP_JOIN``), ``None`` if there is none.
 
-        :raises FaultError: if that cannot be read
+        :raises FaultError: if it cannot be read
         """
         if not self.sock.tipc_group:
             return None
@@ -312,7 +312,7 @@ class TipcRecord(SocketRecord):
         return TipcInfo(lsof_type_name(self.type), cong, sock.drops, publ, self.via)
 
     def info_words(self) -> str:
-        """As ``ss --tipcinfo``."""
+        """The words of ``ss --tipcinfo``."""
         info = self.info()
         words = [f"type:{info.type}", f"cong:{info.cong}", f"drop:{info.drop}"]
         if info.publ:
@@ -361,7 +361,7 @@ class Tipc(Family):
         return for_each_tipc(prog, known)
 
     def is_known(self, prog: Program) -> bool:
-        # An end of a socket is its node and port, and the node is in struct tipc_net.
+        # The local end needs the address of the node, which is in struct tipc_net.
         try:
             _net_id(prog)
         except LookupError:
@@ -386,6 +386,6 @@ def _are_ends(one: TipcRecord, other: TipcRecord) -> bool:
         return False
     if other.peer_port != one.sock.tipc_port:
         return False
-    # Nodes without an address know no other nodes.
+    # A node without an address has no connections to other nodes.
     nodes = (one.node_addr, other.node_addr)
     return nodes == (other.peer_node, one.peer_node) and (one.netns == other.netns or all(nodes))

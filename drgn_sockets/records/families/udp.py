@@ -44,7 +44,7 @@ class UdpRecord(InetRecord):
 
 
 class UdpPlainRecord(InetRecord):
-    """A UDP socket of which ``struct sock`` was read."""
+    """A UDP or UDP-Lite socket of which only ``struct sock`` was read."""
 
     family_name = "udp"
     lsof = UdpRecord.lsof

@@ -50,7 +50,7 @@ from drgn_sockets.records.socket import (
 # unix_autobind()
 _AUTOBOUND = re.compile(rb"\0[0-9a-f]{5}")
 _LSOF_STATES = {TCP_LISTEN: "LISTEN", TCP_ESTABLISHED: "CONNECTED"}
-# sizeof(struct sockaddr_un) and one for the NUL that unix_mkname() adds to a path of 108.
+# sizeof(struct sockaddr_un), and the NUL that unix_mkname() adds to a path of 108 bytes.
 _MAX_ADDRESS = 111
 _SUN_PATH = 2
 
@@ -76,29 +76,29 @@ class UnixAddress(Struct):
     C_TYPE = "struct unix_address"
 
     len = Int("len", help="length of the sockaddr_un, bytes")
-    # None of it is in the structure itself.
+    # A flexible array, which lies behind the structure.
     name = Bytes("name", help="struct sockaddr_un[]")
 
 
 def unix_name(prog: Program, addr: int) -> bytes | None:
     """
-    The name a unix socket is bound to.
+    The name that a unix socket is bound to.
 
     :param addr: ``struct unix_address *`` as an integer
-    :return: A path without the NUL that ends it; an abstract name with the NUL it begins
-        with; ``None`` if the socket has no name
+    :return: A path without the NUL at its end, or an abstract name with the NUL at its beginning;
+        ``None`` if the socket has no name
     :raises FaultError: if it cannot be read
     """
     path = sun_path(prog, addr)
     if path is None or path[:1] == b"\0":
         return path
-    # unix_mkname() has put a NUL behind a path and counts it.
+    # unix_mkname() puts a NUL behind a path and counts it in the length.
     return c_string(path)
 
 
 def sun_path(prog: Program, addr: int) -> bytes | None:
     """
-    What a unix socket is bound to, as the kernel keeps it.
+    The name that a unix socket is bound to, as the kernel keeps it in ``sun_path``.
 
     :param addr: ``struct unix_address *`` as an integer
     :return: A path with a NUL behind it, or an abstract name; ``None`` if the socket has none
@@ -126,7 +126,7 @@ class _UnixSkbParms(Struct):
 
 
 def _queued(prog: Program, sk: UnixSock) -> Iterator[_SkBuff | Lost]:
-    """The receive queue, as far as its length says."""
+    """The packets in the receive queue, at most as many as its length says."""
     queue = sk.address + offsetof(prog.type("struct sock"), "sk_receive_queue")
     limit = min(sk.receive_queue_len, MAX_SKBS)
     return itertools.islice(skb_queue_walk(_SkBuff.layout(prog), queue), limit)
@@ -134,8 +134,8 @@ def _queued(prog: Program, sk: UnixSock) -> Iterator[_SkBuff | Lost]:
 
 def unix_inq_len(prog: Program, sk: UnixSock) -> int:
     """
-    Bytes in the receive queue, as ``unix_inq_len()``: of a datagram socket, those of the
-    first datagram.
+    Bytes in the receive queue, as ``unix_inq_len()``. For a datagram socket, these are the bytes of
+    the first datagram.
 
     :raises FaultError: if the queue cannot be read
     """
@@ -155,10 +155,10 @@ def unix_inq_len(prog: Program, sk: UnixSock) -> int:
 
 def unix_pending(prog: Program, sk: UnixSock) -> list[int]:
     """
-    The connections that wait for ``accept()``.
+    The other ends of connections that wait for ``accept()``.
 
     :param sk: A listener
-    :return: ``struct sock *`` of who connected, 0 where that is gone
+    :return: ``struct sock *`` of each socket that connected, 0 for one that is gone
     :raises FaultError: if the queue cannot be read
     """
     layout = UnixSock.layout(prog)
@@ -171,26 +171,26 @@ class UnixRecord(SocketRecord):
     family_name = "unix"
     struct = UnixSock
 
-    #: Inode of the other end, or what is lost of it.
+    #: Inode number of the other end, or a ``Lost``.
     peer_ino_or_lost: int | Lost = 0
 
     @property
     def peer_ino(self) -> int:
         """
-        Inode of the other end; 0 if it has none, as long as nobody has accepted it.
+        Inode number of the other end; 0 if there is no other end, or nobody has accepted it yet.
 
         :raises FaultError: if it cannot be read
         """
         return there(self.peer_ino_or_lost)
 
-    #: What the names below are, or what is lost of them.
+    #: The values of :attr:`name` and :attr:`peer_name`, or a ``Lost`` for each.
     names: tuple[bytes | Lost | None, bytes | Lost | None] = (None, None)
 
     @property
     def name(self) -> bytes | None:
         """
-        Path, abstract name (it begins with a NUL), or ``None``. An accepted socket has that of its
-        listener.
+        Path, abstract name (it begins with a NUL), or ``None``. An accepted socket has the name of
+        its listener.
 
         :raises FaultError: if it cannot be read
         """
@@ -270,7 +270,7 @@ class UnixRecord(SocketRecord):
 
     @property
     def is_unlisted(self) -> bool:
-        # The kernel has all of them in its table.
+        # The kernel has all unix sockets in its table.
         return False
 
     def note(self) -> str | None:
@@ -297,7 +297,7 @@ class UnixRecord(SocketRecord):
         return self.peer  # type: ignore[no-any-return]
 
     def detail_words(self) -> list[str]:
-        """What was shut down, the socket file, and inodes of connections that wait."""
+        """Directions shut down, the socket file, and inodes of connections to be accepted."""
         words = [directions(self.sock.shutdown)]
         file = self.socket_file()
         if file is not None:
@@ -324,8 +324,8 @@ class UnixRecord(SocketRecord):
 
     def pending(self) -> list[int]:
         """
-        Inodes of the other ends of connections that it has not accepted: what sock_diag calls
-        ``ICONS``.
+        Inode numbers of the other ends of connections that it has not accepted
+        (``UNIX_DIAG_ICONS``).
 
         :raises FaultError: if they cannot be read
         """
@@ -340,11 +340,11 @@ class UnixRecord(SocketRecord):
 
     def socket_file(self) -> tuple[int, int] | None:
         """
-        Inode and device (as the kernel's ``dev_t``) of the socket *file*, which ``stat``
-        shows for the path, and which is not the inode of the socket.
+        Inode number and device (as the kernel's ``dev_t``) of the socket *file*, as ``stat`` shows
+        them for the path. The socket itself has another inode.
 
         :return: ``None`` if it is not bound to a path
-        :raises FaultError: if that cannot be read
+        :raises FaultError: if they cannot be read
         """
         dentry = Dentry.layout(self.prog).follow(self.sock.path_dentry)
         if dentry is None:
@@ -401,7 +401,7 @@ class Unix(Family):
         return sockets.at(record.peer)
 
     def listener(self, sockets: Sockets, record: Any) -> UnixRecord | None:
-        """The one that listens under the same ``struct unix_address``."""
+        """The listener that has the same ``struct unix_address``."""
         if not isinstance(record, UnixRecord) or record.state == TCP_LISTEN:
             return None
         if not isinstance(record.sock, UnixSock) or not record.sock.addr:

@@ -91,8 +91,8 @@ class Vsock(Family):
 
     def peer(self, sockets: Sockets, record: Any) -> SocketRecord | None:
         """
-        The other end, if both are on this machine (``vmw_vsock_loopback``): of a connection to
-        or from a virtual machine one is on another.
+        The other end, if both ends are on this machine (``vmw_vsock_loopback``). A connection with
+        a virtual machine has one end on another machine.
         """
         if not isinstance(record, VsockRecord) or not record.is_connected:
             return None
@@ -112,5 +112,5 @@ class Vsock(Family):
 
 
 def _same_cid(one: int, other: int) -> bool:
-    # ANY is VMADDR_CID_ANY.
+    # ANY is VMADDR_CID_ANY, which matches every context ID.
     return one == other or ANY in (one, other)

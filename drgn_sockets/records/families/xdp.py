@@ -123,12 +123,12 @@ class XdpRecord(SocketRecord):
         }
 
     def rings(self) -> dict[str, int]:
-        """How many entries each of its rings has: ``rx``, ``tx``, ``fr``, ``cr``."""
+        """Number of entries of each of its rings: ``rx``, ``tx``, ``fr``, ``cr``."""
         queues = {name: self._read(_Queue, at) for name, at in self._queues().items()}
         return {name: queue.nentries for name, queue in queues.items() if queue is not None}
 
     def umem(self) -> XdpUmem | None:
-        """``xsk_diag_put_umem()``: the memory it shares with the process, if it has any."""
+        """``xsk_diag_put_umem()``: the memory that it shares with the process, or ``None``."""
         umem = self._read(_Umem, self.sock.umem)
         if umem is None:
             return None
