@@ -69,7 +69,7 @@ class Ends:
 
     @classmethod
     def of(cls, file: FileRecord) -> Ends:
-        """The ends on the machine of *file*; all files of one reader share them."""
+        """The ends on the machine that *file* was read from, shared by all files of its reader."""
         found: Ends | None = file.shared.get("ends")
         if found is None:
             found = file.shared["ends"] = cls(file.prog, file.losses)

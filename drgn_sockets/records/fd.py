@@ -226,7 +226,7 @@ class FileRecord:
 
     @property
     def nlink(self) -> int | None:
-        """How many names it has."""
+        """Number of hard links."""
         if self.inode is None:
             return None
         # The inode of a socket is created with one link, and this never changes.

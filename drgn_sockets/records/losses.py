@@ -22,7 +22,7 @@ class Losses:
     Collects what a command could not read.
 
     The command makes one and hands it to whatever reads. At the end, each loss is one line on
-    standard error, and the exit status is 1 if there is one::
+    standard error, and the exit status is 1 if there are any::
 
         losses = Losses()
         for task in sift(for_each_task(prog), losses.lose):

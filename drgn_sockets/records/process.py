@@ -64,7 +64,11 @@ class ProcessRecord:
 
     @functools.cached_property
     def signal(self) -> Signal:
-        """:raises FaultError: if it cannot be read"""
+        """
+        The ``struct signal_struct`` of its process.
+
+        :raises FaultError: if it cannot be read
+        """
         return Signal.layout(self.prog).read(self.task.signal)
 
     @functools.cached_property
@@ -78,7 +82,11 @@ class ProcessRecord:
 
     @functools.cached_property
     def cred(self) -> Cred:
-        """:raises FaultError: if they cannot be read"""
+        """
+        Its credentials.
+
+        :raises FaultError: if they cannot be read
+        """
         return Cred.layout(self.prog).read(self.task.cred)
 
     @functools.cached_property
@@ -104,7 +112,11 @@ class ProcessRecord:
 
     @functools.cached_property
     def ignored_and_caught(self) -> tuple[int, int]:
-        """:raises FaultError: if they cannot be read"""
+        """
+        Masks of the signals that are ignored and of those that are caught.
+
+        :raises FaultError: if they cannot be read
+        """
         sighand = self.task.sighand
         return p.ignored_and_caught(self.prog, sighand) if sighand else (0, 0)
 

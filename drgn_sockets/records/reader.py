@@ -537,7 +537,7 @@ def socket_parts(
                 read = functools.partial(reader.read_held, name, sks)
                 yield _HeldPart(read, wanted, nexts)
         passed.add(name)
-        # Walk the table of a family after all file tables' sockets that may be of that family.
+        # A family's table is walked after all sockets in file tables that may be of the family.
         for family in [f for f in walks if family_names_like(f.name) | {f.name} <= passed]:
             walks.remove(family)
             yield Part(functools.partial(_walk, reader, prog, family, nexts), alone=True)

@@ -170,7 +170,7 @@ def mptcp_get_info(prog: Program, msk: MptcpSock) -> MptcpInfo:
         "add_addr_accepted": msk.add_addr_accepted,
         "local_addr_used": msk.local_addr_used,
     }
-    # Kernels with the aggregate counters tell no more than that of a listener.
+    # Of a listener, kernels with the aggregate counters tell only the values above.
     is_newer = msk.bytes_acked is not None
     if not is_newer or msk.state != TCP_LISTEN:
         # Since v6.4 ("mptcp: do not fill info not used by the PM in used"); no type shows that.

@@ -211,7 +211,8 @@ class NetlinkRecord(SocketRecord):
             # Show the port ID alone, as if no process had that ID. The readers of tasks report that
             # the table of tasks is damaged.
             return None
-        # In a container, the port ID is the ID that the process has in its PID namespace.
+        # A process of a container takes its ID in its own PID namespace; the task with that ID in
+        # the initial PID namespace is another one, mostly in another network namespace.
         if task is None or task_net(self.prog, task.nsproxy) != self.netns:
             return None
         return task.comm

@@ -200,7 +200,11 @@ def sctp_addr_text(prog: Program, addr: bytes) -> str:
 
 
 def sctp_tsnmap_pending(prog: Program, asoc: SctpAssociation) -> int | None:
-    """Chunks of data received out of sequence; ``None`` if the map cannot be read."""
+    """
+    Chunks of data received out of sequence; ``None`` if the map is missing.
+
+    :raises FaultError: if the map cannot be read
+    """
     pending: int = asoc.max_tsn_seen - asoc.cum_tsn & 0xFFFF
     gap = asoc.max_tsn_seen - asoc.base_tsn & 0xFFFFFFFF
     if gap == 0 or gap >= asoc.tsn_map_len:
