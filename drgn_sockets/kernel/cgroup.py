@@ -31,7 +31,7 @@ class KernfsNode(Struct):
     C_TYPE = "struct kernfs_node"
 
     # Linux kernel commit 633488947ef6 ("kernfs: Use RCU to access kernfs_node::parent.") (in
-    # v6.15) renamed it.
+    # v6.15) renamed parent.
     parent = Int("__parent", "parent", help="struct kernfs_node *; NULL for a root")
     name = Int("name", help="const char *")
     # Linux kernel commit 67c0496e87d1 ("kernfs: convert kernfs_node->id from union
@@ -58,8 +58,8 @@ def sock_cgroup_ptr(prog: Program, sk: Sock) -> int:
     if sk.cgroup is None:
         return 0
     # Linux kernel commit 8520e224f547 ("bpf, cgroups: Fix cgroup v2 fallback on v1/v2 mixed
-    # mode") (in v5.15, and in stable kernels) made a pointer of what could be data, bit 0, or
-    # not counted, bit 1.
+    # mode") (in v5.15, and in stable kernels) made this a plain pointer. Before, bit 0 marks data
+    # of cgroup v1, and bit 1 a pointer that holds no reference.
     if sk.cgroup and not sk.cgroup & 3:
         return sk.cgroup
     try:
@@ -110,16 +110,16 @@ def cgroup_path(prog: Program, cgroup: int) -> CgroupPath:
 
 
 class Hierarchy(NamedTuple):
-    """A hierarchy of cgroups, as a line of ``/proc/PID/cgroup`` begins with it."""
+    """A hierarchy of cgroups: the beginning of a line of ``/proc/PID/cgroup``."""
 
     #: ``struct cgroup_root *``
     root: int
-    #: ``struct cgroup *``, its uppermost.
+    #: ``struct cgroup *`` at the top of the hierarchy.
     cgrp: int
     id: int
-    #: Its controllers by their names in version 1, and its own name.
+    #: The names of its controllers in version 1, and its own name.
     names: bytes
-    #: Whether it is that of version 2.
+    #: Whether it is the hierarchy of version 2.
     is_default: bool
 
 

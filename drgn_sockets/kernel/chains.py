@@ -4,9 +4,9 @@ Walking hash tables of ``hlist`` and ``hlist_nulls`` chains, all chains at once.
 
 Following one chain after the other reads memory in hash order, which on a compressed core
 inflates each page again and again. So all chains advance together: the first entries of all
-buckets are read in address order, then all second ones, and so on. The walk ends for every
-chain that loops (each entry is visited once), leaves readable memory, or meets an entry that
-is none of its kind.
+buckets are read in address order, then all second ones, and so on. The walk of a chain ends
+where the chain loops (each entry is visited once), leaves readable memory, or meets something
+that is not an entry.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ S = TypeVar("S", bound=Struct)
 
 # Longer than any real chain: tens of thousands of SO_REUSEPORT sockets may share a bucket.
 _MAX_CHAIN = 1 << 20
-# More than any kernel makes (thash_entries= and the like go up to a few million), and how many
-# pieces of a table may be missing in a row: its size may be overwritten.
+# No kernel makes more buckets (thash_entries= and the like go up to a few million). The size of a
+# table may be overwritten, so reading ends after some pieces in a row that are missing.
 _MAX_BUCKETS = 1 << 24
 _MAX_UNREADABLE_CHUNKS = 4
 # How often a chain of a live kernel is walked again when it changed during the walk.
@@ -52,7 +52,7 @@ class HashTable(NamedTuple):
         self, prog: Program, start: int = 0, count: int | None = None
     ) -> tuple[list[int], bool]:
         """
-        First node of each bucket, 0 for those that cannot be read, and whether there are such.
+        The first node of each bucket, 0 if it cannot be read, and whether some cannot be read.
         """
         word = pointer_size(prog)
         words, first = self.bucket_size // word, self.head_offset // word
@@ -110,8 +110,8 @@ def walk_buckets(
     known: Mapping[int, int] = NOTHING,
 ) -> Iterator[tuple[int, int, S | None]]:
     """
-    :func:`walk_chains`, with the bucket of each entry: those of one bucket come in the order of
-    its chain.
+    :func:`walk_chains`, with the bucket of each entry. The entries of one bucket come in the order
+    of its chain.
 
     :return: Iterator of (bucket, address, entry).
     """
@@ -164,11 +164,11 @@ def walk_buckets(
 
     heads, damaged = table.heads(prog)
     if damaged:
-        # A row that tells: there may have been more.
+        # This row tells that entries may be missing.
         yield table.n_buckets, table.address, None
     yield from walk(starts(heads))
-    # A socket of a live kernel may be freed and hashed elsewhere while the walk stands on
-    # it: its chain then ends with another bucket's marker, and what came after was missed.
+    # A socket of a live kernel may be freed and hashed elsewhere while the walk is at it. The
+    # walk then ends with the marker of another bucket and has missed entries.
     for _ in range(_MAX_TRIES if live else 0):
         again, strayed = strayed, set()
         for bucket in sorted(again):

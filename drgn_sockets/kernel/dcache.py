@@ -70,10 +70,10 @@ class Namer:
     """
     Names files, remembering the dentries and mounts that it has seen.
 
-    On a live kernel dentries are renamed and freed: make one for each look, not one for all.
+    Dentries of a live kernel are renamed and freed, so a namer must not be kept for long.
 
-    :param fs: ``struct fs_struct *`` (as an integer) of the process whose root directory
-        paths begin at. By default that of process 1: who reads ``/proc`` mostly shares it.
+    :param fs: ``struct fs_struct *`` (as an integer) of the process at whose root directory paths
+        begin. The default is process 1; readers of ``/proc`` mostly share its root directory.
     """
 
     def __init__(self, prog: Program, fs: int = 0) -> None:
@@ -93,7 +93,7 @@ class Namer:
             try:
                 fs = self._prog["init_pid_ns"].child_reaper.fs.value_()
             except (LookupError, FaultError):
-                # Paths then end at the root of the tree of mounts, which is the same mostly.
+                # Paths then begin at the root of the tree of mounts, mostly the same directory.
                 return 0, 0
         found = or_lost(FsStruct.layout(self._prog).read, fs)
         return (0, 0) if isinstance(found, Lost) else (found.root_dentry, found.root_mnt)
@@ -132,7 +132,7 @@ class Namer:
 
     def last_name(self, address: int) -> bytes:
         """
-        The name of a dentry in its directory; that of a socket is its protocol's.
+        The name of a dentry in its directory. The dentry of a socket has the name of its protocol.
 
         :param address: ``struct dentry *`` as an integer
         :raises FaultError: if it cannot be read
@@ -173,8 +173,8 @@ class Namer:
 
     def _prepend_path(self, vfsmount: int, address: int) -> bytes:
         dentry = self.dentry(address)
-        # Files of a directory share its path. The name of a directory in another's mount is
-        # another path, so both are the key.
+        # Files of a directory share its path, so the path is kept. A directory has another path in
+        # another mount, so the mount is part of the key.
         if dentry.parent != address and self.mount(vfsmount).root != address:
             key = (vfsmount, dentry.parent)
             if (address, vfsmount) == self._root:
@@ -203,8 +203,8 @@ class Namer:
                 mount = self._real_mount(mount_address)
                 continue
             if dentry.parent == address:
-                # Escaped from its mount (moved out of a bind mount's source): the kernel
-                # throws away what it has.
+                # The directory was moved out of the source of its bind mount. The kernel then
+                # discards the names that it has found so far.
                 return None
             names.append(self._name(dentry))
             address = dentry.parent

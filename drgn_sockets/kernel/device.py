@@ -18,7 +18,7 @@ from drgn_sockets.program import once_per_second
 
 _MAX_ENTRIES = 1 << 16
 _NAME_MAX = 64
-#: Major number of the misc driver, which has one for each minor.
+#: Major number of misc devices; each minor number has a driver of its own.
 _MISC_MAJOR = 10
 
 
@@ -52,7 +52,8 @@ class Bdev(Struct):
     # Linux kernel commit 9acf381f3e8f ("block: turn bdev->bd_openers into an atomic_t")
     # (in v5.19)
     openers = Int("bdev.bd_openers.counter", "bdev.bd_openers", help="how often it is open")
-    #: Since 1116b9fa15c0 ("bdev: infrastructure for flags", v6.10) the low byte beside flags.
+    #: The partition number. Since 1116b9fa15c0 ("bdev: infrastructure for flags", v6.10) it is the
+    #: low byte of a word with flags.
     partno = Int("bdev.__bd_flags.counter", "bdev.bd_partno")
 
 
@@ -76,7 +77,8 @@ def chrdev_name(prog: Program, i_mode: int, dev: int) -> bytes | None:
 
     :param i_mode: Of the device file
     :param dev: ``dev_t``
-    :return: ``None`` for another file, if there is none, and if it cannot be read
+    :return: ``None`` for another file, and if no range has this number
+    :raises FaultError: if it cannot be read
     """
     return _chrdev_name(prog, dev) if stat.S_ISCHR(i_mode) else None
 
@@ -96,16 +98,17 @@ def miscdev_name(prog: Program, i_mode: int, dev: int) -> bytes | None:
 def partition_name(prog: Program, dev: int) -> bytes | None:
     """
     The name of a disk or a partition as in ``/proc/partitions``, where :c:func:`show_partition()`
-    leaves out what has no sectors.
+    leaves out devices without sectors.
 
     :param dev: ``dev_t``
-    :return: ``None`` for another device, and if it cannot be read
+    :return: ``None`` for another device
+    :raises FaultError: if it cannot be read
     """
     return _partition_name(prog, dev)
 
 
 def disk_name(prog: Program, bdev: Bdev) -> bytes | None:
-    """Get the name of a block device, as ``bdev_name()``: nvme0n1p1, but sda1."""
+    """Get the name of a block device, as ``bdev_name()``: nvme0n1p1 (a p after a digit), sda1."""
     disk = _Gendisk.layout(prog).follow(bdev.disk) if bdev.size and bdev.disk else None
     if disk is None:
         return None

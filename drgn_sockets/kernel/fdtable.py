@@ -17,7 +17,7 @@ _CHUNK = 4096
 _NR_OPEN_MAX = 1 << 31
 # include/linux/fdtable.h: BITS_PER_LONG, slots of the table within struct files_struct.
 _NR_OPEN_DEFAULT = 64
-# A table whose max_fds is overwritten would be read to no end.
+# Without this limit, a table whose max_fds is overwritten would be read for very long.
 _MAX_UNREADABLE_CHUNKS = 4
 
 
@@ -62,8 +62,8 @@ def _slots(fdt: Fdtable) -> int:
     The number of slots that a table really has.
 
     A table that is larger than the one within ``struct files_struct`` has its bitmaps side by
-    side (``alloc_fdtable()``), so what is between them says the same as ``max_fds``. Memory
-    far beyond the array would make for as many fds as it has words.
+    side (``alloc_fdtable()``), so the distance between them gives ``max_fds`` once more. If
+    ``max_fds`` is overwritten, words far behind the array would be taken for fds.
     """
     by_bitmaps = (fdt.close_on_exec - fdt.open_fds) * 8
     if fdt.max_fds <= _NR_OPEN_DEFAULT or fdt.max_fds == by_bitmaps:
@@ -86,7 +86,7 @@ class FdChunk(NamedTuple):
         """
         Its used slots: numbers of the fds, ``struct file *`` of each, whether it has CLOEXEC.
 
-        :param lose: Called if it cannot be read which have.
+        :param lose: Called if the bitmap of fds with CLOEXEC cannot be read.
         """
         n = (len(self.slots) + 7) // 8
         bitmap = self.fdt.close_on_exec + self.start // 8

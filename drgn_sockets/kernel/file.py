@@ -16,7 +16,7 @@ O_ACCMODE = 0o3
 O_CLOEXEC = 0o2000000
 O_PATH = 0o10000000
 
-#: Names of ``f_flags``; where one includes another's bit, it comes first.
+#: Names of ``f_flags``. A flag that includes the bit of another comes before it.
 OPEN_FLAGS = (
     (0o20200000, "TMPFILE"),
     (0o4010000, "SYNC"),
@@ -40,8 +40,9 @@ OPEN_FLAGS = (
 # include/linux/fs.h
 FMODE_READ = 0x1
 FMODE_WRITE = 0x2
-# FMODE_BACKING came as bit 25 (in v6.5) and moved to 24 when FMODE_NONOTIFY took its place (in
-# v6.14, and in stable kernels before that), which no type tells; both have had other meanings.
+# FMODE_BACKING came as bit 25 (in v6.5) and moved to bit 24 when FMODE_NONOTIFY took its place (in
+# v6.14, and in stable kernels before that). No type tells which bit it is; both have had other
+# meanings.
 MAYBE_FMODE_BACKING = 1 << 24 | 1 << 25
 
 
@@ -118,10 +119,10 @@ class _DentrySb(Struct):
 
 def file_user_path(prog: Program, file: File) -> tuple[int, int] | None:
     """
-    The path by which a user knows a file that a file system (an overlay) has opened in another.
+    The path that a user opened, for a file that a file system (an overlay) opened in another one.
 
-    :return: ``struct vfsmount *`` and ``struct dentry *`` as integers; ``None`` where that is
-        ``f_path``
+    :return: ``struct vfsmount *`` and ``struct dentry *`` as integers; ``None`` where ``f_path`` is
+        the user's path
     """
     if not file.mode & MAYBE_FMODE_BACKING:
         return None
@@ -129,7 +130,7 @@ def file_user_path(prog: Program, file: File) -> tuple[int, int] | None:
         backing = _BackingFile.layout(prog).follow(file.address)
     except LookupError:
         return None
-    # Memory behind a struct file that is not in a struct backing_file holds no path.
+    # The struct file may not be in a struct backing_file; the memory behind it then holds no path.
     mount = backing and _VfsMount.layout(prog).follow(backing.mnt)
     dentry = backing and _DentrySb.layout(prog).follow(backing.dentry)
     if not backing or not mount or not dentry or not mount.sb or mount.sb != dentry.sb:
@@ -140,7 +141,7 @@ def file_user_path(prog: Program, file: File) -> tuple[int, int] | None:
 def is_polled(prog: Program, file: File) -> bool:
     """Whether an epoll watches an open file."""
     if File.layout(prog).cls.places["ep"].path == "f_ep":
-        # It may point to an empty list.
+        # f_ep may point to an empty list.
         return bool(file.ep and read_pointers(prog, file.ep, 1)[0])
     head = offsetof(prog.type("struct file"), "f_ep_links")
     return bool(file.ep) and file.ep != file.address + head
@@ -217,15 +218,15 @@ def file_kind(i_mode: int, name: bytes, is_socket: bool) -> str:
     """
     if name.startswith(b"anon_inode:"):
         kind = name[len(b"anon_inode:") :].strip(b"[]").decode("utf-8", "backslashreplace")
-        # kvm-vcpu:3
+        # kvm-vcpu:3 is of the kind kvm-vcpu.
         kind = kind.rstrip("0123456789").rstrip(":") if ":" in kind else kind
-        # A word of the kernel's own, unless the dentry is damaged.
+        # The kernel made the name, so it is printable unless the dentry is damaged.
         return kind if kind and kind.isprintable() else "anon_inode"
     kind = _KINDS.get(stat.S_IFMT(i_mode), "unknown")
     if kind == "sock":
         return "sock" if is_socket else "sockfile"
     if kind == "unknown" and name.startswith(b"/dmabuf:"):
-        # Its inode has no type.
+        # The inode of a DMA buffer has no file type.
         return "dmabuf"
     if kind == "fifo" and name.startswith(b"pipe:["):
         return "pipe"

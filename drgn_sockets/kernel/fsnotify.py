@@ -71,11 +71,11 @@ class Watched(NamedTuple):
     mark: FsnotifyMark
     #: ``FSNOTIFY_OBJ_TYPE_*``: :data:`INODE`, :data:`VFSMOUNT`, :data:`SB`, :data:`MNTNS`.
     type: int
-    #: The inode, if it is one.
+    #: The inode, if the object is an inode.
     inode: WatchedInode | None = None
-    #: The file system, of an inode or as such.
+    #: The file system, if the object is an inode or a file system.
     sb: WatchedSuper | None = None
-    #: ID of the mount, or inode of the mount namespace, if it is one.
+    #: ID of the mount, or inode number of the mount namespace, if the object is one of these.
     id: int = 0
 
 
@@ -84,8 +84,8 @@ def fsnotify_marks(prog: Program, group: int) -> Iterator[Watched | Lost]:
     Iterate over the marks of a group in the order in which fdinfo has them.
 
     :param group: ``struct fsnotify_group *``
-    :return: Iterator of the marks, each with the object that it is at. A ``Lost`` stands for a
-        mark that cannot be read, or of which the object cannot be read.
+    :return: Iterator of the marks, each with the object that it is attached to. A ``Lost`` stands
+        for a mark that cannot be read, or whose object cannot be read.
     """
     head = group + offsetof(prog.type("struct fsnotify_group"), "marks_list")
     for mark in list_for_each_entry(FsnotifyMark.layout(prog), head, "node"):
@@ -112,7 +112,7 @@ def _watched(prog: Program, mark: FsnotifyMark) -> Watched:
         # The connector points to a struct vfsmount, which is inside a struct mount.
         at = _object(prog, obj, "struct mount", "mnt_fsnotify_marks", inside="mnt")
         return Watched(mark, type_, id=_MountId.layout(prog).read(at).mnt_id)
-    # Not with types of before MNTNS: what comes after SB then is _DETACHED.
+    # Kernels without MNTNS use its value for FSNOTIFY_OBJ_TYPE_DETACHED.
     if type_ == MNTNS and prog.type("struct mnt_namespace").has_member("n_fsnotify_marks"):
         return Watched(mark, type_, id=_MntNamespace.layout(prog).read(obj).inum)
     return Watched(mark, -1)

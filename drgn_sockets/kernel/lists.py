@@ -49,7 +49,7 @@ def list_for_each(prog: Program, head: int, limit: int = MAX_ENTRIES) -> Iterato
             yield from forward
             return
         if following is None:
-            # The node itself is not there.
+            # The node itself cannot be read.
             lost = Lost("struct list_head", node, "list leaves readable memory")
             del forward[-1:]
             places.pop(node, None)

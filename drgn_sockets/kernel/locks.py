@@ -65,9 +65,9 @@ class FileLock(NamedTuple):
 
     #: ``FL_*``.
     flags: int
-    #: ``F_RDLCK``, ``F_WRLCK``, of a lease that is being broken what it becomes.
+    #: ``F_RDLCK`` or ``F_WRLCK``; for a lease that is being broken, the type that it will have.
     type: int
-    #: PID as the lock has it, in the initial PID namespace; -1 for one that is a file's.
+    #: PID of the owner in the initial PID namespace; -1 for a lock that an open file owns.
     pid: int
     #: First byte.
     start: int = 0
@@ -128,7 +128,7 @@ def _inode_locks(prog: Program, inode: int) -> Iterator[_FileLock | Lost]:
 def _lock(prog: Program, lock: _FileLock) -> FileLock:
     flags, type_ = lock.flags, lock.type
     # locks_translate_pid()
-    # Signed, as it is since v6.3: those of other machines are below 0.
+    # The PID is signed, as it is since v6.3: PIDs of other machines are below 0.
     pid = -1 if flags & FL_OFDLCK else (lock.pid & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)
     if flags & FL_POSIX:
         bounds = _Range.layout(prog).read(lock.address)

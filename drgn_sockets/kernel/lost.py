@@ -16,7 +16,7 @@ from drgn import FaultError
 S = TypeVar("S")
 T = TypeVar("T")
 
-#: Ends the message of an error whose beginning is what was to be read.
+#: Follows the name of what was to be read in the message of an error.
 CANNOT_BE_READ = " cannot be read"
 
 
@@ -55,9 +55,9 @@ def sift(entries: Iterable[T | Lost], lose: Callable[[Lost], object]) -> Iterato
 
 def there(value: T | Lost) -> T:
     """
-    Get a value that was kept as what an entry of a walk is.
+    Get a value that may be a :class:`Lost`.
 
-    :raises FaultError: if it could not be read
+    :raises FaultError: if it is one
     """
     if isinstance(value, Lost):
         raise as_fault(value)
@@ -66,9 +66,9 @@ def there(value: T | Lost) -> T:
 
 def all_there(values: Sequence[T | Lost]) -> Sequence[T]:
     """
-    Get a column of such values.
+    Get a column of values, each of which may be a :class:`Lost`.
 
-    :raises FaultError: if one could not be read
+    :raises FaultError: if one of them is
     """
     if Lost in set(map(type, values)):
         for value in values:
@@ -77,7 +77,7 @@ def all_there(values: Sequence[T | Lost]) -> Sequence[T]:
 
 
 def or_lost(read: Callable[[S], T], of: S) -> T | Lost:
-    """Get what *read* returns of an entry of a walk, or what it could not read."""
+    """Call *read* with *of*; return a :class:`Lost` if it raises ``FaultError``."""
     try:
         return read(of)
     except FaultError as e:
@@ -86,9 +86,9 @@ def or_lost(read: Callable[[S], T], of: S) -> T | Lost:
 
 def raise_lost(lost: Sequence[Lost]) -> None:
     """
-    Raise the error of what is lost, after all that could be read has been used.
+    Raise an error for lost entries, after the entries that could be read have been used.
 
-    :raises FaultError: if something is
+    :raises FaultError: if there is a lost entry
     """
     if lost:
         more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
@@ -97,7 +97,7 @@ def raise_lost(lost: Sequence[Lost]) -> None:
 
 
 def lost_in(value: object) -> Iterator[Lost]:
-    """Find what is lost in a record: it may be in its lists, and in records in these."""
+    """Find each :class:`Lost` in a record, in its lists, and in the records in these."""
     if isinstance(value, Lost):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -107,10 +107,10 @@ def lost_in(value: object) -> Iterator[Lost]:
 
 def lost_by(error: FaultError, what: str = "memory") -> Lost:
     """
-    Make an entry of a walk of the error that a reader raised.
+    Make a :class:`Lost` from the error that a reader raised.
 
-    :param what: What was to be read; :meth:`Layout.read()
-        <drgn_sockets.kernel.structs.Layout.read>` and its like say it themselves.
+    :param what: What was to be read, for errors that do not say it; those of :meth:`Layout.read()
+        <drgn_sockets.kernel.structs.Layout.read>` and its like do.
     """
     name, told, why = error.message.partition(CANNOT_BE_READ)
     if told:
@@ -119,7 +119,7 @@ def lost_by(error: FaultError, what: str = "memory") -> Lost:
 
 
 def as_fault(lost: Lost) -> FaultError:
-    """Make of a lost entry the error of a reader."""
+    """Make the error of a reader from a lost entry."""
     why = f": {lost.why}" if lost.why else ""
     return FaultError(lost.what + CANNOT_BE_READ + why, lost.address)
 
@@ -137,7 +137,7 @@ def unbroken(entries: Iterable[T | Lost]) -> Iterator[T]:
 
 
 def untold(lost: Lost) -> None:
-    """Pass to :func:`sift` where what is lost is not told of."""
+    """Do nothing. A caller passes this to :func:`sift` where it does not report lost entries."""
 
 
 def unreadable(what: str, address: int) -> FaultError:

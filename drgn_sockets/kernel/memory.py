@@ -2,9 +2,9 @@
 """
 Reading many small things of kernel memory with few reads.
 
-A read of a core is a system call and, on a compressed core, the inflation of a page; so
-neighbours are read together and in address order. Memory that cannot be read costs its own
-item and no other.
+A read of a core costs a system call and, on a compressed core, the inflation of a page. So
+neighbours are read together, in the order of addresses. An item that cannot be read does not
+affect the others.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from drgn import FaultError, PlatformFlags, Program
 from drgn_sockets.kernel.lost import unreadable
 from drgn_sockets.program import once_per_program
 
-# One read takes in neighbours up to here. Slab pages hold their objects side by side, so
-# the bytes between two objects of a kind are few.
+# The longest read, and the longest gap between neighbours in it. Slab pages hold objects of a kind
+# side by side, so the gaps between two are short.
 _MAX_SPAN = 1 << 16
 _MAX_GAP = 1 << 11
-# The smallest page there is: larger ones are missing in multiples of it.
+# The smallest page size. Memory that is missing from a core is a multiple of it.
 _PAGE = 1 << 12
 
 _EXACT = "drgn_sockets.exact"
-#: Begins a line of VMCOREINFO that tells a core which ``distill`` wrote from a whole one; the
-#: version of this package follows.
+#: Begins a line of VMCOREINFO that only cores written by ``distill`` have; the version of this
+#: package follows.
 DISTILLED = "DRGN_SOCKETS_DISTILLED="
 
 # drgn raises FaultError for memory it cannot read, OverflowError or ValueError for addresses
@@ -89,9 +89,9 @@ def distilled_by(prog: Program) -> str | None:
 
 def read_exactly(prog: Program) -> None:
     """
-    From now on read nothing of *prog* but what is asked for: no gaps between neighbours.
+    From now on, read only what is asked for, without the gaps between neighbours.
 
-    For a program whose reads are recorded.
+    This is for a program whose reads are recorded.
     """
     prog.cache[_EXACT] = True
 
@@ -102,14 +102,13 @@ def read_groups(
     """
     Read *size* bytes at each of *addresses*, in the order of addresses, each address once.
 
-    :return: Iterator of (addresses, what is there from the first of them on), where the
-        latter is ``None`` if it cannot be read; addresses that are read together and cannot
-        be are read again one by one.
+    :return: Iterator of (addresses, bytes from the first address on). The bytes are ``None`` if
+        they cannot be read. Where a read of several addresses fails, each is read on its own.
     """
     groups: list[list[int]] = []
     near = size if prog.cache.get(_EXACT) else size + _MAX_GAP
     group: list[int] = []
-    # Up to where an address goes with those before it, by its distance and by the span.
+    # The greatest address that may join the group: by its gap, and by the length of the read.
     next_to = within = -1 << 65
     for address in sorted(set(addresses)):
         if address <= next_to and address <= within:

@@ -50,7 +50,7 @@ class Mm(Struct):
     exe_file = Int("exe_file", help="struct file *")
     flags = Bytes("flags", help="MMF_* bits")
     rss_stat = Bytes("rss_stat", help="numbers of pages")
-    # It went to struct signal_struct, see there.
+    # Newer kernels have core_state in struct signal_struct, see process.Signal.
     core_state = OptInt("core_state", help="struct core_state *")
     # Linux kernel commit 74c228d20a51 ("x86/uaccess: Provide untagged_addr() and remove tags
     # before address check") (in v6.4)
@@ -73,7 +73,7 @@ def mm_counters(prog: Program, mm: Mm, *, exactly: bool) -> tuple[int, ...]:
     """
     Pages by kind: ``MM_FILEPAGES``, ``MM_ANONPAGES``, ``MM_SWAPENTS``, ``MM_SHMEMPAGES``.
 
-    :param exactly: With what each processor has yet to add, as ``get_mm_counter_sum()``.
+    :param exactly: Include what each processor has yet to add, as ``get_mm_counter_sum()``.
     :raises FaultError: if they cannot be read
     """
     type_ = prog.type("struct mm_struct").member("rss_stat").type

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Modules that are loaded, and their symbols, which no kallsyms of the kernel's own has."""
+"""Loaded modules, and their symbols, which are not in the kernel's own kallsyms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, rea
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.program import once_per_program
 
-#: Behind an error that says that a type of a module is not known.
+#: Ends an error about an unknown type of a module.
 TYPES_OF_MODULES = "(types of modules: in BTF since Linux 5.11; or give debugging symbols)"
 
 _MAX_SYMBOLS = 1 << 18
@@ -60,14 +60,14 @@ def find_module(prog: Program, name: str) -> Module | None:
     """
     Find a module that is loaded, as ``find_module()``.
 
-    :param name: With ``_`` where its file may have ``-``
+    :param name: Its name, with ``_`` where the name of its file may have ``-``
     :return: ``None`` if there is none of that name
     """
     try:
         modules = for_each_module(prog)
     except LookupError:
         return None
-    # Who has a type or symbol of it to look for says what is not shown without.
+    # A loss is not told here: who needs a type or symbol of the module tells what is not shown.
     return next((module for module in sift(modules, untold) if module.name == name.encode()), None)
 
 
@@ -82,8 +82,8 @@ def module_symbol(prog: Program, module: Module, name: str) -> int:
         try:
             address = _find_symbol(prog, kallsyms, name.encode())
         except UNREADABLE:
-            # A core that an earlier version distilled lacks symbols of some modules. As where types
-            # are not known, a line says what is not shown for it.
+            # Cores that an earlier version distilled lack the symbols of some modules. The caller
+            # tells what is not shown, as it does for an unknown type.
             address = None
         if address is not None:
             return address
@@ -91,8 +91,8 @@ def module_symbol(prog: Program, module: Module, name: str) -> int:
 
 
 def _symbols(prog: Program, kallsyms: ModKallsyms) -> tuple[dict[int, int], bytes]:
-    """The value of each symbol by where its name begins, and the names."""
-    # Elf64_Sym and Elf32_Sym: where the name begins, and the value.
+    """The value of each symbol by the offset of its name in the names, and the names."""
+    # Elf64_Sym and Elf32_Sym: the offset of the name, and the value.
     form = "I4xQ8x" if pointer_size(prog) == 8 else "II8x"
     entry = struct.Struct(byte_order(prog) + form)
     symtab = prog.read(kallsyms.symtab, kallsyms.num_symtab * entry.size)
@@ -154,7 +154,7 @@ def _has(prog: Program, module: Module, address: int) -> bool:
 
 def module_variable(prog: Program, module: str, name: str, type_: str) -> Object:
     """
-    A variable of what is a module, or built into the kernel.
+    A variable of code that is a module or built into the kernel.
 
     :param module: Name of the module
     :param type_: As C writes it

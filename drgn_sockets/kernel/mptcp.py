@@ -19,12 +19,12 @@ from drgn_sockets.kernel.sock import (
 )
 from drgn_sockets.kernel.structs import Int, OptInt, Struct
 
-# An ID is of 8 bits (MPTCP_PM_MAX_ADDR_ID); each may have a few connections.
+# IDs of addresses have 8 bits (MPTCP_PM_MAX_ADDR_ID); each ID may have a few subflows.
 _MAX_SUBFLOWS = 1 << 12
 
 
 class MptcpSubflowContext(Struct):
-    """``struct mptcp_subflow_context``: what a TCP socket that is a subflow keeps for that."""
+    """``struct mptcp_subflow_context``: MPTCP's data of a TCP socket that is a subflow."""
 
     C_TYPE = "struct mptcp_subflow_context"
 

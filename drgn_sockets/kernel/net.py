@@ -75,7 +75,7 @@ def net_namespaces(
 
 
 def current_net(prog: Program) -> int:
-    """The ``struct net *`` that we live in, on a core or a guest the initial one."""
+    """Our own ``struct net *`` on the running kernel; on a core or a guest the initial one."""
     nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
     if is_running_kernel(prog):
         own = nets.get(os.stat("/proc/self/ns/net").st_ino)  # noqa: PTH116
@@ -112,7 +112,7 @@ def netdev_name_by_index(prog: Program, net: int, ifindex: int) -> bytes | None:
     :return: ``None`` if there is none
     :raises FaultError: if that cannot be read
     """
-    # As drgn's netdev_get_by_index(), which has no end on a list that loops.
+    # drgn's netdev_get_by_index() does not end on a list that loops.
     heads = Object(prog, "struct net *", net).dev_index_head
     first = heads[ifindex & _NETDEV_HASHENTRIES - 1].first.value_()
     layout = _NetDevice.layout(prog)
@@ -127,7 +127,7 @@ def pingpong_thresh(prog: Program, net: int) -> int:
     Get how many answers make a TCP connection interactive, as in ``inet_csk_in_pingpong_mode()``.
     """
     # Linux kernel commit 562b1fdf061b ("tcp: Set pingpong threshold via sysctl") (in v6.7)
-    # made a sysctl of TCP_PINGPONG_THRESH, which was 1.
+    # replaced the constant TCP_PINGPONG_THRESH, which was 1.
     ipv4 = Object(prog, "struct net *", net).ipv4
     member = "sysctl_tcp_pingpong_thresh"
     has = prog.type("struct netns_ipv4").has_member(member)

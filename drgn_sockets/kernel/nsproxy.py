@@ -80,14 +80,15 @@ _KINDS: dict[str, type[Struct]] = {
     "time": _Time,
     "time_for_children": _Time,
 }
-#: Their names.
+#: The names of the files in ``/proc/PID/ns``.
 NAMESPACES = tuple(_KINDS)
 
 
 def task_namespaces(prog: Program, task: Process) -> Iterator[tuple[str, int]]:
     """
-    The namespaces of a task: what each is to it, and its inode. One that has exited has those of
-    its ID and its user only.
+    Iterate over the namespaces of a task: name in ``/proc/PID/ns``, and inode number.
+
+    A task that has exited has only the namespaces of its ID and of its user.
 
     :raises FaultError: if one cannot be read
     """

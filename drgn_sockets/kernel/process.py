@@ -38,7 +38,7 @@ _NSIG = 64
 _NGROUPS_MAX = 65536
 _MAX_THREADS = 1 << 22
 
-#: By ``task_state_index()``, as fs/proc/array.c writes them.
+#: Texts of fs/proc/array.c, by ``task_state_index()``.
 STATES = (
     *("R (running)", "S (sleeping)", "D (disk sleep)", "T (stopped)", "t (tracing stop)"),
     *("X (dead)", "Z (zombie)", "P (parked)", "I (idle)"),
@@ -46,7 +46,7 @@ STATES = (
 
 
 class ThreadFeatures(Struct):
-    """``struct thread_struct`` of x86, far behind the rest of a ``task_struct``."""
+    """``struct thread_struct`` of x86, read apart: it is at the far end of ``task_struct``."""
 
     C_TYPE = "struct thread_struct"
 
@@ -68,7 +68,7 @@ class Signal(Struct):
     tty = Int("tty", help="struct tty_struct *, NULL for none")
     flags = Int("flags", help="SIGNAL_* flags")
     group_exit_code = Int("group_exit_code")
-    # Sums of threads that have exited; with c, of children that were waited for.
+    # Sums over threads that have exited. Names with c are sums over children that were waited for.
     min_flt = Int("min_flt")
     maj_flt = Int("maj_flt")
     cmin_flt = Int("cmin_flt")
@@ -92,7 +92,7 @@ class Signal(Struct):
 
     @property
     def exits_or_is_stopped(self) -> bool:
-        """Whether it is :attr:`group_exit_code` that counts."""
+        """Whether :attr:`group_exit_code` applies, and not the exit code of the task."""
         return bool(self.flags & (_SIGNAL_GROUP_EXIT | _SIGNAL_STOP_STOPPED))
 
 
@@ -310,13 +310,13 @@ def blkio_delay_ns(prog: Program, task: Process) -> int:
 
 def _swapin(prog: Program, delays: _Delays) -> int:
     # Linux kernel commit a3d5dc908a5f ("delayacct: support swapin delay accounting for swapping
-    # without blkio") (in v5.17): before that it was a part of this delay.
+    # without blkio") (in v5.17). Before, __delayacct_blkio_ticks() added the swapin delay.
     apart = prog.type("struct task_delay_info").has_member("swapin_start")
     return 0 if apart else delays.swapin_delay
 
 
 class CpuTime(NamedTuple):
-    """``struct task_cputime`` with the times that were told before, ns."""
+    """``struct task_cputime``, and the times that were reported before, ns."""
 
     utime: int
     stime: int

@@ -96,12 +96,12 @@ def _long(prog: Program, address: int) -> int:
 
 
 def proto_memory_allocated(prog: Program, proto: Proto) -> int:
-    """Pages that sockets of a protocol have; -1 if it does not count them."""
+    """Pages that sockets of a protocol have; -1 if the protocol does not count them."""
     return max(0, _long(prog, proto.memory_allocated)) if proto.memory_allocated else -1
 
 
 def proto_memory_pressure(prog: Program, proto: Proto) -> bool | None:
-    """Whether these pages are scarce; ``None`` if it does not know that."""
+    """Whether the memory of a protocol is scarce; ``None`` if the protocol does not tell."""
     return bool(_long(prog, proto.memory_pressure)) if proto.memory_pressure else None
 
 
@@ -117,9 +117,9 @@ def module_name(prog: Program, owner: int) -> bytes:
 class SocketsInUse(NamedTuple):
     """Numbers of sockets of a network namespace."""
 
-    #: In all (``sock_inuse_get()``).
+    #: All sockets (``sock_inuse_get()``).
     all: int
-    #: By ``inuse_idx`` of their protocol.
+    #: Sockets of each protocol, by its ``inuse_idx``.
     by_index: list[int]
 
     def of(self, proto: Proto) -> int:
@@ -174,7 +174,7 @@ def timewait_count(net: Object) -> int:
     """
     row = net.ipv4.tcp_death_row
     # Linux kernel commit fbb8295248e1 ("tcp: allocate tcp_death_row outside of struct
-    # netns_ipv4") (in v5.18) made references of them.
+    # netns_ipv4") (in v5.18) replaced tw_count by tw_refcount, which is one higher.
     try:
         return row.tw_refcount.refs.counter.value_() - 1  # type: ignore[no-any-return]
     except AttributeError:

@@ -2,11 +2,11 @@
 """
 Walking resizable hash tables, ``struct rhashtable``.
 
-A table is an array of buckets, or a tree of pages of them where there was no memory for an
-array; while it is resized there is the next one as well. All chains of a table advance
-together, as those of :mod:`~drgn_sockets.kernel.chains` do: each level of entries is read in the
-order of addresses. The walk ends for every chain that loops, leaves readable memory, or meets an
-entry that is none of its kind.
+A table is an array of buckets or, where there was no memory for an array, a tree of pages of
+buckets. While a table is resized, the next table is filled beside it. All chains of a table
+advance together, as in :mod:`~drgn_sockets.kernel.chains`: each level of entries is read in the
+order of addresses. The walk of a chain ends where the chain loops, leaves readable memory, or meets
+something that is not an entry.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from drgn_sockets.program import is_live
 
 S = TypeVar("S", bound=Struct)
 
-# include/linux/rhashtable.h: the lock of a bucket, and what tells the end of a chain.
+# include/linux/rhashtable.h: bit 0 of a bucket is its lock; bit 0 of a link ends the chain.
 _LOCK = 1
 _NULLS = 1
-# A table that is resized has one that follows, and that one may, before it is done.
+# A table that is resized has a next one, which may be resized itself before it is complete.
 _MAX_TABLES = 16
 # The kernel rehashes when a chain has more than RHT_ELASTICITY entries, if it can.
 _MAX_CHAIN = 1 << 16
@@ -70,7 +70,7 @@ class Bucket(NamedTuple):
 
 
 def _array(prog: Program, start: int, size: int) -> tuple[list[Bucket], bool]:
-    """Buckets side by side, and whether some cannot be read."""
+    """The buckets of an array that are not empty, and whether some cannot be read."""
     word = pointer_size(prog)
     chunk = (1 << 16) // word
     found: list[Bucket] = []
@@ -91,13 +91,15 @@ def _array(prog: Program, start: int, size: int) -> tuple[list[Bucket], bool]:
 
 def _nested(prog: Program, top: int, size: int, nest: int) -> tuple[list[Bucket], bool]:
     """
-    The same of a tree, as ``rht_bucket_nested()`` goes down it: the first page tells *nest* bits
-    of a bucket's number, the lowest, and each page below it as many as it has room for.
+    The same for a tree of pages, as ``rht_bucket_nested()`` descends it.
+
+    The lowest *nest* bits of a bucket's number are the index in the first page. The next higher
+    bits are the index in the page below, and so on.
     """
     word = pointer_size(prog)
     shift = page_shift(prog) - (word.bit_length() - 1)
     damaged = size > _MAX_BUCKETS
-    # By the number of a bucket as far as it is known, the page below.
+    # The pages of a level, by the low bits of the bucket numbers below them.
     level, known, size = {0: top}, 0, min(size, _MAX_BUCKETS)
     bits, size = nest, size >> nest
     seen = {top}
@@ -142,17 +144,17 @@ def walk_rhashtable(
     known: Mapping[int, int] = NOTHING,
 ) -> Iterator[tuple[int, S | None]]:
     """
-    Every entry of a table once, in the order in which ``rhashtable_walk_next()`` has them.
+    Visit every entry of a table once, in the order of ``rhashtable_walk_next()``.
 
-    Not for a ``struct rhltable``, whose entries have lists of their own.
+    A ``struct rhltable`` needs another walk: its entries have lists of their own.
 
     :param layout: How to read an entry.
     :param next_of: ``struct rhash_head *`` after that of an entry.
     :param is_one: Whether what was read is an entry at all; if not, the chain ends there.
     :param known: The next node after entries that the caller has read before (by address):
         these are passed over.
-    :return: Iterator of (address, entry); ``None`` for one that cannot be read or is none, or
-        where there may be more of a table that cannot be read
+    :return: Iterator of (address, entry). The entry is ``None`` if it cannot be read or is none,
+        and where a part of the table cannot be read.
     """
     seen: set[int] = set()
     tables: set[int] = set()
@@ -165,7 +167,7 @@ def walk_rhashtable(
             return
         found, damaged = _buckets(prog, address, buckets)
         if damaged:
-            # A row that tells: there may have been more.
+            # This row tells that entries may be missing.
             yield address, None
         chains = _Chains(prog, layout, table.head_offset, next_of, is_one, known, seen)
         yield from chains.entries(found)
@@ -191,14 +193,14 @@ class _Chains(Generic[S]):
         self._next_of = next_of
         self._is_one = is_one
         self._known = known
-        # Entries that were found, in whichever table.
+        # Entries that were found in any of the tables.
         self._seen = seen
 
     def entries(self, buckets: Sequence[Bucket]) -> Iterator[tuple[int, S | None]]:
         """The entries, bucket by bucket."""
         found: dict[int, list[tuple[int, S | None]]] = {bucket.number: [] for bucket in buckets}
-        # An entry of a live kernel may be freed, or moved to another chain, while the walk stands
-        # on it: that chain then ends as another bucket's, and what came after was missed.
+        # An entry of a live kernel may be freed, or moved to another chain, while the walk is at
+        # it. The walk then ends with the marker of another bucket and has missed entries.
         for _ in range(_MAX_TRIES if self._live else 1):
             if not buckets:
                 break

@@ -16,9 +16,9 @@ from drgn_sockets.kernel.structs import Int, Layout, OptInt, Struct
 
 S = TypeVar("S", bound=Struct)
 
-# More than any queue holds: its limit is a count of bytes, and a skb takes several hundred.
+# No queue holds more: its limit is a count of bytes, and a skb takes several hundred.
 MAX_SKBS = 1 << 20
-# More than fragments can be nested.
+# No packet has more fragments in lists.
 _MAX_FRAG_LISTS = 1 << 16
 
 
@@ -139,7 +139,7 @@ def skb_payload(skb: Object) -> bytes:
                 continue
         links = for_each_linked(_SkbLinks.layout(prog), info.frag_list.value_(), limit=MAX_SKBS)
         fragments = [Object(prog, skb.type_, link.address) for link in sift(links, untold)]
-        # The last is taken first.
+        # The next one to be read is taken from the end.
         left += reversed(fragments)
     return b"".join(parts)
 
@@ -184,7 +184,7 @@ def read_payload(
 
 def _read_whole(skb: Object, size: int, lose: Callable[[Lost], object]) -> int:
     try:
-        # Every member of it, for whoever reads the distilled core.
+        # Every member is read, since a reader of the distilled core may need any of them.
         skb.prog_.read(skb, size)
         return len(skb_payload(skb))
     except FaultError as e:

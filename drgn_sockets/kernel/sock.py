@@ -55,8 +55,8 @@ TCP_LAST_ACK = 9
 TCP_LISTEN = 10
 TCP_NEW_SYN_RECV = 12
 
-# net/unix/af_unix.c: UNIX_HASH_SIZE, two halves of 256, for unbound sockets (and by name for
-# abstract ones) and for others.
+# net/unix/af_unix.c: UNIX_HASH_SIZE. One half of 256 buckets has the unbound and the abstract
+# sockets, the other half has those bound to a path.
 _UNIX_HASH_SIZE = 512
 
 
@@ -122,8 +122,8 @@ class Sock(SockCommon):
     flags = Int("__sk_common.skc_flags", help="SOCK_* flags (enum sock_flags), as bits")
     userlocks = Int("sk_userlocks", help="SOCK_*_LOCK: what a user has set (8: the local port)")
     # Linux kernel commit 8520e224f547 ("bpf, cgroups: Fix cgroup v2 fallback on v1/v2 mixed mode")
-    # (in v5.15, and in stable kernels): before that all is in one word, of which bit 0 says that
-    # it is no pointer.
+    # (in v5.15, and in stable kernels). Before, one word holds either the pointer or, with bit 0
+    # set, the data of cgroup v1.
     cgroup = OptInt(
         "sk_cgrp_data.cgroup", "sk_cgrp_data.val", help="struct cgroup * (of the hierarchy v2)"
     )
@@ -134,7 +134,7 @@ class Sock(SockCommon):
 
 
 def has_sock_i_uid(prog: Program) -> bool:
-    """Whether procfs and sock_diag tell the owner of the inode, and not ``sk_uid``."""
+    """Whether procfs and sock_diag show the owner of the inode instead of ``sk_uid``."""
     # Linux kernel commit c51da3f7a161 ("net: remove sock_i_uid()") (in v6.17 and v6.16.6)
     return has_symbol(prog, "sock_i_uid")
 
@@ -175,14 +175,14 @@ def sock_cgroup_classid(prog: Program, sk: Sock) -> int:
     """Class ID that net_cls (cgroup v1) gives a socket, 0 for none."""
     classid = sk.cgroup_classid or 0
     if classid and not (sk.cgroup or 0) & 1:
-        # See Sock.cgroup: that of v2 may be in its place.
+        # On kernels with one word for both (see Sock.cgroup), a pointer is in the place of classid.
         data = prog.type("struct sock_cgroup_data")
         return 0 if data.has_member("val") else classid
     return classid
 
 
 def sk_forward_alloc_get(sk: Sock) -> int:
-    """Bytes allocated ahead, as ``sk_forward_alloc_get()``: MPTCP has some for receiving alone."""
+    """Bytes allocated ahead, as ``sk_forward_alloc_get()``; MPTCP has a second count of these."""
     return sk.forward_alloc + (getattr(sk, "rmem_fwd_alloc", None) or 0)
 
 
@@ -193,14 +193,13 @@ _MAX_STATE = 32
 def is_sock(prog: Program, address: int) -> bool:
     """
     Whether what is at *address* looks like a ``struct sock`` (or a timewait or request
-    socket): its family and state are possible and it belongs to a network namespace that
-    there is.
+    socket): its family and state are possible, and it belongs to an existing network namespace.
     """
     common = or_lost(SockCommon.layout(prog).read, address)
     return (
         not isinstance(common, Lost)
         and 0 < common.family < AF_MAX
-        # A netlink socket that is no longer connected is in none.
+        # The state of a netlink socket that is not connected is 0.
         and (0 < common.state < _MAX_STATE or common.family == AF_NETLINK)
         and common.net in net_namespaces(prog)
     )
@@ -223,7 +222,7 @@ def sock_i_ino(prog: Program, sk: int) -> int:
 
 
 def _of_family(prog: Program, *families: int) -> Callable[[SockCommon], bool]:
-    """Whether an entry of a hash table is a socket of *families*: by its family and state."""
+    """Make a function that tells whether an entry of a hash table is a socket of *families*."""
 
     def is_one(entry: SockCommon) -> bool:
         return entry.family in families and 0 < entry.state < 16 and entry.net != 0
@@ -237,8 +236,8 @@ def walk_hashed(
     """
     Every socket of *families* in a hash table.
 
-    :return: Iterator of (bucket, address, entry), ``None`` for one that cannot be read; those of
-        one bucket in the order of its chain
+    :return: Iterator of (bucket, address, entry), ``None`` for one that cannot be read. The entries
+        of one bucket are in the order of its chain.
     """
     layout = SockCommon.layout(prog)
     return walk_buckets(
@@ -280,8 +279,8 @@ def _nets(prog: Program) -> Iterator[Object]:
 
 
 def _tcp_tables(prog: Program) -> Iterator[HashTable]:
-    # All namespaces lead to tcp_hashinfo, but for those that have a table of their own since
-    # Linux kernel commit d1e5e6408b30 ("tcp: Introduce optional per-netns ehash.") (in v6.1).
+    # All namespaces point to tcp_hashinfo. Since Linux kernel commit d1e5e6408b30 ("tcp: Introduce
+    # optional per-netns ehash.") (in v6.1) a namespace may have its own tables instead.
     seen: set[int] = set()
     for net in _nets(prog):
         hashinfo = net.ipv4.tcp_death_row.hashinfo.read_()
@@ -292,7 +291,7 @@ def _tcp_tables(prog: Program) -> Iterator[HashTable]:
 
 def tcp_tables(net: Object) -> Iterator[HashTable]:
     """
-    Get the hash tables of TCP sockets of a network namespace: of listeners, and of others.
+    Get the hash tables of the TCP sockets of a network namespace: one of listeners, one of others.
 
     :param net: ``struct net *``
     """
@@ -474,8 +473,8 @@ def for_each_unix(
     prog: Program, known: Mapping[int, int] = NOTHING
 ) -> Iterator[tuple[int, SockCommon | None]]:
     """
-    Every unix socket, in all network namespaces: those that nobody has accepted yet, and
-    those that are only in flight (``SCM_RIGHTS``), are among them.
+    Every unix socket, in all network namespaces, including those that nobody has accepted yet and
+    those that are only in flight (``SCM_RIGHTS``).
     """
     return _walk_tables(prog, _unix_tables(prog), known, AF_UNIX)
 

@@ -16,9 +16,9 @@ for::
     for task in Task.layout(prog).read_many(addresses):
         print("unreadable" if isinstance(task, Lost) else task.pid)
 
-A member that kernels name differently is given with all its names, newest first; beside it
-stands the commit that renamed it. Whether a kernel has one is asked of its types, never of
-its version.
+A member that kernels name differently is declared with all its names, newest first; a comment
+names the commit that renamed it. The types of a kernel tell whether it has a member; its version
+is never asked.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from drgn_sockets.program import once_per_program
 T = TypeVar("T")
 S = TypeVar("S", bound="Struct")
 
-# No kernel maps a structure here, but QEMU's cores have something to read at address 0: the
-# first physical memory, which a null pointer and its members would be read from.
+# No kernel maps a structure here. QEMU's cores can be read at address 0, though: without this
+# limit, the structure at a null pointer would be read from the first physical memory.
 _NULL_PAGE = 4096
 
 _INT_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
@@ -56,7 +56,7 @@ _INT_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
 
 @once_per_program
 def has_type(prog: Program, name: str) -> bool:
-    """Whether the program has a type, with its members: that may be one of a module."""
+    """Whether the program has a complete type of this name; the type may be a module's."""
     try:
         return bool(prog.type(name).is_complete())
     except LookupError:
@@ -83,8 +83,8 @@ class Member(Generic[T]):
 
     :param paths: Member designators (``icsk_ack.ato``), newest kernel first.
     :param help: One line for people: what it says, and its unit.
-    :param convert: From the raw value (``int`` or ``bytes``) to that of the field.
-    :param optional: ``None`` where no kernel type has it, rather than an error.
+    :param convert: Makes the value of the field from the raw value (``int`` or ``bytes``).
+    :param optional: The field is ``None`` where the kernel lacks the member; else it is an error.
     """
 
     name: str = ""
@@ -119,21 +119,21 @@ class Member(Generic[T]):
         raise AttributeError(f"{self.name}: not decoded with a Layout")
 
     def converter(self, prog: Program) -> Callable[[Any], T] | None:
-        """The conversion of a raw value, with what it needs to know of *prog*."""
+        """The function that converts a raw value of *prog*, or ``None``."""
         return self._convert
 
     def column_converter(self, prog: Program) -> Callable[[Iterable[Any]], Iterable[T]] | None:
-        """The conversion of many raw values at once."""
+        """The function that converts many raw values of *prog* at once, or ``None``."""
         convert = self.converter(prog)
         return None if convert is None else lambda values: map(convert, values)
 
 
 class Int(Member[int]):
-    """An integer, an enumerator, a pointer or a bit-field, as it stands."""
+    """An integer, an enumerator, a pointer or a bit-field, without conversion."""
 
 
 class OptInt(Member[Optional[int]]):
-    """An integer that some kernels lack: ``None`` there."""
+    """An integer; ``None`` on kernels that lack the member."""
 
     def __init__(self, *paths: str, help: str = "") -> None:
         super().__init__(*paths, help=help, optional=True)
@@ -146,7 +146,7 @@ class Bytes(Member[bytes]):
 
 
 class OptBytes(Member[Optional[bytes]]):
-    """Bytes that some kernels lack: ``None`` there."""
+    """Bytes; ``None`` on kernels that lack the member."""
 
     as_bytes = True
 
@@ -345,12 +345,12 @@ class Unpacking(NamedTuple):
 
 
 def make_unpacking(order: str, places: Iterable[Place]) -> Unpacking:
-    # Members of a union lie over each other: each run of places that do not is one
-    # struct.Struct, and most structures need just one.
+    # Members of a union overlap. One struct.Struct unpacks only places that do not overlap; most
+    # structures need just one.
     unpackers: list[struct.Struct] = []
     index: dict[tuple[int, str], int] = {}
     rest = sorted({(p.offset, p.code, p.size) for p in places})
-    # Once even for none: a kernel may lack all that is declared.
+    # Make one even without places: a kernel may lack all declared members.
     while rest or not unpackers:
         form, end, left = order, 0, []
         for offset, code, size in rest:
@@ -380,8 +380,8 @@ class StructBatch(Generic[S]):
     """
     Structures of one type that were read together, in the order of addresses.
 
-    They are bytes until a column of them, or a structure, is asked for. What columns are asked
-    for is remembered: of the next batch they are unpacked together.
+    Their bytes are unpacked when a column or a structure is asked for. The layout remembers which
+    columns were asked for; the next batch unpacks these together.
     """
 
     def __init__(
@@ -392,7 +392,7 @@ class StructBatch(Generic[S]):
         # Structure i begins at _offsets[i] in _data[i].
         self._data = data
         self._offsets = offsets
-        #: Addresses at which none could be read.
+        #: Addresses of structures that could not be read.
         self.unreadable: list[int] = []
         self._columns: dict[str, Sequence[Any]] = {}
 
@@ -404,7 +404,7 @@ class StructBatch(Generic[S]):
         return map(self.layout.cls, self.addresses, map(unpack, self._data, self._offsets))
 
     def add(self, addresses: Sequence[int], data: bytes) -> None:
-        """Add structures at *addresses*, of which *data* begins with the first."""
+        """Add structures at *addresses*; *data* begins with the first one."""
         start = addresses[0]
         self.addresses += addresses
         self._data += [data] * len(addresses)
@@ -435,7 +435,7 @@ class StructBatch(Generic[S]):
             self._columns[name] = column if convert is None else list(convert(column))
 
     def select(self, indices: Sequence[int]) -> StructBatch[S]:
-        """Some of them."""
+        """The structures with these indices."""
         return StructBatch(
             self.layout,
             [self.addresses[i] for i in indices],
@@ -472,7 +472,7 @@ class Layout(Generic[S]):
         self.unpacking = make_unpacking(byte_order(prog), places.values())
         #: Bytes from the start of the structure that hold all declared members.
         self.size = self.unpacking.size
-        #: By the name of each member, its place and the conversion of its raw value.
+        #: The place and the conversion of each member, by the name of its field.
         self.sources: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {}
         self.column_converters = {
             name: member.column_converter(prog) for name, member in members.items()
@@ -539,7 +539,7 @@ class Layout(Generic[S]):
                     yield cls(address, unpack(data, address - start))
 
     def read_batch(self, addresses: Iterable[int]) -> StructBatch[S]:
-        """Read the structures at *addresses*, each once, together."""
+        """Read the structures at *addresses* together, each once."""
         wanted = set(addresses)
         null = {address for address in wanted if address < _NULL_PAGE}
         batch = StructBatch(self, [], [], [])
@@ -587,8 +587,8 @@ class Layout(Generic[S]):
                 term = f"c{len(converters)}({term})"
                 converters[f"c{len(converters)}"] = convert
             terms.append(term)
-        # The code is generated, as that of namedtuple() is; a loop over the names takes as long as
-        # the attributes.
+        # The code is generated, as in namedtuple(): a loop over the names would take as long as
+        # the attributes do.
         code = f"def fetch(s):\n    v = s.values\n    return ({', '.join(terms)},)\n"
         exec(code, converters)
         return converters["fetch"]  # type: ignore[no-any-return]

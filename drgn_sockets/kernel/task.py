@@ -21,7 +21,7 @@ from drgn_sockets.kernel.xarray import xa_for_each, xa_load
 PF_KTHREAD = 0x00200000
 # include/uapi/asm-generic/resource.h
 _RLIMIT_NOFILE = 7
-# Far above PID_MAX_LIMIT (4 Mi): ends the walk of a list that does not end.
+# Far above PID_MAX_LIMIT (4 Mi): the walk of a list that loops stops here.
 _MAX_TASKS = 1 << 23
 
 
@@ -120,8 +120,9 @@ class Limit(NamedTuple):
 
 class TaskFacts:
     """
-    A process, or a thread of one, with what its task points to: that is read when it is asked for,
-    and raises ``FaultError`` if it cannot be read.
+    Facts of a process or thread that its task points to.
+
+    Each one is read when it is asked for, and raises ``FaultError`` if it cannot be read.
     """
 
     def __init__(self, prog: Program, task: Task) -> None:
@@ -140,7 +141,7 @@ class TaskFacts:
 
     @functools.cached_property
     def nofile(self) -> Limit | None:
-        """``RLIMIT_NOFILE``: below which number new fds are; ``None`` for a task without."""
+        """``RLIMIT_NOFILE``: new fds are below it; ``None`` for a task without ``signal``."""
         signal = _Signal.layout(self.prog).follow(self.task.signal)
         if signal is None:
             return None
@@ -165,8 +166,8 @@ class FileTable(NamedTuple):
     task: int
     #: More about its process (or thread).
     process: TaskFacts | None = None
-    #: Whether it is the first thread of a process whose leader has exited: mapped files and the
-    #: like of the process are shown with this thread.
+    #: Whether it is the first thread of a process whose leader has exited. Mapped files and the
+    #: like of the process are then shown with this thread.
     stands_in: bool = False
 
 
@@ -188,7 +189,7 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
     The task with a thread ID in the initial PID namespace, as ``find_task_by_vpid()`` there.
 
     :return: ``None`` if there is none
-    :raises FaultError: if there is one that cannot be read, or that is not known
+    :raises FaultError: if the task cannot be read, or if it is not known whether there is one
     """
     try:
         pid = xa_load(prog, _idr_head(prog), tid)
@@ -199,7 +200,7 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
     except LookupError:
         return None
     except FaultError:
-        # The table of IDs is damaged: tasks are in a list as well.
+        # The table of IDs is damaged. The list of tasks may still lead to the task.
         task = Tasks(prog).by_tid.get(tid)
         if task is None:
             raise
@@ -236,7 +237,7 @@ def _tasks_by_pid(prog: Program) -> Iterator[int | Lost]:
         elif pid.first:
             yield pid.first - link
     if not entries:
-        # A kernel has a process 1.
+        # Every kernel has a process 1, so an empty table is damage.
         yield Lost("IDR of the initial PID namespace", prog["init_pid_ns"].address_, "it is empty")
 
 
@@ -260,7 +261,7 @@ def _for_each_task_by_list(prog: Program) -> Iterator[int | Lost]:
 
 
 def _tasks_as_drgn(prog: Program) -> Iterator[int | Lost]:
-    # For a kernel that keeps its IDs elsewhere. The import takes 34 ms.
+    # drgn finds the tasks of a kernel that keeps its IDs elsewhere. The import takes 34 ms.
     from drgn.helpers.linux.pid import for_each_task
 
     try:
@@ -291,7 +292,7 @@ def task_addresses(prog: Program, lose: Callable[[Lost], object] = untold) -> li
     if lost:
         found.update(dict.fromkeys(sift(_for_each_task_by_list(prog), lost.append)))
         if not found:
-            # Not a machine without processes: a core cut short, most likely.
+            # A machine always has processes; most likely the core was cut short.
             raise as_fault(lost[-1])
         for entry in lost:
             lose(entry)
@@ -335,8 +336,8 @@ class Tasks:
             if key in first:
                 continue
             leader = self.by_tid.get(task.tgid)
-            # A leader that has exited leaves its threads the table, but /proc/PID/fd is
-            # empty then: the fds are those of /proc/PID/task/TID/fd.
+            # When a leader has exited, its threads still have the table. /proc/PID/fd is then
+            # empty, and /proc/PID/task/TID/fd shows the fds.
             own = leader is None or leader.files != task.files
             is_thread = task.pid != task.tgid
             if is_thread and (leader is None or not leader.files):

@@ -136,7 +136,7 @@ def _timekeeper(prog: Program) -> int:
         return prog["timekeeper_data"][0].timekeeper.address_of_().value_()  # type: ignore[no-any-return]
     except LookupError:
         pass
-    # The structure around it has no name, mostly, and begins with a seqcount.
+    # The structure around the timekeeper mostly has no name; it begins with a seqcount.
     align = 8
     seqcount = -(-sizeof(prog.type("seqcount_raw_spinlock_t")) // align) * align
     return prog.symbol("tk_core").address + seqcount  # type: ignore[no-any-return]

@@ -20,11 +20,11 @@ VM_MAYSHARE = 0x80
 
 # sysctl vm.max_map_count is 65,530 unless somebody has set it.
 _MAX_MAPPINGS = 1 << 21
-# lib/maple_tree.c: an entry that ends in these bits is a node, if it is above the reserved ones.
+# lib/maple_tree.c: an entry whose low two bits are 2 is a node, unless its value is reserved.
 _NODE_BITS = 3
 _NODE = 2
 _RESERVED = 4096
-# Nodes are aligned to 256 bytes; below that the entry has their type.
+# Nodes are aligned to 256 bytes; the low bits of the entry hold the type of the node.
 _NODE_MASK = 0xFF
 _TYPE_SHIFT, _TYPE_MASK = 3, 0xF
 _LEAF_64, _RANGE_64, _ARANGE_64 = 1, 2, 3
@@ -85,7 +85,7 @@ def mappings(prog: Program, mm: int) -> Iterator[Mapping | Lost]:
 
 
 def all_mappings(prog: Program, mm: int) -> Iterator[Mapping | Lost]:
-    """Likewise those of anonymous memory as well."""
+    """Like :func:`mappings`, with mappings of anonymous memory included."""
     layout = _mm_layout(prog)
     root = layout.read(mm).root
     walk = _maple_entries if issubclass(layout.cls, _MmByTree) else _rb_entries
@@ -117,7 +117,7 @@ def _maple_entries(prog: Program, root: int) -> Iterator[int | Lost]:
     most = (1 << 8 * pointer_size(prog)) - 1
     found: set[int] = set()
     seen: set[int] = set()
-    # By node of a level, the greatest index below the node.
+    # The nodes of a level, each with the greatest index below it.
     is_node = root & _NODE_BITS == _NODE and root > _RESERVED
     level = {root: most} if is_node else {}
     while level and len(found) < _MAX_MAPPINGS:
@@ -136,7 +136,7 @@ def _maple_entries(prog: Program, root: int) -> Iterator[int | Lost]:
                         found.add(slot)
                 elif slot & ~_NODE_MASK in seen:
                     yield Lost("struct maple_node", slot & ~_NODE_MASK, "tree has two ways to it")
-                # Entries below the root do not have the bits that tell a node.
+                # Entries in nodes lack the low bits that mark the root as a node.
                 elif slot > _RESERVED:
                     below[slot] = last
         level = below

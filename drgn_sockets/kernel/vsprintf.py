@@ -60,8 +60,8 @@ def _read(prog: Program, name: str, code: str) -> tuple[int, ...] | None:
 
 
 def _ptr_key(prog: Program) -> tuple[int, int] | None:
-    # Since v6.1 ("lib/vsprintf: Remove static_branch_likely() from __ptr_to_hashval().") it is a
-    # bool, before that a static key that is on until then.
+    # A bool tells whether ptr_key is filled since v6.1 ("lib/vsprintf: Remove
+    # static_branch_likely() from __ptr_to_hashval()."). Before, a static key is on until it is.
     filled = _read(prog, "filled_random_ptr_key", "?")
     not_filled = _read(prog, "not_filled_random_ptr_key", "i") or (0,)
     key = _read(prog, "ptr_key", "QQ")
@@ -74,7 +74,7 @@ def default_pointer(prog: Program) -> Callable[[int], str]:
     """
     Get a function that formats a pointer as the kernel's ``%p``: hashed with the kernel's key.
 
-    :raises FaultError: if that cannot be read
+    :raises FaultError: if the key cannot be read
     """
     width = 2 * pointer_size(prog)
     # Linux kernel commit 5ead723a20e0 ("lib/vsprintf: no_hash_pointers prints all addresses as

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-XArrays of pointers, which IDRs and radix trees are since Linux 4.20.
+XArrays of pointers. IDRs and radix trees are XArrays since Linux 4.20.
 
 drgn has ``xa_for_each()`` and ``xa_load()`` as well; its walk trusts the tree, and reads node by
 node.
@@ -16,7 +16,7 @@ from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import pointer_size, unpack_words
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 
-# include/linux/xarray.h: the low bits of an entry tell a pointer, 0, from an internal entry, 2.
+# include/linux/xarray.h: the low bits of an entry are 0 for a pointer, 2 for an internal entry.
 # An internal entry above _MAX_INTERNAL is a pointer to a node; the others stand for no entry.
 _TAG = 3
 _INTERNAL = 2
@@ -60,8 +60,8 @@ def xa_for_each(
     layout = _XaNode.layout(prog)
     bits = _slots(prog).bit_length() - 1
     found: list[tuple[int, int | Lost]] = []
-    # By the address of each node of a level, the first index below it. Only the shift of the root
-    # is not known.
+    # The nodes of a level by address, with the first index below each. The shift of a level is
+    # known from the one above; -1 stands for that of the root, which is not known.
     level, shift = {head - _INTERNAL: 0}, -1
     while level:
         if len(found) > limit:
@@ -111,12 +111,12 @@ def xa_load(prog: Program, head: int, index: int) -> int:
             raise FaultError("not a node of this XArray", node.address)
         slot = index >> node.shift
         if above == _LONG_BITS and slot >= slots:
-            # Above the indexes that the root has.
+            # The root has no slot for this index.
             return 0
         entry = unpack_words(prog, node.slots)[slot % slots]
         above = node.shift
     if above == _LONG_BITS:
-        # No node: the one pointer of an XArray is that at index 0.
+        # An XArray without a node has at most one pointer, at index 0.
         return 0 if entry & _TAG or index else entry
     return 0 if entry & _TAG or above else entry
 
