@@ -11,8 +11,8 @@ from drgn_sockets.program import once_per_program
 @once_per_program
 def enum_names(prog: Program, tag: str, prefix: str) -> dict[int, str]:
     """
-    The enumerators of ``enum tag`` that begin with *prefix*, by value. Their names are without the
-    prefix, in small letters. Of several with one value the first is taken.
+    The names of the enumerators of ``enum tag`` that begin with *prefix*, by value, in small
+    letters and without the prefix. If several have one value, the first name is used.
 
     >>> enum_names(prog, "bpf_map_type", "BPF_MAP_TYPE_")[1]
     'hash'

@@ -60,7 +60,8 @@ def exportfs_encode_fid(prog: Program, inode: WatchedInode, sb: WatchedSuper) ->
     ``exportfs_encode_inode_fh()``) encodes it.
 
     :return: ``None`` if it has none
-    :raises FaultError: if something cannot be read, or how its file system does it is not known
+    :raises FaultError: if something cannot be read, or if the encoding of the file system is not
+        known
     """
     order = byte_order(prog)
     function = ""
@@ -73,9 +74,10 @@ def exportfs_encode_fid(prog: Program, inode: WatchedInode, sb: WatchedSuper) ->
         if address:
             function = symbol_name(prog, address) or "its module's encode_fh()"
     if not function:
-        # Linux kernel commits e21fc2038c1b ("exportfs: make ->encode_fh() a mandatory method for
-        # NFS export"), which gave what was done so far that name, and 64343119d7b8 ("exportfs:
-        # support encoding non-decodeable file handles by default") (in v6.7).
+        # Linux kernel commit e21fc2038c1b ("exportfs: make ->encode_fh() a mandatory method for NFS
+        # export") (in v6.7) gave the former default the name generic_encode_ino32_fh(). Commit
+        # 64343119d7b8 ("exportfs: support encoding non-decodeable file handles by default") of the
+        # same version made a default for file systems without export_operations.
         if not has_symbol(prog, "generic_encode_ino32_fh"):
             function = "generic_encode_ino32_fh"
         elif sb.export_op:

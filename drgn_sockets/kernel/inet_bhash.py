@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""TCP sockets that are bound to a port, and neither listen nor are connected."""
+"""TCP sockets that are bound to a port, but neither listening nor connected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, SockCommon
 from drgn_sockets.kernel.structs import Int, Layout, Struct
 
-# A socket that listens may have that many at its port.
+# A listening socket may share its port with this many sockets.
 _MAX_CHAIN = 1 << 20
 
 
@@ -39,14 +39,15 @@ def for_each_bound_tcp(
     prog: Program, known: Container[int] = ()
 ) -> Iterator[tuple[int, SockCommon | None]]:
     """
-    Every TCP socket that is bound and no more, in all network namespaces: those are in the table
-    of ports only, with all others that have one.
+    Every TCP socket that is only bound, in all network namespaces. It is in the table of ports
+    only, with all other sockets that have a port.
 
     :param known: Sockets that are passed over
     :return: Iterator of (address, entry), ``None`` for one that cannot be read
     """
     # Linux kernel commits 8191792c18c5 ("tcp: Link sk and twsk to tb2->owners using
-    # skc_bind_node.") and b2cb9f9ef240 ("tcp: Unlink sk from bhash.") (in v6.8)
+    # skc_bind_node.") and b2cb9f9ef240 ("tcp: Unlink sk from bhash.") (in v6.8) moved the lists of
+    # sockets from struct inet_bind_bucket to struct inet_bind2_bucket.
     by_port = prog.type("struct inet_bind_bucket").has_member("owners")
     layout: Layout[Any] = (_PortBucket if by_port else _AddressBucket).layout(prog)
     node = layout.cls.places["next"].offset
@@ -85,7 +86,7 @@ def _tables(prog: Program, by_port: bool) -> Iterator[HashTable]:
 def _owners(
     prog: Program, firsts: set[int], offset: int
 ) -> Iterator[tuple[int, SockCommon | None]]:
-    """All sockets from the first ones of the chains on."""
+    """All sockets of the chains that begin with *firsts*."""
     layout = _Owner.layout(prog)
     level, visited = firsts, set(firsts)
     for _ in range(_MAX_CHAIN):

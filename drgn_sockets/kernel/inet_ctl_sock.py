@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """
-Sockets that the kernel has for its own use and that are in no table: ``inet_ctl_sock_create()``
-takes them out of these.
+Control sockets, which the kernel has for its own use. ``inet_ctl_sock_create()`` takes them out of
+the hash tables.
 
-By them it answers for others: resets and ACKs of TCP, errors of ICMP, neighbours, multicast.
+The kernel sends through them: resets and ACKs of TCP, errors of ICMP, messages of neighbour
+discovery and of multicast.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ _OF_A_NAMESPACE = (
     *(("ipv4", "mc_autojoin_sk"), ("ipv6", "mc_autojoin_sk"), ("ipv6", "igmp_sk")),
     *(("ipv6", "ndisc_sk"), ("ipv6", "tcp_sk"), ("sctp", "ctl_sock")),
 )
-#: Members that point to one socket of each processor; in v6.1 they are variables.
+#: Members that point to a socket for each processor; in v6.1 per-CPU variables do.
 _OF_PROCESSORS = (("ipv4", "icmp_sk"), ("ipv6", "icmp_sk"))
-#: Variables of each processor. In v6.12 one is a structure, which begins with the pointer
-#: ("struct sock_bh_locked").
+#: Per-CPU variables. In v6.12 one is a structure that begins with the pointer ("struct
+#: sock_bh_locked").
 _VARIABLES = ("ipv4_tcp_sk", "ipv4_icmp_sk", "ipv6_icmp_sk")
 
 
 def _places(prog: Program) -> Iterator[tuple[int, bool]]:
-    """Iterate over (address of a pointer to such a socket, whether that address is known)."""
+    """
+    Iterate over the pointers to control sockets: (address of the pointer, whether it is known).
+
+    If it is not known, the address is that of the member or variable that leads to the pointer.
+    """
     for address in net_namespaces(prog):
         net = Object(prog, "struct net *", address)
         for part, name in (*_OF_A_NAMESPACE, *_OF_PROCESSORS):
@@ -68,11 +73,11 @@ def _of_processors(prog: Program, pointer: int | None, place: int) -> Iterator[t
 
 def for_each_control_sock(prog: Program, *types: int) -> Iterator[tuple[int, SockCommon | None]]:
     """
-    Every socket that the kernel answers by, in all network namespaces.
+    Every control socket of some types, in all network namespaces.
 
-    :param types: Which ``SOCK_*`` types
-    :return: Iterator of (address, entry); of one that cannot be read, its address or that of
-        the pointer to it, and ``None``
+    :param types: ``SOCK_*`` types
+    :return: Iterator of (address, entry). If a socket cannot be read, the entry is ``None``, and
+        the address is that of the socket or of the pointer to it.
     """
     found: dict[int, None] = {}
     for place, known in _places(prog):

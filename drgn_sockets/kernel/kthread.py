@@ -81,11 +81,11 @@ def _wq_worker_comm(prog: Program, task: Process, kthread: _Kthread) -> bytes:
 
 def _names_by_id(prog: Program) -> bool:
     """
-    Whether names of workers are made anew, and not cut to what ``comm`` holds.
+    Whether the kernel formats the whole name of a worker, instead of using ``comm``, which cuts it.
 
     Linux kernel commit 2a1b02bcba78 ("workqueue: Refactor worker ID formatting and make
-    wq_worker_comm() use full ID string") (in v6.10) changed no type; in the same version
-    231035f18d6b ("workqueue: Increase worker desc's length to 32") did.
+    wq_worker_comm() use full ID string") (in v6.10) changed no type. Commit 231035f18d6b
+    ("workqueue: Increase worker desc's length to 32") of the same version made ``desc`` longer.
     """
     return _Worker.layout(prog).cls.places["desc"].size >= 32
 

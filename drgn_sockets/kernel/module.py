@@ -67,7 +67,7 @@ def find_module(prog: Program, name: str) -> Module | None:
         modules = for_each_module(prog)
     except LookupError:
         return None
-    # A loss is not told here: who needs a type or symbol of the module tells what is not shown.
+    # Losses are not told here: a caller that needs a type or symbol tells what is not shown.
     return next((module for module in sift(modules, untold) if module.name == name.encode()), None)
 
 

@@ -76,8 +76,8 @@ def _is_one(sock: SockCommon) -> bool:
 
 def netlink_members(prog: Program, table: NetlinkTable) -> Iterator[tuple[int, SockCommon | None]]:
     """
-    Every netlink socket of a protocol that has joined a group, in the order of sock_diag: one that
-    was never bound is in this list only.
+    Every netlink socket of a protocol that has joined a group, in the order of sock_diag. A socket
+    that was never bound is in this list only.
 
     :return: Iterator of (address, entry), ``None`` for one that cannot be read
     """

@@ -18,7 +18,7 @@ def possible_cpus(prog: Program) -> Iterator[int]:
     try:
         count = min(prog["nr_cpu_ids"].value_(), count)
     except LookupError:
-        # CONFIG_FORCE_NR_CPUS=y: as many as the kernel was built for.
+        # CONFIG_FORCE_NR_CPUS=y: the number that the kernel was built for.
         pass
     word = 8 * mask.type_.type.size
     for first in range(0, count, word):
@@ -43,10 +43,10 @@ def per_cpu_addresses(prog: Program, address: int) -> list[int]:
 
 def per_cpu_sums(prog: Program, address: int, code: str, count: int = 1) -> list[int]:
     """
-    Sums over all processors of an array that each has of its own.
+    Sum up the elements of a per-CPU array over all processors.
 
     :param code: Type of an element of the array, as in :mod:`struct`
-    :param count: Its length
+    :param count: Length of the array
     :raises FaultError: if it cannot be read
     """
     form = struct.Struct(f"{byte_order(prog)}{count}{code}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``struct pid``: what a process or thread is called in each PID namespace that it is in."""
+"""``struct pid``: the IDs of a process or thread, one in each of its PID namespaces."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def pid_nr(prog: Program, pid: int) -> int:
 
 
 def pid_nr_ns(ids: Sequence[Upid], ns: int, level: int) -> int:
-    """``pid_nr_ns()``: the ID in a namespace of that level, 0 if there is none."""
+    """``pid_nr_ns()``: the ID in the namespace *ns*, which has this *level*; 0 if there is none."""
     return ids[level].nr if level < len(ids) and ids[level].ns == ns else 0

@@ -30,7 +30,7 @@ def rb_for_each(prog: Program, root: int, limit: int = _MAX_NODES) -> Iterator[i
     :param root: ``struct rb_node *`` at the top, 0 for an empty tree
     :param limit: How many nodes the tree may have
     :return: Iterator of ``struct rb_node *`` as integers, each once. A ``Lost`` stands for a
-        subtree of which the root cannot be read, and for a second way to a node.
+        subtree whose root cannot be read, and for a second way to a node.
     """
     layout = _RbNode.layout(prog)
     children: dict[int, tuple[_Child, _Child]] = {}
@@ -38,7 +38,7 @@ def rb_for_each(prog: Program, root: int, limit: int = _MAX_NODES) -> Iterator[i
     seen = set(level)
     while level and len(seen) <= limit:
         below: list[int] = []
-        # At the place of one that cannot be read a Lost is yielded below.
+        # A node that cannot be read is left out of children; a Lost is yielded in its place below.
         for node in sift(layout.read_many(level), untold):
             left, right = _child(node.left, seen), _child(node.right, seen)
             children[node.address] = left, right

@@ -32,14 +32,14 @@ def for_each_sctp(
 ) -> Iterator[tuple[int, SockCommon | None]]:
     """
     Every SCTP socket that has a port: listening, connected or connecting, in all network
-    namespaces. One that was closed has its port until its last association is gone.
+    namespaces. A closed socket keeps its port until its last association is gone.
 
     :param known: Sockets that are passed over
     :return: Iterator of (address, entry), ``None`` for one that cannot be read
     :raises LookupError: if the kernel has none, or their type is not known
     """
-    # Endpoints are hashed only while they listen, and transports lead to associations; by their
-    # ports all are found.
+    # The table of endpoints has listening sockets only, and that of transports leads to
+    # associations. The table of ports leads to all sockets.
     sctp = module_variable(prog, "sctp", "sctp_globals", "struct sctp_globals")
     buckets = sctp.port_hashtable
     bucket = buckets.type_.type
@@ -91,7 +91,8 @@ def sctp_bind_addrs(prog: Program, address_list: int) -> list[bytes]:
     Local addresses of an endpoint or an association.
 
     :param address_list: ``struct list_head *`` in a ``struct sctp_bind_addr``
-    :return: Each ``union sctp_addr`` that can be read
+    :return: Each ``union sctp_addr``
+    :raises FaultError: if one cannot be read
     :raises LookupError: if the type is not known
     """
     entries = list_for_each_entry(_SockaddrEntry.layout(prog), address_list, "node")

@@ -51,7 +51,7 @@ def filter_bytes(prog: Program, sk_filter: int) -> bytes | None:
     gives it.
 
     :param sk_filter: ``struct sk_filter *``
-    :return: ``struct sock_filter[]``; ``None`` for no filter, or one that was eBPF from the start
+    :return: ``struct sock_filter[]``; ``None`` if there is no filter, or if it was attached as eBPF
     :raises FaultError: if it cannot be read
     """
     if not sk_filter:

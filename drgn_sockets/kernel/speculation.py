@@ -42,7 +42,7 @@ def store_bypass(prog: Program, atomic_flags: int) -> str:
 
 
 def indirect_branch(prog: Program, atomic_flags: int) -> str:
-    """Get the text of the line ``SpeculationIndirectBranch``, likewise."""
+    """Get the text of the line ``SpeculationIndirectBranch``, see :func:`store_bypass`."""
     ibpb = read_word(prog, "spectre_v2_user_ibpb")
     stibp = read_word(prog, "spectre_v2_user_stibp")
     if ibpb is None or stibp is None:
@@ -84,7 +84,7 @@ def _has_bug(prog: Program, name: bytes) -> bool:
         return False
     member = prog.type("struct cpuinfo_x86").member("x86_capability")
     words = member.type.length
-    # Words of bugs are behind those of features.
+    # In x86_capability, the words of bugs are behind those of features.
     first = words - length // 32
     address = prog.symbol("boot_cpu_data").address + member.offset + 4 * first
     data = read_bytes(prog, address, 4 * (length // 32))

@@ -18,7 +18,7 @@ def symbol_address(prog: Program, name: str) -> int:
 
 
 def has_symbol(prog: Program, name: str) -> bool:
-    """Whether the kernel has a symbol: that tells kernels apart where no type does."""
+    """Whether the kernel has a symbol, which tells kernels apart where no type does."""
     return symbol_address(prog, name) != 0
 
 

@@ -16,8 +16,8 @@ from drgn_sockets.kernel.structs import Int, Struct
 
 # include/net/af_vsock.h
 _VSOCK_HASH_SIZE = 251
-#: Tables, how many lists they have, and which member of ``struct vsock_sock`` is on these. The
-#: last list of the first is of sockets that are bound to nothing.
+#: The tables: name, number of lists, and the member of ``struct vsock_sock`` that links a socket
+#: into a list. The last list of the first table has the sockets that are bound to nothing.
 _TABLES = (
     ("vsock_bind_table", _VSOCK_HASH_SIZE + 1, "bound"),
     ("vsock_connected_table", _VSOCK_HASH_SIZE, "connected"),
@@ -33,8 +33,8 @@ class _Links(Struct):
 
 def for_each_vsock(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
     """
-    Every vsock socket: also those that are bound to nothing, and connections that nobody has
-    accepted yet, as ``vsock_diag_dump()``, in all network namespaces.
+    Every vsock socket in all network namespaces, as ``vsock_diag_dump()``. Sockets that are bound
+    to nothing, and connections that nobody has accepted yet, are included.
 
     :return: Iterator of (address, entry), ``None`` for one that cannot be read
     :raises LookupError: if the kernel has none, or their type is not known
@@ -52,7 +52,7 @@ def for_each_vsock(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
                 else:
                     found[node - places[member].offset] = None
     for address in broken:
-        # A row that tells: there may have been more.
+        # This row tells that sockets may be missing.
         yield address, None
     for one in SockCommon.layout(prog).read_many(found):
         sk, entry = one.address, None if isinstance(one, Lost) else one
