@@ -93,7 +93,7 @@ test-vm: $(VENV)/.installed
 	$(BIN)/python -m pytest -q tests/vm
 
 # Does a test notice if a line is wrong? Some 50 lines, each broken in a copy of the tree
-# (tests/faults/README.md): 7 minutes.
+# (tests/faults/README.md): 2 minutes.
 faults: $(VENV)/.installed
 	$(BIN)/python -m tests.faults
 
