@@ -45,6 +45,10 @@ class Rows:
         self._header = header
         #: Makes the lines of a batch; ``None`` as long as the columns have no widths yet.
         self.lines: Lines | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Prepare to write, and write the headings of a form that has them in its first line."""
 
     def write(self, batch: Batch) -> None:
         """Write the records of a batch."""
@@ -63,17 +67,10 @@ class Json(Rows):
     :func:`os.fsdecode` makes it; :func:`os.fsencode` gives the bytes back.
     """
 
-    def __init__(
-        self,
-        columns: Sequence[Column],
-        out: TextIO,
-        *,
-        header: bool = True,
-        losses: Losses | None = None,
-    ) -> None:
-        super().__init__(columns, out, header=header, losses=losses)
+    def _begin(self) -> None:
         import json
 
+        columns = self._columns
         dumps = json.JSONEncoder(separators=(", ", ": ")).encode
         plans: dict[type, list[tuple[str, Callable[[Any], Any] | None]]] = {}
 
@@ -126,15 +123,7 @@ def _json_value(value: Any) -> Any:
 class Csv(Rows):
     """CSV (RFC 4180). Values are escaped as in a table, so that every record is one line."""
 
-    def __init__(
-        self,
-        columns: Sequence[Column],
-        out: TextIO,
-        *,
-        header: bool = True,
-        losses: Losses | None = None,
-    ) -> None:
-        super().__init__(columns, out, header=header, losses=losses)
+    def _begin(self) -> None:
         import csv
 
         written: list[str] = []
@@ -143,7 +132,7 @@ class Csv(Rows):
             write = written.append
 
         writer = csv.writer(Out(), lineterminator="\n")
-        rows = rows_maker(columns, self._losses)
+        rows = rows_maker(self._columns, self._losses)
 
         def lines(batch: Batch) -> Iterator[str]:
             for row in rows(batch):
@@ -151,9 +140,9 @@ class Csv(Rows):
                 yield written.pop()
 
         self.lines = lines
-        if header:
-            writer.writerow([column.name for column in columns])
-            out.write(written.pop())
+        if self._header:
+            writer.writerow([column.name for column in self._columns])
+            self._out.write(written.pop())
 
 
 def _width(text: str) -> int:
@@ -175,21 +164,13 @@ class Table(Rows):
     heading and cells.
     """
 
-    def __init__(
-        self,
-        columns: Sequence[Column],
-        out: TextIO,
-        *,
-        header: bool = True,
-        losses: Losses | None = None,
-    ) -> None:
-        super().__init__(columns, out, header=header, losses=losses)
-        self._rows = rows_maker(columns, self._losses)
+    def _begin(self) -> None:
+        self._rows = rows_maker(self._columns, self._losses)
         self._first: list[tuple[str, ...]] = []
-        if header:
-            self._first.append(tuple(c.name.upper().replace("_", "-") for c in columns))
+        if self._header:
+            self._first.append(tuple(c.name.upper().replace("_", "-") for c in self._columns))
         # Nothing comes after the last column to be aligned.
-        self._padded = len(columns) if columns[-1].right else len(columns) - 1
+        self._padded = len(self._columns) if self._columns[-1].right else len(self._columns) - 1
 
     def write(self, batch: Batch) -> None:
         if self.lines is None:
