@@ -36,7 +36,7 @@ class Lost(NamedTuple):
     why: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.what} at {self.address:#x} cannot be read"
+        text = f"{self.what} at {self.address:#x}{CANNOT_BE_READ}"
         return f"{text}: {self.why}" if self.why else text
 
 
@@ -130,10 +130,7 @@ def unbroken(entries: Iterable[T | Lost]) -> Iterator[T]:
 
     :raises FaultError: at the first entry that could not be read
     """
-    for entry in entries:
-        if isinstance(entry, Lost):
-            raise as_fault(entry)
-        yield entry
+    return map(there, entries)
 
 
 def untold(lost: Lost) -> None:
