@@ -163,7 +163,7 @@ def write(directory: Path) -> None:
     """
     Write all pages into a directory.
 
-    What is there and equal stays untouched, so that Sphinx does not read it again.
+    A page that has not changed is not written, so that Sphinx does not read it again.
     """
     directory.mkdir(parents=True, exist_ok=True)
     made = pages()

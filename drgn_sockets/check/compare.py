@@ -564,7 +564,7 @@ class Comparison:
 
     def _passed(self, saved: Iterable[Row], memory: Iterable[Row]) -> float | None:
         """
-        How many seconds before memory a file of TCP was read.
+        Seconds between the reading of a file of TCP and that of memory.
 
         On a busy machine it was read some time before ``uptime``, so the timers of its sockets
         tell: most of them have counted down by the time that passed.

@@ -89,7 +89,7 @@ _MEASURED = frozenset({("struct sctp_info", "sctpi_p_srtt"), ("struct sctp_info"
 # IDIAG_TIMER_TIMEWAIT: a segment that comes again restarts this timer while no program runs.
 _RENEWED = 3
 
-# What a timer of a TCP socket may change when it fires, by a retransmission or a probe.
+# A timer of a TCP socket may change these when it fires: it retransmits, or sends a probe.
 _BY_TIMERS = frozenset(
     {
         *("idiag_timer", "idiag_retrans", "idiag_expires", "idiag_wqueue"),
@@ -97,7 +97,7 @@ _BY_TIMERS = frozenset(
         *("INET_DIAG_VEGASINFO", "INET_DIAG_DCTCPINFO", "INET_DIAG_BBRINFO"),
     }
 )
-# What changes while sock_diag answers, in the netlink sockets that ask and answer.
+# These change while sock_diag answers, in the netlink sockets that ask and answer.
 _BY_ASKING = frozenset({"NETLINK_DIAG_MEMINFO", "NETLINK_DIAG_FLAGS"})
 _NOTHING: frozenset[str] = frozenset()
 
@@ -488,7 +488,7 @@ def _ends(members: Mapping[str, Value]) -> tuple[bytes, bytes] | None:
 
 
 def _ago(diag: Diag, told: Told, ours: Message) -> float | None:
-    """How many seconds before memory a message was sent, by its ages; ``None`` without ages."""
+    """Seconds from a message to the reading of memory, by its ages; ``None`` if it has none."""
     agos = []
     for attribute in told.kind.attributes:
         c_type = attribute.form
