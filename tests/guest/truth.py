@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import gc
 import io
 import json
 import os
@@ -222,6 +223,9 @@ def process(body: Callable[[list[Any]], Any]) -> Iterator[tuple[int, Any]]:
     if pid == 0:
         try:
             syscalls.libc("prctl", syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            # Garbage of the parent must not be collected here: it may have files in it, which
+            # would close descriptors by numbers that are others' now.
+            gc.disable()
             # Up to 63 is room for what body() opens.
             os.dup2(up[1], 64, inheritable=False)
             os.dup2(down[0], 3, inheritable=False)
@@ -242,7 +246,9 @@ def process(body: Callable[[list[Any]], Any]) -> Iterator[tuple[int, Any]]:
                 os.close(64)
             os.read(3, 1)
         except BaseException:
-            traceback.print_exc()
+            # sys.stderr is a file of pytest's, which is closed here.
+            os.write(2, traceback.format_exc().encode())
+            os._exit(1)
         finally:
             os._exit(0)
     os.close(up[1])
@@ -252,12 +258,19 @@ def process(body: Callable[[list[Any]], Any]) -> Iterator[tuple[int, Any]]:
         while chunk := os.read(up[0], 1 << 16):
             chunks.append(chunk)
         text = b"".join(chunks)
-        assert text, "the process failed; see its traceback"
+        assert text, f"the process said nothing, and {_ending(pid)}"
         yield pid, json.loads(text)
     finally:
         os.close(up[0])
         os.close(down[1])
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):  # _ending() has waited for it.
+            os.waitpid(pid, 0)
+
+
+def _ending(pid: int) -> str:
+    """How a child ended, waiting for it."""
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
 def fork_too(body: Callable[[], None] = lambda: None) -> int:
@@ -270,7 +283,7 @@ def fork_too(body: Callable[[], None] = lambda: None) -> int:
             body()
             os.read(3, 1)
         except BaseException:
-            traceback.print_exc()
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(0)
     return pid
