@@ -114,6 +114,13 @@ GUEST: dict[str, tuple[Any, dict[str, Any]]] = {
             "help": "auto: KVM if a guest runs under it here, else TCG (emulation)",
         },
     ),
+    "--vmcoreinfo": (
+        True,
+        {
+            "action": argparse.BooleanOptionalAction,
+            "help": "have VMCOREINFO in dumps, by QEMU's device of that name (default)",
+        },
+    ),
     "--append": ("", {"metavar": "ARGS", "help": "more kernel command line arguments"}),
     "--refresh": (
         False,
@@ -241,11 +248,6 @@ def parser() -> argparse.ArgumentParser:
         "--oracle", type=Path, metavar="DIR", help="where the oracle goes (default FILE.oracle)"
     )
     c.add_argument(
-        "--raw-kdump",
-        action="store_true",
-        help="leave a kdump file as QEMU writes it: flattened, and without the machine's name",
-    )
-    c.add_argument(
         "--cached",
         action="store_true",
         help="instead of all these: take elf and kdump from the cache, recording them if they are "
@@ -302,6 +304,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "cpus": args.cpus,
         "accel": args.accel,
         "append": args.append,
+        "vmcoreinfo": args.vmcoreinfo,
         "echo": 2 if args.console else None,
     }
 
@@ -366,8 +369,8 @@ def do_dump(args: argparse.Namespace) -> int:
     """Run ``python -m vm dump``."""
     settings = _settings(args)
     if args.cached:
-        if args.output or args.also or args.oracle or args.raw_kdump:
-            raise VmError("dump: --cached goes without -o, --also, --oracle and --raw-kdump")
+        if args.output or args.also or args.oracle:
+            raise VmError("dump: --cached goes without -o, --also and --oracle")
         settings.pop("echo")
         for k, (default, _) in GUEST.items():
             # Defaults are not part of the key, so that callers from Python get the same entry.
@@ -381,7 +384,8 @@ def do_dump(args: argparse.Namespace) -> int:
     for also in args.also:
         kind, _, path = also.partition(":")
         if kind not in dump.FORMATS or not path:
-            raise VmError(f"--also {also}: give FORMAT:FILE, FORMAT one of elf, kdump")
+            formats = ", ".join(dump.FORMATS)
+            raise VmError(f"--also {also}: give FORMAT:FILE, FORMAT one of {formats}")
         if kind in files:
             raise VmError(f"--also {also}: there is a core in that format already")
         files[kind] = Path(path)
@@ -391,7 +395,6 @@ def do_dump(args: argparse.Namespace) -> int:
         kernel=_kernel(args),
         workloads=args.workload,
         oracle=oracle.absolute(),
-        raw_kdump=args.raw_kdump,
         **settings,
     )
     print(made.json())

@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from drgn_sockets.check import sock_diag
-from vm import cache, kdump, kernels, rootfs
+from vm import cache, kernels, rootfs
 from vm.errors import GuestError, VmError
 from vm.guest import Guest
 from vm.kernels import Kernel
 from vm.qmp import QmpError
 
-#: Format: what QEMU calls it.
-FORMATS = {"elf": "elf", "kdump": "kdump-zlib"}
+#: Format: what QEMU calls it, and whether segments have virtual addresses, by the page tables of
+#: the processors.
+FORMATS = {"elf": ("elf", False), "kdump": ("kdump-zlib", False), "paging": ("elf", True)}
 
 DUMP_SECONDS = 600
 
@@ -42,6 +43,7 @@ class Recorded:
     elf: Path | None
     kdump: Path | None
     oracle: Path | None
+    paging: Path | None = None
 
     @property
     def kernel(self) -> str:
@@ -61,12 +63,13 @@ class Recorded:
     @property
     def system_map(self) -> Path | None:
         """The System.map; ``None`` if VMCOREINFO of the core has kallsyms (6.0 and later)."""
-        core = self.elf or self.kdump
+        core = self.elf or self.kdump or self.paging
         return None if core is None or tells_kallsyms(core) else self.source.system_map
 
     def json(self) -> str:
         """Get the paths as a JSON object."""
-        names = ("kernel", "release", "elf", "kdump", "oracle", "vmlinux", "system_map")
+        cores = tuple(FORMATS)
+        names = ("kernel", "release", *cores, "oracle", "vmlinux", "system_map")
         fields = {name: getattr(self, name) for name in names}
         return json.dumps({k: None if v is None else str(v) for k, v in fields.items()})
 
@@ -94,24 +97,19 @@ def memory_bytes(memory: str) -> int:
     return int(m[1]) << {"": 20, "K": 10, "M": 20, "G": 30, "T": 40}[m[2].upper()]
 
 
-def save(guest: Guest, files: Mapping[str, Path], *, raw_kdump: bool = False) -> None:
+def save(guest: Guest, files: Mapping[str, Path]) -> None:
     """
     Stop a guest and dump its memory, in each format of *files*; it stays stopped.
 
-    A file gets its name only when it is complete.
+    The files are as QEMU writes them. A file gets its name only when it is complete.
 
-    :param raw_kdump: leave a kdump file as QEMU writes it
     :raises VmError: if one cannot be written
     """
     guest.qmp.execute("stop")
     for kind, path in files.items():
         part = path.with_name(f".{path.name}.part")
-        whole = path.with_name(f".{path.name}.whole")
         try:
             _save(guest, kind, part)
-            if kind == "kdump" and not raw_kdump:
-                kdump.reassemble(part, whole, guest.uname)
-                whole.replace(part)
             # QEMU makes it readable for its owner only.
             umask = os.umask(0o022)
             os.umask(umask)
@@ -121,18 +119,18 @@ def save(guest: Guest, files: Mapping[str, Path], *, raw_kdump: bool = False) ->
             raise VmError(f"cannot write {path}: {e.strerror}") from e
         finally:
             cache.remove(part)
-            cache.remove(whole)
 
 
 def _save(guest: Guest, kind: str, to: Path) -> None:
     to.unlink(missing_ok=True)
+    format_, paging = FORMATS[kind]
     try:
         guest.qmp.execute(
             "dump-guest-memory",
             timeout=DUMP_SECONDS,
-            paging=False,
+            paging=paging,
             protocol=f"file:{to}",
-            format=FORMATS[kind],
+            format=format_,
         )
     except QmpError as e:
         free = shutil.disk_usage(to.parent).free >> 20
@@ -146,13 +144,12 @@ def dump(
     workloads: Sequence[str] = ("standard",),
     oracle: Path | None = None,
     memory: str = "1G",
-    raw_kdump: bool = False,
     **settings: Any,
 ) -> Recorded:
     """
     Boot a kernel, start workloads, capture the oracle, stop, dump.
 
-    :param files: format (``elf``, ``kdump``) to file
+    :param files: format, of :data:`FORMATS`, to file
     :param kernel: 6.1 if not given
     :param oracle: directory to make for the oracle; none is captured without
     :param settings: for :class:`vm.guest.Guest`
@@ -166,7 +163,7 @@ def dump(
         if not path.parent.is_dir():
             raise VmError(f"{path.parent} is not a directory")
         # The size of a kdump depends on its contents; half of memory is more than was ever seen.
-        size = memory_bytes(memory) // (1 if kind == "elf" else 2)
+        size = memory_bytes(memory) // (2 if kind == "kdump" else 1)
         device = path.parent.stat().st_dev
         room[device] = room.get(device, 0) + size
         cache.need_space(path.parent, room[device], "the dump")
@@ -180,19 +177,19 @@ def dump(
             if oracle is not None:
                 guest.freeze_workloads()
                 guest.capture_oracle(oracle)
-            save(guest, files, raw_kdump=raw_kdump)
+            save(guest, files)
     except BaseException:
         if oracle is not None:
             cache.remove(oracle)
         raise
-    return Recorded(kernel, files.get("elf"), files.get("kdump"), oracle)
+    return Recorded(kernel, oracle=oracle, **{kind: files.get(kind) for kind in FORMATS})
 
 
 def _hash_of_sources() -> str:
     """Hash all sources in vm/ that decide what a recording holds."""
     here = Path(__file__).parent
     digest = hashlib.sha256(rootfs.key().encode())
-    own = ("agent.py", "dump.py", "guest.py", "initramfs.py", "kdump.py", "oracle.py", "qemu.py")
+    own = ("agent.py", "dump.py", "guest.py", "initramfs.py", "oracle.py", "qemu.py")
     for p in sorted([*(here / "workloads").rglob("*.py"), *(here / n for n in own)]):
         if p.exists():
             digest.update(str(p.relative_to(here)).encode() + b"\0" + p.read_bytes() + b"\0")
@@ -240,8 +237,8 @@ def cached(
     if not where.exists():
         cache.ensure(where, make)
         cache.prune(where, f"{stem}@*")
-    elf, kdump_ = (where / f"core.{kind}" if kind in kinds else None for kind in FORMATS)
-    return Recorded(k, elf, kdump_, where / "oracle")
+    files = {kind: where / f"core.{kind}" if kind in kinds else None for kind in FORMATS}
+    return Recorded(k, oracle=where / "oracle", **files)
 
 
 @contextlib.contextmanager

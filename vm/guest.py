@@ -58,6 +58,7 @@ class Guest:
     :param icount: let the guest's clock count instructions, 10^9 a second; *cpus* and *accel* are
         then one processor and TCG
     :param append: more kernel arguments
+    :param vmcoreinfo: have VMCOREINFO in dumps
     :param debug: have the vmlinux in the guest, where drgn looks for it
     :param qmp: path of a monitor socket to make for ``drgn --qemu``
     :param echo: file descriptor to copy the console to
@@ -72,6 +73,7 @@ class Guest:
         accel: str = "auto",
         icount: bool = False,
         append: str = "",
+        vmcoreinfo: bool = True,
         debug: bool = False,
         qmp: Path | None = None,
         echo: int | None = None,
@@ -85,6 +87,7 @@ class Guest:
             "cpus": 1 if icount else cpus,
             "icount": icount,
             "append": append,
+            "vmcoreinfo": vmcoreinfo,
             "qmp": qmp.absolute() if qmp is not None else None,
             "echo": echo,
         }

@@ -116,6 +116,7 @@ class Qemu:
     :param accel: ``kvm`` or ``tcg``
     :param icount: let the guest's clock count instructions: 10^9 of them are a second. Takes one
         processor and TCG.
+    :param vmcoreinfo: have the device by which the guest's kernel tells where its VMCOREINFO is
     :param qmp: where another program (drgn) is to find a monitor, as a socket's path
     :param echo: file descriptor to copy the console to
     """
@@ -132,6 +133,7 @@ class Qemu:
         accel: str = "tcg",
         icount: bool = False,
         append: str = "",
+        vmcoreinfo: bool = True,
         qmp: Path | None = None,
         echo: int | None = None,
     ) -> None:
@@ -143,8 +145,9 @@ class Qemu:
         argv += _processors(accel, binary, icount)
         argv += ["-kernel", str(kernel), "-initrd", str(initramfs)]
         argv += ["-append", f"{APPEND} {append}".strip()]
-        # With the guest's qemu_fw_cfg, this brings VMCOREINFO into dumps.
-        argv += ["-device", "vmcoreinfo"]
+        if vmcoreinfo:
+            # With the guest's qemu_fw_cfg, this brings VMCOREINFO into dumps.
+            argv += ["-device", "vmcoreinfo"]
         argv += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
         for d in disks:
             drive = f"if=none,id={d.serial},format=raw,file.locking=off,file.filename="

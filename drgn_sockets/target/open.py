@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import logging
 import os
 import sys
+from collections.abc import Iterator
 
 import drgn
 from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.target import core_file
 from drgn_sockets.target.btf_source import BtfFile
 from drgn_sockets.target.own_types import OwnTypes
 
@@ -93,18 +97,15 @@ def open_target(args: argparse.Namespace) -> Program:
     )
     vmcoreinfo = _read_vmcoreinfo(args.vmcoreinfo)
     platform = Platform(architecture) if architecture is not None else None
+    if args.core is not None and platform is None:
+        try:
+            platform = core_file.look_at(args.core).platform()
+        except OSError as e:
+            raise UserError(_cannot_open(args, e)) from None
     try:
         prog = _set_program(args, platform, vmcoreinfo)
     except ValueError as e:
-        if "ARCH_NAME" not in str(e) or platform is not None:
-            raise UserError(_not_a_core(args, e)) from None
-        # QEMU's kdump files do not tell their architecture.
-        prog = _set_program(args, drgn.host_platform, vmcoreinfo)
-        print(
-            f"drgn-sockets: {args.core} does not say its architecture; taking it for "
-            f"{drgn.host_platform.arch.name} (--architecture says otherwise)",
-            file=sys.stderr,
-        )
+        raise UserError(_not_a_core(args, e)) from None
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise UserError(
             f"{args.core} is not a core of a Linux kernel, or lacks its VMCOREINFO note "
@@ -130,7 +131,8 @@ def _set_program(
     prog = Program(platform=platform, vmcoreinfo=vmcoreinfo)
     try:
         if args.core is not None:
-            prog.set_core_dump(args.core)
+            with _without_advice():
+                prog.set_core_dump(args.core)
         elif args.qemu is not None:
             prog.set_qemu_qmp(args.qemu)
         else:
@@ -145,6 +147,21 @@ def _set_program(
             raise
         raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
     return prog
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep drgn from its advice to put flattened dumps together: they open as they are."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "flattened format" not in record.getMessage()
+
+    logger = logging.getLogger("drgn")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _cannot_open(args: argparse.Namespace, e: OSError) -> str:

@@ -8,9 +8,11 @@ The time of a command must depend on what it reads, and not on the size of memor
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from drgn_sockets.target import flattened
 from vm.errors import VmError
 
 _EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -39,12 +41,13 @@ def sparse_elf(core: Path, to: Path, size: int) -> None:
     :raises VmError: if it is another one
     """
     half = size // 2 // _PAGE * _PAGE
-    with core.open("rb") as source, to.open("wb") as out:
-        header = list(_EHDR.unpack(source.read(_EHDR.size)))
+    with core.open("rb") as file, to.open("wb") as out:
+        source = flattened.Plain(file.fileno())
+        header = list(_EHDR.unpack(source.read(0, _EHDR.size)))
         if not header[0].startswith(b"\x7fELF\x02\x01") or header[9] != _PHDR.size:
             raise VmError(f"{core} is not an ELF core of a little-endian machine of 64 bits")
-        source.seek(header[5])
-        segments = [list(_PHDR.unpack(source.read(_PHDR.size))) for _ in range(header[10])]
+        table = source.read(header[5], header[10] * _PHDR.size)
+        segments = [list(s) for s in _PHDR.iter_unpack(table)]
         top = max(s[4] + s[6] for s in segments if s[0] == _PT_LOAD)
         # Physical addresses above all memory of the machine are free.
         holes = [-(-top // (1 << 30) << 30) + i * half for i in range(2)]
@@ -72,7 +75,7 @@ def sparse_elf(core: Path, to: Path, size: int) -> None:
         for offset, hole in zip((before, after), holes):
             out.write(_PHDR.pack(_PT_LOAD, 0, offset, 0, hole, half, half, 0))
         for offset, s in placed:
-            _copy(source, s[2], s[5], out, offset)
+            _copy(source.read, s[2], s[5], out, offset)
         out.truncate(at)
 
 
@@ -82,27 +85,27 @@ def sparse_kdump(core: Path, to: Path, size: int) -> None:
 
     The added pages are left out of the file, as makedumpfile leaves out free pages.
 
-    :param core: in makedumpfile's format, not flattened
+    :param core: in makedumpfile's format, which may be flattened
     :raises VmError: if it is in another one
     """
-    with core.open("rb") as source, to.open("wb") as out:
-        header = list(_KDUMP.unpack(source.read(_KDUMP.size)))
+    with core.open("rb") as file, to.open("wb") as out:
+        source = flattened.opened(file.fileno())
+        header = list(_KDUMP.unpack(source.read(0, _KDUMP.size)))
         block, sub_blocks, bitmap_blocks = header[6], header[7], header[8]
         if header[0] != b"KDUMP   " or header[1] < 6:
             raise VmError(f"{core} is not a kdump-compressed core of version 6")
-        source.seek(block)
-        sub = list(_KDUMP_SUB.unpack(source.read(_KDUMP_SUB.size)))
+        sub = list(_KDUMP_SUB.unpack(source.read(block, _KDUMP_SUB.size)))
         frames = sub[13] + size // block
         bitmap_at = (1 + sub_blocks) * block
         old_half = bitmap_blocks * block // 2
         half = -(-frames // (8 * block)) * block
         shift = 2 * (half - old_half)
 
-        source.seek(bitmap_at)
-        there, dumped = source.read(old_half), source.read(old_half)
+        there = source.read(bitmap_at, old_half)
+        dumped = source.read(bitmap_at + old_half, old_half)
         header[8], header[9] = 2 * half // block, frames & 0xFFFFFFFF
         sub[13] = frames
-        _copy(source, 0, bitmap_at, out, 0)
+        _copy(source.read, 0, bitmap_at, out, 0)
         out.seek(0)
         out.write(_KDUMP.pack(*header))
         out.seek(block)
@@ -115,29 +118,26 @@ def sparse_kdump(core: Path, to: Path, size: int) -> None:
 
         # Offsets of pages follow, then the pages.
         pages = bin(int.from_bytes(dumped, "little")).count("1")
-        source.seek(bitmap_at + 2 * old_half)
+        at = bitmap_at + 2 * old_half
+        descriptors = source.read(at, pages * _KDUMP_PAGE.size)
         out.seek(bitmap_at + 2 * half)
-        descriptors = source.read(pages * _KDUMP_PAGE.size)
         for offset, *rest in _KDUMP_PAGE.iter_unpack(descriptors):
             out.write(_KDUMP_PAGE.pack(offset + shift, *rest))
-        at = source.tell()
-        end = core.stat().st_size
-        _copy(source, at, end - at, out, at + shift)
+        at += len(descriptors)
+        end = source.size()
+        _copy(source.read, at, end - at, out, at + shift)
         out.truncate(end + shift)
 
 
-def _copy(source: BinaryIO, start: int, size: int, out: BinaryIO, to: int) -> None:
+def _copy(read: Callable[[int, int], bytes], start: int, size: int, out: BinaryIO, to: int) -> None:
     """Copy bytes, leaving holes for pages of zeros."""
-    source.seek(start)
-    left = size
-    while left:
-        data = source.read(min(left, _CHUNK))
+    end = start + size
+    while start < end:
+        data = read(start, min(end - start, _CHUNK))
         if not data:
             raise VmError("the core is cut short")
-        left -= len(data)
-        if data.count(0) == len(data):
-            to += len(data)
-            continue
-        out.seek(to)
-        out.write(data)
+        start += len(data)
+        if data.count(0) != len(data):
+            out.seek(to)
+            out.write(data)
         to += len(data)
