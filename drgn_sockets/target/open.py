@@ -71,8 +71,8 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     symbols.add_argument(
         "--system-map",
         metavar="PATH",
-        help="with BTF, a System.map for a core of a kernel before 6.0 (or "
-        "$DRGN_SOCKETS_SYSTEM_MAP)",
+        help="with BTF, for a core of a kernel before 6.0: its System.map, or a copy that root "
+        "made of its /proc/kallsyms (or $DRGN_SOCKETS_SYSTEM_MAP)",
     )
     advanced = parser.add_argument_group("advanced")
     advanced.add_argument(

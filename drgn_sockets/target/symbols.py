@@ -39,9 +39,12 @@ OWN_SYMBOLS = ("its kallsyms", "/proc/kallsyms")
 _MIN_SYMBOLS = 1000
 _MAX_SYMBOL = 1 << 24
 # Patterns for re.MULTILINE. They are compiled at their first use; most sessions use few of them.
-_MAP_LINE = rb"^([0-9a-f]{8,16}) ([A-Za-z]) (\S+)"
+# In /proc/kallsyms, lines of modules and of BPF end with a module's name; they are left out.
+_MAP_LINE = rb"^([0-9a-f]{8,16}) ([A-Za-z]) (\S+)$"
+_NO_ADDRESSES = rb"(?:0+ [A-Za-z] \S+(?:\t\[\S+)?\s+)+"
 _VMCOREINFO_SYMBOL = r"^SYMBOL\((\w+)\)=([0-9A-Fa-f]+)$"
 _TOLD = r"^DRGN_SOCKETS_SYMBOL\(([^\s()]+)\)=([0-9a-f]{1,16})\+([0-9a-f]{1,16})$"
+_STEXT = r"^SYMBOL\(_stext\)=([0-9A-Fa-f]+)$"
 _KERNEL_OFFSET = r"^KERNELOFFSET=([0-9A-Fa-f]+)$"
 _BUILD_ID = r"^BUILD-ID=((?:[0-9A-Fa-f]{2})+)$"
 _OS_RELEASE = r"^OSRELEASE=(.*)$"
@@ -107,8 +110,9 @@ def load_symbols(
             return SymbolIndex(told), "its VMCOREINFO"
         raise UserError(
             "no debugging symbols here, and the kernel's own (kallsyms) cannot be found "
-            f"({str(e).rstrip('.')}): give its System.map with --system-map or in "
-            f"${SYSTEM_MAP_VARIABLE}, or its vmlinux with -s"
+            f"({str(e).rstrip('.')}): give its System.map, or a copy that root made of its "
+            f"/proc/kallsyms, with --system-map or in ${SYSTEM_MAP_VARIABLE}; or its vmlinux "
+            "with -s"
         ) from None
     return index, OWN_SYMBOLS[is_running_kernel(prog)]
 
@@ -189,9 +193,9 @@ def _proc_symbols() -> SymbolFinder | None:
 
 def _map_symbols(prog: Program, path: str) -> SymbolFinder | SymbolIndex:
     """
-    Symbols of a System.map.
+    Symbols of a System.map, or of a copy of ``/proc/kallsyms``.
 
-    :raises UserError: if the file is no System.map, or is another kernel's
+    :raises UserError: if the file is neither, or is another kernel's
     """
 
     def make_all(prog: Program) -> SymbolIndex:
@@ -206,11 +210,17 @@ def _map_symbols(prog: Program, path: str) -> SymbolFinder | SymbolIndex:
         line = text.find(name)
         return line and line.address
 
-    text = SymbolText(_read(path))
-    offset = _kernel_offset(prog)
+    data = _read(path)
+    if re.fullmatch(_NO_ADDRESSES, data):
+        raise UserError(
+            f"{path} has no addresses: it is a copy of /proc/kallsyms that was made without "
+            "privilege; make one as root (if root sees zeros too, sysctl kernel.kptr_restrict=1)"
+        )
+    text = SymbolText(data)
     try:
         if text.count() < _MIN_SYMBOLS:
             return make_all(prog)
+        offset = _offset(prog, lambda name: address_of(name, -1))
         start, end = text.find("__per_cpu_start"), text.find("__per_cpu_end")
         fixed_end = end.address + 1 if end and start and not start.address else 0
         _check_build(prog, address_of, offset, path)
@@ -257,9 +267,9 @@ def _told(prog: Program) -> Iterable[Symbol]:
 
 def read_map(path: str) -> Sequence[ElfSymbol]:
     """
-    Read a System.map.
+    Read a System.map, or a copy of ``/proc/kallsyms``.
 
-    :raises UserError: if the file is no System.map, or cannot be read
+    :raises UserError: if the file is neither, or cannot be read
     """
     from drgn_sockets.target.elf import ElfSymbol
 
@@ -268,8 +278,8 @@ def read_map(path: str) -> Sequence[ElfSymbol]:
     lines = sorted(((int(a, 16), kind, name) for a, kind, name in found), key=lambda line: line[0])
     if len(lines) < _MIN_SYMBOLS:
         raise UserError(
-            f"{path} is not a System.map (Debian's image packages have a note in its place, "
-            "and their -dbg packages the map)"
+            f"{path} is neither a System.map nor a copy of /proc/kallsyms (Debian's image packages "
+            "have a note in place of the System.map, and their -dbg packages the map)"
         )
     symbols = []
     for i, (address, kind, name) in enumerate(lines):
@@ -292,14 +302,24 @@ def _read(path: str) -> bytes:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
 
 
-def _kernel_offset(prog: Program) -> int:
-    match = re.search(_KERNEL_OFFSET, vmcoreinfo(prog), re.MULTILINE)
+def _offset(prog: Program, address_of: Callable[[str], int | None]) -> int:
+    """
+    How far above the addresses of a file the kernel is.
+
+    That is KERNELOFFSET for a ``System.map``, which has the addresses without KASLR. It is 0 for a
+    copy of ``/proc/kallsyms`` of the same boot, and may be negative for one of another boot.
+    """
+    text = vmcoreinfo(prog)
+    told, there = re.search(_STEXT, text, re.MULTILINE), address_of("_stext")
+    if told and there is not None:
+        return int(told[1], 16) - there
+    match = re.search(_KERNEL_OFFSET, text, re.MULTILINE)
     return int(match[1], 16) if match else 0
 
 
 def _index(prog: Program, found: Sequence[ElfSymbol], path: str) -> SymbolIndex:
     addresses = {symbol.name: symbol.address for symbol in found}
-    offset = _kernel_offset(prog)
+    offset = _offset(prog, addresses.get)
     # KASLR does not move per-CPU variables where their addresses are offsets, as on x86-64 until
     # Linux kernel commit 9d7de2aa8b41 ("x86/percpu/64: Use relative percpu offsets") (in v6.15).
     zero_based = addresses.get("__per_cpu_start") == 0
@@ -338,7 +358,7 @@ def _symbols(found: Iterable[ElfSymbol], offset: int, fixed_end: int) -> Iterabl
     for name, address, size, is_function, is_local in found:
         if address >= fixed_end:
             address += offset
-        if address < 1 << 64:
+        if 0 <= address < 1 << 64:
             yield Symbol(
                 name,
                 address,

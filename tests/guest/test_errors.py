@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,19 +17,36 @@ from . import truth
 pytestmark = pytest.mark.ours
 
 
+def be_nobody() -> None:
+    """Give up all privileges."""
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+
+
 def test_not_root() -> None:
     """Nobody may read /proc/kcore, and is told whom to ask."""
-
-    def be_nobody() -> None:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-
     done = truth.cli(None, "fds", before=be_nobody, status=2)
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("drgn-sockets: ")
     assert "no permission to read /proc/kcore" in line and "root" in line
+
+
+@pytest.mark.ours("5.10")
+def test_a_copy_of_kallsyms(tmp_path: Path) -> None:
+    """With modules and moved by KASLR, as the kernel writes it; and as it hides it from others."""
+    copy = tmp_path / "kallsyms"
+    copy.write_bytes(Path("/proc/kallsyms").read_bytes())
+    assert "\t[virtio_blk]\n" in copy.read_text()
+    target = ("--types=btf", "--system-map", str(copy))
+    done = truth.cli(None, *target, "fds", "1", "--output=fd,name")
+    assert done.stdout == truth.cli(None, "--types=btf", "fds", "1", "--output=fd,name").stdout
+    assert done.stderr.endswith(f"symbols from {copy}\n")
+    hidden = truth.tool("cat", "/proc/kallsyms", preexec_fn=be_nobody).stdout
+    copy.write_text(hidden)
+    (line,) = truth.cli(None, *target, "fds", "1", status=2).stderr.splitlines()
+    assert "has no addresses" in line and "as root" in line
 
 
 def test_interrupt() -> None:

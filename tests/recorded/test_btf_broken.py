@@ -160,6 +160,63 @@ def test_a_system_map_of_the_same_version(old: Core, tmp_path: Path, names: tupl
     one_line(done, "of another build", str(tmp_path / "map"))  # type: ignore[arg-type]
 
 
+# Lines that only /proc/kallsyms has.
+MODULES = (
+    "ffffffffc0201000 t init_task\t[virtio]",
+    "ffffffffc0300000 t bpf_prog_6deef7357e7b4530\t[bpf]",
+)
+
+
+def as_proc_kallsyms(core: Core, boot: int) -> list[str]:
+    """
+    Lines of ``/proc/kallsyms``: those of a System.map, moved by KASLR.
+
+    tests/guest/test_errors.py uses one that a kernel wrote.
+
+    :param boot: How far another boot of this kernel is from this one
+    """
+    found = re.search(r"^KERNELOFFSET=(.*)$", vmcoreinfo(core.prog), re.MULTILINE)
+    assert found
+    offset = int(found[1], 16) + boot
+    lines = []
+    for line in lines_of(core):
+        address, kind, name = line.split()
+        # Those of processors have offsets for addresses, which KASLR leaves alone.
+        moved = int(address, 16) + (offset if len(address.lstrip("0")) == 16 else 0)
+        lines.append(f"{moved:016x} {kind} {name}")
+    return [*lines, *MODULES]
+
+
+@pytest.mark.parametrize("boot", [0, 0x1000000, -0x600000], ids=["same", "higher", "lower"])
+def test_a_copy_of_proc_kallsyms(old: Core, tmp_path: Path, boot: int) -> None:
+    plain = spawn(*old.target, "ss", "-a", "--json", "--output=all")
+    path = tmp_path / "kallsyms"
+    path.write_text("\n".join(as_proc_kallsyms(old, boot)) + "\n")
+    target = ("-c", str(old.path), "--types=btf", "--system-map", str(path))
+    done = spawn(*target, "ss", "-a", "--json", "--output=all")
+    assert done.stdout == plain.stdout and done.returncode == 0
+    assert done.stdout.count(b"\n") > 100
+    assert f", symbols from {path}\n".encode() in done.stderr
+
+
+@pytest.mark.parametrize("name", ["init_uts_ns", "linux_banner", "init_task"])
+def test_a_copy_of_the_kallsyms_of_another_build(old: Core, tmp_path: Path, name: str) -> None:
+    *lines, _, _ = as_proc_kallsyms(old, 0x200000)
+    done = with_map(old, tmp_path / "kallsyms", moved(lines, name))
+    one_line(done, "of another build", str(tmp_path / "kallsyms"))  # type: ignore[arg-type]
+
+
+def test_a_copy_of_the_kallsyms_of_another_kernel(one: Core, old: Core, tmp_path: Path) -> None:
+    done = with_map(one, tmp_path / "kallsyms", as_proc_kallsyms(old, 0))
+    one_line(done, "of another build", str(tmp_path / "kallsyms"))  # type: ignore[arg-type]
+
+
+def test_a_copy_of_proc_kallsyms_without_privilege(old: Core, tmp_path: Path) -> None:
+    lines = [f"{0:016x} {line[17:]}" for line in as_proc_kallsyms(old, 0)]
+    done = with_map(old, tmp_path / "kallsyms", lines)
+    one_line(done, "has no addresses", "without privilege", "as root")  # type: ignore[arg-type]
+
+
 def test_a_system_map_where_none_is_needed(one: Core, old: Core, tmp_path: Path) -> None:
     """It is used, and held against the kernel."""
     path = tmp_path / "System.map"
