@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import logging
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from drgn_sockets import stdout
 from drgn_sockets.commands import command as command_of
 from drgn_sockets.commands.registry import REGISTRY
 from drgn_sockets.errors import UserError
+from drgn_sockets.messages import log_to_stderr, printable, tell
 from drgn_sockets.target import add_target_arguments, open_target
 from drgn_sockets.target.plugins import leave_out
 from drgn_sockets.version import package_version
@@ -29,8 +29,7 @@ _USAGE_ERROR = 2
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # One line, without the usage, also if an argument has newlines.
-        message = " ".join(message.splitlines())
-        self.exit(_USAGE_ERROR, f"{self.prog}: {message} (--help tells more)\n")
+        self.exit(_USAGE_ERROR, f"{self.prog}: {printable(message)} (--help tells more)\n")
 
 
 class _CommandParser(_Parser):
@@ -158,15 +157,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit:
         stdout.flush()
         raise
-    logging.basicConfig(
-        format="drgn-sockets: %(levelname)s: %(message)s", level=args.log_level.upper()
-    )
+    log_to_stderr(args.log_level)
     try:
         status: int = args.run.start(args, _open, _parse)
         sys.stdout.flush()
     except UserError as e:
         stdout.flush()
-        print(f"drgn-sockets: {e}", file=sys.stderr)
+        tell(str(e))
         return _USAGE_ERROR
     except BrokenPipeError:
         # The reader of the pipe is gone (| head).
@@ -175,21 +172,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FaultError as e:
         # A structure that leads to all others cannot be read.
         stdout.flush()
-        print(f"drgn-sockets: cannot go on: {e}; the core is damaged or cut short", file=sys.stderr)
+        tell(f"cannot go on: {e}; the core is damaged or cut short")
         return _USAGE_ERROR
     except (LookupError, AttributeError) as e:
         if not _is_about_types(e):
             raise
         stdout.flush()
-        print(
-            f"drgn-sockets: cannot go on: {e}; the kernel's types or symbols are damaged, or "
-            "drgn-sockets does not know this kernel; its vmlinux with -s may help",
-            file=sys.stderr,
+        tell(
+            f"cannot go on: {e}; the kernel's types or symbols are damaged, or drgn-sockets does "
+            "not know this kernel; its vmlinux with -s may help"
         )
         return _USAGE_ERROR
     except OSError as e:
         stdout.flush()
-        print(f"drgn-sockets: cannot go on: {e.strerror or e}", file=sys.stderr)
+        tell(f"cannot go on: {e.strerror or e}")
         return _USAGE_ERROR
     except KeyboardInterrupt:
         return 130

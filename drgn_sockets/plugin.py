@@ -21,6 +21,7 @@ from drgn.commands import (
 
 from drgn_sockets.commands import command
 from drgn_sockets.commands.registry import REGISTRY, entry_of
+from drgn_sockets.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
         raise CommandError((message or "").rstrip("\n"))
 
     def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{self.prog}: {message} (%{self.prog} --help tells more)")
+        raise CommandError(f"{self.prog}: {printable(message)} (%{self.prog} --help tells more)")
 
 
 class _Plugged:
@@ -77,7 +78,7 @@ class _Plugged:
         try:
             self._command().execute(prog, self._parser().parse_args(args))
         except UserError as e:
-            raise CommandError(str(e)) from None
+            raise CommandError(printable(str(e))) from None
 
 
 def drgn_prog_set(prog: Program) -> None:

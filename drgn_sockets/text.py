@@ -14,11 +14,11 @@ import sys
 from typing import Any
 
 from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.messages import escape_character, printable
 
 #: In the place of what cannot be read.
 LOST = "?"
 
-_SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LONG = {"n": b"\n", "r": b"\r", "t": b"\t", "\\": b"\\", '"': b'"'}
 # A backslash with what follows it, also where that is none of these.
 _ESCAPE = r"(?s)\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[^xuU]|)"
@@ -35,7 +35,7 @@ def escape(raw: bytes) -> str:
         return raw.decode("ascii")
     text = raw.decode("utf-8", "surrogateescape")
     if not (text.isprintable() and "\\" not in text):
-        text = "".join(map(_escape_character, text))
+        text = "".join(c if c.isprintable() and c != "\\" else escape_character(c) for c in text)
     if text == "-":
         return "\\x2d"
     if text[:1] == " ":
@@ -43,19 +43,6 @@ def escape(raw: bytes) -> str:
     if text[-1:] == " ":
         text = text[:-1] + "\\x20"
     return text
-
-
-def _escape_character(c: str) -> str:
-    if c in _SHORT:
-        return _SHORT[c]
-    if c.isprintable():
-        return c
-    code = ord(c)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    if code < 0x80:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def unescape(text: str) -> bytes:
@@ -101,4 +88,4 @@ def plain(value: Any) -> str:
         return ",".join(map(plain, value)) or "-"
     if isinstance(value, dict):
         return " ".join(f"{k}={plain(v)}" for k, v in value.items()) or "-"
-    return str(value)
+    return printable(str(value))

@@ -18,7 +18,7 @@ from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fan_out import fan_out, processors
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch, Part
-from drgn_sockets.views.rows import Csv, Json, Rows, Table
+from drgn_sockets.views.rows import Csv, Json, Rows, SpreadsheetCsv, Table
 
 #: Done.
 OK = 0
@@ -82,6 +82,15 @@ class Command:
         form = group.add_mutually_exclusive_group()
         form.add_argument("--json", action="store_true", help="one JSON object a line")
         form.add_argument("--csv", action="store_true", help="comma-separated values")
+        # An option with an optional argument would take the next word for it.
+        form.add_argument(
+            "--csv=spreadsheet",
+            dest="csv",
+            action="store_const",
+            const="spreadsheet",
+            help="the same for a spreadsheet: nothing is an empty cell, and a text that would be a "
+            "formula (= + - @) has ' before it",
+        )
         group.add_argument(
             "-H", "--no-header", action="store_true", help="leave out the line of headings"
         )
@@ -137,6 +146,8 @@ class Command:
 
     def _rows(self, args: argparse.Namespace, losses: Losses) -> Rows:
         form: type[Rows] = Json if args.json else Csv if args.csv else Table
+        if args.csv == "spreadsheet":
+            form = SpreadsheetCsv
         return form(self.chosen(args), sys.stdout, header=not args.no_header, losses=losses)
 
     def emit_parts(

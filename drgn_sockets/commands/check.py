@@ -16,6 +16,7 @@ from drgn_sockets.check.saved import check_saved
 from drgn_sockets.commands.base import OK, TOLD, Command
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.timekeeping import clock
+from drgn_sockets.messages import printable
 from drgn_sockets.program import is_running_kernel
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.losses import Losses
@@ -130,7 +131,7 @@ class Check(Command):
         for name, sockets in sorted(result.rows.items()):
             out.write(f"{name:16} {sockets:7} sockets compared\n")
         for line in result.left_out:
-            out.write(f"not compared: {line}\n")
+            out.write(f"not compared: {printable(line)}\n")
         out.write(_not_read(losses))
         out.write(
             f"{sum(result.rows.values())} sockets, {result.fields} attributes compared, "
@@ -173,9 +174,9 @@ def summarize(result: Result, losses: Losses, *, to_stderr: bool = False) -> Non
     """Print what was compared, and what was not."""
     out = sys.stderr if to_stderr else sys.stdout
     for file, rows in sorted(result.rows.items()):
-        out.write(f"{file:16} {rows:7} rows compared\n")
+        out.write(f"{printable(file):16} {rows:7} rows compared\n")
     for line in result.left_out:
-        out.write(f"not compared: {line}\n")
+        out.write(f"not compared: {printable(line)}\n")
     out.write(_not_read(losses))
     total = sum(result.rows.values())
     out.write(

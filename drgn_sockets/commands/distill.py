@@ -25,6 +25,7 @@ from drgn_sockets.kernel.file import socket_file_ops
 from drgn_sockets.kernel.memory import DISTILLED, byte_order, read_exactly
 from drgn_sockets.kernel.skb import read_payload
 from drgn_sockets.kernel.sock import Sock
+from drgn_sockets.messages import tell
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses
@@ -97,10 +98,9 @@ class Distill(Command):
         prog = recorder.program
         files = recorder.load_types()
         if files:
-            print(
-                "drgn-sockets: this kernel's memory lacks some of its types or symbols; to open "
-                f"the new core, {', '.join(files)} is needed as well",
-                file=sys.stderr,
+            tell(
+                "this kernel's memory lacks some of its types or symbols; to open the new core, "
+                f"{', '.join(files)} is needed as well"
             )
         read_exactly(prog)
         steps: list[tuple[str, Callable[[Program, Losses], object]]] = [

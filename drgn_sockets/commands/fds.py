@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from drgn import FaultError, Program
 from drgn_sockets.commands.base import OK, TOLD, Command, look_at
 from drgn_sockets.commands.fds_columns import FDS, kind_column
 from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.messages import tell
 from drgn_sockets.query.fds import FdQuery
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fd import FdReader, FdRecord
@@ -121,10 +121,10 @@ class Fds(Command):
         return FDS if args.output is None else self.columns
 
     def run(self, prog: Program, args: argparse.Namespace, losses: Losses) -> int:
-        query = FdQuery(Tasks(prog, losses.lose), args, _tell)
+        query = FdQuery(Tasks(prog, losses.lose), args, tell)
         nobody = query.nobody()
         if nobody is not None:
-            _tell(nobody)
+            tell(nobody)
             return TOLD
         summary = _summary(args.lsof or query.reads_sockets, self.shows(args, "detail"))
         reader = FdReader(prog, summary, others=query.others(), losses=losses)
@@ -133,7 +133,7 @@ class Fds(Command):
         else:
             good = self.emit_parts(prog, reader.parts(query.tables), args, losses, query.tests)
         if query.tests and not good:
-            _tell(query.nothing())
+            tell(query.nothing())
             return TOLD
         return OK
 
@@ -207,7 +207,3 @@ def _summary(records: bool, texts: bool) -> Callable[[Batch], Iterable[Any]] | N
     if records:
         return lambda batch: batch.records()
     return _texts if texts else None
-
-
-def _tell(text: str) -> None:
-    print(f"drgn-sockets: {text}", file=sys.stderr)

@@ -23,6 +23,7 @@ from drgn_sockets.errors import UserError, nearest
 from drgn_sockets.kernel.lost import there
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.task import Tasks
+from drgn_sockets.messages import printable
 from drgn_sockets.program import is_running_kernel
 from drgn_sockets.query.netns import find_net
 from drgn_sockets.query.processes import task_of
@@ -123,7 +124,8 @@ class Procfs(Command):
             raise UserError(f"which file? There are {_there_are('', list(FILES))}")
         at = _Lookers(prog, args, losses)
         wanted = [_find(at, path, args.netns) for path in args.path]
-        # Without an option of output the bytes are those of the kernel, not escaped.
+        # Without an option of output the bytes are those of the kernel. A terminal gets them
+        # without those that it would act on.
         if args.json or args.csv or args.output is not None:
             self.emit(_lines(wanted, losses), args, losses)
         else:
@@ -212,7 +214,10 @@ def _lines(wanted: list[Source], losses: Losses) -> Iterator[Line]:
 def _write(lines: Iterator[bytes]) -> None:
     sys.stdout.flush()
     binary = getattr(sys.stdout, "buffer", None)
-    if binary is not None:
+    if sys.stdout.isatty():
+        texts = (line.decode("utf-8", "surrogateescape") for line in lines)
+        sys.stdout.writelines(printable(text, keep="\n\t") for text in texts)
+    elif binary is not None:
         binary.writelines(lines)
         binary.flush()
     else:

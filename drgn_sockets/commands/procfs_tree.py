@@ -79,7 +79,15 @@ class _Tree:
         for net, namespace in net_namespaces(self.prog).items():
             names = self.net.proc_net_names(net)
             directory = root / "netns" / str(namespace.ino) / "net"
-            directory.mkdir(parents=True)
+            try:
+                directory.mkdir(parents=True)
+            except FileExistsError:
+                # Memory is damaged: an inode belongs to one namespace.
+                self.losses.lose(
+                    f"net/ of struct net at {net:#x} is left out: its inode {namespace.ino} is "
+                    "that of another network namespace"
+                )
+                continue
             with _directory(directory) as fd:
                 for name, file in FILES.items():
                     if not names or name.encode() in names:

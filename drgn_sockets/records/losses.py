@@ -9,6 +9,7 @@ from typing import TextIO, Union
 from drgn import FaultError
 
 from drgn_sockets.kernel.lost import Lost, lost_by
+from drgn_sockets.messages import tell
 
 #: A loss: an entry of a walk, the error that a reader raised, or words.
 Loss = Union[Lost, FaultError, str]
@@ -71,9 +72,9 @@ class Losses:
         lines = list(self._lines)
         more = len(lines) - _LINES
         for line in lines[:_LINES]:
-            print(f"drgn-sockets: {line}", file=out)
+            tell(line, out)
         if more > 0:
-            print(f"drgn-sockets: and {more} more that cannot be read", file=out)
+            tell(f"and {more} more that cannot be read", out)
 
 
 def in_words(loss: Loss) -> str:

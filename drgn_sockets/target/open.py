@@ -8,13 +8,13 @@ import contextlib
 import errno
 import logging
 import os
-import sys
 from collections.abc import Iterator
 
 import drgn
 from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.messages import tell
 from drgn_sockets.target import core_file
 from drgn_sockets.target.btf_source import BtfFile
 from drgn_sockets.target.own_types import OwnTypes
@@ -223,7 +223,7 @@ def _load_symbols(prog: Program, args: argparse.Namespace) -> None:
         raise UserError(_no_symbols(prog, args))
     else:
         used = OwnTypes.of(prog).load(args.system_map, _btf_file(prog, args))
-    print(f"drgn-sockets: {used}", file=sys.stderr)
+    tell(used)
 
 
 def _btf_file(prog: Program, args: argparse.Namespace) -> BtfFile | None:

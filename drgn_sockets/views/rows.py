@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable, TextIO
 
@@ -133,16 +134,43 @@ class Csv(Rows):
 
         writer = csv.writer(Out(), lineterminator="\n")
         rows = rows_maker(self._columns, self._losses)
+        cells = self._cells
 
         def lines(batch: Batch) -> Iterator[str]:
             for row in rows(batch):
-                writer.writerow(row)
+                writer.writerow(cells(row))
                 yield written.pop()
 
         self.lines = lines
         if self._header:
             writer.writerow([column.name for column in self._columns])
             self._out.write(written.pop())
+
+    def _cells(self, row: Sequence[Any]) -> Iterable[Any]:
+        return row
+
+
+class SpreadsheetCsv(Csv):
+    """
+    CSV for a spreadsheet, which would run a cell that begins like a formula.
+
+    Such a text gets an apostrophe before it, so the cells do not always give the text back.
+    """
+
+    def _cells(self, row: Sequence[Any]) -> Iterable[Any]:
+        return map(_harmless, row)
+
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
+
+def _harmless(cell: Any) -> Any:
+    text = str(cell)
+    if text == "-":
+        return ""
+    if text.startswith(("=", "+", "-", "@")) and not _NUMBER.fullmatch(text):
+        return f"'{text}"
+    return cell
 
 
 def _width(text: str) -> int:

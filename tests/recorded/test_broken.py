@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from drgn import FaultError, Object, Program, cast, offsetof
+from drgn.helpers.linux.net import for_each_net
 from drgn.helpers.linux.pid import find_task
 
 from drgn_sockets.cli import make_parser
@@ -411,6 +412,20 @@ def test_list_of_network_namespaces(patient: Patient) -> None:
             done, _ = patient.rows("ss", "-a", "--output", "all")
             rows = {r["sk"] for r in map(json.loads, done.out.splitlines())}
             assert len({r["sk"] for r in inits} - rows) <= elsewhere
+
+
+def test_two_network_namespaces_of_one_inode(patient: Patient, tmp_path: Path) -> None:
+    """``procfs -o`` writes what there is room for, and tells what it leaves out."""
+    nets = list(for_each_net(patient.prog))
+    inodes = [net.ns.inum.value_() for net in nets]
+    number = struct.pack("<I", inodes[0])
+    with patient.damaged((member(nets[1], "ns.inum"), number)):
+        done = patient.run("procfs", "-o", str(tmp_path / "tree"))
+    assert done.status == 1
+    assert f"net/ of struct net at {nets[1].value_():#x} is left out" in done.err
+    written = {int(path.name) for path in (tmp_path / "tree" / "netns").iterdir()}
+    assert written == {*inodes} - {inodes[1]}
+    assert (tmp_path / "tree" / "uptime").exists()
 
 
 def test_truncated_core(sample: Core, tmp_path: Path) -> None:

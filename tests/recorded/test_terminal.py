@@ -4,9 +4,15 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 
-from .machine import Core
+from drgn import Program
+
+from drgn_sockets.cli import make_parser
+from drgn_sockets.target import open_target
+
+from .machine import Core, run_on
 
 
 def raw_controls(text: str) -> list[str]:
@@ -41,3 +47,39 @@ def test_nothing_raw_reaches_the_terminal(one: Core) -> None:
     out = one.run("fds", *pids).out
     assert "\\n" in out and "\\x1b" in out
     assert not raw_controls(one.run("check", "--procfs", str(one.oracle), "--moved").out)
+
+
+# What looks like a name in memory: a word with a NUL after it.
+_NAME = re.compile(rb"[A-Za-z_][\w./-]{3,60}(?=\0)")
+
+
+def hostile(one: Core) -> Program:
+    """The core's kernel, in which all names end in what a terminal acts on."""
+    prog = open_target(make_parser().parse_args([*one.target, "ss"]))
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        data: bytes = one.prog.read(address, count)
+        return _NAME.sub(lambda match: match[0][:-3] + b"\x1b\x9b\x7f", data)
+
+    prog.add_memory_segment(0, (1 << 64) - 1, read)
+    return prog
+
+
+def test_every_name_of_the_machine(one: Core) -> None:
+    """Of devices, protocols, file systems, modules, commands, files: whatever commands print."""
+    prog = hostile(one)
+    end = one.accounts["tcp_echo"]["connections"][0]["client"]
+    for argv in (
+        ("fds", "--all", "--output", "all"),
+        ("fds", "--lsof"),
+        ("fds", "--csv=spreadsheet"),
+        ("fds", "no\x1bone"),
+        ("ss", "-a", "--output", "all"),
+        ("ss", "-atuxwiemop"),
+        ("peer", f"{end['pid']}:{end['fd']}"),
+        ("procfs", "net/unix", "net/protocols", "1/status", "1/stat", "--csv"),
+        ("check", "--procfs", str(one.oracle), "--moved"),
+    ):
+        done = run_on(prog, *argv)
+        assert not raw_controls(done.out + done.err), argv
+        assert "\\x1b\\x9b\\x7f" in done.out or "\\x1b" in done.err, argv

@@ -397,7 +397,8 @@ def test_plugin_imports_little() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == (
-        "['drgn_sockets.commands', 'drgn_sockets.commands.registry', 'drgn_sockets.plugin']"
+        "['drgn_sockets.commands', 'drgn_sockets.commands.registry', 'drgn_sockets.messages', "
+        "'drgn_sockets.plugin']"
     )
     # Nor does the package itself bring more along, before it is asked.
     code = "import sys, drgn_sockets as d; dir(d); print('drgn_sockets.helpers' in sys.modules)"
