@@ -11,13 +11,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import drgn.commands
 from drgn import Program, ProgramFlags
-from drgn.commands import (
-    DEFAULT_COMMAND_NAMESPACE,
-    CommandError,
-    ParsedCommand,
-    parse_shell_command,
-)
+from drgn.commands import DEFAULT_COMMAND_NAMESPACE, CommandError
 
 from drgn_sockets.commands import command
 from drgn_sockets.commands.registry import REGISTRY, entry_of
@@ -25,6 +21,8 @@ from drgn_sockets.messages import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from drgn.commands import ParsedCommand
 
     from drgn_sockets.commands.base import Command
 
@@ -67,11 +65,16 @@ class _Plugged:
         return bool(prog.flags & ProgramFlags.IS_LINUX_KERNEL)
 
     def parse(self, source: str, /) -> ParsedCommand[Sequence[str]]:
-        return parse_shell_command(source)
+        return drgn.commands.parse_shell_command(source)
 
-    def run(self, prog: Program, name: str, args: Sequence[str], /, **kwargs: Any) -> None:
+    def run(self, prog: Program, name: str, args: Sequence[str] | str, /, **kwargs: Any) -> None:
         from drgn_sockets.errors import UserError
 
+        if isinstance(args, str):
+            # drgn before 0.1 has no parse(), and leaves redirections and pipes to commands.
+            with drgn.commands._shell_command(args) as parsed:  # type: ignore[attr-defined]
+                self.run(prog, name, parsed.args)
+            return
         if "-h" in args or "--help" in args:
             print(self._parser().format_help(), end="")
             return

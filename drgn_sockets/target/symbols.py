@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Callable, Optional
 
+import drgn
 from drgn import (
-    BadDataError,
     FaultError,
     MissingDebugInfoError,
     Program,
@@ -50,8 +50,9 @@ _BUILD_ID = r"^BUILD-ID=((?:[0-9A-Fa-f]{2})+)$"
 _OS_RELEASE = r"^OSRELEASE=(.*)$"
 # Errors that drgn raises if tables are missing or incomplete.
 _NO_SYMBOLS = (
-    *(MissingDebugInfoError, BadDataError),
-    *(LookupError, ValueError, FaultError, OSError),
+    *(MissingDebugInfoError, LookupError, ValueError, FaultError, OSError),
+    # From drgn 0.3 on.
+    *((drgn.BadDataError,) if hasattr(drgn, "BadDataError") else ()),
 )
 # Single symbols cannot be found; an index of all symbols may still be possible.
 _ODD = (OddKallsymsError, OddTextError)
