@@ -12,13 +12,16 @@ KERNEL ?= 6.12
 OTHERS ?= 7.2 6.1 5.10
 # Those whose guests have a vmlinux (600 MB); the others take types from their own BTF.
 DWARF ?= 6.1
+# What "make fuzz" and "make torture" try follows from it.
+SEED ?= 1
 GUESTS := $(KERNEL:%=test-guest-%) $(OTHERS:%=test-guest-%)
 
 # Compiling every module in every process would take longer than some tests.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: all demo test test-all test-wide test-unit test-recorded test-recorded-one \
-  test-recorded-others test-guest $(GUESTS) test-vm faults lint docs docs-parity fuzz bench clean
+  test-recorded-others test-guest $(GUESTS) test-vm torture \
+  torture-one torture-others faults lint docs docs-parity fuzz bench clean
 
 all: test lint
 
@@ -92,6 +95,18 @@ $(GUESTS): test-guest-%: $(VENV)/.installed
 test-vm: $(VENV)/.installed
 	$(BIN)/python -m pytest -q tests/vm
 
+# Commands on damaged memory and damaged files (tests/torture/README.md): N pairs of a fault and
+# a command, which follow from SEED.
+N ?= 1000
+torture: $(VENV)/.installed
+	$(BIN)/python -m tests.torture --seed $(SEED) -n $(N)
+
+torture-one: $(VENV)/.installed
+	$(BIN)/python -m tests.torture --quick --seed one -n 200
+
+torture-others: $(VENV)/.installed
+	$(BIN)/python -m tests.torture --seed others -n 1000
+
 # Does a test notice if a line is wrong? Some 50 lines, each broken in a copy of the tree
 # (tests/faults/README.md): 2 minutes.
 faults: $(VENV)/.installed
@@ -113,7 +128,6 @@ docs-parity: $(VENV)/.installed
 	$(BIN)/python -m tests.tables
 
 # Damaged BTF, 120,000 times: some minutes. SEED=N for others than last time.
-SEED ?= 1
 fuzz: $(VENV)/.installed
 	$(BIN)/python -m tests.fuzz --seed $(SEED)
 

@@ -18,12 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 from tests import faults
 from tests.recorded.conftest import KERNELS
+from tests.torture.outcome import BAD, CLASSES
 from vm import cache
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +33,7 @@ FILE = ROOT / "docs" / "wide.md"
 #: Ten times as many as ``make fuzz`` tries.
 FUZZ_COUNT = 1_200_000
 RECORDINGS = 5
+TORTURE_COUNT = 20_000
 
 _TITLE = """# Tests that take long
 
@@ -101,10 +104,28 @@ def planted(args: argparse.Namespace) -> Iterator[Row]:
     )
 
 
+def torture(args: argparse.Namespace) -> Iterator[Row]:
+    """Commands on damaged memory and damaged files: pairs of a fault and a command."""
+    with tempfile.TemporaryDirectory(prefix="drgn-sockets-wide-") as place:
+        log = Path(place) / "log"
+        argv = [sys.executable, "-m", "tests.torture", "--seed", "wide", "-n", str(args.torture)]
+        good, last, seconds = _run(*argv, "-j", str(os.cpu_count() or 1), "--log", str(log))
+        pairs = [line.split("\t") for line in log.read_text().splitlines()] if log.exists() else []
+    for title, column in (("fault", 2), ("command", 4)):
+        for name in sorted({pair[column] for pair in pairs}):
+            counts = Counter(pair[1] for pair in pairs if pair[column] == name)
+            bad = BAD & counts.keys()
+            what = ", ".join(f"{kind} {counts[kind]}" for kind in CLASSES if counts[kind])
+            took = sum(float(pair[5]) for pair in pairs if pair[column] == name)
+            yield Row(f"{title}: {name}", what, not bad, took)
+    yield Row("all", last.removeprefix("torture: "), good, seconds)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "faults": planted,
     "fuzz": fuzz,
     "recordings": recordings,
+    "torture": torture,
 }
 
 
@@ -142,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; or all")
     parser.add_argument("-n", "--recordings", type=int, default=RECORDINGS, help="of each kernel")
     parser.add_argument("--fuzz", type=int, default=FUZZ_COUNT, metavar="N", help="inputs")
+    parser.add_argument("--torture", type=int, default=TORTURE_COUNT, metavar="N", help="pairs")
     args = parser.parse_args(argv)
     if unknown := set(args.parts) - PARTS.keys():
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
