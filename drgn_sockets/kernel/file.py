@@ -131,9 +131,12 @@ def file_user_path(prog: Program, file: File) -> tuple[int, int] | None:
     except LookupError:
         return None
     # The struct file may not be in a struct backing_file; the memory behind it then holds no path.
+    # In 6.18 that is 8 bytes of padding, where mnt would be, and the next struct file.
     mount = backing and _VfsMount.layout(prog).follow(backing.mnt)
-    dentry = backing and _DentrySb.layout(prog).follow(backing.dentry)
-    if not backing or not mount or not dentry or not mount.sb or mount.sb != dentry.sb:
+    if not backing or not mount or not mount.sb:
+        return None
+    dentry = _DentrySb.layout(prog).follow(backing.dentry)
+    if not dentry or mount.sb != dentry.sb:
         return None
     return backing.mnt, backing.dentry
 
