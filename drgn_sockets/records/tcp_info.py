@@ -267,6 +267,7 @@ class _TcpInfoReader:
         # Linux kernel commit 71fc704768f6 ("tcp: add rcv_wnd and plb_rehash to TCP_INFO") (in
         # v6.2)
         self._tells_rcv_wnd = _tells(prog, "tcpi_rcv_wnd")
+        self._tells_accecn = _tells(prog, "tcpi_accecn_opt_seen")
         # Linux kernel commit 4fa4ac5e5848 ("tcp: accecn: add tcpi_ecn_mode and tcpi_option2 in
         # tcp_info") (in v7.0)
         self._tells_ecn_mode = _tells(prog, "tcpi_ecn_mode")
@@ -379,7 +380,7 @@ class _TcpInfoReader:
         ecn_mode = None
         if self._tells_ecn_mode:
             ecn_mode = _ECN_MODES[ecn_flags & _TCP_ECN_MODE_ANY]
-        else:
+        if not self._tells_accecn:
             saw_accecn_opt = accecn_fail_mode = None
         vegas = dctcp = bbr = tls = mptcp = None
         # inet_sk_diag_fill() asks the algorithm in these states only.
