@@ -500,8 +500,11 @@ def _ago(diag: Diag, told: Told, ours: Message) -> float | None:
         form = diag.structure(c_type)
         for name, said, value in zip(form.names, form.unpack(theirs), form.unpack(mine)):
             moment = MOMENTS.get((c_type, name))
-            if moment is not None and moment.direction > 0 and said != value:
-                assert isinstance(said, int) and isinstance(value, int)
+            if moment is None or moment.direction < 0:
+                continue
+            assert isinstance(said, int) and isinstance(value, int)
+            # An age that is less than it was has been restarted, and tells nothing.
+            if value > said:
                 agos.append((value - said) / moment.per_s)
     return statistics.median(agos) if agos else None
 
