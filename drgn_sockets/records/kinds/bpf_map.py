@@ -96,7 +96,9 @@ class _Memory:
         self.map = map_
         self.cpus = sum(1 for _ in possible_cpus(prog))
         self.page = 1 << page_shift(prog)
-        self.type = enum_names(prog, "bpf_map_type", "BPF_MAP_TYPE_").get(map_.map_type, "")
+        types = enum_names(prog, "bpf_map_type", "BPF_MAP_TYPE_")
+        self.types = types.values()
+        self.type = types.get(map_.map_type, "")
 
     def _sizeof(self, name: str) -> int:
         return int(sizeof(self.prog.type(f"struct {name}")))
@@ -131,8 +133,9 @@ class _Memory:
         value_size = _round_up(self.map.value_size, 8)
         usage = self._sizeof("bpf_htab") + self._sizeof("bucket") * htab.n_buckets.value_()
         # Linux kernel commit 4fa8d68aa53e ("bpf: Convert hashtab.c to rqspinlock") (in v6.15)
-        # removed these per-CPU counters.
-        if self.prog.type("struct bpf_htab").has_member("map_locked"):
+        # removed these per-CPU counters. v6.18 still counts them; v7.2 does not. No type tells
+        # that; maps of this type came in between.
+        if "insn_array" not in self.types:
             usage += 4 * self.cpus * _HASHTAB_MAP_LOCK_COUNT
         if not self.map.map_flags & _BPF_F_NO_PREALLOC:
             extra = not (percpu or lru or self.type == "hash_of_maps")

@@ -428,9 +428,9 @@ class IoUring(Kind):
 
     def fdinfo(self, file: FileRecord, it: Ring) -> Iterator[bytes]:
         """``io_uring_show_fdinfo()``"""
-        # The text changed step by step from v6.13 on; only the text up to v6.12 and the newest one
-        # are known here. The member that commit 3597f2786b68 (see above) added in v6.13 tells them
-        # apart.
+        # The text changed step by step from v6.13 on; only those up to v6.12, of v6.18 and the newest
+        # one are known here. The member that commit 3597f2786b68 (see above) added in v6.13 tells
+        # the first apart, _cqe_text() the others.
         new = it.ctx.file_nodes is not None
         if new and it.locked:
             return
@@ -519,25 +519,44 @@ def _cqe(prog: Program, it: Ring, slot: int) -> tuple[int, ...]:
     return struct.unpack(byte_order(prog) + "QiIQQ", data)
 
 
+# The kernel writes the second newline, too.
+_CQE, _BIG_CQE = b"%5d: user_data:%d, res:%d, flag:%x", b", extra1:%d, extra2:%d\n\n"
+_NEW_CQE, _NEW_BIG_CQE = b"%5d: user_data:%d, res:%d, flags:%x", b", extra1:%d, extra2:%d\n"
+
+
+def _cqe_text(prog: Program) -> tuple[bytes, bytes]:
+    """
+    The text of a completion, and what follows it if the completion has 32 bytes.
+
+    Linux kernel commit 59f44afbe8cf ("io_uring: fix typos and comment wording") (in v6.19) changed
+    no type. IORING_OP_NOP128 is of the same version.
+    """
+    try:
+        prog.constant("IORING_OP_NOP128")
+    except LookupError:
+        return _CQE, _BIG_CQE
+    return _NEW_CQE, _NEW_BIG_CQE
+
+
 def _old_cqes(prog: Program, it: Ring, count: int) -> Iterator[bytes]:
     big = bool(it.ctx.flags & _IORING_SETUP_CQE32)
     for i in range(count):
         entry = (it.rings.cq_head + i) & it.ctx.cq_entries - 1
         user_data, res, flags, *extra = _cqe(prog, it, entry << big)
-        yield b"%5d: user_data:%d, res:%d, flag:%x" % (entry, user_data, res, flags)
-        # The kernel writes the second newline, too.
-        yield b", extra1:%d, extra2:%d\n\n" % tuple(extra) if big else b"\n"
+        yield _CQE % (entry, user_data, res, flags)
+        yield _BIG_CQE % tuple(extra) if big else b"\n"
 
 
 def _new_cqes(prog: Program, it: Ring, count: int) -> Iterator[bytes]:
+    text, big_text = _cqe_text(prog)
     entry = it.rings.cq_head
     end = entry + count
     while entry < end:
         slot = entry & it.ctx.cq_entries - 1
         user_data, res, flags, *extra = _cqe(prog, it, slot)
         big = flags & _IORING_CQE_F_32 or it.ctx.flags & _IORING_SETUP_CQE32
-        yield b"%5d: user_data:%d, res:%d, flags:%x" % (slot, user_data, res, flags)
-        yield b", extra1:%d, extra2:%d\n" % tuple(extra) if big else b"\n"
+        yield text % (slot, user_data, res, flags)
+        yield big_text % tuple(extra) if big else b"\n"
         entry += 2 if big else 1
 
 
