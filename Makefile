@@ -6,10 +6,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The kernel of "make test", and those that "make test-all" adds, whose guest takes longest first.
-# Which test is asked on which kernel: tests/README.md.
+# The kernel of "make test", and those that "make test-all" adds: all others that vm/kernels.py
+# lists, whose guest takes longest first. Which test is asked on which kernel: tests/README.md.
 KERNEL ?= 6.12
-OTHERS ?= 7.2 6.1 5.10
+OTHERS ?= $(filter-out $(KERNEL),$(shell $(PYTHON) -m vm.kernels))
 # Those whose guests have a vmlinux (600 MB); the others take types from their own BTF.
 DWARF ?= 6.1
 # What "make fuzz" and "make torture" try follows from it.

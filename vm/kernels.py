@@ -30,16 +30,18 @@ class Series:
     #: Package with vmlinuz; its group 1 is the kernel's release. A package counts only
     #: if its ``debug`` exists, since a mirror keeps signed leftovers of older ones.
     image: str
-    debug: str = "linux-image-{}-dbg"
+    #: Package with the vmlinux; ``None`` where Debian has none.
+    debug: str | None = "linux-image-{}-dbg"
     #: Package with the modules, if it is another one.
     modules: str | None = None
 
 
-# To add a series, add a line.
+# To add a series, add a line, from the oldest to the newest. The Makefile and tests go by this.
 SERIES = (
     Series("5.10", "bullseye", r"linux-image-(5\.10\..*-cloud-amd64)-unsigned"),
     Series("6.1", "bookworm", r"linux-image-(6\.1\..*-cloud-amd64)-unsigned"),
     Series("6.12", "bookworm", r"linux-image-(6\.12\..*-cloud-amd64)-unsigned"),
+    Series("6.18", "trixie-backports", r"linux-image-(6\.18\..*-cloud-amd64)", debug=None),
     Series(
         "7.2",
         "sid",
@@ -299,7 +301,8 @@ def _resolve(s: Series, refresh: bool) -> list[dict[str, Any]]:
     repository.update(max_age=0 if refresh else DAY)
     names = set(repository.names("linux-"))
     found = [m for m in (re.fullmatch(s.image, n) for n in names) if m]
-    found = [m for m in found if s.debug.format(m[1]) in names]
+    if s.debug is not None:
+        found = [m for m in found if s.debug.format(m[1]) in names]
     if not found:
         raise VmError(f"the mirror has no kernel {s.name} in Debian {s.suite}")
     found.sort(key=lambda m: version_key(m[1]), reverse=True)
@@ -310,7 +313,7 @@ def _resolve(s: Series, refresh: bool) -> list[dict[str, Any]]:
             "release": m[1],
             "version": repository.version(m[0]),
             "packages": [m[0]] + ([s.modules.format(m[1])] if s.modules else []),
-            "debug": s.debug.format(m[1]),
+            "debug": s.debug.format(m[1]) if s.debug is not None else None,
         }
         for m in found
     ]
@@ -401,7 +404,7 @@ def _debian(name: str, state: dict[str, Any]) -> Kernel:
         id=tree.name,
         vmlinuz=tree / "vmlinuz",
         modules=tree / "lib/modules" / state["release"],
-        package=(state["suite"], state["debug"], state["version"]),
+        package=(state["suite"], state["debug"], state["version"]) if state["debug"] else None,
     )
 
 
@@ -537,3 +540,8 @@ def known() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+if __name__ == "__main__":
+    # For the Makefile; before there is a virtual environment.
+    print(*(s.name for s in reversed(SERIES)))

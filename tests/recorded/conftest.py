@@ -18,6 +18,7 @@ import pytest
 from tests import tables
 from vm import dump
 from vm.errors import VmError
+from vm.kernels import SERIES
 
 from .machine import FILES, Core
 from .patient import Patient
@@ -25,10 +26,11 @@ from .patient import Patient
 # A shell has what runs in the background ignore SIGINT, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Each kernel, and where its types come from in most tests; test_btf.py shows that it is
-#: all the same. DWARF is a download of 300 MB: only those of BOTH need it.
-KERNELS = {"5.10": "btf", "6.1": "dwarf", "6.12": "btf", "7.2": "btf"}
+#: Kernels with types from DWARF and from BTF. DWARF is a download of 300 MB.
 BOTH = ("5.10", "6.1")
+#: Each kernel that vm knows, and where its types come from in most tests; test_btf.py shows that it
+#: is all the same.
+KERNELS = {s.name: "dwarf" if s.name == "6.1" else "btf" for s in SERIES}
 FORMATS = tuple(FILES)
 #: What is ours, and the same on all kernels, is asked on this one; ``make test`` records it alone.
 ONE = "6.12"
@@ -38,7 +40,10 @@ ONE = "6.12"
 COVER: dict[str, list[str]] = {
     # What depends on the kernel's structures, on each kernel; two of these cores are in other
     # formats, and test_agree.py shows that formats differ in nothing.
-    "core": ["5.10-distilled", "6.1-elf", "6.12-elf", "7.2-kdump"],
+    "core": [
+        f"{kernel}-{ {'5.10': 'distilled', '7.2': 'kdump'}.get(kernel, 'elf')}"
+        for kernel in KERNELS
+    ],
     # The same, for what wants more than a distilled core has, or reads one core in all its pieces.
     "elf": [f"{kernel}-elf" for kernel in KERNELS],
     # Formats: one core in ELF and in another format. test_distill.py has the distilled ones of

@@ -43,5 +43,5 @@ CHRONO = ("busy:", "rwnd_limited:", "sndbuf_limited:")
 #: What grows when a segment, an ACK or a probe is sent again.
 GROWS = {
     *("rto:", "backoff:", "segs_out:", "segs_in:", "data_segs_out:", "bytes_sent:"),
-    *("bytes_retrans:", "retrans:", *AGES, *CHRONO),
+    *("data_segs_in:", "bytes_retrans:", "retrans:", *AGES, *CHRONO),
 }

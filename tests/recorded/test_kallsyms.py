@@ -13,10 +13,10 @@ from drgn_sockets.target.declarations import DECLARATIONS, parse
 from drgn_sockets.target.kallsyms import Kallsyms
 from drgn_sockets.target.symbols import vmcoreinfo
 
-from .conftest import FORMATS, opened
+from .conftest import FORMATS, KERNELS, opened
 
 # Of 5.10, VMCOREINFO does not tell where they are.
-TELLING = ("6.1", "6.12", "7.2")
+TELLING = [kernel for kernel in KERNELS if kernel != "5.10"]
 
 
 @pytest.fixture(params=FORMATS)

@@ -329,6 +329,9 @@ def pairs(core: Core) -> Iterator[tuple[SsRow, dict[str, str]]]:
                 mine = min(candidates, key=lambda row: len(differences(core, line, row)[1]))
                 candidates.remove(mine)
                 yield line, mine
+            elif line.netid == "sctp" and key_of_theirs(line) in by_key:
+                # 6.18 tells twice of one that listens and has associations.
+                assert line.state == "LISTEN", line
             elif line.netid == "nl":
                 # The one that ss asked through.
                 assert line.local.startswith("4:"), line.local

@@ -18,6 +18,7 @@ from drgn_sockets.cli import main
 from drgn_sockets.commands import command
 from drgn_sockets.commands.registry import REGISTRY
 from tests.examples import ROOT, Example, blocks, examples, pages
+from vm.kernels import SERIES
 
 NAMES = [entry.name for entry in REGISTRY]
 
@@ -105,6 +106,12 @@ def table_of_commands() -> dict[str, str]:
         r"^\| `(\w+)[^|]*\|[^|]*\| `(.*)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     return dict(rows)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/testing.md", "tests/README.md"])
+def test_every_kernel_is_named(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert [s.name for s in SERIES if not re.search(rf"\b{re.escape(s.name)}\b", text)] == []
 
 
 def test_every_command_is_in_the_readme() -> None:
