@@ -41,7 +41,7 @@ COVER: dict[str, list[str]] = {
     # What depends on the kernel's structures, on each kernel; two of these cores are in other
     # formats, and test_agree.py shows that formats differ in nothing.
     "core": [
-        f"{kernel}-{ {'5.10': 'distilled', '7.2': 'kdump'}.get(kernel, 'elf')}"
+        f"{kernel}-{ {'5.10': 'distilled', '7.2': 'kdump'}.get(kernel, 'elf') }"
         for kernel in KERNELS
     ],
     # The same, for what wants more than a distilled core has, or reads one core in all its pieces.

@@ -428,9 +428,9 @@ class IoUring(Kind):
 
     def fdinfo(self, file: FileRecord, it: Ring) -> Iterator[bytes]:
         """``io_uring_show_fdinfo()``"""
-        # The text changed step by step from v6.13 on; only those up to v6.12, of v6.18 and the newest
-        # one are known here. The member that commit 3597f2786b68 (see above) added in v6.13 tells
-        # the first apart, _cqe_text() the others.
+        # The text changed step by step from v6.13 on; only those up to v6.12, of v6.18 and the
+        # newest one are known here. The member that commit 3597f2786b68 (see above) added in v6.13
+        # tells the first apart, _cqe_text() the others.
         new = it.ctx.file_nodes is not None
         if new and it.locked:
             return
