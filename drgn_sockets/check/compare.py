@@ -263,7 +263,7 @@ def read_net(tree: ProcTree, look: Look, memory: Memory, ino: int, file: str) ->
         paths = _unix_paths(memory.net.get((ino, file), ())) if file == "unix" else None
         look.text[ino, file], look.net[ino, file] = split_net(file, text, paths)
     except (ValueError, IndexError, UnicodeDecodeError) as e:
-        look.missing.append(f"{place}net/{file}: {e}")
+        look.broken.append(f"{place}net/{file}: {e}")
 
 
 def where(table: Table) -> str:
@@ -409,6 +409,8 @@ class Comparison:
                 )
         self.result.left_out.extend(sorted(self._left_out))
         self.result.left_out.extend(before.missing)
+        for line in before.broken:
+            self.losses.lose(line)
 
     def _tell(self, mismatch: Mismatch, *, moved: bool = False) -> None:
         (self.result.moved if moved else self.result.mismatches).append(mismatch)

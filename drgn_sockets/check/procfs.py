@@ -53,6 +53,8 @@ class Look:
     fds: dict[tuple[int, int | None], dict[int, FdLook]] = field(default_factory=dict)
     #: A line for each file that does not exist, or cannot be read.
     missing: list[str] = field(default_factory=list)
+    #: A line for each file whose text is not what such a file says.
+    broken: list[str] = field(default_factory=list)
     #: IDs of kernel threads among the processes that memory does not have.
     kthreads: set[int] = field(default_factory=set)
     #: The text of each file in ``net``.

@@ -98,6 +98,7 @@ class _Saved:
             saved = Look()
             read_net(self._tree, saved, memory, *key)
             missing[key[0]] += saved.missing
+            self._saved.broken += saved.broken
             self._comparison.look_over(saved, memory)
             headings += self._take()[0]
             if key in saved.net:

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from drgn_sockets import demo
+from drgn_sockets.cli import main
+from drgn_sockets.views.procfs import FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,9 +79,40 @@ def test_tour(oracle: Path) -> None:
 
 
 def test_commands() -> None:
-    assert run("check").stdout.splitlines()[-1].endswith("; 0 mismatches")
+    done = run("check")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("; 0 mismatches")
     rows = [json.loads(line) for line in run("ss", "-tl", "--json").stdout.splitlines()]
     assert {row["state"] for row in rows} == {"LISTEN"} and len(rows) > 3
+
+
+@pytest.mark.parametrize("whose", ["memory", "procfs"])
+def test_an_account_that_fails_is_no_agreement(
+    whose: str,
+    oracle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saved = tmp_path / "proc" / "net"
+    saved.mkdir(parents=True)
+    for name in ("tcp", "udp"):
+        shutil.copy(oracle / "net" / name, saved)
+    if whose == "memory":
+
+        def fail(at: object, net: int) -> Iterator[bytes]:
+            raise ValueError("made to fail")
+            yield b""
+
+        monkeypatch.setattr(FILES["udp"], "lines", fail)
+    else:
+        text = (saved / "udp").read_bytes()
+        (saved / "udp").write_bytes(text[: len(text) // 2].rstrip())
+    status = main(["demo", "check", "--procfs", str(saved.parent)])
+    out, err = capsys.readouterr()
+    assert status == 1 and "net/udp" in err, err
+    assert re.search(r"^net/tcp +\d+ rows compared$", out, re.MULTILINE)
+    assert not re.search(r"^net/udp ", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("words", [["ss", "-a"], ["fds"], ["fds", "--all"]])
