@@ -85,7 +85,8 @@ class InetFile(NetFile):
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
         heading = (HEADING6 if self.six else self.heading) + " ref pointer drops"
         digits, width = (5, 0) if self.six else (self.digits, self.width)
-        yield f"{heading:{width}}\n".encode("ascii")
+        # Python before 3.10 pads no text to a width of 0 in an f-string.
+        yield f"{heading.ljust(width)}\n".encode("ascii")
         try:
             table = self.table(at, net)
         except LookupError:
@@ -98,7 +99,7 @@ class InetFile(NetFile):
                 at.unreadable(entry.sk)
             else:
                 row = f"{entry.bucket:{digits}}: {text}"
-                yield f"{row:{width}}\n".encode("ascii")
+                yield f"{row.ljust(width)}\n".encode("ascii")
 
     def _texts(self, at: Looker, sks: Sequence[int]) -> dict[int, str]:
         socks = self.struct.layout(at.prog).read_batch(sks)

@@ -51,7 +51,8 @@ class TcpFile(NetFile):
 
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
         width = 0 if self.six else _WIDTH
-        yield f"{HEADING6 if self.six else HEADING:{width}}\n".encode("ascii")
+        # Python before 3.10 pads no text to a width of 0 in an f-string.
+        yield f"{(HEADING6 if self.six else HEADING).ljust(width)}\n".encode("ascii")
         entries = [
             entry
             for table in tcp_tables(at.net_object(net))
@@ -73,7 +74,7 @@ class TcpFile(NetFile):
                 at.unreadable(entry.sk)
             else:
                 row = f"{number:4}: {text}"
-                yield f"{row:{width}}\n".encode("ascii")
+                yield f"{row.ljust(width)}\n".encode("ascii")
 
     def _full(self, at: Looker, threshold: int, sks: Sequence[int]) -> dict[int, str]:
         """``get_tcp4_sock()``"""
