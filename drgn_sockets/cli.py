@@ -189,6 +189,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _USAGE_ERROR
     except KeyboardInterrupt:
         return 130
+    except Exception as e:
+        # drgn before 0.3 makes a plain Exception of an error that a type finder raised.
+        if type(e) is not Exception or not str(e).startswith("BtfError: "):
+            raise
+        stdout.flush()
+        tell(str(e).removeprefix("BtfError: "))
+        return _USAGE_ERROR
     return status
 
 

@@ -129,6 +129,8 @@ def _set_program(
     args: argparse.Namespace, platform: Platform | None, vmcoreinfo: bytes | None
 ) -> Program:
     prog = Program(platform=platform, vmcoreinfo=vmcoreinfo)
+    if args.qemu is not None and not hasattr(prog, "set_qemu_qmp"):
+        raise UserError(f"--qemu needs drgn 0.2 or newer; this is drgn {drgn.__version__}")
     try:
         if args.core is not None:
             with _without_advice():

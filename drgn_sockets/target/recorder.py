@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+import drgn
 from drgn import FaultError, PlatformFlags, Program, Symbol
 
 from drgn_sockets.errors import UserError
@@ -71,6 +72,8 @@ class Recorder:
 
     def _new_program(self) -> Program:
         prog = Program(platform=self._source.platform)
+        if not hasattr(prog, "set_linux_kernel_custom"):
+            raise UserError(f"distill needs drgn 0.1 or newer; this is drgn {drgn.__version__}")
         try:
             prog.set_linux_kernel_custom("".join(f"{line}\n" for line in self._vmcoreinfo), False)
         except ValueError as e:

@@ -51,8 +51,8 @@ _OS_RELEASE = r"^OSRELEASE=(.*)$"
 # Errors that drgn raises if tables are missing or incomplete.
 _NO_SYMBOLS = (
     *(MissingDebugInfoError, LookupError, ValueError, FaultError, OSError),
-    # From drgn 0.3 on.
-    *((drgn.BadDataError,) if hasattr(drgn, "BadDataError") else ()),
+    # drgn before 0.3 has no error of its own for them.
+    drgn.BadDataError if hasattr(drgn, "BadDataError") else Exception,
 )
 # Single symbols cannot be found; an index of all symbols may still be possible.
 _ODD = (OddKallsymsError, OddTextError)

@@ -14,6 +14,7 @@ from drgn_sockets.target.btf import Btf, BtfError, BtfKind
 from drgn_sockets.target.btf_types import NAME, BtfTypes
 from tests.fuzz.seeds import every_kind, with_layout
 from tests.fuzz.writer import Writer, sample
+from tests.unit.versions import BEFORE_0_3
 
 
 def program(data: bytes, order: str = "<") -> Program:
@@ -187,11 +188,13 @@ def test_types_that_contain_themselves() -> None:
     fine = w.add(BtfKind.STRUCT, "fine", 8, w.name("next"), w.next + 1, 0, vlen=1)
     w.add(BtfKind.PTR, None, fine)
     types = BtfTypes(Program(Platform(Architecture.X86_64)), Btf(w.data()))
+    error = Exception if BEFORE_0_3 else BtfError
     for type_id in (own, one, one + 1, nameless, calls, rows):
         # Where it leads is seen when it is looked at: drgn has to ask for each member.
-        with pytest.raises(BtfError, match="circle"):
+        with pytest.raises(error, match="circle"):
             looked_at(types.type(type_id))
-        with pytest.raises(BtfError, match="circle"):
+        # Not every type can be written before 0.3.
+        with pytest.raises(error, match="circle|cannot be formatted" if BEFORE_0_3 else "circle"):
             str(types.type(type_id))
     assert types.type(fine).member("next").type.type.tag == "fine"
 

@@ -18,6 +18,9 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.target.btf_types import NAME
 from drgn_sockets.target.kallsyms import Kallsyms, OddKallsymsError, read_kallsyms
 from drgn_sockets.target.symbols import load_symbols
+from tests.unit.versions import needs_0_1, needs_0_3
+
+pytestmark = needs_0_1
 
 BASE = 0xFFFFFFFF81000000
 TABLE = 0xFFFFFFFF82000000
@@ -168,6 +171,7 @@ def one(symbols: list[Symbol]) -> Symbol | None:
     return symbols[0] if symbols else None
 
 
+@needs_0_3
 @pytest.mark.parametrize("kernel", LAYOUTS)
 def test_as_drgn_has_them(kernel: str) -> None:
     machine = Machine(LAYOUTS[kernel])
