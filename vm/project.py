@@ -37,6 +37,12 @@ def tables(pyproject: str) -> dict[str, dict[str, str]]:
     return found
 
 
+def dependencies(pyproject: str) -> list[str]:
+    """Read what the package depends on: ``drgn>=0.0.33``, …"""
+    m = re.search(r"^dependencies = \[(.*?)\]", pyproject, re.MULTILINE | re.DOTALL)
+    return re.findall(r'"([^"]+)"', m[1]) if m else []
+
+
 def installed(pyproject: str) -> dict[str, str]:
     """
     Get the files that an installation would add: dist-info and scripts, by path.

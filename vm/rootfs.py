@@ -57,7 +57,8 @@ mke2fs -q -F -t ext4 -O ^has_journal,^resize_inode -m 0 -d "$bare" {image}
 """
 
 
-def _pip() -> list[str]:
+def pip() -> list[str]:
+    """Get the command of a pip."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     host.install("python3-pip")
@@ -88,7 +89,7 @@ def _make(part: Path) -> None:
     try:
         tmp.mkdir(parents=True)
         cache.note("fetching wheels for the guest: " + " ".join(WHEELS))
-        argv = [*_pip(), "install", "--quiet", "--no-compile", "--target", str(wheels)]
+        argv = [*pip(), "install", "--quiet", "--no-compile", "--target", str(wheels)]
         argv += ["--only-binary", ":all:", "--python-version", PYTHON, "--implementation", "cp"]
         for glibc in ("2_17", "2_28", "2_34"):
             argv += ["--platform", f"manylinux_{glibc}_x86_64"]
