@@ -365,6 +365,18 @@ def shell(args: argparse.Namespace) -> int:
         return guest.shell()
 
 
+def _regular(path: Path) -> Path:
+    """
+    The file that *path* leads to: a dump is renamed over it when it is complete.
+
+    :raises VmError: if it is another thing than a regular file
+    """
+    real = path.resolve()
+    if real.exists() and not real.is_file():
+        raise VmError(f"{path} is not a regular file; give another")
+    return real
+
+
 def do_dump(args: argparse.Namespace) -> int:
     """Run ``python -m vm dump``."""
     settings = _settings(args)
@@ -380,7 +392,7 @@ def do_dump(args: argparse.Namespace) -> int:
         return 0
     if args.output is None:
         raise VmError("dump: say where to, with -o FILE (or use --cached)")
-    files = {args.format: args.output}
+    files = {args.format: _regular(args.output)}
     for also in args.also:
         kind, _, path = also.partition(":")
         if kind not in dump.FORMATS or not path:
@@ -388,7 +400,7 @@ def do_dump(args: argparse.Namespace) -> int:
             raise VmError(f"--also {also}: give FORMAT:FILE, FORMAT one of {formats}")
         if kind in files:
             raise VmError(f"--also {also}: there is a core in that format already")
-        files[kind] = Path(path)
+        files[kind] = _regular(Path(path))
     oracle = args.oracle or args.output.with_name(args.output.name + ".oracle")
     made = dump.dump(
         files,

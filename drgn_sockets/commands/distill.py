@@ -83,12 +83,12 @@ class Distill(Command):
         core = getattr(args, "core", None)
         if core is not None and path.exists() and path.samefile(core):
             raise UserError(f"{path} is the core that is read; give another file with -o")
-        check_writable(path)
+        real = check_writable(path)
         recorder = Recorder(prog, DISTILLED + package_version())
         self._read_all(recorder, losses, payload=args.with_payload)
-        with _progress("writing"), written_beside(path) as file:
+        with _progress("writing"), written_beside(real) as file:
             size = _write(file, recorder)
-            _verify(file, recorder)
+            _verify(path, file, recorder)
         kept = sum(len(page) - page.count(0) for page in recorder.kept.values())
         done = Distilled(os.fsencode(path), size, len(recorder.kept), kept, args.with_payload)
         self.emit([done], args, losses)
@@ -173,21 +173,23 @@ def _write(file: BinaryIO, recorder: Recorder) -> int:
     )
 
 
-def _verify(file: BinaryIO, recorder: Recorder) -> None:
+def _verify(path: Path, file: BinaryIO, recorder: Recorder) -> None:
     """
     Read back the file through libkdumpfile.
 
+    :param path: Its name, for an error
     :raises UserError: if a page is not the one that was to be written
     """
     file.flush()
     prog = Program()
     try:
-        prog.set_core_dump(file.name)
+        # drgn closes the descriptor that it is given.
+        prog.set_core_dump(os.dup(file.fileno()))
         for frame, page in recorder.kept.items():
             if prog.read(frame * recorder.page_size, recorder.page_size, physical=True) != page:
                 raise ValueError(f"page frame {frame:#x} is another")
     except (ValueError, FaultError, OSError) as e:
-        raise UserError(f"{file.name} cannot be read back: {e}") from None
+        raise UserError(f"{path} cannot be read back: {e}") from None
 
 
 @contextlib.contextmanager

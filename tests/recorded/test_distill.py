@@ -13,6 +13,7 @@ import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -275,29 +276,40 @@ def test_killed_while_it_writes(one: Core, tmp_path: Path) -> None:
         argv = [sys.executable, "-m", "drgn_sockets", *one.target, "distill", "-o", str(there)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             deadline = time.monotonic() + 60
-            while not list(tmp_path.glob(".core.*.part")) and time.monotonic() < deadline:
+            while not _writes_into(process.pid, tmp_path) and time.monotonic() < deadline:
                 time.sleep(0.001)
             process.send_signal(number)
             process.wait(60)
             assert process.stderr is not None and b"Traceback" not in process.stderr.read()
         assert process.returncode in (-number, 128 + number)
         assert there.read_bytes() == b"precious"
-        left = [p for p in tmp_path.iterdir() if p != there]
-        # Nobody can clean up after SIGKILL; but it is not under the name.
-        assert len(left) <= (1 if number == signal.SIGKILL else 0)
-        for path in left:
-            path.unlink()
+        # Nobody can clean up after SIGKILL: the file has no name before it is complete.
+        assert list(tmp_path.iterdir()) == [there]
+
+
+def _writes_into(pid: int, directory: Path) -> bool:
+    """Whether a process has a file open in a directory."""
+    try:
+        links = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return any(link.startswith(f"{directory}/") for link in links)
 
 
 def test_bad_output(one: Core, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.symlink_to(one.path)
+    fifo, loop = tmp_path / "fifo", tmp_path / "loop"
+    os.mkfifo(fifo)
+    loop.symlink_to(loop)
     before = one.path.stat()
     for file, words in (
         (str(one.path), "is the core that is read"),
         (str(copy), "is the core that is read"),
         (str(tmp_path), "is not a regular file"),
         ("/dev/null", "is not a regular file"),
+        (str(fifo), "is not a regular file"),
+        (str(loop), "cannot write"),
         (str(tmp_path / "none" / "core"), "there is no directory"),
         ("", ""),
     ):
@@ -306,8 +318,29 @@ def test_bad_output(one: Core, tmp_path: Path) -> None:
         assert words in done.stderr.decode().splitlines()[-1]
         assert b"Traceback" not in done.stderr and done.stdout == b""
     assert one.path.stat() == before
+    assert stat.S_ISFIFO(fifo.stat().st_mode) and loop.is_symlink()
     done = spawn(*one.target, "distill")
     assert done.returncode == 2 and b"-o" in done.stderr
+    # Standard output is a file: /dev/stdout leads to it. It is neither of them that is replaced.
+    leads_to = Path("/dev/stdout").readlink()
+    out = tmp_path / "out"
+    with out.open("wb") as stdout:
+        done = spawn(*one.target, "distill", "-o", "/dev/stdout", stdout=stdout)
+        assert done.returncode == 2 and b"is where the messages of this command go" in done.stderr
+        assert out.stat().st_ino == os.fstat(stdout.fileno()).st_ino and not out.read_bytes()
+    assert Path("/dev/stdout").readlink() == leads_to
+
+
+def test_through_a_link(one: Core, tmp_path: Path) -> None:
+    """The file that it leads to is replaced, and the link stays."""
+    link, there = tmp_path / "link", tmp_path / "elsewhere" / "core"
+    there.parent.mkdir()
+    there.write_bytes(b"old")
+    link.symlink_to("elsewhere/core")
+    done = spawn(*one.target, "distill", "-o", str(link))
+    assert done.returncode == 0, done.stderr
+    assert str(link.readlink()) == "elsewhere/core" and Kdump(there).pages
+    assert list(there.parent.iterdir()) == [there]
 
 
 def test_a_damaged_one(one: Core, tmp_path: Path) -> None:

@@ -122,9 +122,7 @@ def main() -> int:
     ]
     text = "\n".join(lines) + "\n"
     sys.stdout.write(text)
-    part = args.output.with_name(args.output.name + ".part")
-    part.write_text(text)
-    part.replace(args.output)
+    args.output.write_text(text)
     failed = [work for work in found if work.trouble]
     for work in failed:
         cache.note(f"{work.name}: {work.trouble}")
