@@ -3,20 +3,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 
-from drgn_sockets.kernel.lost import Lost, lost_by, untold
-from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, read_sparse_pointers
+from drgn_sockets.kernel.lost import CANNOT_BE_READ, Lost, lost_by, untold
+from drgn_sockets.kernel.memory import (
+    byte_order,
+    distilled_by,
+    pointer_size,
+    read_bytes,
+    read_pointers,
+    read_sparse_pointers,
+)
 from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.program import is_live
 
 _CHUNK = 4096
 # fs/file.c: sysctl_nr_open_max, the bound that the kernel itself puts on max_fds.
-_NR_OPEN_MAX = 1 << 31
-# include/linux/fdtable.h: BITS_PER_LONG, slots of the table within struct files_struct.
-_NR_OPEN_DEFAULT = 64
+_NR_OPEN_MAX = (1 << 31) - 1
 # Without this limit, a table whose max_fds is overwritten would be read for very long.
 _MAX_UNREADABLE_CHUNKS = 4
 
@@ -26,7 +33,9 @@ class FilesStruct(Struct):
 
     C_TYPE = "struct files_struct"
 
+    count = Int("count.counter", help="tasks that share it")
     fdt = Int("fdt", help="struct fdtable *")
+    fdtab = Int("fdtab.max_fds", help="the table that is part of it: its number of slots")
 
 
 class Fdtable(Struct):
@@ -38,6 +47,7 @@ class Fdtable(Struct):
     fd = Int("fd", help="struct file **")
     close_on_exec = Int("close_on_exec", help="bitmap of fds closed by execve()")
     open_fds = Int("open_fds", help="bitmap of fds in use")
+    full_fds_bits = Int("full_fds_bits", help="bitmap of full words of open_fds")
 
 
 class OpenFd(NamedTuple):
@@ -57,18 +67,54 @@ def _bitmap_bytes(prog: Program, data: bytes) -> bytes:
     return b"".join(data[i : i + size][::-1] for i in range(0, len(data), size))
 
 
-def _slots(fdt: Fdtable) -> int:
-    """
-    The number of slots that a table really has.
+class _Table(NamedTuple):
+    """A file table, as far as its members agree."""
 
-    A table that is larger than the one within ``struct files_struct`` has its bitmaps side by
-    side (``alloc_fdtable()``), so the distance between them gives ``max_fds`` once more. If
-    ``max_fds`` is overwritten, words far behind the array would be taken for fds.
+    slots: int
+    #: Addresses of its bitmaps.
+    open_fds: int
+    close_on_exec: int
+    #: Members that are wrong, with what they should be.
+    wrong: list[str]
+
+
+def _table(prog: Program, files: FilesStruct, fdt: Fdtable) -> _Table:
     """
-    by_bitmaps = (fdt.close_on_exec - fdt.open_fds) * 8
-    if fdt.max_fds <= _NR_OPEN_DEFAULT or fdt.max_fds == by_bitmaps:
-        return fdt.max_fds
-    return by_bitmaps if 0 < by_bitmaps <= _NR_OPEN_MAX else _NR_OPEN_DEFAULT
+    Find out how many slots a table really has, and where its bitmaps are.
+
+    The table within ``struct files_struct`` has a slot for each bit of a long. A larger one has its
+    three bitmaps side by side (``alloc_fdtable()``), so each distance between two of them gives
+    ``max_fds`` once more. If one of the four members is overwritten, two of the four numbers still
+    agree. If ``max_fds`` alone were believed, words far behind the array would be taken for fds.
+    """
+    start, middle, end = fdt.open_fds, fdt.close_on_exec, fdt.full_fds_bits
+    bits = 8 * pointer_size(prog)
+    places = FilesStruct.layout(prog).cls.places
+    places_of_table = Fdtable.layout(prog).cls.places
+    within = files.address + places["fdtab"].offset - places_of_table["max_fds"].offset
+    if fdt.address == within:
+        wrong = [] if fdt.max_fds == bits else [f"max_fds is {fdt.max_fds} instead of {bits}"]
+        return _Table(bits, start, middle, wrong)
+    told = (fdt.max_fds, (middle - start) * 8, (end - middle) * 8, (end - start) * 4)
+    possible = [n for n in told if bits <= n <= _NR_OPEN_MAX and n % bits == 0]
+    slots, votes = Counter(possible).most_common(1)[0] if possible else (0, 0)
+    if votes < 2:
+        # Nothing says where the bitmaps are. What is read of the array is what the smallest table
+        # would have.
+        text = f"max_fds is {fdt.max_fds}, and its bitmaps have room for {told[1]}"
+        return _Table(min([*possible, bits]), start, middle, [text])
+    wrong = []
+    if fdt.max_fds != slots:
+        wrong.append(f"max_fds is {fdt.max_fds}, but there is room for {slots}")
+    if middle - start != slots // 8:
+        # The third bitmap tells which of the two is at its place.
+        if end - middle == slots // 8:
+            start = middle - slots // 8
+            wrong.append(f"open_fds is {fdt.open_fds:#x} instead of {start:#x}")
+        else:
+            middle = start + slots // 8
+            wrong.append(f"close_on_exec is {fdt.close_on_exec:#x} instead of {middle:#x}")
+    return _Table(slots, start, middle, wrong)
 
 
 class FdChunk(NamedTuple):
@@ -78,7 +124,8 @@ class FdChunk(NamedTuple):
     start: int
     #: ``struct file *`` of each slot, 0 for those that are free or cannot be read.
     slots: Sequence[int]
-    fdt: Fdtable
+    #: Address of the bitmap of fds that are closed by execve().
+    close_on_exec: int
 
     def used(
         self, prog: Program, lose: Callable[[Lost], object] = untold
@@ -89,7 +136,7 @@ class FdChunk(NamedTuple):
         :param lose: Called if the bitmap of fds with CLOEXEC cannot be read.
         """
         n = (len(self.slots) + 7) // 8
-        bitmap = self.fdt.close_on_exec + self.start // 8
+        bitmap = self.close_on_exec + self.start // 8
         try:
             bits = read_bytes(prog, bitmap, n, "close_on_exec of struct fdtable")
         except FaultError as e:
@@ -112,24 +159,63 @@ def fd_chunks(prog: Program, files: int) -> Iterator[FdChunk]:
     :raises FaultError: if the table, or a part of it, cannot be read; what could be read
         has been yielded by then
     """
-    fdt = Fdtable.layout(prog).read(FilesStruct.layout(prog).read(files).fdt)
+    owner = FilesStruct.layout(prog).read(files)
+    fdt = Fdtable.layout(prog).read(owner.fdt)
+    table = _table(prog, owner, fdt)
+    wrong = list(table.wrong)
     size = pointer_size(prog)
-    unreadable = chunks = 0
-    slots = _slots(fdt)
-    for start in range(0, slots, _CHUNK):
-        n = min(_CHUNK, slots - start)
+    unreadable = chunks = absent = strays = 0
+    for start in range(0, table.slots, _CHUNK):
+        n = min(_CHUNK, table.slots - start)
         pointers, missing = read_sparse_pointers(prog, fdt.fd + start * size, n)
         unreadable += missing
         if missing < n:
-            yield FdChunk(start, pointers, fdt)
+            yield FdChunk(start, pointers, table.close_on_exec)
+            if not missing and not table.wrong:
+                difference = _difference(prog, fdt.fd, table.open_fds, start, pointers)
+                absent += max(0, difference)
+                strays += max(0, -difference)
             continue
         chunks += 1
         if chunks == _MAX_UNREADABLE_CHUNKS:
             break
-    if slots != fdt.max_fds:
-        raise FaultError(f"max_fds is {fdt.max_fds}, but there is room for {slots}", fdt.address)
+    if strays:
+        wrong.append(f"open_fds lacks {strays} of the fds that have a file")
+    # A task reserves an fd before it has the file, and may wait for the file: in accept(), or in
+    # open() of a FIFO. pipe() reserves two.
+    if absent > 2 * owner.count:
+        wrong.append(f"{absent} of the fds that are in open_fds have no file")
+    if wrong:
+        raise FaultError(f"struct fdtable{CANNOT_BE_READ}: {'; '.join(wrong)}", fdt.address)
     if unreadable:
-        raise FaultError("part of the array of files cannot be read", fdt.fd)
+        raise FaultError("part of the array of files" + CANNOT_BE_READ, fdt.fd)
+
+
+def _difference(prog: Program, array: int, open_fds: int, start: int, slots: Sequence[int]) -> int:
+    """
+    How many fds more the bitmap has than the array, in a piece of a table.
+
+    :param slots: The pointers of the array, from *start* on
+    :return: 0 if the bitmap is not known
+    """
+    if distilled_by(prog) is not None:
+        # Such a core need not have the bitmap.
+        return 0
+    # On a live kernel fds are opened and closed between the two reads: what stands for three looks
+    # is a difference.
+    for _ in range(3 if is_live(prog) else 1):
+        try:
+            bits = read_bytes(prog, open_fds + start // 8, -(-len(slots) // 8), "open_fds")
+            used = bin(int.from_bytes(bits or b"", "little")).count("1")
+            difference = used - (len(slots) - slots.count(0))
+            if not difference:
+                return 0
+            if is_live(prog):
+                slots = read_pointers(prog, array + start * pointer_size(prog), len(slots))
+        except FaultError:
+            # What it has is in no row.
+            return 0
+    return difference
 
 
 def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:

@@ -9,7 +9,7 @@ from drgn import FaultError, Object, Program, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, unbroken, unreadable
+from drgn_sockets.kernel.lost import Lost, raise_lost, unbroken
 from drgn_sockets.kernel.sock import (
     AF_INET,
     AF_INET6,
@@ -116,8 +116,7 @@ def _listening(prog: Program) -> set[int]:
     ops = {ops for ops in ulps.column("ops") if ops and _is_mptcp(prog, ops)}
     contexts = (data for op, data in zip(ulps.column("ops"), ulps.column("data")) if op in ops)
     found = MptcpSubflowContext.layout(prog).read_batch(contexts)
-    for address in (*ulps.unreadable, *found.unreadable):
-        raise unreadable("socket that listens for MPTCP", address)
+    raise_lost([*ulps.lost, *found.lost])
     return {context.conn for context in found if context.conn}
 
 

@@ -24,6 +24,7 @@ is never asked.
 from __future__ import annotations
 
 import functools
+import operator
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,10 +39,10 @@ from typing import (
     overload,
 )
 
-from drgn import Object, Program, Type, TypeKind, sizeof
+from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
 
-from drgn_sockets.kernel.lost import Lost, unreadable
-from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_groups
+from drgn_sockets.kernel.lost import CANNOT_BE_READ, Lost, unreadable
+from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_groups
 from drgn_sockets.program import once_per_program
 
 T = TypeVar("T")
@@ -52,6 +53,8 @@ S = TypeVar("S", bound="Struct")
 _NULL_PAGE = 4096
 
 _INT_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
+_NUMBERS = frozenset("bBhHiIqQ")
+_NOT_ALIGNED = "it is not aligned"
 
 
 @once_per_program
@@ -344,6 +347,19 @@ class Unpacking(NamedTuple):
     size: int
 
 
+def _alignment(prog: Program, places: Iterable[Place]) -> int:
+    """
+    The alignment of a structure, as far as its members tell: that of the widest number.
+
+    drgn's ``alignof()`` has no answer for a structure that ends in a flexible array.
+    """
+    widest = 1
+    for place in places:
+        if place.code in _NUMBERS and place.offset % place.size == 0:
+            widest = max(widest, place.size)
+    return min(widest, pointer_size(prog))
+
+
 def make_unpacking(order: str, places: Iterable[Place]) -> Unpacking:
     # Members of a union overlap. One struct.Struct unpacks only places that do not overlap; most
     # structures need just one.
@@ -392,8 +408,8 @@ class StructBatch(Generic[S]):
         # Structure i begins at _offsets[i] in _data[i].
         self._data = data
         self._offsets = offsets
-        #: Addresses of structures that could not be read.
-        self.unreadable: list[int] = []
+        #: Structures that could not be read.
+        self.lost: list[Lost] = []
         self._columns: dict[str, Sequence[Any]] = {}
 
     def __len__(self) -> int:
@@ -472,6 +488,8 @@ class Layout(Generic[S]):
         self.unpacking = make_unpacking(byte_order(prog), places.values())
         #: Bytes from the start of the structure that hold all declared members.
         self.size = self.unpacking.size
+        # Bits that no address of the structure has. An address with one is damaged.
+        self._odd = _alignment(prog, places.values()) - 1
         #: The place and the conversion of each member, by the name of its field.
         self.sources: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {}
         self.column_converters = {
@@ -506,6 +524,8 @@ class Layout(Generic[S]):
         """
         if 0 <= address < _NULL_PAGE:
             raise unreadable(self.cls.C_TYPE, address)
+        if address & self._odd:
+            raise FaultError(f"{self.cls.C_TYPE}{CANNOT_BE_READ}: {_NOT_ALIGNED}", address)
         try:
             return self.decode(address, self.prog.read(address, self.size))
         except UNREADABLE:
@@ -521,14 +541,13 @@ class Layout(Generic[S]):
 
     def read_many(self, addresses: Iterable[int]) -> Iterator[S | Lost]:
         """
-        Read the structures at *addresses* in the order of addresses, each once.
+        Read the structures at *addresses* in the order of addresses, each once. Those that cannot
+        be there, by their addresses, come first.
 
         :return: Iterator of the structures. A ``Lost`` stands for one that cannot be read.
         """
         addresses = set(addresses)
-        for address in sorted(a for a in addresses if a < _NULL_PAGE):
-            addresses.discard(address)
-            yield Lost(self.cls.C_TYPE, address)
+        yield from self._take_bad(addresses)
         cls, unpack = self.cls, self.unpacking.unpack
         for group, data in read_groups(self.prog, addresses, self.size):
             if data is None:
@@ -538,15 +557,27 @@ class Layout(Generic[S]):
                 for address in group:
                     yield cls(address, unpack(data, address - start))
 
+    def _take_bad(self, addresses: set[int]) -> list[Lost]:
+        """Take those out of *addresses* that are no addresses of the structure."""
+        lost: list[Lost] = []
+        if not addresses:
+            return lost
+        if min(addresses) < _NULL_PAGE:
+            lost += [Lost(self.cls.C_TYPE, a) for a in sorted(addresses) if a < _NULL_PAGE]
+        if functools.reduce(operator.or_, addresses) & self._odd:
+            odd = sorted(a for a in addresses if a & self._odd and a >= _NULL_PAGE)
+            lost += [Lost(self.cls.C_TYPE, a, _NOT_ALIGNED) for a in odd]
+        addresses.difference_update([one.address for one in lost])
+        return lost
+
     def read_batch(self, addresses: Iterable[int]) -> StructBatch[S]:
         """Read the structures at *addresses* together, each once."""
         wanted = set(addresses)
-        null = {address for address in wanted if address < _NULL_PAGE}
         batch = StructBatch(self, [], [], [])
-        batch.unreadable += sorted(null)
-        for group, data in read_groups(self.prog, wanted - null, self.size):
+        batch.lost += self._take_bad(wanted)
+        for group, data in read_groups(self.prog, wanted, self.size):
             if data is None:
-                batch.unreadable += group
+                batch.lost += [Lost(self.cls.C_TYPE, address) for address in group]
             else:
                 batch.add(group, data)
         return batch

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.file import FMODE_READ, FMODE_WRITE, File
-from drgn_sockets.kernel.lost import Lost, sift
+from drgn_sockets.kernel.lost import sift
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.records.fd import FileRecord
@@ -99,8 +99,8 @@ class Ends:
     def _by_end(self) -> dict[int, list[_OpenEnd]]:
         prog = self._prog
         files = File.layout(prog).read_batch(self._holders.files())
-        for address in files.unreadable:
-            self._losses.lose(Lost(File.C_TYPE, address))
+        for lost in files.lost:
+            self._losses.lose(lost)
         ops = files.column("op")
         # Look up the kind once for each file_operations: they are few, and files are many.
         kinds = {op: kind for op in set(ops) if (kind := kind_with_ends(prog, op))}

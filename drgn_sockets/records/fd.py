@@ -500,7 +500,7 @@ class FdReader:
             self._files.clear()
             new = addresses
         files = File.layout(self.prog).read_batch(new)
-        self._files.update(dict.fromkeys(files.unreadable))
+        self._files.update((lost.address, None) for lost in files.lost)
         accesses = map(access_mode, files.column("flags"), files.column("mode"))
         others: list[tuple[File, str]] = []
         by_socket: dict[int, list[tuple[File, str]]] = {}
@@ -516,8 +516,8 @@ class FdReader:
 
     def _read_sockets(self, by_socket: Mapping[int, list[tuple[File, str]]]) -> None:
         sockets = SocketAlloc.layout(self.prog).read_batch(by_socket)
-        for address in sockets.unreadable:
-            self._lost_sockets(by_socket[address], address + self._socket_offset)
+        for lost in sockets.lost:
+            self._lost_sockets(by_socket[lost.address], lost.address + self._socket_offset)
         summaries: dict[int, Any] = {}
         errors: dict[int, str] = {}
         if self._summary is not None:

@@ -245,17 +245,18 @@ _HeldSockets = tuple[list[tuple[int, str]], list[int], list[int], list[int], lis
 def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
     offset = offsetof(prog.type("struct socket_alloc"), "socket")
     files = _FilePrivate.layout(prog).read_batch(addresses)
-    unreadable = [(file, str(Lost("struct file", file))) for file in files.unreadable]
+    unreadable = [(lost.address, str(lost)) for lost in files.lost]
     socket_ops = socket_file_ops(prog)
     columns = (files.addresses, files.column("op"), files.column("private_data"))
     held = [(private - offset, file) for file, op, private in zip(*columns) if op == socket_ops]
     by_socket = dict(held)
     sockets = SocketAlloc.layout(prog).read_batch(by_socket)
-    if sockets.unreadable:
-        bad = set(sockets.unreadable)
+    if sockets.lost:
+        bad = {lost.address: lost for lost in sockets.lost}
         for address, file in held:
             if address in bad:
-                unreadable.append((file, str(Lost("struct socket", address + offset))))
+                lost = bad[address]._replace(what="struct socket", address=address + offset)
+                unreadable.append((file, str(lost)))
     kinds = zip(sockets.column("ops"), sockets.column("type"))
     families = FamilyNamesByOps(prog)
     found = (

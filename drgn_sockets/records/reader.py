@@ -176,14 +176,13 @@ class UnixBatch(SocketBatch):
         ends = dict(zip(self.addresses, zip(self._inos, self._names)))
         peers = self.structs.column("peer")
         far = UnixSock.layout(self.prog).read_batch({p for p in peers if p and p not in ends})
-        if far.addresses or far.unreadable:
+        if far.addresses or far.lost:
             found = self.reader.inodes_of(far.addresses, far.column("socket"), self._inodes)
             inos = (_ino(found.get(sk)) for sk in far.addresses)
             names = map(self.reader.unix_name, far.column("addr"))
             ends.update(zip(far.addresses, zip(inos, names)))
-        for sk in far.unreadable:
-            lost = Lost(UnixSock.C_TYPE, sk)
-            ends[sk] = lost, lost
+        for lost in far.lost:
+            ends[lost.address] = lost, lost
         return [ends.get(peer, (0, None)) for peer in peers]
 
     def _make(self) -> Iterator[SocketRecord]:
@@ -270,7 +269,7 @@ class SocketReader:
         """Read the sockets at *sks*, of whatever families, in address order."""
         for some in _pieces(sks, _BATCH):
             commons = SockCommon.layout(self.prog).read_batch(some)
-            yield from self._unreadable(commons.unreadable)
+            yield from self._unreadable(commons.lost)
             yield from _with_parts(self._by_state(commons.addresses, commons, None), self.losses)
 
     def read_held(self, name: str, sks: Sequence[int]) -> Iterator[Batch]:
@@ -313,7 +312,7 @@ class SocketReader:
         """
         full = family.record if family.is_known(self.prog) else None
         for some in _pieces(entries, _BATCH):
-            yield from self._unreadable([sk for sk, common in some if common is None])
+            yield from self._unreadable([Lost(Sock.C_TYPE, sk) for sk, one in some if one is None])
             good = [common for _, common in some if common is not None]
             sks = [common.address for common in good]
             yield from _with_parts(self._by_state(sks, good, full), self.losses)
@@ -338,7 +337,7 @@ class SocketReader:
         self, sks: Iterable[int], inodes: Mapping[int, AnyInode], *, brief: bool = False
     ) -> Iterator[Batch]:
         socks = Sock.layout(self.prog).read_batch(sks)
-        yield from self._unreadable(socks.unreadable)
+        yield from self._unreadable(socks.lost)
         kinds = zip(socks.column("family"), socks.column("type"), socks.column("protocol"))
         by_kind: dict[tuple[int, int, int], list[int]] = {}
         for i, kind in enumerate(kinds):
@@ -363,7 +362,7 @@ class SocketReader:
     ) -> Iterator[Batch]:
         """:param family: The family that *sks* look like, if some may be of another family."""
         structs = record_class.struct.layout(self.prog).read_batch(sks)
-        yield from self._unreadable(structs.unreadable, record_class.struct.C_TYPE)
+        yield from self._unreadable(structs.lost)
         strays: list[int] = []
         if family is not None:
             columns = [structs.column(name) for name in ("family", "type", "protocol")]
@@ -378,15 +377,13 @@ class SocketReader:
         if strays:
             yield from self._read_full(strays, inodes)
 
-    def _unreadable(self, sks: Sequence[int], what: str = Sock.C_TYPE) -> Iterator[Batch]:
+    def _unreadable(self, sks: Sequence[Lost]) -> Iterator[Batch]:
         if sks:
-            holders = self.holders
+            of = self.holders.of if self.holders is not None else None
             yield Batch(
                 [
-                    UnreadableSocket(
-                        sk, str(Lost(what, sk)), holders.of(sk) if holders is not None else None
-                    )
-                    for sk in sks
+                    UnreadableSocket(lost.address, str(lost), of(lost.address) if of else None)
+                    for lost in sks
                 ]
             )
 
@@ -429,8 +426,8 @@ class SocketReader:
             elif socket:
                 unknown.setdefault(socket - self._socket_offset, []).append(sk)
         allocs = SocketAlloc.layout(self.prog).read_batch(unknown)
-        for address in allocs.unreadable:
-            found.update(dict.fromkeys(unknown[address], Lost(SocketAlloc.C_TYPE, address)))
+        for lost in allocs.lost:
+            found.update(dict.fromkeys(unknown[lost.address], lost))
         for alloc in allocs:
             # As sock_i_ino(), do not ask whether socket->sk points back: the inner socket of an
             # SMC socket that fell back to TCP points to the struct socket of the SMC socket.

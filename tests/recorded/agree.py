@@ -35,7 +35,7 @@ def compare(prog: Program, cls: type[Struct], addresses: Iterable[int]) -> int:
     batch = layout.read_batch(addresses)
     singles = {one.address: one for one in layout.read_many(addresses)}
     assert batch.addresses == sorted(set(addresses)) == sorted(singles)
-    assert not batch.unreadable
+    assert not batch.lost
     members = cls.members()
     places = layout.cls.places
     assert set(places) <= set(members)

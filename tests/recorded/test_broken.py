@@ -161,6 +161,48 @@ def test_absurd_size_of_a_file_table(patient: Patient, max_fds: int) -> None:
         assert done.status == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("open_fds", -(1 << 28)), ("close_on_exec", 1 << 28), ("open_fds", -8), ("max_fds", 0)],
+    ids=str,
+)
+def test_members_of_a_file_table_that_disagree(patient: Patient, path: str, value: int) -> None:
+    """Of 2^31 slots, say; the other members tell how many there are, and nothing is lost."""
+    process, _ = next(patient.core.fds("threads", fd=1023))
+    fdt = find_task(patient.prog, process["pid"]).files.fdt
+    where = member(fdt, path)
+    was = fdt.member_(path).value_()
+    bad = struct.pack("<I", value) if path == "max_fds" else word(was + value)
+    with patient.damaged((where, bad)):
+        done, rows = others_stay(patient, FDS, 0)
+        assert done.status == 1 and "struct fdtable" in done.err and path in done.err
+        assert any(row["pid"] == process["pid"] and row["fd"] is None for row in rows)
+        done, _ = others_stay(patient, SS, 0)
+        assert done.status == 1 and path in done.err
+
+
+def test_a_file_table_that_is_not_aligned(patient: Patient) -> None:
+    pid, _ = client(patient)
+    files = find_task(patient.prog, pid).files
+    own = sum(1 for row in whole(patient, FDS) if row["pid"] == pid)
+    with patient.damaged((member(files, "fdt"), word(files.fdt.value_() + 1))):
+        done, rows = others_stay(patient, FDS, own)
+        assert done.status == 1 and "it is not aligned" in done.err
+        assert [row["fd"] for row in rows if row["pid"] == pid] == [None]
+
+
+def test_an_array_of_files_that_is_another(patient: Patient) -> None:
+    """Zeros, say: the bitmap tells that there are fds."""
+    pid, _ = client(patient)
+    fdt = find_task(patient.prog, pid).files.fdt
+    own = sum(1 for row in whole(patient, FDS) if row["pid"] == pid)
+    array = fdt.fd.value_()
+    with patient.damaged((array, bytes(8 * fdt.max_fds.value_()))):
+        done, _ = others_stay(patient, FDS, own)
+        assert done.status == 1
+        assert f"{own} of the fds that are in open_fds have no file" in done.err
+
+
 @pytest.mark.parametrize("value", [UNMAPPED, 1, (1 << 64) - 1], ids=lambda v: f"{v:#x}")
 @pytest.mark.parametrize("what", ["files", "files.fdt", "files.fdt.fd", "files.fdt.close_on_exec"])
 def test_pointers_to_a_file_table(patient: Patient, what: str, value: int) -> None:

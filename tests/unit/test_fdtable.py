@@ -36,13 +36,19 @@ class Table:
             ("fd", k.pointer(k.ptr)),
             ("close_on_exec", k.pointer(k.ulong)),
             ("open_fds", k.pointer(k.ulong)),
+            ("full_fds_bits", k.pointer(k.ulong)),
         )
-        files = k.struct("files_struct", ("count", k.u32), ("fdt", k.pointer(self.fdtable)))
+        files = k.struct(
+            "files_struct",
+            ("count", k.struct(None, ("counter", k.s32))),
+            ("fdt", k.pointer(self.fdtable)),
+            ("fdtab", self.fdtable),
+        )
         k.struct("task_struct", ("pid", k.s32), ("files", k.pointer(files)))
         self.fd = 0xFFFF888300000000 if k.word == 8 else 0xC3000000
-        self.bitmap = 0
+        self.used = self.bitmap = 0
         self.fdt = k.alloc(64)
-        self.files = k.new(files, {"count": 1, "fdt": self.fdt})
+        self.files = k.new(files, {"count": {"counter": 1}, "fdt": self.fdt})
         self.max_fds = max_fds
 
     def fill(self, fds: Mapping[int, bool], *, hole: range = range(0), bitmap: bool = True) -> None:
@@ -50,23 +56,28 @@ class Table:
         k = self.kernel
         array = bytearray(self.max_fds * k.word)
         bits = [0] * -(-self.max_fds // (k.word * 8))
+        used = bits.copy()
         for fd, cloexec in fds.items():
             array[fd * k.word : (fd + 1) * k.word] = k.words([file_of(fd)])
             # __set_bit(): in the long that it is in, from the lowest bit on.
             bits[fd // (k.word * 8)] |= cloexec << fd % (k.word * 8)
+            used[fd // (k.word * 8)] |= 1 << fd % (k.word * 8)
         for page in range(-(-len(array) // PAGE)):
             if page not in hole:
                 k.map(self.fd + page * PAGE, bytes(array[page * PAGE : (page + 1) * PAGE]))
-        self.bitmap = k.alloc(k.words(bits)) if bitmap else 0xDEAD0000
+        # alloc_fdtable(): the bitmaps lie side by side, and tell the size as well.
+        self.used = k.alloc(k.words(used + bits)) if bitmap else 0xDEAD0000
+        self.bitmap = self.used + self.max_fds // 8
         self.put(self.max_fds)
 
-    def put(self, max_fds: int) -> None:
-        # alloc_fdtable(): the bitmaps lie side by side, and tell the size as well.
+    def put(self, max_fds: int, **wrong: int) -> None:
         value = {
             "max_fds": max_fds,
             "fd": self.fd,
+            "open_fds": self.used,
             "close_on_exec": self.bitmap,
-            "open_fds": self.bitmap - self.max_fds // 8,
+            "full_fds_bits": self.bitmap + self.max_fds // 8,
+            **wrong,
         }
         self.kernel.put(self.fdt, self.fdtable, value)
 
@@ -122,8 +133,6 @@ def test_no_fds() -> None:
     t = Table(64)
     t.fill({})
     assert t.open() == {}
-    t.put(0)
-    assert t.open() == {}
 
 
 def test_absurd_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +150,7 @@ def test_absurd_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     # The bitmaps agree, and the memory is not there.
     t.max_fds = 1 << 26
     t.fd = 0xFFFF8F0000000000
+    t.bitmap = t.used + t.max_fds // 8
     t.put(t.max_fds)
     calls = 0
     read = read_sparse_pointers
@@ -153,6 +163,78 @@ def test_absurd_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fdtable, "read_sparse_pointers", counted)
     assert t.open_until_error() == {}
     assert calls < 10
+
+
+@pytest.mark.parametrize("max_fds", [0, 63, 100, 128, 1 << 20])
+def test_a_wrong_number_of_slots(max_fds: int) -> None:
+    t = Table(256)
+    t.fill({3: True, 60: False, 255: True})
+    t.put(max_fds)
+    assert t.open_until_error() == {3: True, 60: False, 255: True}
+    # The table that is part of struct files_struct has no bitmaps side by side.
+    t = Table(64)
+    t.fill({3: True, 60: False})
+    k = t.kernel
+    files = k.prog.type("struct files_struct")
+    t.fdt = t.files + files.member("fdtab").offset
+    k.put(t.files, files, {"count": {"counter": 1}, "fdt": t.fdt})
+    t.put(max_fds)
+    assert t.open_until_error() == {3: True, 60: False}
+    t.put(64)
+    assert t.open() == {3: True, 60: False}
+
+
+@pytest.mark.parametrize("member", ["open_fds", "close_on_exec"])
+@pytest.mark.parametrize("by", [-(1 << 28), -8, 8, 1 << 28], ids=str)
+def test_a_bitmap_that_is_elsewhere(member: str, by: int) -> None:
+    t = Table(256)
+    fds = {3: True, 60: False, 255: True}
+    t.fill(fds)
+    t.put(256, **{member: {"open_fds": t.used, "close_on_exec": t.bitmap}[member] + by})
+    t.kernel.reads.clear()
+    # The other members tell where it is.
+    assert t.open_until_error() == fds
+    assert len(t.kernel.reads) < 10
+
+
+def test_two_bitmaps_that_are_elsewhere() -> None:
+    t = Table(256)
+    t.fill({3: True, 60: False, 255: True})
+    # The distance is that of 2^31 slots.
+    t.put(256, open_fds=t.used - (1 << 28), full_fds_bits=0)
+    t.kernel.reads.clear()
+    assert t.open_until_error().keys() == {3, 60}
+    assert len(t.kernel.reads) < 10
+
+
+def test_a_table_that_is_not_where_a_pointer_can_be() -> None:
+    t = Table(64)
+    t.fill({3: True})
+    k = t.kernel
+    files = k.prog.type("struct files_struct")
+    k.put(t.files, files, {"count": {"counter": 1}, "fdt": t.fdt + 4})
+    with pytest.raises(FaultError, match="struct fdtable cannot be read: it is not aligned"):
+        t.open()
+
+
+def test_an_array_that_is_another() -> None:
+    t = Table(64)
+    t.fill({3: True, 4: False, 5: False, 60: False})
+    elsewhere = t.kernel.alloc(64 * 8)
+    t.put(64, fd=elsewhere)
+    with pytest.raises(FaultError, match="4 of the fds that are in open_fds have no file"):
+        t.open()
+    # More than the bitmap has.
+    t.kernel.write(elsewhere, t.kernel.words([file_of(fd) for fd in range(9)]))
+    with pytest.raises(FaultError, match="open_fds lacks 5 of the fds that have a file"):
+        t.open()
+
+
+def test_a_reserved_fd_is_no_damage() -> None:
+    t = Table(64)
+    t.fill({3: True, 4: False})
+    t.kernel.write(t.fd + 3 * 8, bytes(8))
+    assert t.open() == {4: False}
 
 
 def test_a_hole_in_the_array() -> None:

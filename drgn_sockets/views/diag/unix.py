@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from drgn import FaultError
 
-from drgn_sockets.kernel.lost import there, unreadable
+from drgn_sockets.kernel.lost import raise_lost, there
 from drgn_sockets.kernel.sock import AF_UNIX, TCP_LISTEN
 from drgn_sockets.records.families.unix import UnixRecord, UnixSock, sun_path, unix_pending
 from drgn_sockets.views.diag.base import Attribute, Diag, DiagKind, asked_for, meminfo, uid
@@ -70,8 +70,7 @@ def icons(diag: Diag, record: UnixRecord) -> bytes | None:
         return None
     pending = unix_pending(diag.prog, record.sock)
     sockets = UnixSock.layout(diag.prog).read_batch(pending)
-    if sockets.unreadable:
-        raise unreadable(UnixSock.C_TYPE, sockets.unreadable[0])
+    raise_lost(sockets.lost)
     inodes = diag.reader.inodes_of(sockets.addresses, sockets.column("socket"), {})
     inos = []
     for sk in pending:

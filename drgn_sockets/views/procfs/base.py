@@ -136,8 +136,8 @@ class Looker:
     def uids(self, sks: Iterable[int]) -> dict[int, int]:
         """Owners of full sockets as ``/proc/net`` has them, by ``struct sock *``."""
         socks = Sock.layout(self.prog).read_batch(sks)
-        for sk in socks.unreadable:
-            self.unreadable(sk)
+        for lost in socks.lost:
+            self.losses.lose(lost)
         return dict(zip(socks.addresses, self.inodes(socks)[1]))
 
     def drops(self, socks: StructBatch[Any]) -> list[int]:
@@ -148,8 +148,8 @@ class Looker:
             batch = NumaDropCounters.layout(self.prog).read_batch(filter(None, counters))
             sums = map(sum, zip(batch.column("drops0"), batch.column("drops1")))
             by_address = dict(zip(batch.addresses, sums))
-            for address in batch.unreadable:
-                self.losses.lose(Lost(NumaDropCounters.C_TYPE, address))
+            for lost in batch.lost:
+                self.losses.lose(lost)
             drops = [by_address.get(counter, own) for counter, own in zip(counters, drops)]
         return [count & 0xFFFFFFFF for count in drops]
 
