@@ -7,10 +7,14 @@ from collections.abc import Iterable
 
 from drgn import Program, sizeof
 
+from drgn_sockets.kernel.lost import Lost, as_fault
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.program import is_live, once_per_program
 
 _NSEC_PER_SEC = 1_000_000_000
+# CONFIG_HZ is from 24 (arch/mips) to 1200 (arch/alpha).
+_MIN_TICK_NSEC = _NSEC_PER_SEC // 1300
+_MAX_TICK_NSEC = _NSEC_PER_SEC // 20
 # include/asm-generic/param.h: the unit of times in procfs.
 USER_HZ = 100
 
@@ -86,11 +90,17 @@ class Clock:
 
 def _tick_nsec(prog: Program) -> int:
     try:
-        return prog["tick_nsec"].value_()  # type: ignore[no-any-return]
+        variable = prog["tick_nsec"]
+        tick: int = variable.value_()
     except LookupError:
         # kernel/time/jiffies.c: .mult = TICK_NSEC << JIFFIES_SHIFT
-        clocksource = prog["clocksource_jiffies"]
-        return clocksource.mult.value_() >> clocksource.shift.value_()  # type: ignore[no-any-return]
+        variable = prog["clocksource_jiffies"]
+        shift = variable.shift.value_()
+        tick = variable.mult.value_() >> min(shift, 32)
+    if not _MIN_TICK_NSEC <= tick <= _MAX_TICK_NSEC:
+        why = f"{tick} ns is no length of a jiffy"
+        raise as_fault(Lost("tick_nsec", variable.address_, why))
+    return tick
 
 
 @once_per_program
@@ -120,7 +130,7 @@ def ktime_get(prog: Program, clockid: int = CLOCK_MONOTONIC) -> int:
     :raises LookupError: if it is not found
     """
     tk = _Timekeeper.layout(prog).read(_timekeeper(prog))
-    now = tk.base + (tk.xtime_nsec >> tk.shift)
+    now = tk.base + (tk.xtime_nsec >> min(tk.shift, 64))
     if clockid in (CLOCK_REALTIME, CLOCK_REALTIME_ALARM):
         now += tk.offs_real
     elif clockid in (CLOCK_BOOTTIME, CLOCK_BOOTTIME_ALARM):

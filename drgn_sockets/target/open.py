@@ -144,8 +144,9 @@ def _set_program(
     except drgn.FaultError as e:
         raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
     except Exception as e:
-        # drgn raises a plain Exception for libkdumpfile's errors.
-        if type(e) is not Exception:
+        # drgn raises a plain Exception for libkdumpfile's errors, and a BadDataError of its own for
+        # VMCOREINFO that makes no sense (before 0.1, it has none).
+        if type(e) is not Exception and type(e).__module__ != "_drgn":
             raise
         raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
     return prog

@@ -163,7 +163,11 @@ class _QuickSymbols:
             except _ODD:
                 pass
         if self._all is None:
-            self._all = self._make_all(prog)
+            try:
+                self._all = self._make_all(prog)
+            except _NO_SYMBOLS as e:
+                # Neither way to look into kallsyms works.
+                raise UserError(f"the kernel's symbols (kallsyms) are damaged: {e}") from None
         found: Sequence[Symbol] = self._all(prog, name, address, one)
         return found
 

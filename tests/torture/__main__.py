@@ -24,12 +24,9 @@ import multiprocessing
 import os
 import pickle
 import random
-import resource
-import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,16 +34,12 @@ from typing import NamedTuple
 
 from drgn_sockets import demo
 
-from . import outcome
-from .commands import TRACEBACK, Run, forget, opened, run_here, runs
-from .faults import Fault, choose, plant
-from .files import of_elf, of_kdump
+from .bed import Bed
+from .commands import Run, forget, run_here, runs
+from .faults import Fault, choose
 from .outcome import BAD, CLASSES, Done, Outcome, judge
 from .targets import Targets, note
 
-#: Seconds of processor time that a command may take; of the sound core it takes a tenth.
-_SECONDS = {"distill": 40}
-_USUAL_SECONDS = 6
 #: In the core of the demo: a connection of TCP, and one of unix sockets.
 _SOCKETS = ("180:3", ["180:3", "183:3"])
 #: Of the faults so many are in the file of the core.
@@ -63,25 +56,23 @@ class Pair(NamedTuple):
     seconds: float
 
 
-class Ward:
-    """A core that is open, and what commands say of it while it is sound."""
+class Ward(Bed):
+    """A core, what the commands read of it, and what they say while it is sound."""
 
     def __init__(
         self, core: Path, options: tuple[str, ...], oracle: Path | None, place: Path
     ) -> None:
-        self.place = place
         all_runs = runs(oracle, *_SOCKETS)
         self.targets: Targets = pickle.loads(
             _elsewhere(lambda: pickle.dumps(note(core, options, all_runs, place)))
         )
-        self.prog = opened(core, *options)
+        super().__init__(core, options, place)
         self.clean: dict[Run, Done] = {}
         for run in all_runs:
             # Types, once; then as a child finds it.
             if run.name != "distill":
                 self._look_up(run)
         forget(self.prog)
-        self.files = {file.form: file for file in (of_kdump(core), of_elf(self.prog, core))}
         gc.collect()
         gc.freeze()
         for run in all_runs:
@@ -93,68 +84,6 @@ class Ward:
         nowhere = io.StringIO()
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             run_here(self.prog, run.words(self.place))
-
-    def run(self, run: Run, spec: str | None) -> Done:
-        """Run a command in a child, with a fault or without."""
-        out, err = (os.memfd_create(name) for name in ("out", "err"))
-        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pid = os.fork()
-        if not pid:
-            status = TRACEBACK
-            try:
-                self._limit(run, out, err)
-                status = self._run(run.words(self.place), spec)
-                sys.stdout.flush()
-                sys.stderr.flush()
-            except MemoryError:
-                os.write(2, b"MemoryError\n")
-            except BaseException:
-                # One of ours: a command's own are told by run_here().
-                traceback.print_exc()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-        _, ended, usage = os.wait4(pid, 0)
-        texts = []
-        for fd in (out, err):
-            size = os.lseek(fd, 0, os.SEEK_END)
-            texts.append(os.pread(fd, size, 0).decode(errors="backslashreplace"))
-            os.close(fd)
-        return Done(
-            os.waitstatus_to_exitcode(ended),
-            texts[0],
-            texts[1],
-            max(0, usage.ru_maxrss - base) << 10,
-            usage.ru_utime + usage.ru_stime,
-        )
-
-    def _limit(self, run: Run, out: int, err: int) -> None:
-        seconds = _SECONDS.get(run.name, _USUAL_SECONDS)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(20 * seconds)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        most = size + outcome.LIMIT + (outcome.LIMIT >> 2)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-    def _run(self, argv: tuple[str, ...], spec: str | None) -> int:
-        if spec is None:
-            return run_here(self.prog, argv)
-        form, _, what = spec.partition(":")
-        if not what:
-            plant(self.prog, spec, self.targets.where)
-            return run_here(self.prog, argv)
-        path = self.place / f"core-{os.getpid()}"
-        path.write_bytes(self.files[form].damaged(what))
-        try:
-            return run_here(None, ("-c", str(path), "--types", "btf", *argv))
-        finally:
-            path.unlink()
 
     def pair(self, seed: str, number: int) -> Pair:
         """Choose a fault and a command, and see what comes of them."""
@@ -252,19 +181,13 @@ def main() -> int:
             print(pair.outcome.kind, pair.outcome.detail, pair.fault, command_line(pair), sep="\n")
             return 0
         ready = time.monotonic() - started
-        pairs = list(_all(ward, args.seed, args.count, args.jobs))
-    if args.log:
-        with args.log.open("w") as log:
-            for p in pairs:
-                fields = (
-                    p.number,
-                    p.outcome.kind,
-                    p.fault.kind,
-                    p.fault.label,
-                    p.run.name,
-                    f"{p.seconds:.2f}",
-                )
-                log.write("\t".join(map(str, (*fields, p.outcome.detail, command_line(p)))) + "\n")
+        pairs = []
+        with args.log.open("w") if args.log else contextlib.nullcontext() as log:
+            for pair in _all(ward, args.seed, args.count, args.jobs):
+                pairs.append(pair)
+                if log is not None:
+                    log.write(_line(pair))
+                    log.flush()
     print(tables(pairs))
     bad = [pair for pair in pairs if pair.outcome.kind in BAD]
     for pair in bad:
@@ -275,6 +198,12 @@ def main() -> int:
         f"{len(bad)} bad"
     )
     return int(bool(bad))
+
+
+def _line(pair: Pair) -> str:
+    fields = pair.number, pair.outcome.kind, pair.fault.kind, pair.fault.label, pair.run.name
+    more = f"{pair.seconds:.2f}", repr(pair.outcome.detail), command_line(pair)
+    return "\t".join(map(str, (*fields, *more))) + "\n"
 
 
 def _all(ward: Ward, seed: str, count: int, jobs: int) -> Iterator[Pair]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import traceback
 from pathlib import Path
@@ -83,7 +85,8 @@ def runs(oracle: Path | None, client: str, peers: list[str]) -> list[Run]:
 
 def opened(core: Path, *options: str) -> Program:
     """Open a core, with the types of the kernel's BTF."""
-    return open_target(make_parser().parse_args(["-c", str(core), *options, "ss"]))
+    with contextlib.redirect_stderr(io.StringIO()):
+        return open_target(make_parser().parse_args(["-c", str(core), *options, "ss"]))
 
 
 def forget(prog: Program) -> None:

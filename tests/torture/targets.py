@@ -63,10 +63,6 @@ class Targets:
         #: Where pages are in physical memory.
         self.physical: dict[int, int] = {}
 
-    def where(self, address: int) -> int:
-        """The physical address."""
-        return self.physical[address // _PAGE] * _PAGE + address % _PAGE
-
 
 class _Noting:
     """Notes what a program reads."""
