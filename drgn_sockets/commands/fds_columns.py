@@ -10,7 +10,7 @@ from typing import Any
 from drgn import Program
 
 from drgn_sockets.kernel.device import blkdev_name, chrdev_name, driver_name, miscdev_name
-from drgn_sockets.kernel.file import flag_names
+from drgn_sockets.kernel.fcntl import flag_names
 from drgn_sockets.kernel.lost import Lost, raise_lost
 from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.records.columns import Column
@@ -199,7 +199,9 @@ def _locks(r: FdRecord) -> list[str | Lost]:
 
 
 def _flags(r: FdRecord) -> list[str] | None:
-    return None if r.flags is None else flag_names(r.flags)
+    if r.file is None or r.flags is None:
+        return None
+    return flag_names(r.file.prog, r.flags)
 
 
 #: The usual columns, and others whose modules are imported in any case.

@@ -7,35 +7,10 @@ import stat
 
 from drgn import Program, offsetof
 
+from drgn_sockets.kernel.fcntl import O_PATH
 from drgn_sockets.kernel.memory import read_pointers
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.program import once_per_program
-
-# include/uapi/asm-generic/fcntl.h
-O_ACCMODE = 0o3
-O_CLOEXEC = 0o2000000
-O_PATH = 0o10000000
-
-#: Names of ``f_flags``. A flag that includes the bit of another comes before it.
-OPEN_FLAGS = (
-    (0o20200000, "TMPFILE"),
-    (0o4010000, "SYNC"),
-    (0o100, "CREAT"),
-    (0o200, "EXCL"),
-    (0o400, "NOCTTY"),
-    (0o1000, "TRUNC"),
-    (0o2000, "APPEND"),
-    (0o4000, "NONBLOCK"),
-    (0o10000, "DSYNC"),
-    (0o20000, "ASYNC"),
-    (0o40000, "DIRECT"),
-    (0o100000, "LARGEFILE"),
-    (0o200000, "DIRECTORY"),
-    (0o400000, "NOFOLLOW"),
-    (0o1000000, "NOATIME"),
-    (0o2000000, "CLOEXEC"),
-    (0o10000000, "PATH"),
-)
 
 # include/linux/fs.h
 FMODE_READ = 0x1
@@ -171,25 +146,6 @@ def access_mode(flags: int, mode: int) -> str:
     if flags & O_PATH:
         return "p"
     return ("-", "r", "w", "u")[mode & (FMODE_READ | FMODE_WRITE)]
-
-
-def flag_names(flags: int) -> list[str]:
-    """
-    Get the names of the ``O_*`` bits of *flags*, without the access mode. Bits without a name
-    become one octal number.
-
-    >>> flag_names(0o102002)
-    ['APPEND', 'LARGEFILE']
-    """
-    names = []
-    rest = flags & ~O_ACCMODE
-    for bits, name in OPEN_FLAGS:
-        if rest & bits == bits:
-            names.append(name)
-            rest &= ~bits
-    if rest:
-        names.append(f"0{rest:o}")
-    return names
 
 
 @once_per_program

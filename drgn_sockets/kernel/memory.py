@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
-from drgn import FaultError, PlatformFlags, Program
+from drgn import Architecture, FaultError, PlatformFlags, Program
 
 from drgn_sockets.kernel.lost import unreadable
 from drgn_sockets.program import once_per_program
@@ -69,6 +69,12 @@ def page_shift(prog: Program) -> int:
 def byte_order(prog: Program) -> str:
     """``"<"`` or ``">"``, as :mod:`struct` wants it."""
     return "<" if _platform_flags(prog) & PlatformFlags.IS_LITTLE_ENDIAN else ">"
+
+
+def architecture(prog: Program) -> Architecture:
+    """The architecture of *prog*, which need not be that of this machine."""
+    assert prog.platform is not None
+    return prog.platform.arch
 
 
 def _platform_flags(prog: Program) -> PlatformFlags:

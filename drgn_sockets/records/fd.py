@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Optional, Union
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.dcache import Namer
+from drgn_sockets.kernel.fcntl import O_CLOEXEC
 from drgn_sockets.kernel.fdtable import FdChunk, fd_chunks
 from drgn_sockets.kernel.file import (
-    O_CLOEXEC,
     File,
     FileSystemType,
     Inode,

@@ -13,7 +13,7 @@ import pytest
 from drgn import FaultError
 
 from drgn_sockets.kernel.dcache import Namer
-from drgn_sockets.kernel.file import access_mode, file_kind, flag_names, major, minor
+from drgn_sockets.kernel.file import access_mode, file_kind, major, minor
 
 from .fake_kernel import FakeKernel
 
@@ -395,19 +395,6 @@ def test_a_kind_is_printable() -> None:
         kind = file_kind(0o600, b"anon_inode:" + name, False)
         assert kind.isprintable(), kind
         assert kind
-
-
-def test_flags() -> None:
-    # As open(2) takes them on x86, by include/uapi/asm-generic/fcntl.h.
-    assert flag_names(0o100002) == ["LARGEFILE"]
-    assert flag_names(0o2004001 | 0o2000) == ["APPEND", "NONBLOCK", "CLOEXEC"]
-    # O_SYNC has O_DSYNC's bit in it, O_TMPFILE has O_DIRECTORY's.
-    assert flag_names(0o4010000) == ["SYNC"]
-    assert flag_names(0o10000) == ["DSYNC"]
-    assert flag_names(0o20200000) == ["TMPFILE"]
-    assert flag_names(0o200000) == ["DIRECTORY"]
-    assert flag_names(0o1000000000) == ["01000000000"]
-    assert flag_names(2) == []
 
 
 def test_access() -> None:
