@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import struct
 
-from drgn import FaultError, Object, Program, TypeKind, sizeof
+from drgn import Architecture, FaultError, Object, Program, TypeKind, sizeof
 
 from drgn_sockets.kernel.lost import unbroken
-from drgn_sockets.kernel.memory import byte_order, page_shift
+from drgn_sockets.kernel.memory import architecture, byte_order, page_shift, pointer_size
 from drgn_sockets.kernel.percpu import per_cpu_sums
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.kernel.task import PF_KTHREAD, Process
@@ -54,7 +54,18 @@ class Mm(Struct):
     core_state = OptInt("core_state", help="struct core_state *")
     # Linux kernel commit 74c228d20a51 ("x86/uaccess: Provide untagged_addr() and remove tags
     # before address check") (in v6.4)
-    untag_mask = OptInt("context.untag_mask")
+    untag_mask = OptInt("context.untag_mask", help="x86, with CONFIG_ADDRESS_MASKING")
+    # arch/riscv/include/asm/mmu.h, since v6.13
+    pmlen = OptInt("context.pmlen", help="bits of a tag on RISC-V, with CONFIG_RISCV_ISA_SUPM")
+
+
+def mm_untag_mask(prog: Program, mm: Mm) -> int:
+    """``mm_untag_mask()``: the bits of a pointer that are no tag."""
+    if mm.untag_mask is not None:
+        return mm.untag_mask
+    # arch/arm64/include/asm/mmu_context.h
+    tag = 8 if architecture(prog) == Architecture.AARCH64 else mm.pmlen or 0
+    return (1 << 8 * pointer_size(prog)) - 1 >> tag
 
 
 def task_mm(prog: Program, task: Process) -> Mm | None:

@@ -1,20 +1,37 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Lines of ``/proc/PID/status`` about mitigations, on x86: arch/x86/kernel/cpu/bugs.c."""
+"""
+Lines of ``/proc/PID/status`` about mitigations: ``arch_prctl_spec_ctrl_get()`` of
+arch/x86/kernel/cpu/bugs.c and arch/arm64/kernel/proton-pack.c. Other architectures that drgn knows
+have only the weak one of kernel/sys.c, which knows of no mitigation.
+"""
 
 from __future__ import annotations
 
 import struct
 
-from drgn import Program
+from drgn import Architecture, FaultError, Program
 
-from drgn_sockets.kernel.memory import byte_order, read_bytes, read_pointers, read_string
+from drgn_sockets.kernel.memory import (
+    architecture,
+    byte_order,
+    read_bytes,
+    read_pointers,
+    read_string,
+)
 from drgn_sockets.kernel.process import read_word
 from drgn_sockets.program import once_per_program
 
+_X86 = (Architecture.X86_64, Architecture.I386)
 # arch/x86/include/asm/nospec-branch.h: enum ssb_mitigation
 _SSB_DISABLE, _SSB_PRCTL, _SSB_SECCOMP = 1, 2, 3
 # enum spectre_v2_user_mitigation
 _USER_NONE, _USER_STRICT, _USER_STRICT_PREFERRED, _USER_PRCTL, _USER_SECCOMP = range(5)
+# arch/arm64/include/asm/spectre.h: enum mitigation_state
+_SPECTRE_UNAFFECTED, _SPECTRE_MITIGATED = 0, 1
+# arch/arm64/kernel/proton-pack.c: enum spectre_v4_policy
+_V4_DYNAMIC, _V4_ENABLED = 0, 1
+# kernel/cpu.c: enum cpu_mitigations
+_CPU_MITIGATIONS_OFF = 0
 # include/linux/sched.h: PFA_* bits
 _SSB_DISABLED, _SSB_FORCE, _IB_DISABLED, _IB_FORCE, _SSB_NOEXEC = (1 << i for i in range(3, 8))
 # arch/x86/include/asm/cpufeatures.h: NBUGINTS has grown.
@@ -26,23 +43,59 @@ def store_bypass(prog: Program, atomic_flags: int) -> str:
     Get the text of the line ``Speculation_Store_Bypass``.
 
     :param atomic_flags: PFA_* bits of the task
+    :raises LookupError: if a variable that tells is not found
+    :raises FaultError: if it cannot be read
     """
-    mode = read_word(prog, "ssb_mode")
-    if mode is None:
-        return "unknown"
-    if mode == _SSB_DISABLE:
-        return "globally mitigated"
-    if mode in (_SSB_PRCTL, _SSB_SECCOMP):
-        if atomic_flags & _SSB_FORCE:
-            return "thread force mitigated"
-        if atomic_flags & _SSB_NOEXEC:
+    arch = architecture(prog)
+    if arch in _X86:
+        mode = read_word(prog, "ssb_mode")
+        if mode is None:
+            return "unknown"
+        if mode == _SSB_DISABLE:
+            return "globally mitigated"
+        if mode in (_SSB_PRCTL, _SSB_SECCOMP):
+            return _of_thread(atomic_flags)
+        return "vulnerable" if boot_cpu_has_bug(prog, b"spec_store_bypass") else "not vulnerable"
+    if arch == Architecture.AARCH64:
+        # Linux kernel commit c28762070ca6 ("arm64: Rewrite Spectre-v4 mitigation code") (in v5.10)
+        state = _variable(prog, "spectre_v4_state")
+        if state == _SPECTRE_UNAFFECTED:
+            return "not vulnerable"
+        if state != _SPECTRE_MITIGATED:
             return "vulnerable"
-        return "thread mitigated" if atomic_flags & _SSB_DISABLED else "thread vulnerable"
-    return "vulnerable" if boot_cpu_has_bug(prog, b"spec_store_bypass") else "not vulnerable"
+        policy = _variable(prog, "__spectre_v4_policy")
+        if policy == _V4_ENABLED:
+            return "not vulnerable"
+        if policy == _V4_DYNAMIC and _variable(prog, "cpu_mitigations") != _CPU_MITIGATIONS_OFF:
+            return _of_thread(atomic_flags)
+        return "vulnerable"
+    return "unknown"
+
+
+def _of_thread(atomic_flags: int) -> str:
+    if atomic_flags & _SSB_FORCE:
+        return "thread force mitigated"
+    if atomic_flags & _SSB_NOEXEC:
+        return "vulnerable"
+    return "thread mitigated" if atomic_flags & _SSB_DISABLED else "thread vulnerable"
+
+
+@once_per_program
+def _variable(prog: Program, name: str) -> int:
+    """Read an ``int`` that has no type in BTF, and that must be there."""
+    address = prog.symbol(name).address
+    value = read_word(prog, name)
+    if value is None:
+        raise FaultError(f"{name} cannot be read", address)
+    return value
 
 
 def indirect_branch(prog: Program, atomic_flags: int) -> str:
     """Get the text of the line ``SpeculationIndirectBranch``, see :func:`store_bypass`."""
+    arch = architecture(prog)
+    if arch not in _X86:
+        # arm64 says that it has no such control.
+        return "unknown" if arch == Architecture.AARCH64 else "unsupported"
     ibpb = read_word(prog, "spectre_v2_user_ibpb")
     stibp = read_word(prog, "spectre_v2_user_stibp")
     if ibpb is None or stibp is None:

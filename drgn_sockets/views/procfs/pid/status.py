@@ -18,6 +18,7 @@ from drgn_sockets.kernel.mm import (
     Mm,
     has_thp,
     mm_counters,
+    mm_untag_mask,
 )
 from drgn_sockets.kernel.pid import pid_nr_ns
 from drgn_sockets.kernel.speculation import indirect_branch, store_bypass
@@ -114,8 +115,7 @@ def _memory(process: ProcessRecord) -> _Lines:
     yield "CoreDumping", int(bool(dumps))
     yield "THP_enabled", int(has_thp(prog, mm))
     if _has_untag_mask(prog):
-        # Without CONFIG_ADDRESS_MASKING the mask has all bits.
-        yield "untag_mask", f"{(1 << 64) - 1 if mm.untag_mask is None else mm.untag_mask:#x}"
+        yield "untag_mask", f"{mm_untag_mask(prog, mm):#x}"
 
 
 def _has_untag_mask(prog: Program) -> bool:
@@ -198,11 +198,19 @@ def _security(process: ProcessRecord) -> _Lines:
     if task.seccomp_filters is not None:
         yield "Seccomp_filters", task.seccomp_filters
     yield "Speculation_Store_Bypass", store_bypass(prog, task.atomic_flags)
-    # Linux kernel commit fe719888344c ("proc: provide details on indirect branch speculation")
-    # (in v5.11) changed no type; in the same version b4581a52caff ("x86: Expose syscall_work field
-    # in thread_info") did.
-    if prog.type("struct thread_info").has_member("syscall_work"):
+    if _has_indirect_branch_line(prog):
         yield "SpeculationIndirectBranch", indirect_branch(prog, task.atomic_flags)
+
+
+def _has_indirect_branch_line(prog: Program) -> bool:
+    """
+    Whether the file has a line ``SpeculationIndirectBranch:``.
+
+    Linux kernel commit fe719888344c ("proc: provide details on indirect branch speculation") (in
+    v5.11) changed no type; in the same version 1446e1df9eb1 ("kernel: Implement selective syscall
+    userspace redirection") did.
+    """
+    return bool(prog.type("struct task_struct").has_member("syscall_dispatch"))
 
 
 def _places(process: ProcessRecord) -> _Lines:
@@ -210,7 +218,7 @@ def _places(process: ProcessRecord) -> _Lines:
     prog, task = process.prog, process.task
     for what, mask, bits in (
         ("Cpus_allowed", task.cpus_mask, _nr_cpu_ids(prog)),
-        ("Mems_allowed", task.mems_allowed, 0),
+        ("Mems_allowed", task.mems_allowed, _max_numnodes(prog)),
     ):
         if mask is not None:
             count = bits or 8 * len(mask)
@@ -225,6 +233,13 @@ def _nr_cpu_ids(prog: Program) -> int:
     except LookupError:
         # CONFIG_FORCE_NR_CPUS=y
         return 0
+
+
+def _max_numnodes(prog: Program) -> int:
+    """``MAX_NUMNODES``: a list of zones has room for those of all nodes, and one more entry."""
+    zones = prog.type("struct pglist_data").member("node_zones").type.length
+    length = prog.type("struct zonelist").member("_zonerefs").type.length
+    return int((length - 1) // zones)
 
 
 def bitmap(value: int, count: int) -> str:
