@@ -89,7 +89,7 @@ def drgn_prog_set(prog: Program) -> None:
     if prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         from drgn_sockets.target.own_types import OwnTypes
 
-        OwnTypes.of(prog)
+        OwnTypes.of(prog).stand_in()
 
 
 for _entry in REGISTRY:

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from drgn import Program, Type
+from drgn import Object, Program, Symbol, Type, TypeMember, alignof, sizeof
 
-#: The variables that drgn's helpers and ours use. Add a line for one that is missing. If a name has
-#: several declarations, the first whose type this kernel has counts. A length is left out if it
-#: depends on the configuration, and const if some versions do not have it.
+#: The variables that drgn's helpers, commands, tools and tests use, and ours. Add a line for one
+#: that is missing. If a name has several declarations, the first counts whose type this kernel has;
+#: one with const counts only if the variable is in read-only data. A length is left out if it
+#: depends on the configuration, and const if some versions do not have it. longs(TYPE) is a length
+#: in longs. Of a variable with static, all symbols of the name are looked at: other files may have
+#: the name. WITH(NAME) before a declaration is a condition: the kernel has the symbol NAME.
 DECLARATIONS = """
 # Tasks, namespaces, users
 struct task_struct init_task;
@@ -48,8 +52,14 @@ const struct file_operations ns_file_operations;
 struct char_device_struct *chrdevs[255];
 struct kobj_map *cdev_map;
 struct blk_major_name *major_names[255];
+const struct file_operations def_blk_fops;
 struct kernfs_node *sysfs_root_kn;
+static struct kernfs_root *sysfs_root;
+struct kobject *kernel_kobj;
 struct class block_class;
+# Newer kernels have it as a constant, older ones make it at boot.
+const struct class mem_class;
+struct class *mem_class;
 struct kobj_type device_ktype;
 struct kobj_type driver_ktype;
 struct kobj_type class_ktype;
@@ -58,6 +68,9 @@ struct kobj_type module_ktype;
 struct kset *class_kset;
 struct kset *bus_kset;
 struct bus_type memory_subsys;
+struct bus_type node_subsys;
+struct bus_type cpu_subsys;
+struct bus_type platform_bus_type;
 struct bus_type pci_bus_type;
 struct list_head pci_root_buses;
 struct resource ioport_resource;
@@ -105,6 +118,7 @@ struct idr link_idr;
 struct printk_ringbuffer *prb;
 char *log_buf;
 const char linux_banner[];
+const char vermagic[];
 char *saved_command_line;
 unsigned long tainted_mask;
 const struct taint_flag taint_flags[];
@@ -116,6 +130,10 @@ unsigned long tick_nsec;
 unsigned long loops_per_jiffy;
 struct clocksource clocksource_jiffies;
 struct tk_data timekeeper_data[];
+struct tk_data tk_core;
+# Before the structure got a name, in 6.13.
+struct { seqcount_raw_spinlock_t seq; struct timekeeper timekeeper; } tk_core;
+struct { seqcount_t seq; struct timekeeper timekeeper; } tk_core;
 
 # Processors and interrupts
 unsigned int nr_cpu_ids;
@@ -124,6 +142,7 @@ struct cpumask __cpu_possible_mask;
 struct cpumask __cpu_present_mask;
 struct cpumask __cpu_active_mask;
 const unsigned long cpu_all_bits[];
+const unsigned long cpu_bit_bitmap[65][longs(struct cpumask)];
 unsigned long __per_cpu_offset[];
 atomic_t panic_cpu;
 int crashing_cpu;
@@ -147,6 +166,7 @@ struct pglist_data *node_data[];
 nodemask_t node_states[NR_NODE_STATES];
 unsigned int nr_node_ids;
 unsigned long max_pfn;
+int sections_per_block;
 unsigned long max_low_pfn;
 unsigned long min_low_pfn;
 struct memblock memblock;
@@ -156,6 +176,12 @@ atomic_long_t vm_zone_stat[NR_VM_ZONE_STAT_ITEMS];
 atomic_long_t vm_numa_event[NR_VM_NUMA_EVENT_ITEMS];
 atomic_long_t vm_numa_stat[NR_VM_NUMA_STAT_ITEMS];
 struct percpu_counter vm_committed_as;
+int percpu_counter_batch;
+unsigned long fault_around_bytes;
+const struct trace_print_flags gfpflag_names[];
+struct vm_area_struct gate_vma;
+struct list_head kclist_head;
+struct rb_root uprobes_tree;
 int sysctl_overcommit_ratio;
 unsigned long sysctl_overcommit_kbytes;
 struct list_head slab_caches;
@@ -164,10 +190,14 @@ struct kmem_cache *task_struct_cachep;
 struct kmem_cache *files_cachep;
 struct kmem_cache *filp_cachep;
 struct kmem_cache *dentry_cache;
+struct kmem_cache *mm_cachep;
+struct kmem_cache *mnt_cache;
+struct kmem_cache *uid_cachep;
 struct kmem_cache *sock_inode_cachep;
 struct list_head vmap_area_list;
 struct rb_root vmap_area_root;
 struct vmap_node *vmap_nodes;
+static struct vmap_node single;
 unsigned int nr_vmap_nodes;
 unsigned int vmap_zone_size;
 struct hstate hstates[];
@@ -178,6 +208,12 @@ unsigned int nr_swapper_spaces[];
 unsigned int nr_swapfiles;
 atomic_long_t nr_swap_pages;
 long total_swap_pages;
+struct plist_head swap_active_head;
+
+# Newer kernels allocate it at boot, as long as stack_max_pools says.
+WITH(stack_max_pools) void **stack_pools;
+void *stack_pools[];
+void *stack_slabs[];
 
 # Per processor: BTF itself has these where pahole was not too old, but not in Debian's 5.10.
 struct rq runqueues;
@@ -187,31 +223,56 @@ struct vm_event_state vm_event_states;
 unsigned long process_counts;
 struct task_struct *current_task;
 int cpu_number;
+struct irq_stack *hardirq_stack_ptr;
 struct cpuinfo_x86 cpu_info;
 struct exception_stacks exception_stacks;
 """
 
-_DECLARATION = (
-    r"\s*(?P<type>[A-Za-z_][\w\s*]*?[\s*])(?P<name>[A-Za-z_]\w*)\s*(?P<lengths>(\[\w*\])*)\s*;?\s*"
+_DECLARATION = re.compile(
+    r"\s*(?P<conditions>((static|WITH\(\w+\))\s+)*)"
+    r"(?P<type>(struct\s*{(?P<members>[\w\s*;\[\]]+)}|[A-Za-z_][\w\s*]*?)[\s*])(?P<name>[A-Za-z_]\w*)"
+    r"\s*(?P<lengths>(\[(\w*|longs\([\w ]+\))\])*)\s*;?\s*"
 )
 
 
-def parse(text: str) -> Iterator[tuple[str, str]]:
+class Declared(NamedTuple):
+    """The declaration of a variable."""
+
+    name: str
+    #: The type as C writes it without a name; for a structure without a tag, its members.
+    type: str
+    #: Whether the type is such members.
+    nameless: bool = False
+    #: Whether other files may have a variable of this name.
+    static: bool = False
+    #: A symbol without which the declaration does not count.
+    symbol: str | None = None
+
+
+def parse(text: str) -> Iterator[Declared]:
     """
     Read declarations of variables, one to a line.
 
-    :return: Names, and their types as C writes them without a name
     :raises ValueError: if a line is no declaration
     """
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
             continue
-        match = re.fullmatch(_DECLARATION, line)
+        match = _DECLARATION.fullmatch(line)
         if match is None:
             raise ValueError(
                 f"not a declaration of a variable, such as struct net init_net: {line}"
             )
-        yield match["name"], f"{match['type'].strip()} {match['lengths']}".strip()
+        members = match["members"]
+        type_ = members or f"{match['type'].strip()} {match['lengths']}"
+        symbol = re.search(r"WITH\((\w+)\)", match["conditions"])
+        yield Declared(
+            match["name"],
+            type_.strip(),
+            nameless=bool(members),
+            static="static" in match["conditions"].split(),
+            symbol=symbol[1] if symbol else None,
+        )
 
 
 class Declarations:
@@ -224,7 +285,7 @@ class Declarations:
     def __init__(self, prog: Program, text: str = "") -> None:
         self._prog = prog
         self._text = text
-        self._types: dict[str, list[str]] = {}
+        self._types: dict[str, list[Declared]] = {}
 
     def add(self, text: str) -> None:
         """
@@ -232,27 +293,79 @@ class Declarations:
 
         :raises ValueError: if a line is no declaration
         """
-        fresh: dict[str, list[str]] = {}
-        for name, type_ in parse(text):
-            fresh.setdefault(name, []).append(type_)
+        fresh: dict[str, list[Declared]] = {}
+        for declared in parse(text):
+            fresh.setdefault(declared.name, []).append(declared)
         for name, types in fresh.items():
             self._types[name] = types + self._types.get(name, [])
 
-    def _declared(self, name: str) -> list[str]:
+    def _declared(self, name: str) -> list[Declared]:
         found = self._types.get(name, [])
         if name in self._text:
             lines = "\n".join(line for line in self._text.splitlines() if name in line)
-            found = found + [type_ for declared, type_ in parse(lines) if declared == name]
+            found = found + [declared for declared in parse(lines) if declared.name == name]
         return found
 
-    def type(self, name: str) -> Type | None:
-        """The declared type of a variable; ``None`` if the kernel has no such type."""
-        for declared in self._declared(name):
-            try:
-                return self._prog.type(re.sub(r"\[([A-Za-z_]\w*)\]", self._length, declared))
-            except LookupError:
-                pass
+    def object(self, name: str, *, in_a_file: bool = False) -> Object | None:
+        """
+        The variable of a name; ``None`` if none is declared, or the kernel lacks its type.
+
+        :param in_a_file: It is asked for with the name of a file, which symbols do not have.
+        """
+        candidates = self._declared(name)
+        for declared in candidates:
+            type_ = self._type(declared)
+            if type_ is None or (declared.symbol and not self._symbols(declared.symbol)):
+                continue
+            if not (in_a_file or declared.static):
+                symbols = self._symbols(name)[:1]
+            else:
+                symbols = self._prog.symbols(name)
+                if len(symbols) > 1:
+                    # Each extends to the next symbol.
+                    symbols = [s for s in symbols if s.size == sizeof(type_)]
+                    if len(symbols) > 1:
+                        continue
+            if not symbols:
+                continue
+            is_const = declared.type.startswith("const ") and "*" not in declared.type
+            if len(candidates) > 1 and is_const and not self._is_read_only(symbols[0].address):
+                continue
+            return Object(self._prog, type_, address=symbols[0].address)
         return None
 
+    def _symbols(self, name: str) -> list[Symbol]:
+        try:
+            return [self._prog.symbol(name)]
+        except LookupError:
+            return []
+
+    def _is_read_only(self, address: int) -> bool:
+        start, end = (self._symbols(name) for name in ("__start_rodata", "__end_rodata"))
+        return bool(start and end) and start[0].address <= address < end[0].address
+
+    def _type(self, declared: Declared) -> Type | None:
+        try:
+            if declared.nameless:
+                return self._struct(declared.type)
+            lengths = r"\[([A-Za-z_][^]]*)\]"
+            return self._prog.type(re.sub(lengths, self._length, declared.type))
+        except LookupError:
+            return None
+
+    def _struct(self, text: str) -> Type:
+        members = []
+        end = largest = 0
+        for member in parse("\n".join(filter(str.strip, text.split(";")))):
+            type_ = self._prog.type(member.type)
+            start = end + -end % alignof(type_)
+            members.append(TypeMember(type_, member.name, bit_offset=8 * start))
+            end = start + sizeof(type_)
+            largest = max(largest, alignof(type_))
+        return self._prog.struct_type(None, end + -end % largest, members)
+
     def _length(self, match: re.Match[str]) -> str:
+        if match[1].startswith("longs("):
+            size = sizeof(self._prog.type(match[1][len("longs(") : -1]))
+            return f"[{size // sizeof(self._prog.type('long'))}]"
         return f"[{self._prog.constant(match[1]).value_()}]"

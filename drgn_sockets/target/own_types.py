@@ -11,6 +11,8 @@ from itertools import islice
 from drgn import (
     FaultError,
     FindObjectFlags,
+    Module,
+    ModuleFileStatus,
     Object,
     Program,
     Symbol,
@@ -23,7 +25,7 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.program import once_per_program
 from drgn_sockets.target.btf import Btf
 from drgn_sockets.target.btf_source import BtfFile, module_btf, own_btf
-from drgn_sockets.target.btf_types import NAME, BtfTypes, at_symbol
+from drgn_sockets.target.btf_types import NAME, BtfTypes
 from drgn_sockets.target.declarations import DECLARATIONS, Declarations
 from drgn_sockets.target.symbols import OWN_SYMBOLS, SymbolFinder, load_symbols, os_release
 
@@ -127,6 +129,26 @@ class OwnTypes:
         """
         self._told.add(text)
 
+    def stand_in(self) -> None:
+        """
+        Let drgn do without debugging symbols that it does not find.
+
+        Without this, the REPL begins with an error, and ``prog.load_debug_info()`` raises one,
+        though there are types. Symbols that are given later are used instead.
+        """
+        self._prog.register_debug_info_finder(NAME, self._find_debug_info, enable_index=-1)
+
+    def _find_debug_info(self, modules: Sequence[Module]) -> None:
+        # This comes last, so these modules are those that drgn has found no files for. Modules
+        # of a kernel that has DWARF are left to drgn, which says that they lack theirs.
+        if not self._ready():
+            return
+        for module in modules:
+            if module.wants_debug_file():
+                module.debug_file_status = ModuleFileStatus.DONT_WANT
+            if module.wants_loaded_file():
+                module.loaded_file_status = ModuleFileStatus.DONT_WANT
+
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """
@@ -197,15 +219,15 @@ class OwnTypes:
     def _find_object(
         self, prog: Program, name: str, flags: FindObjectFlags, filename: str | None
     ) -> Object | None:
-        if filename:
-            return None
         variable = bool(flags & FindObjectFlags.VARIABLE)
         if variable:
-            type_ = self._told.type(name)
-            if type_ is not None:
-                return at_symbol(prog, name, type_)
+            found = self._told.object(name, in_a_file=bool(filename))
+            if found is not None:
+                return found
         if not self._ready():
             return None
+        if filename:
+            return self._known.object(name, in_a_file=True) if variable else None
         # Declarations are searched before modules, because otherwise most variables would load all
         # modules. They are searched before enumerators too, because an index of enumerators is made
         # only when one is asked for.
@@ -213,9 +235,7 @@ class OwnTypes:
         if variable:
             found = own.find_object(prog, name, FindObjectFlags.VARIABLE, filename)
             if found is None:
-                type_ = self._known.type(name)
-                if type_ is not None:
-                    found = at_symbol(prog, name, type_)
+                found = self._known.object(name)
             if found is not None:
                 return found
         found = own.find_object(prog, name, flags & ~FindObjectFlags.VARIABLE, filename)
@@ -267,6 +287,8 @@ def _own_types(prog: Program) -> OwnTypes:
 
 def _has_dwarf(prog: Program) -> bool:
     try:
-        return not prog.main_module().wants_debug_file()
+        module = prog.main_module()
     except LookupError:
         return False
+    # Not wanted: see stand_in().
+    return not (module.wants_debug_file() or module.debug_file_status == ModuleFileStatus.DONT_WANT)

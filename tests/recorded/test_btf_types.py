@@ -197,7 +197,7 @@ def test_every_variable_of_btf(pair: tuple[Program, Program]) -> None:
 
 
 def test_every_declaration(pair: tuple[Program, Program]) -> None:
-    names = {name for name, _ in parse(DECLARATIONS)}
+    names = {declared.name for declared in parse(DECLARATIONS)}
     assert sum(same_variable(*pair, name, strict=False) for name in names) > 130
 
 
@@ -211,8 +211,8 @@ def test_per_cpu(pair: tuple[Program, Program]) -> None:
 @pytest.mark.kernels(*KERNELS)
 def test_no_declaration_is_of_what_no_kernel_has() -> None:
     programs = [opened(kernel, "elf", "btf").prog for kernel in KERNELS]
-    for name, _ in parse(DECLARATIONS):
-        assert any(name in prog for prog in programs), name
+    for declared in parse(DECLARATIONS):
+        assert any(declared.name in prog for prog in programs), declared.name
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
