@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vm import apt, cache, host
 from vm.errors import VmError
-from vm.project import ROOT, dependencies
+from vm.project import ROOT, dependencies, installed
 from vm.rootfs import pip
 
 #: The Debian release of each Python.
@@ -28,6 +28,8 @@ RELEASES = {"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie", "3.14": "si
 
 #: What tests need beside the dependencies of the package.
 TESTING = ("hypothesis>=6", "pytest>=7")
+# What these need before Python 3.11: pip asks the Python that it runs on whether it is needed.
+_BACKPORTS = ("exceptiongroup", "tomli", "typing-extensions")
 
 # Package lists of a release may be this old, s.
 _MAX_AGE = 7 * 24 * 3600
@@ -37,16 +39,20 @@ _TOOLS = ("dash", "coreutils", "libstdc++6")
 # Dependencies that only installing needs, and that are large.
 _LEFT_OUT = re.compile(r"(debconf|dpkg|libdb5\S*|perl\S*|tzdata)=")
 
-# $1 is the root, $2 the packages, $3 the tree; the rest is the command. The mounts end with it.
+# $1 is the root, $2 the packages and where they belong, $4 the tree; the rest is the command. The
+# mounts end with it.
 _ENTER = """
-root=$1 site=$2 tree=$3
-shift 3
-mount --rbind /dev "$root/dev" && mount -t proc proc "$root/proc" &&
-  mount -t tmpfs tmpfs "$root/tmp" && mount --bind "$site" "$root/site" &&
+root=$1 site=$2 at=$3 tree=$4
+shift 4
+mount --bind "$root" "$root" && mount --rbind /dev "$root/dev" && mount -t proc proc "$root/proc" &&
+  mount -t tmpfs tmpfs "$root/tmp" && mount --bind "$site" "$root/$at" &&
   mount --bind "$tree" "$root/src" && exec chroot "$root" /usr/bin/env -i \
-  PATH=/usr/bin:/bin HOME=/tmp LANG=C.UTF-8 PYTHONPATH=/src:/site \
-  /bin/sh -c 'cd /src && exec "$@"' sh "$@"
+  PATH=/usr/bin:/bin HOME=/tmp LANG=C.UTF-8 /bin/sh -c 'cd /src && exec "$@"' sh "$@"
 """
+
+
+def _site(python: str) -> str:
+    return f"usr/local/lib/python{python}/dist-packages"
 
 
 def root(python: str) -> Path:
@@ -56,7 +62,7 @@ def root(python: str) -> Path:
     :param python: one of :data:`RELEASES`
     """
     release = RELEASES[python]
-    inputs = repr((release, python, _TOOLS, _LEFT_OUT.pattern))
+    inputs = repr((release, python, _TOOLS, _LEFT_OUT.pattern, _site(python)))
     digest = hashlib.sha256(inputs.encode()).hexdigest()[:12]
     where = cache.root() / "pythons" / f"{python}-{digest}"
 
@@ -76,8 +82,8 @@ def root(python: str) -> Path:
                 (part / name).symlink_to(f"usr/{name}")
         if not (part / "usr/bin/sh").exists() and not (part / "bin/sh").exists():
             (part / "bin/sh").symlink_to("dash")
-        for name in ("dev", "proc", "tmp", "src", "site"):
-            (part / name).mkdir(exist_ok=True)
+        for name in ("dev", "proc", "tmp", "src", _site(python)):
+            (part / name).mkdir(exist_ok=True, parents=True)
 
     if not where.exists():
         cache.ensure(where, make)
@@ -95,11 +101,27 @@ def packages(python: str, into: Path, *, oldest: bool) -> None:
     wanted = dependencies((ROOT / "pyproject.toml").read_text())
     if oldest:
         wanted = [text.replace(">=", "==") for text in wanted]
-    argv = [*pip(), "install", "--quiet", "--disable-pip-version-check", "--target", str(into)]
-    argv += ["--only-binary", ":all:", "--python-version", python, "--implementation", "cp"]
+    of = ["--only-binary", ":all:", "--python-version", python, "--implementation", "cp"]
     for glibc in ("2_17", "2_28", "2_31"):
-        argv += ["--platform", f"manylinux_{glibc}_x86_64"]
-    host.call([*argv, "--platform", "manylinux2014_x86_64", *wanted, *TESTING], "pip install")
+        of += ["--platform", f"manylinux_{glibc}_x86_64"]
+    of += ["--platform", "manylinux2014_x86_64"]
+    quiet = ["--quiet", "--disable-pip-version-check"]
+    with tempfile.TemporaryDirectory() as wheels:
+        # Only "download" takes no versions that want a newer Python than this one.
+        argv = [*pip(), "download", *quiet, *of, "--dest", wheels, *wanted, *TESTING]
+        if python == "3.9":
+            argv += _BACKPORTS
+        host.call(argv, "pip download")
+        files = map(str, Path(wheels).iterdir())
+        argv = [*pip(), "install", *quiet, *of, "--no-deps", "--target", str(into), *files]
+        host.call(argv, "pip install")
+    # The tree works as if it were installed.
+    (into / "drgn-sockets.pth").write_text("/src\n")
+    for name, text in installed((ROOT / "pyproject.toml").read_text()).items():
+        if name.startswith("src/"):
+            path = into / name.removeprefix("src/")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
 
 
 class Place:
@@ -128,7 +150,7 @@ class Place:
     def argv(self, *words: str) -> list[str]:
         """The command that runs this Python with *words*."""
         enter = ["unshare", "--mount", "sh", "-c", _ENTER, "enter"]
-        where = [str(self._root), str(self._site), str(self._tree)]
+        where = [str(self._root), str(self._site), _site(self.python), str(self._tree)]
         return host.as_root([*enter, *where, f"/usr/bin/python{self.python}", *words])
 
     @functools.cached_property
