@@ -26,7 +26,9 @@ from typing import Callable, NamedTuple
 from tests import faults
 from tests.recorded.conftest import KERNELS
 from tests.torture.outcome import BAD, CLASSES
-from vm import cache
+from tests.wide import drgn_suite
+from vm import cache, pythons
+from vm.errors import VmError
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docs" / "wide.md"
@@ -121,9 +123,51 @@ def torture(args: argparse.Namespace) -> Iterator[Row]:
     yield Row("all", last.removeprefix("torture: "), good, seconds)
 
 
+def versions(args: argparse.Namespace) -> Iterator[Row]:
+    """Pythons of Debian's releases, each with the oldest and the newest drgn (and others)."""
+    for python in pythons.RELEASES:
+        for oldest in (True, False):
+            start = time.monotonic()
+            try:
+                with pythons.Place(python, oldest=oldest) as place:
+                    what = f"Python {python}, drgn {place.drgn}"
+                    argv = place.argv("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit")
+                    tested, tests, _ = _run(*argv)
+                    compared, rows, _ = _run(*place.argv("-m", "drgn_sockets", "demo", "check"))
+            except VmError as e:
+                what = f"Python {python}, {'oldest' if oldest else 'newest'} drgn"
+                yield Row(what, str(e), False, time.monotonic() - start)
+                continue
+            yield Row(
+                what,
+                f"{tests.strip('= ')}; demo check: {rows}",
+                tested and compared,
+                time.monotonic() - start,
+            )
+
+
+def suites(args: argparse.Namespace) -> Iterator[Row]:
+    """drgn's own tests in guests without debug info: types and symbols are the kernel's own."""
+    for kernel in KERNELS:
+        start = time.monotonic()
+        for run in drgn_suite.run(kernel):
+            failed = ", ".join(sorted({name.rpartition("::")[2] for name in run.failed}))
+            wants = "; ".join(run.wants) or "none"
+            yield Row(
+                f"{kernel}, {run.suite}",
+                f"{run.summary.strip('= ')}; for want of a type or a symbol: {wants}"
+                + (f"; failed: {failed}" if failed else ""),
+                not run.wants,
+                time.monotonic() - start,
+            )
+            start = time.monotonic()
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "drgn": suites,
     "faults": planted,
     "fuzz": fuzz,
+    "pythons": versions,
     "recordings": recordings,
     "torture": torture,
 }
