@@ -23,6 +23,7 @@ from drgn_sockets.target import add_target_arguments, open_target
 from drgn_sockets.target.plugins import leave_out
 from drgn_sockets.version import package_version
 
+_TOLD = 1
 _USAGE_ERROR = 2
 
 
@@ -160,6 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr(args.log_level)
     try:
         status: int = args.run.start(args, _open, _parse)
+        if getattr(args, "incomplete", False):
+            status = status or _TOLD
         sys.stdout.flush()
     except UserError as e:
         stdout.flush()

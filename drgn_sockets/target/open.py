@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
-import logging
 import os
-from collections.abc import Iterator
 
 import drgn
 from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
 from drgn_sockets.errors import UserError
 from drgn_sockets.messages import tell
-from drgn_sockets.target import core_file
 from drgn_sockets.target.btf_source import BtfFile
+from drgn_sockets.target.core_file import CoreFile
+from drgn_sockets.target.open_core import open_core, too_little_left
 from drgn_sockets.target.own_types import OwnTypes
 
 _KCORE = "/proc/kcore"
@@ -82,7 +80,9 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         help="architecture of a core that does not tell, such as X86_64",
     )
     advanced.add_argument(
-        "--vmcoreinfo", metavar="PATH", help="a file with VMCOREINFO, for a core without it"
+        "--vmcoreinfo",
+        metavar="PATH",
+        help="a file with VMCOREINFO, for a core that has none, in its memory either",
     )
 
 
@@ -97,22 +97,61 @@ def open_target(args: argparse.Namespace) -> Program:
     )
     vmcoreinfo = _read_vmcoreinfo(args.vmcoreinfo)
     platform = Platform(architecture) if architecture is not None else None
-    if args.core is not None and platform is None:
+    if args.core is not None:
         try:
-            platform = core_file.look_at(args.core).platform()
+            prog, file = open_core(args.core, platform, vmcoreinfo)
         except OSError as e:
             raise UserError(_cannot_open(args, e)) from None
+        _load_core_symbols(prog, args, file)
+        return prog
     try:
         prog = _set_program(args, platform, vmcoreinfo)
     except ValueError as e:
-        raise UserError(_not_a_core(args, e)) from None
-    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
-        raise UserError(
-            f"{args.core} is not a core of a Linux kernel, or lacks its VMCOREINFO note "
-            "(give that with --vmcoreinfo)"
-        )
+        raise UserError(f"cannot open {args.qemu or _KCORE}: {e}") from None
+    if args.qemu is not None and not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        if vmcoreinfo is None:
+            # QEMU answers one program at a time.
+            del prog
+            prog, vmcoreinfo = _open_qemu_without_vmcoreinfo(args, platform)
+        prog.set_linux_kernel_custom(vmcoreinfo, True)
     _load_symbols(prog, args)
     return prog
+
+
+def _open_qemu_without_vmcoreinfo(
+    args: argparse.Namespace, platform: Platform | None
+) -> tuple[Program, bytes]:
+    """Open a guest, and find VMCOREINFO in its memory."""
+    from drgn_sockets.target.qmp import ram_ranges
+    from drgn_sockets.target.vmcoreinfo import find_in_guest
+
+    try:
+        ranges = ram_ranges(args.qemu)
+    except OSError as e:
+        raise UserError(_cannot_open(args, e)) from None
+    guest = _set_program(args, platform, None)
+    found = find_in_guest(guest, ranges)
+    if found is None:
+        raise UserError(
+            f"the guest at {args.qemu} has no VMCOREINFO, neither from QEMU's vmcoreinfo device "
+            "nor in its memory: it does not run Linux, or a kernel without CONFIG_VMCORE_INFO; if "
+            "you have the VMCOREINFO, give it with --vmcoreinfo"
+        )
+    tell(f"QEMU has no VMCOREINFO of the guest; it was found in memory, at {found.address:#x}")
+    return guest, found.text
+
+
+def _load_core_symbols(prog: Program, args: argparse.Namespace, file: CoreFile) -> None:
+    try:
+        _load_symbols(prog, args)
+    except (UserError, drgn.FaultError, LookupError):
+        # With options, it may be these that are wrong.
+        if file.missing is None or args.symbols or args.btf or args.system_map:
+            raise
+        raise too_little_left(file) from None
+    if file.missing is not None:
+        tell(f"{file.cut_short()}; what is missing will be told where it is read")
+        args.incomplete = True
 
 
 def _read_vmcoreinfo(path: str | None) -> bytes | None:
@@ -132,39 +171,21 @@ def _set_program(
     if args.qemu is not None and not hasattr(prog, "set_qemu_qmp"):
         raise UserError(f"--qemu needs drgn 0.2 or newer; this is drgn {drgn.__version__}")
     try:
-        if args.core is not None:
-            with _without_advice():
-                prog.set_core_dump(args.core)
-        elif args.qemu is not None:
+        if args.qemu is not None:
             prog.set_qemu_qmp(args.qemu)
         else:
             prog.set_kernel()
     except OSError as e:
         raise UserError(_cannot_open(args, e)) from None
     except drgn.FaultError as e:
-        raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
+        raise UserError(f"{args.qemu or _KCORE} is damaged: {e}") from None
     except Exception as e:
         # drgn raises a plain Exception for libkdumpfile's errors, and a BadDataError of its own for
         # VMCOREINFO that makes no sense (before 0.1, it has none).
         if type(e) is not Exception and type(e).__module__ != "_drgn":
             raise
-        raise UserError(f"{args.core or args.qemu or _KCORE} is damaged: {e}") from None
+        raise UserError(f"{args.qemu or _KCORE} is damaged: {e}") from None
     return prog
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Keep drgn from its advice to put flattened dumps together: they open as they are."""
-
-    def is_other(record: logging.LogRecord) -> bool:
-        return "flattened format" not in record.getMessage()
-
-    logger = logging.getLogger("drgn")
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
 
 
 def _cannot_open(args: argparse.Namespace, e: OSError) -> str:
@@ -172,8 +193,6 @@ def _cannot_open(args: argparse.Namespace, e: OSError) -> str:
     if args.core is not None:
         if e.errno == errno.ENOENT:
             return f"no such core: {args.core}"
-        if e.errno == errno.EISDIR or os.path.isdir(args.core):
-            return f"{args.core} is a directory, not a core"
         return f"cannot open core {args.core}: {why}"
     if args.qemu is not None:
         return (
@@ -189,12 +208,6 @@ def _cannot_open(args: argparse.Namespace, e: OSError) -> str:
     if e.errno == errno.ENOENT:
         return f"this kernel has no {_KCORE} (CONFIG_PROC_KCORE); give a core with -c"
     return f"cannot open {_KCORE}: {why}"
-
-
-def _not_a_core(args: argparse.Namespace, e: Exception) -> str:
-    if args.core is not None:
-        return f"{args.core} is not a core dump: {e}; -c takes an ELF or kdump vmcore"
-    return f"cannot open {args.qemu or _KCORE}: {e}"
 
 
 def _load_symbols(prog: Program, args: argparse.Namespace) -> None:

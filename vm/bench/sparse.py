@@ -42,7 +42,7 @@ def sparse_elf(core: Path, to: Path, size: int) -> None:
     """
     half = size // 2 // _PAGE * _PAGE
     with core.open("rb") as file, to.open("wb") as out:
-        source = flattened.Plain(file.fileno())
+        source = flattened.Plain(file)
         header = list(_EHDR.unpack(source.read(0, _EHDR.size)))
         if not header[0].startswith(b"\x7fELF\x02\x01") or header[9] != _PHDR.size:
             raise VmError(f"{core} is not an ELF core of a little-endian machine of 64 bits")
@@ -89,7 +89,7 @@ def sparse_kdump(core: Path, to: Path, size: int) -> None:
     :raises VmError: if it is in another one
     """
     with core.open("rb") as file, to.open("wb") as out:
-        source = flattened.opened(file.fileno())
+        source = flattened.opened(file)
         header = list(_KDUMP.unpack(source.read(0, _KDUMP.size)))
         block, sub_blocks, bitmap_blocks = header[6], header[7], header[8]
         if header[0] != b"KDUMP   " or header[1] < 6:
