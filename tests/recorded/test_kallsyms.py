@@ -45,7 +45,7 @@ def test_one_by_one(prog: Program) -> None:
         by_name[symbol.name] = by_name.get(symbol.name, 0) + 1
     twice = sorted(name for name, count in by_name.items() if count > 1)
     assert len(twice) > 500
-    wanted = [name for name, _ in parse(DECLARATIONS)]
+    wanted = [name for name, *_ in parse(DECLARATIONS)]
     absent = [name[:-1] + "~" for name in wanted[:20]] + ["", "_", "é", "a\nb"]
     for name in (*wanted, *absent, *rnd.sample(sorted(by_name), 300), *rnd.sample(twice, 100)):
         assert quick.find(name) == next(iter(find(prog, name, None, True)), None), name
