@@ -11,6 +11,7 @@ from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.kernel.memory import architecture, byte_order, page_shift, pointer_size
 from drgn_sockets.kernel.percpu import per_cpu_sums
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
+from drgn_sockets.kernel.symbols import has_symbol
 from drgn_sockets.kernel.task import PF_KTHREAD, Process
 from drgn_sockets.kernel.vma import VM_READ, all_mappings
 
@@ -109,6 +110,9 @@ def mm_counters(prog: Program, mm: Mm, *, exactly: bool) -> tuple[int, ...]:
 
 def has_thp(prog: Program, mm: Mm) -> bool:
     """Whether the process may have transparent huge pages."""
+    # Its thread is there with CONFIG_TRANSPARENT_HUGEPAGE only, which kernels with PREEMPT_RT lack.
+    if not has_symbol(prog, "khugepaged"):
+        return False
     order = "little" if byte_order(prog) == "<" else "big"
     word = int.from_bytes(mm.flags[:8], order)  # type: ignore[arg-type]
     return not word >> _MMF_DISABLE_THP & 1

@@ -53,6 +53,7 @@ _SETUP_FLAGS = [
 ]
 _SQE_SIZE, _CQE_SIZE = 64, 16
 # include/linux/mutex.h: the low bits of a mutex's owner are flags; the rest is a task's address.
+# Of an rt_mutex, only the lowest is.
 _MUTEX_FLAGS = 7
 # io_uring/filetable.h: FFS_MASK. The low bits of the pointer are flags.
 _FILE_MASK = ~7
@@ -71,7 +72,13 @@ class IoRingCtx(Struct):
 
     flags = Int("flags", help="IORING_SETUP_*")
     rings = Int("rings", help="struct io_rings *")
-    lock_owner = Int("uring_lock.owner.counter", help="who holds uring_lock, and its flags")
+    # Linux kernel commit bb630f9f7a7d ("locking/rtmutex: Add mutex variant for RT") (in v5.15):
+    # with PREEMPT_RT a mutex is an rt_mutex.
+    lock_owner = Int(
+        "uring_lock.owner.counter",
+        "uring_lock.rtmutex.owner",
+        help="who holds uring_lock, and its flags",
+    )
     sq_array = Int("sq_array", help="u32 *")
     sq_sqes = Int("sq_sqes", help="struct io_uring_sqe *")
     sq_entries = Int("sq_entries", help="entries of the submission queue")
