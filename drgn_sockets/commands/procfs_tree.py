@@ -30,7 +30,7 @@ from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
 from drgn_sockets.kernel.task import FileTable, Task, Tasks
 from drgn_sockets.records.fd import FdReader, FdRecord
-from drgn_sockets.records.losses import Losses
+from drgn_sockets.records.losses import Losses, in_words
 from drgn_sockets.records.process import read_process
 from drgn_sockets.target.new_file import directory_beside
 from drgn_sockets.views.procfs import FILES, Looker
@@ -56,6 +56,7 @@ def write_tree(prog: Program, path: Path, losses: Losses, *, real_pointers: bool
         tree = _Tree(prog, losses, real_pointers=real_pointers)
         tree.write_net(root, top)
         tree.write_processes(top)
+        tree.tell_of_command_lines()
         uptime = tree.net.clock.uptime_s()
         _write(top, "uptime", [b"%.2f 0.00\n" % uptime])
 
@@ -71,6 +72,8 @@ class _Tree:
         self.tasks = Tasks(prog, losses.lose)
         self._namespaces = {ns.ino for ns in net_namespaces(prog).values()}
         self._no_cmdline = distilled_by(prog) is not None
+        # Processes whose command line cannot be read, and why the first cannot.
+        self._silent: dict[int, FaultError] = {}
         # Many processes inherit the same file: its lines are made once.
         self._fdinfo: dict[tuple[int, bool, int], bytes] = {}
 
@@ -112,6 +115,19 @@ class _Tree:
             with _directory(where, top) as fd:
                 self._fds(fd, where, records)
 
+    def tell_of_command_lines(self) -> None:
+        """
+        Tell once of command lines that cannot be read: they are in memory of the processes, which
+        many cores lack.
+        """
+        if self._silent:
+            pid, error = next(iter(self._silent.items()))
+            count = "one process" if len(self._silent) == 1 else f"{len(self._silent)} processes"
+            self.losses.lose(
+                f"cmdline of {count} is left out (makedumpfile -d 8 and more leaves out memory of "
+                f"processes); that of {pid}: {in_words(error)}"
+            )
+
     def _process(self, directory: int, pid: int, tasks: list[Task]) -> None:
         leader = self.tasks.by_tid.get(pid)
         if leader is not None:
@@ -146,6 +162,12 @@ class _Tree:
             if name == "cmdline" and self._no_cmdline:
                 continue
             lines = file_lines(self.pid, process, name)
+            if name == "cmdline":
+                try:
+                    self._new_file(directory, name, lines)
+                except FaultError as e:
+                    self._silent.setdefault(task.tgid, e)
+                continue
             self._file(directory, name, lines, f"{where}/{name}")
         for name in LINKS:
             with self._telling(f"{where}/{name}"):
@@ -199,11 +221,15 @@ class _Tree:
     def _file(self, directory: int, name: str, lines: Iterator[bytes], where: str) -> None:
         """Write a file; if it cannot be read, leave none."""
         with self._telling(where):
-            try:
-                _write(directory, name, lines)
-            except FaultError:
-                os.unlink(name, dir_fd=directory)
-                raise
+            self._new_file(directory, name, lines)
+
+    @staticmethod
+    def _new_file(directory: int, name: str, lines: Iterator[bytes]) -> None:
+        try:
+            _write(directory, name, lines)
+        except FaultError:
+            os.unlink(name, dir_fd=directory)
+            raise
 
     @contextlib.contextmanager
     def _telling(self, where: str) -> Iterator[None]:
