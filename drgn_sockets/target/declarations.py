@@ -7,14 +7,15 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from drgn import Object, Program, Symbol, Type, TypeMember, alignof, sizeof
+from drgn import FaultError, Object, Program, Symbol, Type, TypeMember, alignof, sizeof
 
 #: The variables that drgn's helpers, commands, tools and tests use, and ours. Add a line for one
 #: that is missing. If a name has several declarations, the first counts whose type this kernel has;
 #: one with const counts only if the variable is in read-only data. A length is left out if it
 #: depends on the configuration, and const if some versions do not have it. longs(TYPE) is a length
-#: in longs. Of a variable with static, all symbols of the name are looked at: other files may have
-#: the name. WITH(NAME) before a declaration is a condition: the kernel has the symbol NAME.
+#: in longs; filled is a length up to the last element that is not zero, for an array that drgn
+#: loops over. Of a variable with static, all symbols of the name are looked at: other files may
+#: have the name. WITH(NAME) before a declaration is a condition: the kernel has the symbol NAME.
 DECLARATIONS = """
 # Tasks, namespaces, users
 struct task_struct init_task;
@@ -121,7 +122,7 @@ const char linux_banner[];
 const char vermagic[];
 char *saved_command_line;
 unsigned long tainted_mask;
-const struct taint_flag taint_flags[];
+const struct taint_flag taint_flags[filled];
 
 # Time
 unsigned long volatile jiffies;
@@ -178,7 +179,7 @@ atomic_long_t vm_numa_stat[NR_VM_NUMA_STAT_ITEMS];
 struct percpu_counter vm_committed_as;
 int percpu_counter_batch;
 unsigned long fault_around_bytes;
-const struct trace_print_flags gfpflag_names[];
+const struct trace_print_flags gfpflag_names[filled];
 struct vm_area_struct gate_vma;
 struct list_head kclist_head;
 struct rb_root uprobes_tree;
@@ -204,7 +205,7 @@ struct hstate hstates[];
 int hugetlb_max_hstate;
 struct swap_info_struct *swap_info[];
 struct address_space *swapper_spaces[];
-unsigned int nr_swapper_spaces[];
+unsigned int nr_swapper_spaces[filled];
 unsigned int nr_swapfiles;
 atomic_long_t nr_swap_pages;
 long total_swap_pages;
@@ -227,6 +228,9 @@ struct irq_stack *hardirq_stack_ptr;
 struct cpuinfo_x86 cpu_info;
 struct exception_stacks exception_stacks;
 """
+
+# More elements than any such array has.
+_MAX_FILLED = 256
 
 _DECLARATION = re.compile(
     r"\s*(?P<conditions>((static|WITH\(\w+\))\s+)*)"
@@ -331,8 +335,22 @@ class Declarations:
             is_const = declared.type.startswith("const ") and "*" not in declared.type
             if len(candidates) > 1 and is_const and not self._is_read_only(symbols[0].address):
                 continue
+            if "[filled]" in declared.type:
+                type_ = self._filled(type_, symbols[0])
             return Object(self._prog, type_, address=symbols[0].address)
         return None
+
+    def _filled(self, array: Type, symbol: Symbol) -> Type:
+        # A symbol extends to the next one, which may leave a gap.
+        size = sizeof(array.type)
+        room = min(symbol.size // size, _MAX_FILLED)
+        try:
+            data = self._prog.read(symbol.address, room * size)
+        except FaultError:
+            return array
+        if not room:
+            return array
+        return self._prog.array_type(array.type, -(-len(data.rstrip(b"\0")) // size))
 
     def _symbols(self, name: str) -> list[Symbol]:
         try:
@@ -348,6 +366,8 @@ class Declarations:
         try:
             if declared.nameless:
                 return self._struct(declared.type)
+            if declared.type.endswith("[filled]"):
+                return self._prog.type(declared.type.replace("[filled]", "[]"))
             lengths = r"\[([A-Za-z_][^]]*)\]"
             return self._prog.type(re.sub(lengths, self._length, declared.type))
         except LookupError:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from drgn import Program, Type, TypeKind
+from drgn import Program, Type, TypeKind, sizeof
 from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.percpu import per_cpu
 
@@ -179,6 +179,10 @@ def same_variable(dwarf: Program, btf: Program, name: str, strict: bool) -> bool
     if not strict:
         wanted, type_ = wanted.unqualified(), type_.unqualified()
         if type_.kind == TypeKind.ARRAY and type_.length is None:
+            wanted, type_ = wanted.type.unqualified(), type_.type.unqualified()
+        elif type_.kind == TypeKind.ARRAY and type_.length != wanted.length:
+            # It ends with zeros.
+            assert not any(expected.to_bytes_()[sizeof(type_) :]), name
             wanted, type_ = wanted.type.unqualified(), type_.type.unqualified()
     # pg_data_t is struct pglist_data, and was used for both.
     assert describe(type_).replace("struct pglist_data", "pg_data_t") == describe(wanted).replace(

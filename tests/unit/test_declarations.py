@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from drgn import (
     Architecture,
@@ -135,3 +137,16 @@ def test_the_table_can_be_read() -> None:
     assert len(list(parse(DECLARATIONS))) == sum(
         1 for line in DECLARATIONS.splitlines() if line.endswith(";")
     )
+
+
+def test_an_array_up_to_its_last_element() -> None:
+    prog = program()
+    data = struct.pack("6i", 7, 0, 8, 0, 0, 0)
+    prog.add_memory_segment(0x3200, len(data), lambda _, count, at, __: data[at : at + count])
+    symbol = Symbol("b", 0x3200, len(data), SymbolBinding.GLOBAL, SymbolKind.OBJECT)
+    prog.register_symbol_finder("more", SymbolIndex([symbol]), enable_index=0)
+    found = Declarations(prog, "int a[filled];\nint b[filled];")
+    obj = found.object("b")
+    assert obj is not None and [i.value_() for i in obj] == [7, 0, 8]
+    # What cannot be read has an unknown length.
+    assert shown(found, "a") == "int []"
