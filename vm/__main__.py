@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import stat
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from vm import distilled, dump, kernels
+from vm import distilled, dump, kernels, panic
 from vm.errors import GuestError, VmError
 from vm.guest import BOOT_SECONDS, SILENCE_SECONDS, Guest
 from vm.kernels import Kernel
@@ -70,6 +71,13 @@ def _names(text: str) -> list[str]:
     return [w for w in text.split(",") if w]
 
 
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
+
+
 def _cpus(text: str) -> int:
     value = int(text)
     if not 1 <= value <= 255:
@@ -85,6 +93,14 @@ GUEST: dict[str, tuple[Any, dict[str, Any]]] = {
             "metavar": "SERIES",
             "help": f"Debian cloud kernel to boot: {', '.join(s.name for s in kernels.SERIES)} "
             f"(default {kernels.DEFAULT}); the newest of the series is fetched",
+        },
+    ),
+    "--package": (
+        None,
+        {
+            "metavar": "NAME[/SUITE]",
+            "help": "boot the kernel of this Debian package instead, such as linux-image-amd64 or "
+            "linux-image-rt-amd64/trixie; without debug info",
         },
     ),
     "--vmlinuz": (
@@ -122,6 +138,14 @@ GUEST: dict[str, tuple[Any, dict[str, Any]]] = {
         },
     ),
     "--append": ("", {"metavar": "ARGS", "help": "more kernel command line arguments"}),
+    "--qemu-args": (
+        (),
+        {
+            "type": _words,
+            "metavar": "ARGS",
+            "help": "more arguments of QEMU, as in --qemu-args='-M q35'",
+        },
+    ),
     "--refresh": (
         False,
         {"action": "store_true", "help": "ask the mirror for a newer kernel now, not once a day"},
@@ -248,6 +272,15 @@ def parser() -> argparse.ArgumentParser:
         "--oracle", type=Path, metavar="DIR", help="where the oracle goes (default FILE.oracle)"
     )
     c.add_argument(
+        "--crash",
+        nargs="?",
+        const=panic.DEFAULT,
+        metavar="HOW",
+        help="let the guest panic, and its crash kernel write the core: HOW are options of "
+        f"makedumpfile (default {panic.DEFAULT!r}; write --crash='-c -d 0'), `elf`, or `copy` for "
+        "a plain copy of /proc/vmcore",
+    )
+    c.add_argument(
         "--cached",
         action="store_true",
         help="instead of all these: take elf and kdump from the cache, recording them if they are "
@@ -289,6 +322,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _kernel(args: argparse.Namespace) -> Kernel:
+    if args.package is not None:
+        if args.kernel or args.vmlinuz or args.vmlinux or args.modules:
+            raise VmError("--package goes without --kernel, --vmlinuz, --vmlinux and --modules")
+        return kernels.package(args.package, refresh=args.refresh)
     return kernels.own(
         vmlinuz=args.vmlinuz,
         vmlinux=args.vmlinux,
@@ -304,6 +341,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "cpus": args.cpus,
         "accel": args.accel,
         "append": args.append,
+        "arguments": args.qemu_args,
         "vmcoreinfo": args.vmcoreinfo,
         "echo": 2 if args.console else None,
     }
@@ -377,17 +415,37 @@ def _regular(path: Path) -> Path:
     return real
 
 
+def _beside(core: Path) -> Path:
+    return core.with_name(core.name + ".oracle")
+
+
 def do_dump(args: argparse.Namespace) -> int:
     """Run ``python -m vm dump``."""
     settings = _settings(args)
+    if args.crash is not None:
+        if args.cached or args.also or args.format != "elf":
+            raise VmError("dump: --crash goes without --cached, --also and --format")
+        if args.output is None:
+            raise VmError("dump: say where to, with -o FILE")
+        crashed = panic.save(
+            _regular(args.output),
+            how=args.crash,
+            kernel=_kernel(args),
+            workloads=args.workload,
+            oracle=(args.oracle or _beside(args.output)).absolute(),
+            **settings,
+        )
+        print(crashed.json())
+        return 0
     if args.cached:
         if args.output or args.also or args.oracle:
             raise VmError("dump: --cached goes without -o, --also and --oracle")
         settings.pop("echo")
         for k, (default, _) in GUEST.items():
             # Defaults are not part of the key, so that callers from Python get the same entry.
-            if settings.get(k[2:], ...) == default and k != "--memory":
-                settings.pop(k[2:])
+            name = {"--qemu-args": "arguments"}.get(k, k[2:])
+            if settings.get(name, ...) == default and k != "--memory":
+                settings.pop(name)
         print(dump.cached(_kernel(args), ",".join(args.workload), **settings).json())
         return 0
     if args.output is None:
@@ -401,7 +459,7 @@ def do_dump(args: argparse.Namespace) -> int:
         if kind in files:
             raise VmError(f"--also {also}: there is a core in that format already")
         files[kind] = _regular(Path(path))
-    oracle = args.oracle or args.output.with_name(args.output.name + ".oracle")
+    oracle = args.oracle or _beside(args.output)
     made = dump.dump(
         files,
         kernel=_kernel(args),

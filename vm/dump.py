@@ -185,12 +185,16 @@ def dump(
     return Recorded(kernel, oracle=oracle, **{kind: files.get(kind) for kind in FORMATS})
 
 
-def _hash_of_sources() -> str:
-    """Hash all sources in vm/ that decide what a recording holds."""
+def hash_of_sources(*more: str) -> str:
+    """
+    Hash all sources in vm/ that decide what a recording holds.
+
+    :param more: names of other ones that decide it
+    """
     here = Path(__file__).parent
     digest = hashlib.sha256(rootfs.key().encode())
     own = ("agent.py", "dump.py", "guest.py", "initramfs.py", "oracle.py", "qemu.py")
-    for p in sorted([*(here / "workloads").rglob("*.py"), *(here / n for n in own)]):
+    for p in sorted([*(here / "workloads").rglob("*.py"), *(here / n for n in (*own, *more))]):
         if p.exists():
             digest.update(str(p.relative_to(here)).encode() + b"\0" + p.read_bytes() + b"\0")
     digest.update(repr(sock_diag.REQUESTS).encode())
@@ -216,7 +220,7 @@ def cached(
     k = kernels.get(kernel) if isinstance(kernel, str) else kernel
     kinds = sorted(set(formats))
     names = [w for w in workloads.split(",") if w]
-    words = json.dumps([k.id, names, kinds, memory, _hash_of_sources(), sorted(settings.items())])
+    words = json.dumps([k.id, names, kinds, memory, hash_of_sources(), sorted(settings.items())])
     # Recordings that this one replaces have the same name up to the hash.
     stem = "-".join([k.id, *names, *kinds, memory])
     where = cache.root() / "dumps" / f"{stem}@{hashlib.sha256(words.encode()).hexdigest()[:12]}"

@@ -58,6 +58,8 @@ class Guest:
     :param icount: let the guest's clock count instructions, 10^9 a second; *cpus* and *accel* are
         then one processor and TCG
     :param append: more kernel arguments
+    :param arguments: more arguments of QEMU
+    :param disks: more disks
     :param vmcoreinfo: have VMCOREINFO in dumps
     :param debug: have the vmlinux in the guest, where drgn looks for it
     :param qmp: path of a monitor socket to make for ``drgn --qemu``
@@ -73,6 +75,8 @@ class Guest:
         accel: str = "auto",
         icount: bool = False,
         append: str = "",
+        arguments: Sequence[str] = (),
+        disks: Sequence[Disk] = (),
         vmcoreinfo: bool = True,
         debug: bool = False,
         qmp: Path | None = None,
@@ -87,10 +91,12 @@ class Guest:
             "cpus": 1 if icount else cpus,
             "icount": icount,
             "append": append,
+            "arguments": arguments,
             "vmcoreinfo": vmcoreinfo,
             "qmp": qmp.absolute() if qmp is not None else None,
             "echo": echo,
         }
+        self._disks = disks
         self._accel = "tcg" if icount else accel
         self._debug = debug
         self._boot_timeout = boot_timeout
@@ -139,7 +145,7 @@ class Guest:
         """
         ram = initramfs.get(self.kernel)
         accel = choose_accel(self._accel, self.kernel.vmlinuz, ram)
-        disks = [Disk("root", str(rootfs.get()), scratch=True)]
+        disks = [Disk("root", str(rootfs.get()), scratch=True), *self._disks]
         modules = self.kernel.modules_image
         if modules is not None:
             disks.append(Disk("modules", str(modules)))

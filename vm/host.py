@@ -21,6 +21,7 @@ from vm.errors import VmError
 # Program: the Debian package that has it.
 PACKAGES = {
     "busybox": "busybox-static",
+    "debugfs": "e2fsprogs",
     "depmod": "kmod",
     "dpkg-deb": "dpkg",
     "mke2fs": "e2fsprogs",

@@ -9,18 +9,25 @@ import lzma
 import stat
 import subprocess
 import zlib
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 from vm import cache, host
 from vm.errors import VmError
 from vm.kernels import Kernel
 
 # Modules to insert where they are not built in; qemu_fw_cfg tells QEMU where VMCOREINFO is.
-MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "ext4", "qemu_fw_cfg")
+# ext4 asks for the checksum by name, so that nothing lists the module as a dependency.
+MODULES = (
+    *("virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4", "qemu_fw_cfg"),
+)
 
-APPLETS = "cat echo hostname insmod ip ln mkdir mount poweroff sh sleep switch_root tar ulimit"
+APPLETS = (
+    "cat cp echo hostname insmod ip ln mkdir mount poweroff sh sleep switch_root tar ulimit umount"
+)
 
-INIT = r"""#!/bin/sh
+# What the init of any initramfs starts with.
+PRELUDE = r"""#!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -41,6 +48,11 @@ disk() {
 	done
 	return 1
 }
+"""
+
+INIT = (
+    PRELUDE
+    + r"""
 for i in 1 2 3 4 5 6 7 8 9 10; do
 	root=$(disk root) && break
 	sleep 0.2
@@ -78,6 +90,7 @@ echo "4 4 1 7" > /proc/sys/kernel/printk
 for d in proc sys dev; do mount -o move /$d /root/$d; done
 exec switch_root /root /usr/bin/python3 -E -s -B /src/vm/agent.py
 """
+)
 
 
 def cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
@@ -134,25 +147,51 @@ def unpacked(module: Path) -> bytes:
     return data
 
 
-def pack(modules: Path | None, busybox: bytes) -> bytes:
-    """Build the initramfs for a kernel with these modules."""
+def pack(
+    tree: Path | None,
+    busybox: bytes,
+    init: str = INIT,
+    more: Mapping[str, bytes] | None = None,
+    *,
+    modules: tuple[str, ...] = MODULES,
+) -> bytes:
+    """
+    Build the initramfs for a kernel with these modules.
+
+    :param modules: which of the tree to insert
+    :param more: programs to put into it, by path
+    """
     directory, script, link = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755, stat.S_IFLNK | 0o777
     entries = [
         (d, directory, b"") for d in ("bin", "dev", "modules", "proc", "root", "sys", "sbin", "usr")
     ]
     entries.append(("bin/busybox", script, busybox))
     entries += [(f"bin/{a}", link, b"busybox") for a in APPLETS.split()]
-    entries.append(("init", script, INIT.encode()))
-    for i, m in enumerate(needed(modules) if modules else []):
+    entries.append(("init", script, init.encode()))
+    more = more or {}
+    parents = {str(p) for name in more for p in PurePosixPath(name).parents} - {".", "bin"}
+    entries += [(d, directory, b"") for d in sorted(parents)]
+    entries += [(name, script, data) for name, data in more.items()]
+    for i, m in enumerate(needed(tree, modules) if tree else []):
         entries.append((f"modules/{i:02}-{m.name.split('.')[0]}.ko", script, unpacked(m)))
     return cpio(entries)
 
 
-def get(kernel: Kernel) -> Path:
-    """Get the initramfs of a kernel, made when first asked for."""
+def static_busybox() -> bytes:
+    """
+    Read the busybox of this machine.
+
+    :raises VmError: if it needs libraries
+    """
     busybox = Path(host.program("busybox")).read_bytes()
     if b"/lib64/ld-linux" in busybox[:4096]:
         raise VmError("busybox here is not static: install the package busybox-static")
+    return busybox
+
+
+def get(kernel: Kernel) -> Path:
+    """Get the initramfs of a kernel, made when first asked for."""
+    busybox = static_busybox()
     key = hashlib.sha256(busybox + INIT.encode() + repr((MODULES, APPLETS)).encode())
     name = f"{kernel.id}-{key.hexdigest()[:12]}.cpio"
 

@@ -392,6 +392,38 @@ def get(name: str = DEFAULT, *, refresh: bool = False) -> Kernel:
     return _debian(name, state)
 
 
+# A kernel's package, but not a metapackage: group 1 is its release.
+_PACKAGE = re.compile(r"linux-(?:image|binary|modules)(?:-unsigned)?-(\d.*?)(?:-unsigned)?=(.*)")
+
+
+def package(name: str, *, refresh: bool = False) -> Kernel:
+    """
+    Get the kernel of a Debian package, whichever it is, without debug info.
+
+    :param name: ``PACKAGE`` or ``PACKAGE/SUITE``: a kernel's, such as
+        ``linux-image-6.1.0-57-rt-amd64``, or one that depends on it (``linux-image-rt-amd64``);
+        the suite is that of :data:`DEFAULT` if there is none
+    :raises VmError: if it cannot be had, or is no kernel
+    """
+    word, _, suite = name.partition("/")
+    suite = suite or series(DEFAULT).suite
+    repository = apt.Apt(suite)
+    repository.update(max_age=0 if refresh else DAY)
+    found = [m for m in map(_PACKAGE.fullmatch, repository.closure(word)) if m]
+    if not found:
+        raise VmError(f"{word} of Debian {suite} brings no kernel")
+    release, version = found[0].groups()
+    state = {
+        "suite": suite,
+        "release": release,
+        "version": version,
+        "packages": [m[0].partition("=")[0] for m in found if m[1] == release],
+        "debug": None,
+    }
+    _fetch(state)
+    return _debian("custom", state)
+
+
 def _fresh(state: dict[str, Any]) -> bool:
     return time.time() - state["time"] <= DAY and _dir(state).exists()
 

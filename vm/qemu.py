@@ -59,12 +59,14 @@ def _processors(accel: str, binary: str, icount: bool = False) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Disk:
-    """A raw disk of the guest. The file behind it is never changed."""
+    """A raw disk of the guest. The file behind it is changed only if *keep* says so."""
 
     serial: str
     path: str
     #: Let the guest write; what it writes is thrown away.
     scratch: bool = False
+    #: Let the guest write into the file.
+    keep: bool = False
 
 
 class Console:
@@ -117,6 +119,7 @@ class Qemu:
     :param icount: let the guest's clock count instructions: 10^9 of them are a second. Takes one
         processor and TCG.
     :param vmcoreinfo: have the device by which the guest's kernel tells where its VMCOREINFO is
+    :param arguments: more of QEMU's arguments; of an option given twice, QEMU takes the last
     :param qmp: where another program (drgn) is to find a monitor, as a socket's path
     :param echo: file descriptor to copy the console to
     """
@@ -133,6 +136,7 @@ class Qemu:
         accel: str = "tcg",
         icount: bool = False,
         append: str = "",
+        arguments: Sequence[str] = (),
         vmcoreinfo: bool = True,
         qmp: Path | None = None,
         echo: int | None = None,
@@ -152,8 +156,11 @@ class Qemu:
         for d in disks:
             drive = f"if=none,id={d.serial},format=raw,file.locking=off,file.filename="
             drive += d.path.replace(",", ",,")
-            # QEMU keeps a snapshot in a temporary file without a name.
-            drive += ",snapshot=on,cache=unsafe" if d.scratch else ",readonly=on"
+            if d.keep:
+                drive += ",cache=unsafe"
+            else:
+                # QEMU keeps a snapshot in a temporary file without a name.
+                drive += ",snapshot=on,cache=unsafe" if d.scratch else ",readonly=on"
             argv += ["-drive", drive]
             argv += ["-device", f"virtio-blk-pci,drive={d.serial},serial={d.serial}"]
         # Socket pairs have no names: there is nothing to clean up, and nobody else can connect.
@@ -163,6 +170,7 @@ class Qemu:
         argv += ["-device", "virtio-serial-pci"]
         argv += ["-device", f"virtserialport,chardev=agent,name={agent.PORT}"]
         argv += ["-chardev", f"socket,id=qmp,fd={monitor_end.fileno()}", "-mon", "qmp,mode=control"]
+        argv += arguments
         self.qmp = qmp
         if qmp is not None:
             if len(os.fsencode(qmp)) > 107:
