@@ -26,7 +26,7 @@ from typing import Callable, NamedTuple
 from tests import faults
 from tests.recorded.conftest import KERNELS
 from tests.torture.outcome import BAD, CLASSES
-from tests.wide import drgn_suite
+from tests.wide import drgn_suite, dumps
 from vm import cache, pythons
 from vm.errors import VmError
 
@@ -163,8 +163,15 @@ def suites(args: argparse.Namespace) -> Iterator[Row]:
             start = time.monotonic()
 
 
+def of_dumps(args: argparse.Namespace) -> Iterator[Row]:
+    """Cores as people have them, in ``docs/dumps.md``."""
+    for row in dumps.run(args.commit, args.only):
+        yield Row(*row)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "drgn": suites,
+    "dumps": of_dumps,
     "faults": planted,
     "fuzz": fuzz,
     "pythons": versions,
@@ -206,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.wide", description="Tests that take hours.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; or all")
     parser.add_argument("-n", "--recordings", type=int, default=RECORDINGS, help="of each kernel")
+    parser.add_argument("--only", default="", metavar="REGEX", help="rows of docs/dumps.md")
     parser.add_argument("--fuzz", type=int, default=FUZZ_COUNT, metavar="N", help="inputs")
     parser.add_argument("--torture", type=int, default=TORTURE_COUNT, metavar="N", help="pairs")
     args = parser.parse_args(argv)
@@ -215,10 +223,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     for name in args.parts or PARTS:
         rows = []
+        args.commit = commit
         for row in PARTS[name](args):
             print(f"{name}: {row.what}: {row.result} ({row.seconds:.0f} s)", flush=True)
             rows.append(row)
         failed = failed or not all(row.good for row in rows)
+        if name == "dumps":
+            # It has a file of its own.
+            continue
         before = FILE.read_text() if FILE.exists() else ""
         FILE.write_text(put(before, name, table(name, rows, commit)))
     return int(failed)
