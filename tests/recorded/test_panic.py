@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A core of a guest that panicked, as makedumpfile -l -d 31 wrote it in the crash kernel."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from vm import panic
+from vm.errors import VmError
+
+from .machine import spawn
+
+#: Other situations: tests/wide/dumps.py.
+KERNEL = "6.18"
+
+pytestmark = pytest.mark.kernels(KERNEL)
+
+
+@pytest.fixture(scope="module")
+def crashed() -> panic.Crashed:
+    """A machine that crashed."""
+    try:
+        return panic.cached(KERNEL)
+    except VmError as e:
+        if os.environ.get("CI"):
+            pytest.fail(str(e))
+        pytest.skip(f"no machine that crashed: {e}")
+
+
+def test_it_is_what_makedumpfile_writes(crashed: panic.Crashed) -> None:
+    with crashed.core.open("rb") as core:
+        assert core.read(8) == b"KDUMP   "
+
+
+def test_everything_is_as_procfs_said(crashed: panic.Crashed) -> None:
+    done = spawn("-c", str(crashed.core), "check", "--procfs", str(crashed.oracle))
+    text = done.stdout.decode()
+    assert done.returncode == 0, text
+    match = re.search(r"^(\d+) rows, (\d+) fields compared, .* 0 mismatches$", text, re.MULTILINE)
+    assert match and int(match[1]) > 3000 and int(match[2]) > 25_000, text
+
+
+def test_what_it_lacks_is_told_once(crashed: panic.Crashed, tmp_path: Path) -> None:
+    """Command lines are in memory of the processes, which -d 31 leaves out."""
+    done = spawn("-c", str(crashed.core), "procfs", "-o", str(tmp_path / "proc"))
+    assert done.returncode == 1
+    told = [line for line in done.stderr.decode().splitlines() if "types from" not in line]
+    assert len(told) == 1, told
+    processes = [path.parent.name for path in (tmp_path / "proc").glob("[0-9]*/comm")]
+    told_of = re.search(r": cmdline of (\d+) processes is left out \(makedumpfile -d 8 ", told[0])
+    assert told_of, told
+    # Threads of the kernel's have an empty one.
+    here = list((tmp_path / "proc").glob("[0-9]*/cmdline"))
+    assert int(told_of[1]) == len(processes) - len(here)
+    assert {path.read_bytes() for path in here} == {b""}
