@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.wide import dumps
-from vm import kernels, panic
+from vm import apt, kernels, panic
 from vm.errors import VmError
 
 
@@ -48,14 +49,14 @@ def test_what_the_crash_kernel_runs() -> None:
 def test_kernel_of_a_package(
     monkeypatch: pytest.MonkeyPatch, packages: list[str], release: str, fetched: list[str]
 ) -> None:
-    asked = {}
-    monkeypatch.setattr(kernels.apt.Apt, "update", lambda self, max_age=0: None)
-    monkeypatch.setattr(kernels.apt.Apt, "closure", lambda self, name: packages)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(apt.Apt, "update", lambda self, max_age=0: None)
+    monkeypatch.setattr(apt.Apt, "closure", lambda self, name: packages)
     monkeypatch.setattr(kernels, "_fetch", asked.update)
     found = kernels.package("linux-image-rt-amd64/trixie")
     assert (found.release, found.has_debug) == (release, False)
     assert (asked["suite"], asked["packages"]) == ("trixie", fetched)
-    monkeypatch.setattr(kernels.apt.Apt, "closure", lambda self, name: ["bash=5.2"])
+    monkeypatch.setattr(apt.Apt, "closure", lambda self, name: ["bash=5.2"])
     with pytest.raises(VmError, match="bash of Debian bookworm brings no kernel"):
         kernels.package("bash")
 
