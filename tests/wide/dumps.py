@@ -146,7 +146,8 @@ class _Asked:
     """A core that is asked."""
 
     def __init__(self, made: Made) -> None:
-        self.options = [word for core in made.cores for word in ("-c", str(core))]
+        # Of a split one, a part alone.
+        self.options = ["-c", str(made.cores[0])]
         if made.system_map is not None:
             self.options += ["--system-map", str(made.system_map)]
         self.seconds = 0.0
