@@ -5,6 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import drgn
+
+#: What drgn raises for data that contradict themselves; before 0.3 it had no error for that.
+BAD_DATA: type[Exception] = getattr(drgn, "BadDataError", Exception)
+
 
 class UserError(Exception):
     """

@@ -279,6 +279,8 @@ class Kallsyms:
         starts = self._block(block)
         text = self._text(self._coded(starts[i], starts[i + 1]))
         address = self._address(number)
+        if not text.isascii() or not text[1:].decode("ascii").isprintable():
+            raise OddKallsymsError(f"the name of symbol {number} is none")
         following = self._address(number + 1) if number + 1 < self.count else None
         if (number and self._address(number - 1) > address) or (following or address) < address:
             raise OddKallsymsError("addresses do not ascend")
@@ -334,7 +336,12 @@ def kallsyms_symbol(name: bytes, letter: str, address: int, following: int | Non
     :param following: Address of the next symbol; ``None`` for the last one.
     """
     size = (following or address) - address
-    return Symbol(name.decode(), address, size if size < _MAX_SIZE else 0, *_binding_kind(letter))
+    return Symbol(
+        name.decode("ascii", "backslashreplace"),
+        address,
+        size if size < _MAX_SIZE else 0,
+        *_binding_kind(letter),
+    )
 
 
 def read_kallsyms(prog: Program, vmcoreinfo: str) -> Kallsyms | None:

@@ -198,8 +198,8 @@ class Recorder:
 
 def _address(lines: list[str], name: str) -> int:
     """The address of a symbol in VMCOREINFO, 0 if VMCOREINFO lacks it."""
-    start = f"SYMBOL({name})="
-    return next((int(line[len(start) :], 16) for line in lines if line.startswith(start)), 0)
+    pattern = re.compile(rf"SYMBOL\({name}\)=([0-9A-Fa-f]{{1,16}})")
+    return next((int(found[1], 16) for line in lines if (found := pattern.fullmatch(line))), 0)
 
 
 def _vmcoreinfo(source: Program, mark: str) -> list[str]:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Callable, Optional
 
-import drgn
 from drgn import (
     FaultError,
     MissingDebugInfoError,
@@ -19,7 +18,7 @@ from drgn import (
     SymbolKind,
 )
 
-from drgn_sockets.errors import UserError
+from drgn_sockets.errors import BAD_DATA, UserError
 from drgn_sockets.program import is_running_kernel
 from drgn_sockets.target.kallsyms import OddKallsymsError, kallsyms_symbol, read_kallsyms
 from drgn_sockets.target.symbol_text import Line, OddTextError, SymbolText
@@ -51,8 +50,7 @@ _OS_RELEASE = r"^OSRELEASE=(.*)$"
 # Errors that drgn raises if tables are missing or incomplete.
 _NO_SYMBOLS = (
     *(MissingDebugInfoError, LookupError, ValueError, FaultError, OSError),
-    # drgn before 0.3 has no error of its own for them.
-    drgn.BadDataError if hasattr(drgn, "BadDataError") else Exception,
+    BAD_DATA,
 )
 # Single symbols cannot be found; an index of all symbols may still be possible.
 _ODD = (OddKallsymsError, OddTextError)
@@ -111,19 +109,39 @@ def load_symbols(
             return SymbolIndex(told), "its VMCOREINFO"
         raise UserError(
             "no debugging symbols here, and the kernel's own (kallsyms) cannot be found "
-            f"({str(e).rstrip('.')}): give its System.map, or a copy that root made of its "
+            f"({_why(e)}): give its System.map, or a copy that root made of its "
             f"/proc/kallsyms, with --system-map or in ${SYSTEM_MAP_VARIABLE}; or its vmlinux "
             "with -s"
         ) from None
     return index, OWN_SYMBOLS[is_running_kernel(prog)]
 
 
-def _all_symbols(prog: Program) -> SymbolIndex:
+def _why(e: Exception) -> str:
+    if isinstance(e, UnicodeDecodeError):
+        # drgn reads all of VMCOREINFO as ASCII.
+        return "VMCOREINFO is damaged: it has bytes that are not ASCII"
+    return str(e).rstrip(".")
+
+
+def _all_symbols(prog: Program) -> SymbolFinder:
     # Imported here, because importing one helper of drgn imports all of them.
     from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
     index: SymbolIndex = load_vmlinux_kallsyms(prog)
-    return index
+
+    def find(prog: Program, name: str | None, address: int | None, one: bool) -> Sequence[Symbol]:
+        found: Sequence[Symbol] = index(prog, name, address, one)
+        return found if address is None else [symbol for symbol in found if _has_name(symbol)]
+
+    return find
+
+
+def _has_name(symbol: Symbol) -> bool:
+    try:
+        return bool(symbol.name)
+    except UnicodeDecodeError:
+        # drgn decodes a name when it is looked at, and damage makes bytes that are no UTF-8.
+        return False
 
 
 class _QuickSymbols:
@@ -139,12 +157,12 @@ class _QuickSymbols:
         self,
         find: Callable[[str], Symbol | None],
         find_at: Callable[[int], Symbol | None],
-        make_all: Callable[[Program], SymbolIndex],
+        make_all: Callable[[Program], SymbolFinder],
     ) -> None:
         self._find = find
         self._find_at = find_at
         self._make_all = make_all
-        self._all: SymbolIndex | None = None
+        self._all: SymbolFinder | None = None
         # drgn asks again at each prog["init_net"].
         self._known: dict[tuple[str | None, int | None], list[Symbol]] = {}
 
@@ -168,8 +186,7 @@ class _QuickSymbols:
             except _NO_SYMBOLS as e:
                 # Neither way to look into kallsyms works.
                 raise UserError(f"the kernel's symbols (kallsyms) are damaged: {e}") from None
-        found: Sequence[Symbol] = self._all(prog, name, address, one)
-        return found
+        return self._all(prog, name, address, one)
 
 
 def _proc_symbols() -> SymbolFinder | None:
