@@ -63,6 +63,11 @@ REGISTRY = (
         "write a small core with just the memory that the other commands read",
     ),
     Entry(
+        "core-info",
+        "drgn_sockets.commands.core_info:CoreInfo",
+        "what a core is: kernel, machine, time, panic, format, and what is missing",
+    ),
+    Entry(
         "demo",
         "drgn_sockets.commands.demo:Demo",
         "a tour, on a core that comes with the package",

@@ -137,6 +137,26 @@ def module_btf(prog: Program, base: Btf) -> Iterator[Btf]:
             logger.debug("BTF of module %s: %s", name, e)
 
 
+def modules_with_btf(prog: Program) -> set[bytes]:
+    """
+    Names of the modules whose BTF the kernel has.
+
+    A module whose BTF cannot be read is left out.
+    """
+    try:
+        head = prog["btf_modules"].address_of_()
+        prog.type("struct btf_module")
+    except LookupError:
+        return set()
+    names = set()
+    for module in _each_module(head):
+        try:
+            names.add(bytes(module.btf.name.string_()))
+        except FaultError as e:
+            logger.debug("BTF of a module: %s", e)
+    return names
+
+
 def _each_module(head: Object) -> Iterator[Object]:
     seen = {head.value_()}
     entry = head

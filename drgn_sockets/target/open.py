@@ -10,7 +10,7 @@ import os
 import drgn
 from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
-from drgn_sockets.errors import UserError
+from drgn_sockets.errors import BAD_DATA, UserError
 from drgn_sockets.messages import tell
 from drgn_sockets.target.btf_source import BtfFile
 from drgn_sockets.target.core_file import CoreFile
@@ -18,6 +18,8 @@ from drgn_sockets.target.open_core import open_core, too_little_left
 from drgn_sockets.target.own_types import OwnTypes
 
 _KCORE = "/proc/kcore"
+#: Key in ``prog.cache`` of the path of the core: drgn does not know that of each.
+CORE_PATH = "drgn_sockets.core_path"
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +94,21 @@ def open_target(args: argparse.Namespace) -> Program:
 
     :raises UserError: if it cannot be opened, or has no types
     """
+    prog, file = open_program(args)
+    if file is not None:
+        _load_core_symbols(prog, args, file)
+    else:
+        _load_symbols(prog, args)
+    return prog
+
+
+def open_program(args: argparse.Namespace) -> tuple[Program, CoreFile | None]:
+    """
+    Open what the options say, without types and symbols.
+
+    :return: The program, and the headers of its core if it is one.
+    :raises UserError: if it cannot be opened
+    """
     architecture = (
         getattr(drgn.Architecture, args.architecture.upper()) if args.architecture else None
     )
@@ -102,8 +119,8 @@ def open_target(args: argparse.Namespace) -> Program:
             prog, file = open_core(args.core, platform, vmcoreinfo)
         except OSError as e:
             raise UserError(_cannot_open(args, e)) from None
-        _load_core_symbols(prog, args, file)
-        return prog
+        prog.cache[CORE_PATH] = args.core
+        return prog, file
     try:
         prog = _set_program(args, platform, vmcoreinfo)
     except ValueError as e:
@@ -114,8 +131,7 @@ def open_target(args: argparse.Namespace) -> Program:
             del prog
             prog, vmcoreinfo = _open_qemu_without_vmcoreinfo(args, platform)
         prog.set_linux_kernel_custom(vmcoreinfo, True)
-    _load_symbols(prog, args)
-    return prog
+    return prog, None
 
 
 def _open_qemu_without_vmcoreinfo(
@@ -180,9 +196,8 @@ def _set_program(
     except drgn.FaultError as e:
         raise UserError(f"{args.qemu or _KCORE} is damaged: {e}") from None
     except Exception as e:
-        # drgn raises a plain Exception for libkdumpfile's errors, and a BadDataError of its own for
-        # VMCOREINFO that makes no sense (before 0.1, it has none).
-        if type(e) is not Exception and type(e).__module__ != "_drgn":
+        # drgn raises a plain Exception for libkdumpfile's errors.
+        if type(e) not in (Exception, BAD_DATA):
             raise
         raise UserError(f"{args.qemu or _KCORE} is damaged: {e}") from None
     return prog

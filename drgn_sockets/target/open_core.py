@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import drgn
 from drgn import FaultError, Platform, Program
 
-from drgn_sockets.errors import UserError
+from drgn_sockets.errors import BAD_DATA, UserError
 from drgn_sockets.messages import tell
 from drgn_sockets.target.core_file import CoreFile, Reader, architecture_of
 
@@ -56,13 +56,23 @@ def too_little_left(file: CoreFile) -> UserError:
 def _opened(file: CoreFile, platform: Platform | None, vmcoreinfo: bytes | None) -> Program:
     try:
         return _program(file, platform, vmcoreinfo)
-    except (ValueError, FaultError) as e:
-        raise UserError(f"{file.path} is damaged: {e}") from None
+    except (ValueError, OverflowError, FaultError) as e:
+        raise _damaged(file, vmcoreinfo, e) from None
     except Exception as e:
-        if type(e).__module__ != "_drgn" and type(e) is not Exception:
+        if type(e) not in (Exception, BAD_DATA):
             raise
-        # drgn raises a plain Exception for libkdumpfile's errors, and since 0.1.0 BadDataError.
-        raise UserError(f"{file.path} is damaged: {e}") from None
+        # drgn raises a plain Exception for libkdumpfile's errors.
+        raise _damaged(file, vmcoreinfo, e) from None
+
+
+def _damaged(file: CoreFile, vmcoreinfo: bytes | None, e: Exception) -> UserError:
+    if "VMCOREINFO" not in str(e):
+        return UserError(f"{file.path} is damaged: {e}")
+    if vmcoreinfo is not None:
+        return UserError(f"the VMCOREINFO given for {file.path} is damaged, or is none: {e}")
+    return UserError(
+        f"the VMCOREINFO of {file.path} is damaged: {e}; give the kernel's with --vmcoreinfo"
+    )
 
 
 def _program(file: CoreFile, platform: Platform | None, vmcoreinfo: bytes | None) -> Program:

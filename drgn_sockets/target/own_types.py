@@ -46,6 +46,9 @@ class OwnTypes:
         self._prog = prog
         #: The file that types were taken from; ``None`` if they are from memory.
         self.btf_file: BtfFile | None = None
+        #: Where types and symbols are from, in words; empty if none were loaded.
+        self.types_from = ""
+        self.symbols_from = ""
         self._btf: Btf | None = None
         # The kernel's types; those of its modules are added at the first type that it lacks.
         self._types: list[BtfTypes] = []
@@ -101,6 +104,7 @@ class OwnTypes:
         if files:
             self._check_build(files)
         types_from = f"the BTF of {btf.path}" if btf else "the kernel's own BTF"
+        self.types_from, self.symbols_from = types_from, symbols_from
         return f"types from {types_from}, symbols from {symbols_from}"
 
     def _check_build(self, files: list[str]) -> None:

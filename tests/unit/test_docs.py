@@ -104,7 +104,7 @@ def test_script(script: str, prints: str) -> None:
 def table_of_commands() -> dict[str, str]:
     """The README's: commands, and the example of each."""
     rows = re.findall(
-        r"^\| `(\w+)[^|]*\|[^|]*\| `(.*)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^\| `([\w-]+)[^|]*\|[^|]*\| `(.*)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     return dict(rows)
 
