@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 
-from drgn import Program, offsetof
+from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.fcntl import O_PATH
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import read_pointers
+from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.structs import CString, Int, Struct
+from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.program import once_per_program
+
+# Per-CPU variables have symbols from 0 on.
+_MIN_OP = 1 << 32
 
 # include/linux/fs.h
 FMODE_READ = 0x1
@@ -71,6 +78,12 @@ class FileSystemType(Struct):
     name = Int("name", help="const char *")
 
 
+class _FileOperations(Struct):
+    C_TYPE = "struct file_operations"
+
+    owner = Int("owner", help="struct module *")
+
+
 class _BackingFile(Struct):
     C_TYPE = "struct backing_file"
 
@@ -123,6 +136,26 @@ def is_polled(prog: Program, file: File) -> bool:
         return bool(file.ep and read_pointers(prog, file.ep, 1)[0])
     head = offsetof(prog.type("struct file"), "f_ep_links")
     return bool(file.ep) and file.ep != file.address + head
+
+
+def bad_operations(prog: Program, ops: Iterable[int]) -> list[Lost]:
+    """
+    Find what cannot be file operations among the ``f_op`` of open files, each of which has some.
+
+    :param ops: ``const struct file_operations *`` as integers
+    """
+    some = _FileOperations.layout(prog).read_many(set(ops))
+    bad = [one for one in some if isinstance(one, Lost)]
+    # A core may lack the page of operations that a symbol shows to be there.
+    return [one for one in bad if one.address < _MIN_OP or not _has_symbol(prog, one.address)]
+
+
+def _has_symbol(prog: Program, address: int) -> bool:
+    try:
+        return bool(symbol_name(prog, address) or module_symbol_name(prog, address))
+    except FaultError:
+        # It may be one of a module.
+        return True
 
 
 def major(dev: int) -> int:

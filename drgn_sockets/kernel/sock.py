@@ -24,6 +24,7 @@ AF_NETLINK = 16
 AF_PACKET = 17
 AF_TIPC = 30
 AF_VSOCK = 40
+AF_SMC = 43
 AF_XDP = 44
 AF_MAX = 64
 
@@ -165,6 +166,7 @@ class SocketAlloc(Struct):
     type = Int("socket.type", help="SOCK_* type")
     ops = Int("socket.ops", help="const struct proto_ops *")
     sk = Int("socket.sk", help="struct sock *")
+    file = Int("socket.file", help="struct file * whose private_data points here")
     ino = Int("vfs_inode.i_ino", help="inode number")
     uid = Int("vfs_inode.i_uid.val", help="owner of the inode")
     mode = Int("vfs_inode.i_mode", help="S_IFSOCK and permissions")

@@ -19,6 +19,7 @@ from drgn_sockets.kernel.file import (
     Inode,
     SuperBlock,
     access_mode,
+    bad_operations,
     file_kind,
     socket_file_ops,
 )
@@ -28,6 +29,7 @@ from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.task import FileTable
+from drgn_sockets.records.holders import mistaken_socket
 from drgn_sockets.records.losses import Losses, in_words
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.records.reader import SocketBatch, SocketReader
@@ -502,6 +504,7 @@ class FdReader:
         files = File.layout(self.prog).read_batch(new)
         self._files.update((lost.address, None) for lost in files.lost)
         accesses = map(access_mode, files.column("flags"), files.column("mode"))
+        bad = {lost.address: lost for lost in bad_operations(self.prog, files.column("op"))}
         others: list[tuple[File, str]] = []
         by_socket: dict[int, list[tuple[File, str]]] = {}
         for file, op, private_data, access in zip(
@@ -509,6 +512,9 @@ class FdReader:
         ):
             if op == self._socket_ops:
                 by_socket.setdefault(private_data - self._socket_offset, []).append((file, access))
+            elif op in bad:
+                error = str(Lost("struct file", file.address, f"its {bad[op]}"))
+                self._files[file.address] = FileRecord(self, file, None, None, access, error)
             else:
                 others.append((file, access))
         self._read_sockets(by_socket)
@@ -519,12 +525,15 @@ class FdReader:
         for lost in sockets.lost:
             self._lost_sockets(by_socket[lost.address], lost.address + self._socket_offset)
         summaries: dict[int, Any] = {}
+        # The struct socket that each sock points to.
+        backs: dict[int, int] = {}
         errors: dict[int, str] = {}
         if self._summary is not None:
             held = {sk: socket for sk, socket in zip(sockets.column("sk"), sockets) if sk}
             for batch in self._sockets.read_held_briefly(held):
                 if isinstance(batch, SocketBatch):
                     sks = batch.addresses
+                    backs.update(zip(sks, batch.structs.column("socket")))
                 else:
                     sks = [record.sk for record in batch.records()]
                     errors.update((r.sk, r.error) for r in batch.records() if r.error is not None)
@@ -532,9 +541,16 @@ class FdReader:
         fallen: list[tuple[File, str, SocketAlloc]] = []
         for address, socket, sk in zip(sockets.addresses, sockets, sockets.column("sk")):
             summary = summaries.get(sk)
+            own = address + self._socket_offset
             for file, access in by_socket[address]:
-                if address + self._inode_offset != file.inode:
+                mistaken = mistaken_socket(own, sk, socket.file, file.address)
+                if mistaken is not None:
+                    self._lost_sockets([(file, access)], own, mistaken.why)
+                elif address + self._inode_offset != file.inode:
                     fallen.append((file, access, socket))
+                elif backs.get(sk, own) != own:
+                    why = f"its struct sock belongs to the struct socket at {backs[sk]:#x}"
+                    self._lost_sockets([(file, access)], own, why)
                 else:
                     self._files[file.address] = FileRecord(
                         self, file, socket, None, access, errors.get(sk), sk, summary
@@ -565,8 +581,8 @@ class FdReader:
                     self, file, inode, None, access, None, socket.sk, summaries.get(socket.sk)
                 )
 
-    def _lost_sockets(self, files: Iterable[tuple[File, str]], socket: int) -> None:
-        error = str(Lost("struct socket", socket))
+    def _lost_sockets(self, files: Iterable[tuple[File, str]], socket: int, why: str = "") -> None:
+        error = str(Lost("struct socket", socket, why))
         for file, access in files:
             self._files[file.address] = FileRecord(self, file, None, None, access, error)
 

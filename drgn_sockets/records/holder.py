@@ -25,6 +25,8 @@ class SocketInode(NamedTuple):
     ino: int
     #: Its owner, in the initial user namespace.
     uid: int
+    #: ``struct socket *`` by which a file leads to the socket, 0 if that was not asked.
+    socket: int = 0
 
 
 #: The inode of a socket: the compact form that is kept for all sockets, or the decoded structure.

@@ -11,7 +11,7 @@ from itertools import compress
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.fdtable import fd_chunks
-from drgn_sockets.kernel.file import socket_file_ops
+from drgn_sockets.kernel.file import bad_operations, socket_file_ops
 from drgn_sockets.kernel.lost import Lost, or_lost
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
@@ -154,7 +154,7 @@ class Holders(FileHolders):
         files = self.files()
         prog = self._prog
         parts = [files[i : i + _PART] for i in range(0, len(files), _PART)]
-        for unreadable, holding, sks, inos, uids, names in fan_out(
+        for unreadable, holding, sks, inos, uids, names, sockets in fan_out(
             parts, functools.partial(_sockets_of, prog), jobs
         ):
             for file, what in unreadable:
@@ -167,15 +167,17 @@ class Holders(FileHolders):
                 self._file.update(found)
             else:
                 self._add_again(sks, holding)
-            self.inodes.update(zip(sks, map(_inode, zip(inos, uids))))
+            self.inodes.update(zip(sks, map(_inode, zip(inos, uids, sockets))))
             for name in set(names):
                 self._by_family[name] += compress(sks, map(name.__eq__, names))
 
     def _add_again(self, sks: Sequence[int], files: Sequence[int]) -> None:
         # A sound kernel has no two files for one sock. In a damaged one, both count.
         for sk, file in zip(sks, files):
-            if self._file.setdefault(sk, file) != file:
+            if (other := self._file.setdefault(sk, file)) != file:
                 self._others.setdefault(sk, []).append(file)
+                why = f"the sockets of two files lead to it, {other:#x} and {file:#x}"
+                self.losses.lose(Lost("struct sock", sk, why))
 
     def packed(self, sks: Iterable[int]) -> Iterator[Sequence[int]]:
         """
@@ -238,8 +240,16 @@ class Holders(FileHolders):
 
 # The result for some files. First those that cannot be read, each with the loss in words (0 for a
 # loss that belongs to no file). Then the files of sockets, in columns: the file, its sock, inode
-# number, owner, and the name of the family that the socket looks like.
-_HeldSockets = tuple[list[tuple[int, str]], list[int], list[int], list[int], list[int], list[str]]
+# number, owner, the name of the family that the socket looks like, and its struct socket.
+_HeldSockets = tuple[
+    list[tuple[int, str]],
+    list[int],
+    list[int],
+    list[int],
+    list[int],
+    list[str],
+    list[int],
+]
 
 
 def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
@@ -247,8 +257,13 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
     files = _FilePrivate.layout(prog).read_batch(addresses)
     unreadable = [(lost.address, str(lost)) for lost in files.lost]
     socket_ops = socket_file_ops(prog)
-    columns = (files.addresses, files.column("op"), files.column("private_data"))
-    held = [(private - offset, file) for file, op, private in zip(*columns) if op == socket_ops]
+    ops = files.column("op")
+    pairs = zip(files.addresses, ops, files.column("private_data"))
+    held = [(private - offset, file) for file, op, private in pairs if op == socket_ops]
+    for bad_op in bad_operations(prog, ops):
+        for file, op in zip(files.addresses, ops):
+            if op == bad_op.address:
+                unreadable.append((file, str(Lost("struct file", file, f"its {bad_op}"))))
     by_socket = dict(held)
     sockets = SocketAlloc.layout(prog).read_batch(by_socket)
     if sockets.lost:
@@ -264,18 +279,45 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
         sockets.column("ino"),
         sockets.column("uid"),
         list(map(families.__getitem__, kinds)),
+        [address + offset for address in sockets.addresses],
     )
     # These losses belong to no file in particular.
     unreadable += [(0, str(lost)) for lost in families.lost]
-    if len(by_socket) == len(held) and all(found[0]):
-        # The common case: no damage, and no socket without a sock.
-        holding = list(map(by_socket.__getitem__, sockets.addresses))
-        sks, inos, uids, names = map(list, found)
-        return unreadable, holding, sks, inos, uids, names
-    by_address = dict(zip(sockets.addresses, zip(*found)))
-    rows = [(file, *by_address[at]) for at, file in held if at in by_address and by_address[at][0]]
-    holding, sks, inos, uids, names = map(list, zip(*rows)) if rows else ([], [], [], [], [])
-    return unreadable, holding, sks, inos, uids, names
+    holding = list(map(by_socket.__getitem__, sockets.addresses))
+    files_of = sockets.column("file")
+    if len(by_socket) == len(held) and all(found[0]) and holding == list(files_of):
+        # The common case: no damage.
+        sks, inos, uids, names, places = map(list, found)
+        return unreadable, holding, sks, inos, uids, names, places
+    by_address = dict(zip(sockets.addresses, zip(files_of, *found)))
+    rows = []
+    for at, file in held:
+        if at in by_address:
+            back, *row = by_address[at]
+            lost_one = mistaken_socket(at + offset, row[0], back, file)
+            if lost_one is None:
+                rows.append((file, *row))
+            else:
+                unreadable.append((file, str(lost_one)))
+    columns = map(list, zip(*rows)) if rows else ([] for _ in range(6))
+    holding, sks, inos, uids, names, places = columns
+    return unreadable, holding, sks, inos, uids, names, places
+
+
+def mistaken_socket(socket: int, sk: int, back: int, file: int) -> Lost | None:
+    """
+    Ask whether a file leads to its own socket: an open socket has a ``struct sock``, and
+    ``sock_alloc_file()`` makes the socket and its file point to each other.
+
+    :param socket: ``struct socket *``, the ``private_data`` of the file
+    :param sk: Its ``sk``
+    :param back: Its ``file``
+    :param file: ``struct file *``
+    :return: What is wrong, or ``None``
+    """
+    if back != file:
+        return Lost("struct socket", socket, f"it belongs to the struct file at {back:#x}")
+    return None if sk else Lost("struct socket", socket, "it has no struct sock")
 
 
 class FamilyNamesByOps(dict[tuple[int, int], str]):

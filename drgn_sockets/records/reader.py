@@ -15,6 +15,8 @@ from drgn_sockets.kernel.lost import Lost, all_there, lost_by, or_lost
 from drgn_sockets.kernel.module import TYPES_OF_MODULES, find_module
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import (
+    AF_SMC,
+    IPPROTO_MPTCP,
     SOCK_STREAM,
     TCP_NEW_SYN_RECV,
     TCP_TIME_WAIT,
@@ -338,6 +340,8 @@ class SocketReader:
     ) -> Iterator[Batch]:
         socks = Sock.layout(self.prog).read_batch(sks)
         yield from self._unreadable(socks.lost)
+        socks, mistaken = self._own(socks, inodes)
+        yield from self._unreadable(mistaken)
         kinds = zip(socks.column("family"), socks.column("type"), socks.column("protocol"))
         by_kind: dict[tuple[int, int, int], list[int]] = {}
         for i, kind in enumerate(kinds):
@@ -363,6 +367,8 @@ class SocketReader:
         """:param family: The family that *sks* look like, if some may be of another family."""
         structs = record_class.struct.layout(self.prog).read_batch(sks)
         yield from self._unreadable(structs.lost)
+        structs, mistaken = self._own(structs, inodes)
+        yield from self._unreadable(mistaken)
         strays: list[int] = []
         if family is not None:
             columns = [structs.column(name) for name in ("family", "type", "protocol")]
@@ -376,6 +382,49 @@ class SocketReader:
             yield batch(self, record_class, structs, inodes)
         if strays:
             yield from self._read_full(strays, inodes)
+
+    def _own(
+        self, structs: StructBatch[Any], inodes: Mapping[int, AnyInode]
+    ) -> tuple[StructBatch[Any], Sequence[Lost]]:
+        """
+        Take those out of *structs* that do not belong to the ``struct socket`` whose file led to
+        them: ``sock_graft()`` makes the two point to each other.
+        """
+        if self.holders is None or inodes is not self.holders.inodes:
+            return structs, ()
+        known = self.holders.inodes
+        sockets = structs.column("socket")
+        try:
+            if [known[sk].socket for sk in structs.addresses] == list(sockets):
+                return structs, ()
+        except KeyError:
+            # Some are in no file table.
+            pass
+        lost: list[Lost] = []
+        good: list[int] = []
+        for i, (sk, socket) in enumerate(zip(structs.addresses, sockets)):
+            own = known[sk].socket if sk in known else socket
+            if own == socket or self._is_inside(socket):
+                good.append(i)
+            else:
+                why = f"it belongs to the struct socket at {socket:#x}, not to that at {own:#x}"
+                lost.append(Lost("struct sock", sk, why))
+        return (structs.select(good), lost) if lost else (structs, ())
+
+    def _is_inside(self, socket: int) -> bool:
+        """Whether a ``struct socket`` is one that further socks belong to."""
+        alloc = or_lost(SocketAlloc.layout(self.prog).read, socket - self._socket_offset)
+        return not isinstance(alloc, Lost) and self._has_others_inside(alloc)
+
+    def _has_others_inside(self, socket: SocketAlloc) -> bool:
+        """
+        Whether further socks belong to a ``struct socket``: the subflows of an MPTCP socket, and
+        the TCP socket inside an SMC socket, which gets its file when SMC falls back to TCP.
+        """
+        sock = or_lost(Sock.layout(self.prog).read, socket.sk)
+        return not isinstance(sock, Lost) and (
+            sock.family == AF_SMC or sock.protocol == IPPROTO_MPTCP
+        )
 
     def _unreadable(self, sks: Sequence[Lost]) -> Iterator[Batch]:
         if sks:
@@ -429,10 +478,13 @@ class SocketReader:
         for lost in allocs.lost:
             found.update(dict.fromkeys(unknown[lost.address], lost))
         for alloc in allocs:
-            # As sock_i_ino(), do not ask whether socket->sk points back: the inner socket of an
-            # SMC socket that fell back to TCP points to the struct socket of the SMC socket.
             for sk in unknown[alloc.address]:
-                found[sk] = SocketInode(alloc.ino, alloc.uid)
+                if alloc.sk == sk or self._has_others_inside(alloc):
+                    found[sk] = SocketInode(alloc.ino, alloc.uid)
+                else:
+                    why = f"it belongs to the struct sock at {alloc.sk:#x}, not to that at {sk:#x}"
+                    socket = alloc.address + self._socket_offset
+                    found[sk] = Lost("struct socket", socket, why)
         return found
 
     def unix_name(self, addr: int) -> bytes | Lost | None:

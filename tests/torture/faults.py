@@ -74,11 +74,15 @@ def choose(rng: random.Random, prog: Program, targets: Targets, run: Run) -> Fau
             start = thing.address // _PAGE * _PAGE
             spec = f"{start:x}=missing" if kind == "page missing" else f"{start:x}=00*{_PAGE}"
             return Fault(kind, label, spec)
-        fault = (
-            _in_object(rng, things[label], thing)
-            if roll < 0.3
-            else _in_part(rng, prog, targets, things[label], thing)
-        )
+        try:
+            fault = (
+                _in_object(rng, things[label], thing)
+                if roll < 0.3
+                else _in_part(rng, prog, targets, things[label], thing)
+            )
+        except FaultError:
+            # The sound core lacks it.
+            continue
         if fault is not None:
             return fault
 
@@ -121,10 +125,7 @@ def _in_part(
         return _put(kind, part, address, data, address if rng.random() < 0.5 else thing.address)
     if kind == "pointer to another":
         other = rng.choice(others)
-        try:
-            there = prog.read_u64(other.address + part.offset) if members else other.address
-        except FaultError:
-            return None
+        there = prog.read_u64(other.address + part.offset) if members else other.address
         return _put(kind, part, address, data, there) if there else None
     return _put(kind, part, address, data, _POINTERS[kind](rng, value))
 
