@@ -67,11 +67,13 @@ def sources(release: str) -> list[str]:
 
 
 class Apt:
-    """The private apt of one Debian release."""
+    """The private apt of one Debian release and architecture."""
 
-    def __init__(self, release: str) -> None:
+    def __init__(self, release: str, architecture: str = "amd64") -> None:
         self.release = release
-        self.dir = cache.root() / "apt" / release
+        self.architecture = architecture
+        name = release if architecture == "amd64" else f"{release}-{architecture}"
+        self.dir = cache.root() / "apt" / name
         self.updated = self.dir / "updated"
 
     def _options(self) -> list[str]:
@@ -83,8 +85,8 @@ class Apt:
             "Dir::Etc::SourceParts": "/dev/null",
             "Dir::Etc::Preferences": "/dev/null",
             "Dir::Etc::PreferencesParts": "/dev/null",
-            "APT::Architecture": "amd64",
-            "APT::Architectures": "amd64",
+            "APT::Architecture": self.architecture,
+            "APT::Architectures": self.architecture,
             "Acquire::Languages": "none",
             # As root, apt downloads as the user _apt, who cannot enter root's cache directory.
             "APT::Sandbox::User": "root",
@@ -127,12 +129,16 @@ class Apt:
                 return line.split()[1]
         raise VmError(f"apt knows no version of {package}")
 
-    def closure(self, package: str) -> list[str]:
-        """Get the newest versions of a package and its dependencies, as ``NAME=VERSION``."""
+    def closure(self, *packages: str) -> list[str]:
+        """
+        Get the newest versions of packages and their dependencies, as ``NAME=VERSION``.
+
+        :param packages: names, or patterns of apt such as ``?essential``
+        """
         argv = [host.program("apt-get"), *self._options(), "--simulate"]
         # For this apt nothing is installed, so it would install all dependencies.
-        argv += ["--no-install-recommends", "install", package]
-        return installs(host.call(argv, f"resolving {package}").decode())
+        argv += ["--no-install-recommends", "install", *packages]
+        return installs(host.call(argv, f"resolving {' '.join(packages)}").decode())
 
     def unpack(
         self, packages: Sequence[str], into: Path, patterns: Sequence[str] | None = None
@@ -147,14 +153,17 @@ class Apt:
         into.mkdir(parents=True, exist_ok=True)
         debs = into / ".debs"
         debs.mkdir()
-        cache.note("downloading " + " ".join(packages))
+        few = len(packages) <= 5
+        what = " ".join(packages) if few else f"{len(packages)} packages"
+        cache.note(f"downloading {what}")
         argv = [host.program("apt-get"), *self._options(), "-qq", "download", *packages]
         try:
-            host.call(argv, "downloading " + " ".join(packages), cwd=debs)
+            host.call(argv, f"downloading {what}", cwd=debs)
         except VmError as e:
             raise (GoneError(str(e)) if "404 " in str(e) else e) from None
         for deb in sorted(debs.glob("*.deb")):
-            cache.note(f"unpacking {deb.name}")
+            if few:
+                cache.note(f"unpacking {deb.name}")
             _unpack(deb, into, patterns)
             deb.unlink()
         debs.rmdir()
@@ -167,7 +176,8 @@ def installs(simulated: str) -> list[str]:
 
 
 def _unpack(deb: Path, into: Path, patterns: Sequence[str] | None) -> None:
-    argv = [host.program("tar"), "-x", "--no-same-owner", "-C", str(into)]
+    argv = [host.program("tar"), "-x", "--no-same-owner", "--keep-directory-symlink"]
+    argv += ["-C", str(into)]
     if patterns is not None:
         argv += ["--wildcards", *patterns]
     with subprocess.Popen(

@@ -22,6 +22,7 @@ from typing import Any
 
 from drgn_sockets.check import sock_diag
 from vm import cache, kernels, rootfs
+from vm.arch import AMD64, Architecture
 from vm.errors import GuestError, VmError
 from vm.guest import Guest
 from vm.kernels import Kernel
@@ -62,9 +63,14 @@ class Recorded:
 
     @property
     def system_map(self) -> Path | None:
-        """The System.map; ``None`` if VMCOREINFO of the core has kallsyms (6.0 and later)."""
+        """
+        The System.map; ``None`` if the core does without: VMCOREINFO has kallsyms (6.0 and later),
+        and kallsyms has variables.
+        """
         core = self.elf or self.kdump or self.paging
-        return None if core is None or tells_kallsyms(core) else self.source.system_map
+        if core is None or (tells_kallsyms(core) and self.source.lists_variables):
+            return None
+        return self.source.system_map
 
     def json(self) -> str:
         """Get the paths as a JSON object."""
@@ -82,7 +88,7 @@ def tells_kallsyms(core: Path) -> bool:
     """
     with core.open("rb") as f:
         # In both formats, VMCOREINFO is near the start.
-        return b"\nSYMBOL(kallsyms_names)=" in f.read(1 << 16)
+        return b"\nSYMBOL(kallsyms_names)=" in f.read(1 << 18)
 
 
 def memory_bytes(memory: str) -> int:
@@ -185,14 +191,15 @@ def dump(
     return Recorded(kernel, oracle=oracle, **{kind: files.get(kind) for kind in FORMATS})
 
 
-def hash_of_sources(*more: str) -> str:
+def hash_of_sources(*more: str, architecture: Architecture = AMD64) -> str:
     """
     Hash all sources in vm/ that decide what a recording holds.
 
     :param more: names of other ones that decide it
+    :param architecture: of the guest
     """
     here = Path(__file__).parent
-    digest = hashlib.sha256(rootfs.key().encode())
+    digest = hashlib.sha256(rootfs.key(architecture).encode())
     own = ("agent.py", "dump.py", "guest.py", "initramfs.py", "oracle.py", "qemu.py")
     for p in sorted([*(here / "workloads").rglob("*.py"), *(here / n for n in (*own, *more))]):
         if p.exists():
@@ -220,7 +227,16 @@ def cached(
     k = kernels.get(kernel) if isinstance(kernel, str) else kernel
     kinds = sorted(set(formats))
     names = [w for w in workloads.split(",") if w]
-    words = json.dumps([k.id, names, kinds, memory, hash_of_sources(), sorted(settings.items())])
+    words = json.dumps(
+        [
+            k.id,
+            names,
+            kinds,
+            memory,
+            hash_of_sources(architecture=k.architecture),
+            sorted(settings.items()),
+        ]
+    )
     # Recordings that this one replaces have the same name up to the hash.
     stem = "-".join([k.id, *names, *kinds, memory])
     where = cache.root() / "dumps" / f"{stem}@{hashlib.sha256(words.encode()).hexdigest()[:12]}"

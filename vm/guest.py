@@ -99,7 +99,7 @@ class Guest:
         self._disks = disks
         self._accel = "tcg" if icount else accel
         self._debug = debug
-        self._boot_timeout = boot_timeout
+        self._boot_timeout = boot_timeout * kernel.architecture.slowness
         self._frames = agent.Frames()
         self._qmp: Qmp | None = None
         self._qemu: Qemu | None = None
@@ -144,8 +144,9 @@ class Guest:
         :raises GuestError: if it is not up in time, or dies before
         """
         ram = initramfs.get(self.kernel)
-        accel = choose_accel(self._accel, self.kernel.vmlinuz, ram)
-        disks = [Disk("root", str(rootfs.get()), scratch=True), *self._disks]
+        architecture = self.kernel.architecture
+        accel = choose_accel(self._accel, architecture, self.kernel.vmlinuz, ram)
+        disks = [Disk("root", str(rootfs.get(architecture)), scratch=True), *self._disks]
         modules = self.kernel.modules_image
         if modules is not None:
             disks.append(Disk("modules", str(modules)))
@@ -157,6 +158,7 @@ class Guest:
             self._qemu = Qemu(
                 kernel=self.kernel.vmlinuz,
                 initramfs=ram,
+                architecture=architecture,
                 disks=disks,
                 pass_fds=[fd],
                 accel=accel,
@@ -212,7 +214,7 @@ class Guest:
             return f"(its processors cannot be asked: {e})"
         found = []
         for cpu in re.split(r"^CPU#", text, flags=re.MULTILINE)[1:]:
-            words = re.findall(r"\b(?:RIP|RSP|RFL|CR3|HLT)=\w+", cpu)
+            words = re.findall(r"\b(?:RIP|RSP|RFL|CR3|HLT|PC|SP|PSTATE)=\w+", cpu)
             found.append(f"CPU {cpu.split()[0]}: {' '.join(words)}")
         return "\n".join(found)
 
@@ -445,7 +447,8 @@ class Guest:
     def _ours(self, argv: Sequence[str], what: str) -> None:
         told = io.BytesIO()
         try:
-            r = self.run(argv, stdout=told, timeout=WORKLOAD_SECONDS)
+            timeout = WORKLOAD_SECONDS * self.kernel.architecture.slowness
+            r = self.run(argv, stdout=told, timeout=timeout)
         except GuestError as e:
             # One line came for each workload that stands; the one after the last line failed.
             came = told.getvalue().decode(errors="replace").splitlines() or ["nothing"]

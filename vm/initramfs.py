@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from vm import cache, host
+from vm import apt, cache, host, rootfs
+from vm.arch import AMD64, Architecture
 from vm.errors import VmError
-from vm.kernels import Kernel
+from vm.kernels import DAY, Kernel
 
 # Modules to insert where they are not built in; qemu_fw_cfg tells QEMU where VMCOREINFO is.
 # ext4 asks for the checksum by name, so that nothing lists the module as a dependency.
@@ -177,21 +178,40 @@ def pack(
     return cpio(entries)
 
 
-def static_busybox() -> bytes:
+def _busybox(architecture: Architecture) -> Path:
+    """Get a busybox: the one of this machine, or Debian's static one for another architecture."""
+    if architecture.here:
+        return Path(host.program("busybox"))
+
+    def make(part: Path) -> None:
+        repository = apt.Apt(rootfs.SUITE, architecture.name)
+        repository.update(max_age=DAY)
+        tree = part.with_name(part.name + ".tree")
+        cache.remove(tree)
+        try:
+            repository.unpack(["busybox-static"], tree, ["./bin/busybox", "./usr/bin/busybox"])
+            next(tree.glob("**/bin/busybox")).rename(part)
+        finally:
+            cache.remove(tree)
+
+    return cache.ensure(cache.root() / "kernels" / f"busybox-{architecture.name}", make)
+
+
+def static_busybox(architecture: Architecture = AMD64) -> bytes:
     """
-    Read the busybox of this machine.
+    Read a static busybox: the one of this machine, or Debian's for another architecture.
 
     :raises VmError: if it needs libraries
     """
-    busybox = Path(host.program("busybox")).read_bytes()
-    if b"/lib64/ld-linux" in busybox[:4096]:
+    busybox = _busybox(architecture).read_bytes()
+    if b"/ld-linux" in busybox[:4096]:
         raise VmError("busybox here is not static: install the package busybox-static")
     return busybox
 
 
 def get(kernel: Kernel) -> Path:
     """Get the initramfs of a kernel, made when first asked for."""
-    busybox = static_busybox()
+    busybox = static_busybox(kernel.architecture)
     key = hashlib.sha256(busybox + INIT.encode() + repr((MODULES, APPLETS)).encode())
     name = f"{kernel.id}-{key.hexdigest()[:12]}.cpio"
 

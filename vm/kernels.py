@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vm import apt, cache, host
+from vm import apt, arch, cache, host
 from vm.errors import GoneError, VmError
 
 
@@ -34,6 +34,7 @@ class Series:
     debug: str | None = "linux-image-{}-dbg"
     #: Package with the modules, if it is another one.
     modules: str | None = None
+    architecture: arch.Architecture = arch.AMD64
 
 
 # To add a series, add a line, from the oldest to the newest. The Makefile and tests go by this.
@@ -47,6 +48,15 @@ SERIES = (
         "sid",
         r"linux-binary-unsigned-(7\.2\..*-cloud-amd64)",
         modules="linux-modules-{}",
+    ),
+    *(
+        Series(name, "bookworm", rf"linux-image-({pattern})-unsigned", architecture=arch.ARM64)
+        for name, pattern in (
+            ("arm64-6.1", r"6\.1\..*-cloud-arm64"),
+            ("arm64-6.12", r"6\.12\..*-cloud-arm64"),
+            # Pages of 16 KiB. There is no such kernel for clouds.
+            ("arm64-6.12-16k", r"6\.12\..*-arm64-16k"),
+        )
     ),
 )
 
@@ -97,6 +107,7 @@ class Kernel:
     own_vmlinux: Path | None = None
     #: The Debian package of the debug info: suite, name, version.
     package: tuple[str, str, str] | None = None
+    architecture: arch.Architecture = arch.AMD64
 
     @property
     def has_debug(self) -> bool:
@@ -113,6 +124,12 @@ class Kernel:
         if self.own_vmlinux is not None:
             return self.own_vmlinux
         return self.debug / "boot" / f"vmlinux-{self.release}"
+
+    @property
+    def lists_variables(self) -> bool:
+        """Whether its kallsyms has variables (CONFIG_KALLSYMS_ALL); an own build is taken to."""
+        config = self.vmlinuz.with_name("config")
+        return self.name == "custom" or b"\nCONFIG_KALLSYMS_ALL=y\n" in config.read_bytes()
 
     @property
     def debug(self) -> Path:
@@ -172,7 +189,7 @@ class Kernel:
         """Download the package of the debug info, and unpack some of its /usr/lib/debug."""
         assert self.package is not None
         suite, name, version = self.package
-        repository = apt.Apt(suite)
+        repository = apt.Apt(suite, self.architecture.name)
         repository.update(max_age=DAY)
         try:
             repository.unpack([f"{name}={version}"], tree, [f"./usr/lib/debug/{w}" for w in want])
@@ -297,7 +314,7 @@ def _dir(state: dict[str, Any]) -> Path:
 
 def _resolve(s: Series, refresh: bool) -> list[dict[str, Any]]:
     """Find the kernels of a series that the mirror lists, the newest first."""
-    repository = apt.Apt(s.suite)
+    repository = apt.Apt(s.suite, s.architecture.name)
     repository.update(max_age=0 if refresh else DAY)
     names = set(repository.names("linux-"))
     found = [m for m in (re.fullmatch(s.image, n) for n in names) if m]
@@ -310,6 +327,7 @@ def _resolve(s: Series, refresh: bool) -> list[dict[str, Any]]:
         {
             "time": time.time(),
             "suite": s.suite,
+            "architecture": s.architecture.name,
             "release": m[1],
             "version": repository.version(m[0]),
             "packages": [m[0]] + ([s.modules.format(m[1])] if s.modules else []),
@@ -325,7 +343,7 @@ def _fetch(state: dict[str, Any]) -> Path:
     def make(part: Path) -> None:
         cache.need_space(part.parent, 1 << 30, f"kernel {state['release']}")
         tree = part / "tree"
-        apt.Apt(state["suite"]).unpack(
+        apt.Apt(state["suite"], state.get("architecture", "amd64")).unpack(
             [f"{p}={state['version']}" for p in state["packages"]],
             tree,
             ["./boot/*", "./lib/modules/*", "./usr/lib/modules/*"],
@@ -437,6 +455,7 @@ def _debian(name: str, state: dict[str, Any]) -> Kernel:
         vmlinuz=tree / "vmlinuz",
         modules=tree / "lib/modules" / state["release"],
         package=(state["suite"], state["debug"], state["version"]) if state["debug"] else None,
+        architecture=arch.get(state.get("architecture", "amd64")),
     )
 
 
@@ -576,4 +595,4 @@ def known() -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     # For the Makefile; before there is a virtual environment.
-    print(*(s.name for s in reversed(SERIES)))
+    print(*(s.name for s in reversed(SERIES) if s.architecture is arch.AMD64))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vm import cache, dump, foreign, host, initramfs, kernels
+from vm.arch import AMD64
 from vm.errors import GuestError, VmError
 from vm.guest import Guest
 from vm.kernels import Kernel
@@ -160,6 +161,9 @@ def save(
     :param settings: for :class:`vm.guest.Guest`
     :raises VmError: if any of it fails; nothing half-written stays
     """
+    if kernel.architecture is not AMD64:
+        name = kernel.architecture.name
+        raise VmError(f"{kernel.release} is of {name}: crash kernels are made of amd64 only")
     core = core.absolute()
     size = dump.memory_bytes(memory) + (256 << 20)
     cache.need_space(core.parent, 2 * size, "the dump")

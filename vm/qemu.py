@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vm import agent, cache, host
+from vm import agent, arch, cache, host
 from vm.errors import VmError
 
 #: Where KVM works, a guest says something in a tenth of this time.
@@ -28,11 +28,31 @@ PROBE_SECONDS = 5.0
 # whenever a static key changes: one boot in 40 died of an int3 that was gone by then, or hung.
 PATCHING_WORKS = 8, 1
 
-APPEND = "console=ttyS0 panic=-1"
+APPEND = "panic=-1"
 
 PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
 
-BINARY = "qemu-system-x86_64"
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What QEMU is told for an architecture."""
+
+    binary: str
+    #: The kernel's name of the serial port.
+    console: str
+    #: The processor under TCG.
+    processor: str
+    options: tuple[str, ...] = ()
+
+
+MACHINES = {
+    # QEMU 7.2's TCG gets the flags of cmpxchg16b wrong, and SLUB double-faults on it.
+    arch.AMD64: Machine("qemu-system-x86_64", "ttyS0", "max,-cx16"),
+    # A processor of many clouds. It has no pointer authentication, which TCG takes long for.
+    arch.ARM64: Machine(
+        *("qemu-system-aarch64", "ttyAMA0", "neoverse-n1"), ("-machine", "virt,gic-version=3")
+    ),
+}
 
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -42,19 +62,18 @@ def _die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _processors(accel: str, binary: str, icount: bool = False) -> list[str]:
+def _processors(accel: str, binary: str, processor: str = "max", icount: bool = False) -> list[str]:
     """Get the arguments that say how the guest's processors run."""
     if icount:
         # Each instruction takes a nanosecond, and a processor that sleeps skips to its next timer.
         counting = ["-icount", "shift=0,sleep=off"]
-        return ["-accel", "tcg,thread=single", *counting, "-cpu", "max,-cx16"]
+        return ["-accel", "tcg,thread=single", *counting, "-cpu", processor]
     if accel == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
     told = host.call([binary, "--version"], "asking QEMU for its version").decode()
     version = re.search(r"version (\d+)\.(\d+)", told)
     works = version is not None and (int(version[1]), int(version[2])) >= PATCHING_WORKS
-    # QEMU 7.2's TCG gets the flags of cmpxchg16b wrong, and SLUB double-faults on it.
-    return ["-accel", f"tcg,thread={'multi' if works else 'single'}", "-cpu", "max,-cx16"]
+    return ["-accel", f"tcg,thread={'multi' if works else 'single'}", "-cpu", processor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +134,7 @@ class Qemu:
     """
     A running QEMU.
 
+    :param architecture: the one of the kernel
     :param accel: ``kvm`` or ``tcg``
     :param icount: let the guest's clock count instructions: 10^9 of them are a second. Takes one
         processor and TCG.
@@ -129,6 +149,7 @@ class Qemu:
         *,
         kernel: Path,
         initramfs: Path,
+        architecture: arch.Architecture = arch.AMD64,
         disks: Sequence[Disk] = (),
         pass_fds: Sequence[int] = (),
         memory: str = "1G",
@@ -143,12 +164,13 @@ class Qemu:
     ) -> None:
         if icount and (cpus != 1 or accel != "tcg"):
             raise VmError("instructions are counted with one processor, and under TCG only")
-        binary = host.program(BINARY)
-        argv = [binary, "-nodefaults", "-no-user-config", "-display", "none"]
+        self.machine = MACHINES[architecture]
+        binary = host.program(self.machine.binary)
+        argv = [binary, *self.machine.options, "-nodefaults", "-no-user-config", "-display", "none"]
         argv += ["-no-reboot", "-m", memory, "-smp", str(cpus)]
-        argv += _processors(accel, binary, icount)
+        argv += _processors(accel, binary, self.machine.processor, icount)
         argv += ["-kernel", str(kernel), "-initrd", str(initramfs)]
-        argv += ["-append", f"{APPEND} {append}".strip()]
+        argv += ["-append", f"console={self.machine.console} {APPEND} {append}".strip()]
         if vmcoreinfo:
             # With the guest's qemu_fw_cfg, this brings VMCOREINFO into dumps.
             argv += ["-device", "vmcoreinfo"]
@@ -203,7 +225,7 @@ class Qemu:
     def complaint(self) -> str:
         """Get the last lines that QEMU wrote to its standard error."""
         self.messages.closed.wait(1)
-        return self.messages.tail(2).replace(f"{BINARY}: ", "")
+        return self.messages.tail(2).replace(f"{self.machine.binary}: ", "")
 
     def close(self) -> None:
         """End QEMU, whatever its state."""
@@ -254,8 +276,10 @@ def kvm_works(kernel: Path, initramfs: Path) -> bool:
     return cache.ensure(answer, probe).read_text() == "yes\n"
 
 
-def choose_accel(wish: str, kernel: Path, initramfs: Path) -> str:
+def choose_accel(wish: str, architecture: arch.Architecture, kernel: Path, initramfs: Path) -> str:
     """Turn ``auto`` into ``kvm`` or ``tcg``."""
     if wish != "auto":
         return wish
+    if not architecture.here:
+        return "tcg"
     return "kvm" if kvm_works(kernel, initramfs) else "tcg"

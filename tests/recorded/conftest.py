@@ -17,6 +17,7 @@ import pytest
 
 from tests import tables
 from vm import dump
+from vm.arch import AMD64
 from vm.errors import VmError
 from vm.kernels import SERIES
 
@@ -30,7 +31,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 BOTH = ("5.10", "6.1")
 #: Each kernel that vm knows, and where its types come from in most tests; test_btf.py shows that it
 #: is all the same.
-KERNELS = {s.name: "dwarf" if s.name == "6.1" else "btf" for s in SERIES}
+KERNELS = {s.name: "dwarf" if s.name == "6.1" else "btf" for s in SERIES if s.architecture is AMD64}
+#: Kernels of machines of another architecture, likewise. They are asked only where ``--kernel``
+#: names them: what may differ there is pages, page tables, and numbers of the architecture.
+FOREIGN = {s.name: "btf" for s in SERIES if s.architecture is not AMD64}
+ALL = {**KERNELS, **FOREIGN}
 FORMATS = tuple(FILES)
 #: What is ours, and the same on all kernels, is asked on this one; ``make test`` records it alone.
 ONE = "6.12"
@@ -41,14 +46,13 @@ COVER: dict[str, list[str]] = {
     # What depends on the kernel's structures, on each kernel; two of these cores are in other
     # formats, and test_agree.py shows that formats differ in nothing.
     "core": [
-        f"{kernel}-{ {'5.10': 'distilled', '7.2': 'kdump'}.get(kernel, 'elf') }"
-        for kernel in KERNELS
+        f"{kernel}-{ {'5.10': 'distilled', '7.2': 'kdump'}.get(kernel, 'elf') }" for kernel in ALL
     ],
     # The same, for what wants more than a distilled core has, or reads one core in all its pieces.
-    "elf": [f"{kernel}-elf" for kernel in KERNELS],
+    "elf": [f"{kernel}-elf" for kernel in ALL],
     # Formats: one core in ELF and in another format. test_distill.py has the distilled ones of
     # other kernels.
-    "both": [f"{ONE}-{format_}" for format_ in FORMATS[1:]],
+    "both": [f"{kernel}-{format_}" for kernel in (ONE, *FOREIGN) for format_ in FORMATS[1:]],
     # Sources of types: the same core with types from DWARF and from BTF. pahole of 5.10 is an old
     # one.
     "twins": [f"{kernel}-elf" for kernel in BOTH],
@@ -61,7 +65,7 @@ NEEDS = {"one": (ONE,), "old": ("5.10",), "strangers": BOTH}
 _recorded: dict[str, dump.Recorded | str] = {}
 _cores: dict[tuple[str, str, str], Core] = {}
 #: Kernels whose recordings the running test may use.
-_allowed: frozenset[str] = frozenset(KERNELS)
+_allowed: frozenset[str] = frozenset(ALL)
 
 
 def recorded(kernel: str) -> dump.Recorded:
@@ -85,7 +89,7 @@ def recorded(kernel: str) -> dump.Recorded:
 
 def opened(kernel: str, format_: str, types: str | None = None) -> Core:
     """The core of *kernel* in *format_*, opened once for all tests."""
-    key = (kernel, format_, types or KERNELS[kernel])
+    key = (kernel, format_, types or ALL[kernel])
     if key not in _cores:
         _cores[key] = Core(recorded(kernel), *key[1:])
     return _cores[key]
@@ -98,13 +102,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--kernel",
         metavar="K[-FORMAT],...",
         help="only tests that need no other recordings than those of these kernels "
-        f"({', '.join(KERNELS)}); with a format ({', '.join(FORMATS)}), on that one",
+        f"({', '.join(ALL)}); with a format ({', '.join(FORMATS)}), on that one",
     )
     group.addoption(
         "--not-kernel",
         metavar="K,...",
         help="only those that --kernel would leave out",
     )
+
+
+def parted(core: str) -> tuple[str, str]:
+    """
+    Part the name of a core into kernel and format.
+
+    >>> parted("arm64-6.12-kdump")
+    ('arm64-6.12', 'kdump')
+    """
+    kernel, _, format_ = core.rpartition("-")
+    return kernel, format_
 
 
 def _chosen(config: pytest.Config, option: str) -> dict[str, str | None] | None:
@@ -114,12 +129,12 @@ def _chosen(config: pytest.Config, option: str) -> dict[str, str | None] | None:
         return None
     found = {}
     for word in text.split(","):
-        kernel, dash, format_ = word.partition("-")
-        if kernel not in KERNELS or (dash and format_ not in FORMATS):
+        kernel, format_ = (word, None) if word in ALL else parted(word)
+        if kernel not in ALL or (format_ is not None and format_ not in FORMATS):
             raise pytest.UsageError(
-                f"{option} {word}: known are {', '.join(KERNELS)}; formats {', '.join(FORMATS)}"
+                f"{option} {word}: known are {', '.join(ALL)}; formats {', '.join(FORMATS)}"
             )
-        found[kernel] = format_ or None
+        found[kernel] = format_
     return found
 
 
@@ -143,7 +158,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             instead = {k: f for k, f in formats.items() if name == "core" or f != "distilled"}
             cores = [
                 f"{kernel}-{instead.get(kernel) or format_}"
-                for kernel, format_ in (core.split("-") for core in cores)
+                for kernel, format_ in map(parted, cores)
             ]
         metafunc.parametrize(name, cores, indirect=True, scope="session")
 
@@ -157,7 +172,7 @@ def kernels_of(item: pytest.Item) -> frozenset[str]:
     callspec = getattr(item, "callspec", None)
     for name, value in callspec.params.items() if callspec is not None else ():
         if name in COVER or name == "kernel":
-            found.add(value.partition("-")[0])
+            found.add(value if value in ALL else parted(value)[0])
     return frozenset(found or {ONE})
 
 
@@ -168,7 +183,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: list[pytest.Item] = []
     for item in items:
         kernels = kernels_of(item)
-        is_in = wanted is None or kernels <= wanted.keys()
+        is_in = kernels <= (KERNELS if wanted is None else wanted).keys()
         is_out = unwanted is not None and kernels <= unwanted.keys()
         (kept if is_in and not is_out else left_out).append(item)
     if left_out:
@@ -182,36 +197,42 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _allowed = kernels_of(item)
 
 
+@pytest.fixture(params=list(ALL))
+def kernel(request: pytest.FixtureRequest) -> str:
+    """Name of each kernel."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def core(request: pytest.FixtureRequest) -> Core:
     """A core of each kernel."""
-    return opened(*request.param.split("-"))
+    return opened(*parted(request.param))
 
 
 @pytest.fixture(scope="session")
 def elf(request: pytest.FixtureRequest) -> Core:
     """A core of each kernel, with all of its memory."""
-    return opened(*request.param.split("-"))
+    return opened(*parted(request.param))
 
 
 @pytest.fixture(scope="session")
 def both(request: pytest.FixtureRequest) -> tuple[Core, Core]:
     """A core in ELF and in another format."""
-    kernel, format_ = request.param.split("-")
+    kernel, format_ = parted(request.param)
     return opened(kernel, "elf"), opened(kernel, format_)
 
 
 @pytest.fixture(scope="session")
 def twins(request: pytest.FixtureRequest) -> tuple[Core, Core]:
     """The same core with types from DWARF and from BTF."""
-    kernel, format_ = request.param.split("-")
+    kernel, format_ = parted(request.param)
     return opened(kernel, format_, "dwarf"), opened(kernel, format_, "btf")
 
 
 @pytest.fixture(scope="session")
 def sample(request: pytest.FixtureRequest) -> Core:
     """A core to be damaged."""
-    return opened(*request.param.split("-"))
+    return opened(*parted(request.param))
 
 
 @pytest.fixture(scope="session")

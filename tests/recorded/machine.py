@@ -29,6 +29,11 @@ ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 
 
+def series_of(kernel: str) -> str:
+    """The series of a kernel, by its name in :mod:`vm.kernels`."""
+    return kernel.removeprefix("arm64-").removesuffix("-16k")
+
+
 class Done(NamedTuple):
     """What a command came to."""
 
@@ -71,6 +76,11 @@ class Core:
             self.symbols += self.system_map
         self.target = ["-c", str(path), *self.symbols]
         self._rows: dict[tuple[str, ...], list[Row]] = {}
+
+    @property
+    def series(self) -> str:
+        """The series of the kernel, whatever the machine: 6.12 of arm64-6.12-16k."""
+        return series_of(self.kernel)
 
     @property
     def vmlinux(self) -> Path:

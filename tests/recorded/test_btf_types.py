@@ -219,7 +219,6 @@ def test_no_declaration_is_of_what_no_kernel_has() -> None:
         assert any(declared.name in prog for prog in programs), declared.name
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 def test_a_variable_of_unknown_type(kernel: str) -> None:
     prog = opened(kernel, "elf", "btf").prog
     for name in ("panic_timeout", "console_printk"):

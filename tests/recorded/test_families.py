@@ -267,7 +267,7 @@ def test_vsock_is_what_ss_has(core: Core) -> None:
         ours.setdefault((row["local"], row["peer"]), []).append(row)
     lines = list(vsock_lines(core))
     assert {line.state for _, line in lines} >= {"LISTEN", "ESTAB"}
-    if core.kernel == "5.10":
+    if core.series == "5.10":
         # Modules have no BTF before 5.11: of these there is what struct sock tells.
         theirs = sorted((line.state, sorted(line.users)) for _, line in lines if line.users)
         assert sorted((row["state"], sorted(held_by(row))) for row in rows) == theirs
@@ -286,13 +286,13 @@ def test_vsock_is_what_ss_has(core: Core) -> None:
 def test_vsock_is_walked(core: Core) -> None:
     rows = [row for row in core.rows("ss", "-a") if row["family"] == "AF_VSOCK"]
     found = {f"{sk:#x}" for sk in walked(core, "vsock")}
-    assert found == (set() if core.kernel == "5.10" else {row["sk"] for row in rows})
+    assert found == (set() if core.series == "5.10" else {row["sk"] for row in rows})
 
 
 def test_what_cannot_be_walked_is_told_once(core: Core) -> None:
     for argv in (("ss", "-a"), ("ss",), ("peer", "@nobody")):
         told = core.run(*argv).err.count("vsock sockets that are in no file table are not shown")
-        assert told == (core.kernel == "5.10" and argv[0] == "ss"), argv
+        assert told == (core.series == "5.10" and argv[0] == "ss"), argv
     assert "not shown" not in core.run("ss", "-txa").err
 
 
@@ -332,7 +332,7 @@ def test_xdp_is_what_ss_has(core: Core) -> None:
             count += 1
             tables.note(SS, "xdp", core.kernel, 1, 1)
     # Debian's kernels before have no CONFIG_XDP_SOCKETS_DIAG.
-    assert bool(count) == (core.kernel not in ("5.10", "6.1"))
+    assert bool(count) == (core.series not in ("5.10", "6.1"))
     assert {f"{sk:#x}" for sk in walked(core, "xdp")} == {row["sk"] for row in ours.values()}
     entries = {
         entry["inode"]
@@ -373,7 +373,7 @@ def test_sctp_is_what_ss_has(core: Core) -> None:
             assert state == line.state and row["state"] == line.state.split()[-1]
             assert (row["recv_q"], row["send_q"]) == line[1:3]
             # Of an IPv4 address of an IPv6 socket the kernel sends what an IPv6 one would be in.
-            if is_association and core.kernel == "5.10":
+            if is_association and core.series == "5.10":
                 assert row["local"].split("%")[1] == line.local.split("%")[1]
             elif not (line.local.startswith("*%") and "." in row["laddr"]):
                 assert row["local"] == line.local
@@ -383,7 +383,7 @@ def test_sctp_is_what_ss_has(core: Core) -> None:
             theirs = line.info
             if not has_info:
                 info = [word for word in info if word.startswith(("locals:", "peers:"))]
-            if core.kernel == "5.10":
+            if core.series == "5.10":
                 # The type of these is the module's, and modules have no BTF before 5.11.
                 theirs = [word for word in theirs if not word.startswith("locals:")]
             assert info == theirs
@@ -450,7 +450,7 @@ def test_sctp_is_walked(core: Core) -> None:
         associations = found.setdefault(f"{record.sk:#x}", set())
         if isinstance(record, SctpAssociationRecord):
             associations.add(f"{record.assoc.address:#x}")
-    if core.kernel == "5.10":
+    if core.series == "5.10":
         assert not found
         return
     rows = [row for row in of_netid(core, "sctp") if row["lport"]]
@@ -472,7 +472,7 @@ def test_sockets_that_the_kernel_answers_by(core: Core) -> None:
     stat = (core.oracle / "stat").read_text()
     cpus = len(re.findall(r"^cpu\d+ ", stat, re.MULTILINE))
     # Before v5.18 those for ICMP were of a namespace.
-    each = 2 * cpus if core.kernel == "5.10" else 0
+    each = 2 * cpus if core.series == "5.10" else 0
     by_netns = Counter(row["netns"] for row in controls)
     kinds = Counter((row["netid"], row["family"], row["protocol"]) for row in controls)
     manifest_netns = {int(place.name) for place in (core.oracle / "netns").iterdir()}
@@ -482,7 +482,7 @@ def test_sockets_that_the_kernel_answers_by(core: Core) -> None:
     # Two for multicast, one for MLD, one for neighbours, one for resets.
     common = 5 + has_sctp + each
     assert {n for netns, n in by_netns.items() if netns != home} == {common}
-    assert by_netns[home] == common + (cpus if core.kernel == "5.10" else 3 * cpus)
+    assert by_netns[home] == common + (cpus if core.series == "5.10" else 3 * cpus)
     assert kinds[("raw", "AF_INET", 6)] == cpus
     assert kinds[("raw", "AF_INET6", 6)] == len(by_netns)
     # Each has an inode of its own.

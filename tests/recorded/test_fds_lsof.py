@@ -345,7 +345,6 @@ def _compare_row(comparison: Comparison, row: Row, entry: Entry) -> None:
     compare("USER", row["user"], {"0": "root"}.get(entry.uid, entry.uid))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 def test_as_lsof_says(kernel: str) -> None:
     compared = lsof_compared(kernel)
     _tell("lsof -nP -F", kernel, compared)
@@ -568,7 +567,6 @@ def _is_mapping(row: Row, entry: dict[str, Any]) -> bool:
     return bool((row["ino"], row["pos"]) == (entry["inode"], entry["pos"]))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 def test_as_lsfd_says(kernel: str) -> None:
     compared = lsfd_compared(kernel)
     _tell("lsfd", kernel, compared)

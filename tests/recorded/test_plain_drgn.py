@@ -15,7 +15,7 @@ import pytest
 from drgn_sockets.target.btf_types import NAME
 from drgn_sockets.target.own_types import OwnTypes
 
-from .conftest import BOTH, KERNELS, opened
+from .conftest import BOTH, opened
 from .machine import ROOT, Core
 
 DRGN = Path(sys.executable).with_name("drgn")
@@ -83,7 +83,6 @@ def system_map(core: Core) -> dict[str, str]:
     return {"DRGN_SOCKETS_SYSTEM_MAP": core.system_map[1]} if core.system_map else {}
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 def test_helpers_of_drgn(kernel: str, tmp_path: Path) -> None:
     core = opened(kernel, "elf", "btf")
     answers = ask(core, tmp_path=tmp_path, **system_map(core))

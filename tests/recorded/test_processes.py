@@ -313,7 +313,7 @@ def test_mapped(elf: Core) -> None:
     for process, detail in with_detail(elf, "mapped"):
         rows = elf.rows("fds", str(process["pid"]), "--all")
         each = elf.rows("fds", str(process["pid"]), "--maps")
-        known = process["role"] != "proc-overlay" or elf.kernel not in BELOW
+        known = process["role"] != "proc-overlay" or elf.series not in BELOW
         for wanted in detail["mapped"]:
             name = wanted["name"]
             deleted = name.endswith(" (deleted)")

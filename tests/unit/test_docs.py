@@ -19,6 +19,7 @@ from drgn_sockets.cli import main
 from drgn_sockets.commands import command
 from drgn_sockets.commands.registry import REGISTRY
 from tests.examples import ROOT, Example, blocks, examples, pages
+from vm.arch import AMD64
 from vm.kernels import SERIES
 
 NAMES = [entry.name for entry in REGISTRY]
@@ -112,7 +113,9 @@ def table_of_commands() -> dict[str, str]:
 @pytest.mark.parametrize("page", ["README.md", "docs/testing.md", "tests/README.md"])
 def test_every_kernel_is_named(page: str) -> None:
     text = (ROOT / page).read_text()
-    assert [s.name for s in SERIES if not re.search(rf"\b{re.escape(s.name)}\b", text)] == []
+    # The README names the kernels of the usual machine.
+    series = [s for s in SERIES if page != "README.md" or s.architecture is AMD64]
+    assert [s.name for s in series if not re.search(rf"\b{re.escape(s.name)}\b", text)] == []
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import platform
 import random
 import shutil
 import stat
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 from vm import __main__ as cli
-from vm import agent, cache, dump, host, initramfs, kernels, project, qemu
+from vm import agent, apt, arch, cache, dump, host, initramfs, kernels, project, qemu
 from vm.errors import GoneError, VmError
 from vm.qemu import Console
 
@@ -185,6 +186,21 @@ def test_icount_is_one_thread_that_counts(monkeypatch: pytest.MonkeyPatch) -> No
     for accel in ("tcg", "kvm"):
         assert "-icount" not in qemu._processors(accel, "qemu")
     assert "tcg,thread=multi" in qemu._processors("tcg", "qemu")
+
+
+def test_another_architecture_has_no_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(qemu, "kvm_works", lambda *args: True)
+    assert qemu.choose_accel("auto", arch.AMD64, Path(), Path()) == "kvm"
+    assert qemu.choose_accel("auto", arch.ARM64, Path(), Path()) == "tcg"
+    assert set(qemu.MACHINES) == set(arch.ALL)
+
+
+def test_each_architecture_has_an_apt_of_its_own() -> None:
+    one, other = apt.Apt("bookworm"), apt.Apt("bookworm", "arm64")
+    assert one.dir != other.dir
+    assert "APT::Architecture=arm64" in other._options()
+    assert "APT::Architectures=arm64" in other._options()
 
 
 @pytest.mark.parametrize(("cpus", "accel"), [(2, "tcg"), (1, "kvm")])
