@@ -9,6 +9,7 @@ import drgn
 from drgn import FaultError, PlatformFlags, Program, Symbol
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.target.kallsyms import Kallsyms, read_kallsyms
 from drgn_sockets.target.own_types import OwnTypes
 from drgn_sockets.target.symbols import vmcoreinfo, vmcoreinfo_line
 
@@ -51,9 +52,11 @@ class Recorder:
             raise UserError("only the memory of 64-bit kernels can be distilled")
         self._source = source
         self._vmcoreinfo = _vmcoreinfo(source, mark)
-        # The symbols that were asked for, if the tables of kallsyms are not kept.
+        # The symbols that were asked for, and are not in tables of kallsyms that are kept.
         self._symbols: dict[tuple[str, int], Symbol] = {}
+        # Whether these tables have all symbols, and the tables if they have not.
         self._kallsyms_kept = False
+        self._some_kept: Kallsyms | None = None
         match = _PAGE_SIZE.search("\n".join(self._vmcoreinfo))
         #: Bytes in a page.
         self.page_size = int(match[1]) if match else 4096
@@ -95,9 +98,14 @@ class Recorder:
         :raises UserError: if there are no types
         """
         own = OwnTypes.of(self.program)
-        # The symbols come from the source in any case. If kallsyms is not kept, each symbol that is
-        # asked for becomes a line of VMCOREINFO.
+        # The symbols come from the source in any case. Each symbol that is asked for becomes a line
+        # of VMCOREINFO, unless it is in tables of kallsyms that are kept.
         self._kallsyms_kept = self._keep_kallsyms()
+        if self._kallsyms_kept:
+            kept = read_kallsyms(self.program, "\n".join(self._vmcoreinfo))
+            # Without CONFIG_KALLSYMS_ALL, kallsyms has functions only.
+            if kept is not None and kept.find("init_task") is None:
+                self._some_kept, self._kallsyms_kept = kept, False
         symbols = self._find_symbol
         try:
             own.load(symbols=symbols)
@@ -120,7 +128,9 @@ class Recorder:
             symbol = self._source.symbol(address if name is None else name)
         except LookupError:
             return []
-        if not self._kallsyms_kept:
+        if not self._kallsyms_kept and not (
+            self._some_kept is not None and self._some_kept.find(symbol.name)
+        ):
             self._symbols[symbol.name, symbol.address] = symbol
         return [symbol]
 

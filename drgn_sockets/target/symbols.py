@@ -91,7 +91,9 @@ def load_symbols(
         return _map_symbols(prog, system_map), system_map
     quick = read_kallsyms(prog, vmcoreinfo(prog))
     if quick is not None:
-        return _QuickSymbols(quick.find, quick.find_at, _all_symbols), OWN_SYMBOLS[0]
+        own = _QuickSymbols(quick.find, quick.find_at, _all_symbols)
+        more = list(_told(prog))
+        return _and_told(own, SymbolIndex(more)) if more else own, OWN_SYMBOLS[0]
     listed = _proc_symbols() if is_running_kernel(prog) else None
     if listed is not None:
         return listed, OWN_SYMBOLS[1]
@@ -121,6 +123,17 @@ def _why(e: Exception) -> str:
         # drgn reads all of VMCOREINFO as ASCII.
         return "VMCOREINFO is damaged: it has bytes that are not ASCII"
     return str(e).rstrip(".")
+
+
+def _and_told(own: SymbolFinder, told: SymbolIndex) -> SymbolFinder:
+    """Symbols of kallsyms, and those that only VMCOREINFO tells."""
+
+    def find(prog: Program, name: str | None, address: int | None, one: bool) -> Sequence[Symbol]:
+        # By its address, a variable may seem to be in the function before it.
+        found = told(prog, name, address, one)
+        return found if found and one else [*found, *own(prog, name, address, one)]
+
+    return find
 
 
 def _all_symbols(prog: Program) -> SymbolFinder:
@@ -275,7 +288,8 @@ def vmcoreinfo_line(symbol: Symbol) -> str:
     """
     The line for a symbol in the VMCOREINFO of a distilled core.
 
-    Only a core of a kernel that does not tell where its kallsyms is has such lines.
+    Such lines are in cores of kernels that do not tell where their kallsyms is, and of those whose
+    kallsyms has no variables (without CONFIG_KALLSYMS_ALL).
     """
     return f"DRGN_SOCKETS_SYMBOL({symbol.name})={symbol.address:x}+{symbol.size:x}"
 
