@@ -487,6 +487,22 @@ def _ends(members: Mapping[str, Value]) -> tuple[bytes, bytes] | None:
     return ends[0], ends[1]
 
 
+def difference(value: int, said: int) -> int:
+    """
+    Get how much larger a member is than it was.
+
+    Ages in milliseconds have 32 bits. That of what never happened is the age of jiffies 0, which
+    come five minutes after the boot: until then the kernel tells a negative number.
+
+    >>> difference(10788, 4294946460)
+    31624
+    """
+    less = value - said
+    if max(value, said) >> 32 == 0 and abs(less) >> 31:
+        less += -(1 << 32) if less > 0 else 1 << 32
+    return less
+
+
 def _ago(diag: Diag, told: Told, ours: Message) -> float | None:
     """Seconds from a message to the reading of memory, by its ages; ``None`` if it has none."""
     agos = []
@@ -504,8 +520,8 @@ def _ago(diag: Diag, told: Told, ours: Message) -> float | None:
                 continue
             assert isinstance(said, int) and isinstance(value, int)
             # An age that is less than it was has been restarted, and tells nothing.
-            if value > said:
-                agos.append((value - said) / moment.per_s)
+            if difference(value, said) > 0:
+                agos.append(difference(value, said) / moment.per_s)
     return statistics.median(agos) if agos else None
 
 
@@ -626,13 +642,13 @@ class _Look:
     ) -> bool:
         """Whether memory's *value* of a member that changes with the clock is possible."""
         if after is not None:
-            if (after - said) * moment.direction < 0:
+            if difference(after, said) * moment.direction < 0:
                 # The timer or age was restarted between the looks.
                 return True
             first, last = sorted((said, after))
             slack = moment.slack_s * moment.per_s
             return first - slack <= value <= last + slack
-        ago = (value - said) * moment.direction / moment.per_s
+        ago = difference(value, said) * moment.direction / moment.per_s
         anew = self._renewed or self._by_timer(where)
         if moment.direction < 0 and value == 0:
             # The countdown has ended.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from drgn_sockets.check import sock_diag
+from drgn_sockets.check.diag import difference
 from drgn_sockets.check.sock_diag import Reply, Unanswered
 
 REPLIES = [
@@ -151,3 +152,14 @@ def test_an_interrupted_dump_is_asked_for_again(monkeypatch: pytest.MonkeyPatch)
             asker.answers(request)
     finally:
         asker.close()
+
+
+def test_ages_go_round() -> None:
+    # jiffies_to_msecs() of an unsigned int. Jiffies start at -300 s, and the age of what never
+    # happened is that of jiffies 0.
+    assert difference(10788, 4294946460) == 31624
+    assert difference(4294946460, 10788) == -31624
+    assert difference(1500, 500) == 1000
+    assert difference(500, 1500) == -1000
+    # Members of 64 bits do not.
+    assert difference(1 << 40, 5) == (1 << 40) - 5
