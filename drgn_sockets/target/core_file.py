@@ -205,13 +205,30 @@ class CoreFile:
                     self.pages = KdumpPages(self._file, header)
             else:
                 self._note_missing(*kdump_file.expected_size(self._file, header))
-                if self.missing is not None and not header.needs_libkdumpfile:
-                    # libkdumpfile wants the page tables, which may be in the missing part.
+                # libkdumpfile wants the page tables, which may be in the missing part.
+                own = self.missing is not None or self._has_large_blocks(header)
+                if own and not header.needs_libkdumpfile:
                     self.pages = KdumpPages(self._file, header)
+            if self.pages is None and self._has_large_blocks(header):
+                raise UserError(
+                    f"{self.path} has blocks of {header.block_size} bytes, which are larger than "
+                    "the kernel's pages, as QEMU writes it of an arm64 guest: drgn-sockets reads "
+                    "such a file only if it is compressed with zlib (kdump-zlib)"
+                )
         except BadHeaderError:
             raise UserError(self._headers_cut()) from None
         if header.is_incomplete and self.missing is None:
             self.missing = "makedumpfile, which wrote it, ran out of space"
+
+    def _has_large_blocks(self, header: KdumpHeader) -> bool:
+        """
+        Whether blocks are larger than the kernel's pages.
+
+        QEMU's are of 64 KiB for an arm64 guest, whatever its kernel uses. libkdumpfile then takes
+        the number of a page for that of a block.
+        """
+        size = re.search(rb"^PAGESIZE=([0-9]+)$", self.vmcoreinfo or b"", re.MULTILINE)
+        return size is not None and int(size[1]) < header.block_size
 
     def _note_missing(self, expected: int, is_all: bool = True) -> None:
         size = self._file.size()

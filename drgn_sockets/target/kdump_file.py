@@ -49,7 +49,8 @@ _INCOMPLETE = 0x8
 
 # Descriptors of pages are counted in so many bytes of the bitmap at a time.
 _GROUP = 64
-_CACHED_PAGES = 4096
+_CACHED_BYTES = 1 << 24
+_CACHED_PAGES = 1 << 10
 # VMCOREINFO is a page, and a note for each processor is below a kilobyte.
 _MAX_NOTES = 1 << 24
 _BLOCK_SIZES = tuple(1 << shift for shift in range(12, 17))
@@ -310,7 +311,7 @@ class KdumpPages:
                 data = b""
         if len(data) != self._size or flags & _OTHERS:
             raise FaultError("page cannot be decompressed", address)
-        if len(self._cache) >= _CACHED_PAGES:
+        if len(self._cache) >= max(_CACHED_BYTES // self._size, _CACHED_PAGES):
             self._cache.clear()
         self._cache[frame] = data
         return data

@@ -66,6 +66,25 @@ def kdump(pages: Mapping[int, bytes]) -> bytes:
     return without_vmcoreinfo(file.getvalue())
 
 
+@functools.cache
+def with_large_blocks(size: int) -> bytes:
+    """The demo's core as a dump whose blocks are larger than its kernel's pages."""
+    blocks: dict[int, bytearray] = {}
+    for frame, page in demo().pages.items():
+        block, at = divmod(frame * PAGE, size)
+        blocks.setdefault(block, bytearray(size))[at : at + PAGE] = page
+    file = io.BytesIO()
+    write_kdump(
+        file,
+        {number: bytes(block) for number, block in blocks.items()},
+        page_size=size,
+        byte_order="<",
+        utsname=demo().utsname,
+        vmcoreinfo=demo().vmcoreinfo,
+    )
+    return file.getvalue()
+
+
 def without_vmcoreinfo(data: bytes) -> bytes:
     """A kdump-compressed dump whose sub-header tells of no VMCOREINFO and of no notes."""
     at = PAGE + 32

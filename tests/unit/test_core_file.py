@@ -76,6 +76,18 @@ def test_flattened_by_others(path: Path, sockets: str) -> None:
 
 
 @pytest.mark.parametrize("flat", [False, True])
+def test_blocks_larger_than_pages(path: Path, sockets: str, flat: bool) -> None:
+    # As QEMU writes arm64 guests: of 64 KiB there, which takes long here.
+    data = dumps.with_large_blocks(8192)
+    path.write_bytes(as_qemu_writes(data) if flat else data)
+    assert command(path, "ss", "-ta") == (0, sockets, _USED)
+    # status: LZO
+    data = data[:0x1A8] + bytes([2]) + data[0x1A9:]
+    path.write_bytes(as_qemu_writes(data) if flat else data)
+    refused(path, "blocks of 8192 bytes", "kdump-zlib")
+
+
+@pytest.mark.parametrize("flat", [False, True])
 def test_architecture_is_the_machines(path: Path, flat: bool) -> None:
     # VMCOREINFO without what only one architecture has.
     data = demo_kdump(b"aarch64").replace(b"(init_top_pgt)", b"(other_top_pg)")
