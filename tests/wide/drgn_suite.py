@@ -15,11 +15,12 @@ from vm import host, kernels
 from vm.guest import Guest
 from vm.rootfs import pip
 
-#: What is run: helpers, and the commands that are named after those of crash.
-SUITES = ("helpers", "crash_commands")
+#: What is run: the commands that are named after those of crash, and helpers. Tests of helpers
+#: leave the kernel with other settings.
+SUITES = ("crash_commands", "helpers")
 
-# Tests of helpers that compile code, or that want what Debian's cloud kernels lack.
 _SECONDS = 900
+_NAMES = ("pytest.ini", "util.py")
 # drgn without our plugin raises here.
 _CONFTEST = """
 import drgn
@@ -70,7 +71,7 @@ def sources(version: str) -> bytes:
         with tarfile.open(path) as source, tarfile.open(fileobj=out, mode="w") as target:
             for member in source:
                 _, _, name = member.name.partition("/")
-                if member.isfile() and (name == "util.py" or name.startswith("tests/")):
+                if member.isfile() and (name in _NAMES or name.startswith("tests/")):
                     member.name = name
                     target.addfile(member, source.extractfile(member))
             conftest = tarfile.TarInfo("conftest.py")
@@ -87,11 +88,14 @@ def run(kernel: str) -> Iterator[Run]:
         version = guest.run(asked, check=True).stdout.decode().strip()
         guest.run(["mkdir", "/drgn"], check=True)
         guest.run(["tar", "-x", "-C", "/drgn"], input=sources(version), check=True)
+        # A test looks for a file in it.
+        guest.run(["mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing"])
         for suite in SUITES:
             done = guest.run(
                 [
-                    *("python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rf"),
-                    *("-o", "addopts=", f"tests/linux_kernel/{suite}"),
+                    # Not "python3 -m pytest": that is the name of the first process too.
+                    *("pytest", "-q", "-p", "no:cacheprovider", "-rf"),
+                    f"tests/linux_kernel/{suite}",
                 ],
                 env={"DRGN_RUN_LINUX_KERNEL_TESTS": "1", "PYTHONPATH": "/drgn"},
                 cwd="/drgn",
