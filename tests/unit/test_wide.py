@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from tests.wide.__main__ import Row, put, table
+from tests.wide.drgn_suite import wants
 
 
 def test_a_table_takes_the_place_of_its_predecessor() -> None:
@@ -18,3 +19,15 @@ def test_a_table_takes_the_place_of_its_predecessor() -> None:
     again = put(both, "fuzz", table("fuzz", rows[:1], "def, later"))
     assert "found one" not in again and again.count("## ") == 2 and "Commit def, later." in again
     assert again.startswith("# Tests that take long\n") and again.count("# Tests that") == 1
+
+
+def test_what_is_for_want_of_a_type() -> None:
+    text = """
+E       LookupError: the type of tk_core is not known: BTF has it of few variables
+E       ZeroDivisionError: division by zero
+E           _drgn.ObjectNotFoundError: could not find 'mnt_cache'
+E       AttributeError: 'struct net' has no member 'x'
+"""
+    assert [line.split(":")[0] for line in wants(text)] == [
+        *("LookupError", "_drgn.ObjectNotFoundError", "AttributeError")
+    ]

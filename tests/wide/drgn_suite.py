@@ -60,6 +60,11 @@ class Run(NamedTuple):
     text: str
 
 
+def wants(text: str) -> list[str]:
+    """Errors in pytest's output that say that a type or a symbol is missing."""
+    return [match[0][1:].strip() for match in _WANTS.finditer(text)]
+
+
 def sources(version: str) -> bytes:
     """Get drgn's tests as a tar archive to unpack in a guest."""
     with tempfile.TemporaryDirectory() as place:
@@ -107,6 +112,6 @@ def run(kernel: str) -> Iterator[Run]:
                 suite,
                 (text.strip().splitlines() or [done.stderr.decode(errors="replace")])[-1],
                 re.findall(r"^FAILED (\S+)", text, re.MULTILINE),
-                [match[0][1:].strip() for match in _WANTS.finditer(text)],
+                wants(text),
                 text,
             )
