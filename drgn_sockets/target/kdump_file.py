@@ -163,15 +163,14 @@ def _read_sub_header(
 
 
 def vmcoreinfo(file: Plain | Flattened, header: KdumpHeader) -> bytes | None:
-    """VMCOREINFO of a dump; ``None`` if it has none."""
+    """VMCOREINFO of a dump; ``None`` if it has none, neither by its offset nor among the notes."""
+    texts = []
     if header.vmcoreinfo_at and 0 < header.vmcoreinfo_size <= _MAX_NOTES:
-        return file.read(header.vmcoreinfo_at, header.vmcoreinfo_size)
+        texts.append(file.read(header.vmcoreinfo_at, header.vmcoreinfo_size))
     if header.notes_at and 0 < header.notes_size <= _MAX_NOTES:
         notes = file.read(header.notes_at, header.notes_size)
-        for name, _, contents in elf_notes(notes, header.order):
-            if name == b"VMCOREINFO":
-                return contents
-    return None
+        texts += [text for name, _, text in elf_notes(notes, header.order) if name == b"VMCOREINFO"]
+    return next((text.rstrip(b"\0") for text in texts if b"OSRELEASE=" in text), None)
 
 
 def expected_size(file: Plain | Flattened, header: KdumpHeader) -> tuple[int, bool]:

@@ -33,10 +33,12 @@ def open_core(
     file = CoreFile(path)
     if platform is None:
         platform = file.platform()
-    if file.is_kdump and platform is None and file.vmcoreinfo is not None:
-        raise UserError(f"{path} does not say its architecture: give that with --architecture")
     if vmcoreinfo is None and file.vmcoreinfo is None:
         vmcoreinfo = _find_vmcoreinfo(file, platform)
+    if file.is_kdump:
+        platform = _platform(platform, vmcoreinfo or b"")
+        if platform is None:
+            raise UserError(f"{path} does not say its architecture: give that with --architecture")
     try:
         return _opened(file, platform, vmcoreinfo), file
     except UserError:

@@ -137,10 +137,11 @@ _NOTES = note(b"CORE", 1, bytes(336)) + note(b"QEMU", 0, bytes(432))
     [
         lambda: dumps.elf(with_texts(), _NOTES),
         kdump_with_texts,
+        lambda: kdump_with_texts().replace(b"x86_64", bytes(6), 1),
         lambda: as_qemu_writes(kdump_with_texts()),
         lambda: dumps.flatten([(0, dumps.elf(with_texts(), _NOTES))]),
     ],
-    ids=["elf", "kdump", "flattened", "flattened elf"],
+    ids=["elf", "kdump", "kdump of nothing", "flattened", "flattened elf"],
 )
 def test_vmcoreinfo_out_of_memory(path: Path, sockets: str, make: Callable[[], bytes]) -> None:
     path.write_bytes(make())
