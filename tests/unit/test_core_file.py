@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -111,14 +112,18 @@ def with_texts() -> dict[int, bytes]:
     text = core.vmcoreinfo.rstrip(b"\0")
     pages = dict(core.pages)
     top = core.max_mapnr
-    # The kernel's own page. The search begins at the others: texts of another kernel, texts that
-    # lost their end, and one that is not all that its page has.
-    moved = text.replace(b"SYMBOL(init_uts_ns)=ffffffff", b"SYMBOL(init_uts_ns)=fffffffe")
+    pages[top] = text.ljust(PAGE, b"\0")
+    # Above it, where the search begins: a text of another boot, texts that lost their end, and one
+    # that is not all that its page has.
+    names = re.search(rb"SYMBOL\(init_uts_ns\)=(\w+)", text)
+    other = re.search(rb"SYMBOL\(swapper_pg_dir\)=(\w+)", text)
+    assert names and other
+    moved = text.replace(names[0], b"SYMBOL(init_uts_ns)=" + other[1])
     short = text[: text.index(b"SYMBOL(kallsyms_names)")]
-    texts = [text, b"x" * 100 + text, short, text[:-1], moved, text[:200], b"OSRELEASE=\n"]
-    for i, each in enumerate(texts):
-        at = (i == 1) * 100
-        pages[top + i] = (b"x" * at + each[at:]).ljust(PAGE, b"\0")
+    first = (top // 256 + 1) * 256
+    pages[first] = b"x" * 100 + text.ljust(PAGE - 100, b"\0")
+    for i, each in enumerate([short + b"x", text[:-1], moved, text[:200], b"OSRELEASE=\n"]):
+        pages[first + 1 + i] = each.ljust(PAGE, b"\0")
     return pages
 
 
