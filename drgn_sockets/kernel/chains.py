@@ -108,16 +108,21 @@ def walk_buckets(
     next_of: Callable[[S], int],
     is_one: Callable[[S], bool],
     known: Mapping[int, int] = NOTHING,
+    has_left: Callable[[S], bool] | None = None,
 ) -> Iterator[tuple[int, int, S | None]]:
     """
     :func:`walk_chains`, with the bucket of each entry. The entries of one bucket come in the order
     of its chain.
 
+    :param has_left: Whether an entry is in no chain. One that leaves its chain while a live kernel
+        is walked leads nowhere, so the chain is walked again.
     :return: Iterator of (bucket, address, entry).
     """
     live = is_live(prog)
     seen: set[int] = set()
     strayed: set[int] = set()
+    # What cannot be read, or is no entry, in this walk of a live kernel; and its bucket.
+    doubtful: dict[int, int] = {}
 
     def pass_known(chains: dict[int, int], visited: set[int]) -> dict[int, int]:
         unknown = {}
@@ -143,6 +148,13 @@ def walk_buckets(
             for one in layout.read_many(chains):
                 address, entry = one.address, None if isinstance(one, Lost) else one
                 good = entry is not None and is_one(entry)
+                if live and (
+                    not good or (has_left is not None and entry is not None and has_left(entry))
+                ):
+                    strayed.add(chains[address])
+                    if not good and address not in seen:
+                        doubtful[address] = chains[address]
+                    continue
                 if address not in seen:
                     seen.add(address)
                     yield chains[address], address, entry if good else None
@@ -169,7 +181,11 @@ def walk_buckets(
     yield from walk(starts(heads))
     # A socket of a live kernel may be freed and hashed elsewhere while the walk is at it. The
     # walk then ends with the marker of another bucket and has missed entries.
+    stood = doubtful
     for _ in range(_MAX_TRIES if live else 0):
-        again, strayed = strayed, set()
+        again, strayed, doubtful = strayed, set(), {}
         for bucket in sorted(again):
             yield from walk(starts(table.heads(prog, bucket, 1)[0], bucket))
+        stood = {address: bucket for address, bucket in stood.items() if address in doubtful}
+    for address, bucket in stood.items():
+        yield bucket, address, None

@@ -98,6 +98,11 @@ class Namer:
         found = or_lost(FsStruct.layout(self._prog).read, fs)
         return (0, 0) if isinstance(found, Lost) else (found.root_dentry, found.root_mnt)
 
+    def forget(self) -> None:
+        """Forget all dentries and mounts: on a live kernel they may be others by now."""
+        for known in (self._dentries, self._mounts, self._directories):
+            known.clear()
+
     def prefetch(self, dentries: Iterable[int]) -> None:
         """Read *dentries* (``struct dentry *`` as integers) at once, in address order."""
         wanted = [d for d in dentries if d and d not in self._dentries]

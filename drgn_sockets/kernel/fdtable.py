@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 
-from drgn_sockets.kernel.lost import CANNOT_BE_READ, Lost, lost_by, untold
+from drgn_sockets.kernel.lost import CANNOT_BE_READ, Lost, lost_by, or_lost, untold
 from drgn_sockets.kernel.memory import (
     byte_order,
     distilled_by,
@@ -18,7 +18,9 @@ from drgn_sockets.kernel.memory import (
     read_pointers,
     read_sparse_pointers,
 )
+from drgn_sockets.kernel.moving import LOOKS
 from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.kernel.task import FileTable
 from drgn_sockets.program import is_live
 
 _CHUNK = 4096
@@ -203,7 +205,7 @@ def _difference(prog: Program, array: int, open_fds: int, start: int, slots: Seq
         return 0
     # On a live kernel fds are opened and closed between the two reads: what stands for three looks
     # is a difference.
-    for _ in range(3 if is_live(prog) else 1):
+    for _ in range(LOOKS if is_live(prog) else 1):
         try:
             bits = read_bytes(prog, open_fds + start // 8, -(-len(slots) // 8), "open_fds")
             used = bin(int.from_bytes(bits or b"", "little")).count("1")
@@ -216,6 +218,72 @@ def _difference(prog: Program, array: int, open_fds: int, start: int, slots: Seq
             # What it has is in no row.
             return 0
     return difference
+
+
+class _TaskFiles(Struct):
+    C_TYPE = "struct task_struct"
+
+    tgid = Int("tgid")
+    files = Int("files")
+
+
+def has_table(prog: Program, table: FileTable) -> bool:
+    """Whether the task of a file table still has it: an exiting one gives it up."""
+    task = or_lost(_TaskFiles.layout(prog).read, table.task)
+    return not isinstance(task, Lost) and task.files == table.files and task.tgid == table.pid
+
+
+def table_chunks(prog: Program, table: FileTable) -> Iterator[FdChunk]:
+    """
+    :func:`fd_chunks` of the file table of a process.
+
+    On a live kernel there are none if the process has given up the table by the time it was read,
+    and a table that was replaced by a larger one meanwhile is read again.
+
+    :raises FaultError: if the table, or a part of it, cannot be read
+    """
+    if not is_live(prog):
+        yield from fd_chunks(prog, table.files)
+        return
+    for look in range(1, LOOKS + 1):
+        chunks: list[FdChunk] = []
+        error: FaultError | None = None
+        try:
+            fdt = FilesStruct.layout(prog).read(table.files).fdt
+            chunks.extend(fd_chunks(prog, table.files))
+            replaced = FilesStruct.layout(prog).read(table.files).fdt != fdt
+        except FaultError as e:
+            error, replaced = e, True
+        if not has_table(prog, table):
+            return
+        if look == LOOKS or not replaced:
+            yield from chunks
+            if error is not None:
+                raise error
+            return
+
+
+def chunk_now(prog: Program, table: FileTable, first: int, end: int) -> FdChunk | None:
+    """
+    Read some slots of a file table again, from the task that has it.
+
+    :param first: The first slot; the chunk may begin with an earlier one.
+    :param end: The slot behind the last one.
+    :return: ``None`` if the process has the table no longer, or it cannot be read
+    """
+    if not has_table(prog, table):
+        return None
+    # As the bitmap of fds with CLOEXEC is read.
+    first &= ~63
+    try:
+        fdt = Fdtable.layout(prog).read(FilesStruct.layout(prog).read(table.files).fdt)
+        n = min(end, fdt.max_fds) - first
+        if n <= 0:
+            return None
+        slots = read_pointers(prog, fdt.fd + first * pointer_size(prog), n)
+    except FaultError:
+        return None
+    return FdChunk(first, slots, fdt.close_on_exec)
 
 
 def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:

@@ -11,6 +11,7 @@ from drgn import Object, Program
 
 from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each_entry
 from drgn_sockets.kernel.lost import Lost, or_lost, sift, unbroken, untold
+from drgn_sockets.kernel.moving import stands
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.program import is_running_kernel, once_per_second
 
@@ -71,7 +72,11 @@ def net_namespaces(
     :param lose: Called with those that cannot be read.
     :raises LookupError: if the program lacks the types
     """
-    return {net.address: net for net in sift(for_each_net(prog), lose)}
+
+    def look(lose: Callable[[Lost], object]) -> dict[int, NetNamespace]:
+        return {net.address: net for net in sift(for_each_net(prog), lose)}
+
+    return stands(prog, look, lose)
 
 
 def current_net(prog: Program) -> int:

@@ -187,6 +187,7 @@ class _Chains(Generic[S]):
         known: Mapping[int, int],
         seen: set[int],
     ) -> None:
+        self._prog = prog
         self._live = is_live(prog)
         self._layout = layout
         self._offset = offset
@@ -201,17 +202,34 @@ class _Chains(Generic[S]):
         found: dict[int, list[tuple[int, S | None]]] = {bucket.number: [] for bucket in buckets}
         # An entry of a live kernel may be freed, or moved to another chain, while the walk is at
         # it. The walk then ends with the marker of another bucket and has missed entries.
+        # What was no entry in each walk of a live kernel so far, and its bucket.
+        stood: dict[int, Bucket] | None = None
         for _ in range(_MAX_TRIES if self._live else 1):
             if not buckets:
                 break
-            buckets = self._walk(buckets, found)
+            doubtful: dict[int, Bucket] = {}
+            strayed = self._walk(buckets, found, doubtful)
+            stood = {at: b for at, b in doubtful.items() if stood is None or at in stood}
+            buckets = [bucket._replace(first=self._first(bucket)) for bucket in strayed]
+        for address, bucket in (stood or {}).items():
+            found[bucket.number].append((address, None))
         for entries in found.values():
             yield from entries
 
+    def _first(self, bucket: Bucket) -> int:
+        """The first entry of a bucket as it is now."""
+        return read_sparse_pointers(self._prog, bucket.address, 1)[0][0] & ~_LOCK
+
     def _walk(
-        self, buckets: Sequence[Bucket], found: Mapping[int, list[tuple[int, S | None]]]
+        self,
+        buckets: Sequence[Bucket],
+        found: Mapping[int, list[tuple[int, S | None]]],
+        doubtful: dict[int, Bucket],
     ) -> list[Bucket]:
-        """:return: Buckets whose chain ended with the marker of another bucket"""
+        """
+        :param doubtful: Takes what is no entry of a live kernel, and its bucket.
+        :return: Buckets whose chain has to be walked again
+        """
         strayed: list[Bucket] = []
         visited: set[int] = set()
         level: dict[int, Bucket] = {}
@@ -238,10 +256,14 @@ class _Chains(Generic[S]):
             for one in self._layout.read_many(level):
                 address, entry = one.address, None if isinstance(one, Lost) else one
                 good = entry is not None and self._is_one(entry)
+                if self._live and not good:
+                    doubtful[address] = level[address]
+                    strayed.append(level[address])
+                    continue
                 if address not in self._seen:
                     self._seen.add(address)
                     found[level[address].number].append((address, entry if good else None))
                 if entry is not None and good:
                     step(level[address], self._next_of(entry), below)
             level = below
-        return strayed
+        return list(dict.fromkeys(strayed))

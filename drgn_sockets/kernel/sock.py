@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Callable
 
@@ -11,9 +10,11 @@ from drgn import FaultError, Object, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_buckets
 from drgn_sockets.kernel.lost import Lost, or_lost
+from drgn_sockets.kernel.moving import LOOKS
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.symbols import has_symbol
+from drgn_sockets.program import is_live
 
 # include/linux/socket.h
 AF_UNSPEC = 0
@@ -250,27 +251,39 @@ def walk_hashed(
         lambda entry: entry.node,
         _of_family(prog, *families),
         known,
+        lambda entry: not entry.pprev,
     )
 
 
 def _walk_tables(
-    prog: Program, tables: Iterable[HashTable], known: Mapping[int, int], *families: int
+    prog: Program,
+    tables: Callable[[], Iterable[HashTable]],
+    known: Mapping[int, int],
+    *families: int,
 ) -> Iterator[tuple[int, SockCommon | None]]:
+    """:param tables: Finds the tables; on a live kernel they come and go with namespaces."""
+    live = is_live(prog)
     seen: set[HashTable] = set()
-    iterator = iter(tables)
-    while True:
+    for look in range(LOOKS if live else 1, 0, -1):
         try:
-            table = next(iterator, None)
+            for table in tables():
+                if not table.address or table in seen:
+                    continue
+                seen.add(table)
+                lost: list[int] = []
+                for _, address, entry in walk_hashed(prog, table, *families, known=known):
+                    if live and entry is None:
+                        lost.append(address)
+                    else:
+                        yield address, entry
+                # What is lost in a table that is gone by now is no damage.
+                if lost and table in set(tables()):
+                    yield from ((address, None) for address in lost)
+            return
         except FaultError as e:
             # The pointers to the tables cannot be read.
-            yield e.address, None
-            return
-        if table is None:
-            return
-        if table.address and table not in seen:
-            seen.add(table)
-            for _, address, entry in walk_hashed(prog, table, *families, known=known):
-                yield address, entry
+            if look == 1:
+                yield e.address, None
 
 
 def _nets(prog: Program) -> Iterator[Object]:
@@ -313,9 +326,13 @@ def _tables_of(hashinfo: Object) -> Iterator[HashTable]:
 
 def for_each_tcp_listener(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
     """Every TCP socket that listens, in all network namespaces."""
-    infos = {net.ipv4.tcp_death_row.hashinfo.value_(): net for net in _nets(prog)}
-    tables = (_listening_tables(net.ipv4.tcp_death_row.hashinfo) for net in infos.values())
-    return _walk_tables(prog, itertools.chain.from_iterable(tables), NOTHING, AF_INET, AF_INET6)
+
+    def tables() -> Iterator[HashTable]:
+        infos = {net.ipv4.tcp_death_row.hashinfo.value_(): net for net in _nets(prog)}
+        for net in infos.values():
+            yield from _listening_tables(net.ipv4.tcp_death_row.hashinfo)
+
+    return _walk_tables(prog, tables, NOTHING, AF_INET, AF_INET6)
 
 
 def _listening_tables(hashinfo: Object) -> Iterator[HashTable]:
@@ -349,7 +366,7 @@ def for_each_tcp(
         :func:`~drgn_sockets.kernel.chains.walk_chains`
     :return: Iterator of (address, entry), ``None`` for one that cannot be read
     """
-    return _walk_tables(prog, _tcp_tables(prog), known, AF_INET, AF_INET6)
+    return _walk_tables(prog, lambda: _tcp_tables(prog), known, AF_INET, AF_INET6)
 
 
 def _udp_tables(prog: Program) -> Iterator[HashTable]:
@@ -404,7 +421,7 @@ def for_each_udp(
     prog: Program, known: Mapping[int, int] = NOTHING
 ) -> Iterator[tuple[int, SockCommon | None]]:
     """Every UDP and UDP-Lite socket that has a port, in all network namespaces."""
-    return _walk_tables(prog, _udp_tables(prog), known, AF_INET, AF_INET6)
+    return _walk_tables(prog, lambda: _udp_tables(prog), known, AF_INET, AF_INET6)
 
 
 def _raw_tables(prog: Program) -> Iterator[HashTable]:
@@ -440,14 +457,14 @@ def for_each_raw(
     prog: Program, known: Mapping[int, int] = NOTHING
 ) -> Iterator[tuple[int, SockCommon | None]]:
     """Every raw IPv4 and IPv6 socket, in all network namespaces."""
-    return _walk_tables(prog, _raw_tables(prog), known, AF_INET, AF_INET6)
+    return _walk_tables(prog, lambda: _raw_tables(prog), known, AF_INET, AF_INET6)
 
 
 def for_each_ping(
     prog: Program, known: Mapping[int, int] = NOTHING
 ) -> Iterator[tuple[int, SockCommon | None]]:
     """Every ping socket, IPv4 and IPv6, that has an identifier, in all network namespaces."""
-    return _walk_tables(prog, [ping_table(prog)], known, AF_INET, AF_INET6)
+    return _walk_tables(prog, lambda: [ping_table(prog)], known, AF_INET, AF_INET6)
 
 
 def _unix_tables(prog: Program) -> Iterator[HashTable]:
@@ -478,7 +495,7 @@ def for_each_unix(
     Every unix socket, in all network namespaces, including those that nobody has accepted yet and
     those that are only in flight (``SCM_RIGHTS``).
     """
-    return _walk_tables(prog, _unix_tables(prog), known, AF_UNIX)
+    return _walk_tables(prog, lambda: _unix_tables(prog), known, AF_UNIX)
 
 
 def packet_list(net: Object) -> HashTable:
@@ -495,7 +512,7 @@ def for_each_packet(
     prog: Program, known: Mapping[int, int] = NOTHING
 ) -> Iterator[tuple[int, SockCommon | None]]:
     """Every packet socket, bound or not, in all network namespaces."""
-    return _walk_tables(prog, map(packet_list, _nets(prog)), known, AF_PACKET)
+    return _walk_tables(prog, lambda: map(packet_list, _nets(prog)), known, AF_PACKET)
 
 
 def xdp_list(net: Object) -> HashTable:
@@ -518,4 +535,4 @@ def for_each_xdp(
     """
     if not prog.type("struct net").has_member("xdp"):
         raise LookupError("struct net has no member xdp")
-    return _walk_tables(prog, map(xdp_list, _nets(prog)), known, AF_XDP)
+    return _walk_tables(prog, lambda: map(xdp_list, _nets(prog)), known, AF_XDP)

@@ -13,9 +13,11 @@ from drgn import FaultError, Program, offsetof
 from drgn_sockets.kernel.lists import list_for_each
 from drgn_sockets.kernel.lost import Lost, as_fault, lost_by, or_lost, sift, unreadable, untold
 from drgn_sockets.kernel.memory import pointer_size, unpack_words
+from drgn_sockets.kernel.moving import stands
 from drgn_sockets.kernel.pid import Pid
 from drgn_sockets.kernel.structs import Bytes, CString, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.xarray import xa_for_each, xa_load
+from drgn_sockets.program import is_live
 
 # include/linux/sched.h
 PF_KTHREAD = 0x00200000
@@ -299,6 +301,21 @@ def task_addresses(prog: Program, lose: Callable[[Lost], object] = untold) -> li
     return list(found)
 
 
+def _read_tasks(prog: Program, lose: Callable[[Lost], object]) -> list[Task]:
+    """Read all tasks, in the order of :func:`task_addresses`."""
+    order = {address: i for i, address in enumerate(task_addresses(prog, lose))}
+    by_order: list[Task | None] = [None] * len(order)
+    lost: list[Lost] = []
+    for task in sift(Task.layout(prog).read_many(order), lost.append):
+        by_order[order[task.address]] = task
+    # A task that is gone by now may have been read after its memory was used again.
+    there = set(task_addresses(prog)) if is_live(prog) else order.keys()
+    for entry in lost:
+        if entry.address in there:
+            lose(entry)
+    return [task for task in by_order if task is not None and task.address in there]
+
+
 class Tasks:
     """
     All tasks, read once.
@@ -308,13 +325,9 @@ class Tasks:
 
     def __init__(self, prog: Program, lose: Callable[[Lost], object] = untold) -> None:
         self.prog = prog
-        layout = Task.layout(prog)
-        order = {address: i for i, address in enumerate(task_addresses(prog, lose))}
-        by_order: list[Task | None] = [None] * len(order)
-        for task in sift(layout.read_many(order), lose):
-            by_order[order[task.address]] = task
+        by_order = stands(prog, functools.partial(_read_tasks, prog), lose)
         #: Tasks by thread ID, in its order.
-        self.by_tid: dict[int, Task] = {task.pid: task for task in by_order if task is not None}
+        self.by_tid: dict[int, Task] = {task.pid: task for task in by_order}
 
     def tables(self, *, threads: bool = False, without: bool = False) -> list[FileTable]:
         """

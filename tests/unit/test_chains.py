@@ -11,7 +11,7 @@ from drgn import Platform, Program, ProgramFlags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
+from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_buckets, walk_chains
 from drgn_sockets.kernel.structs import Int, Struct
 
 from .fake_kernel import BIG, LITTLE, LITTLE_32, PAGE, FakeKernel
@@ -354,3 +354,68 @@ def test_a_chain_that_strays_for_ever() -> None:
     t.kernel.reads.clear()
     assert t.found() == [1, 2, 3, 4]
     assert len(t.kernel.reads) == 3
+
+
+def test_what_cannot_be_read_of_a_live_kernel_stands_or_is_gone() -> None:
+    t = Table(2)
+    real = t.table.heads
+    looks = 0
+
+    class Moving(HashTable):
+        def heads(
+            self, prog: Program, start: int = 0, count: int | None = None
+        ) -> tuple[list[int], bool]:
+            nonlocal looks
+            looks += 1
+            if looks == 2:
+                change()
+            return real(prog, start, count)
+
+    # 2 was freed, and its memory is something else: no damage, and 3 is still there.
+    t.chain(0, [1, 2, 3])
+    t.kernel.put(t.at(2), t.entry, {"magic": 7, "node": {"next": 0xDEAD}})
+    t.chain(1, [4])
+
+    def change() -> None:
+        t.chain(0, [1, 3])
+
+    t.table = Moving(*t.table)
+    assert t.found(prog=LiveProgram(t.kernel.prog)) == [1, 3, 4]
+    assert looks == 2
+
+    # It stays what it is: that is damage, as in a core.
+    t.chain(0, [1, 2, 3])
+    t.kernel.put(t.at(2), t.entry, {"magic": 7, "node": {"next": 0xDEAD}})
+    t.table = HashTable(*t.table)
+    bad = [at for at, entry in t.walk(prog=LiveProgram(t.kernel.prog)) if entry is None]
+    assert bad == t.bad() == [t.at(2)]
+
+
+def test_an_entry_that_leaves_its_chain_leads_nowhere() -> None:
+    t = Table(1)
+    t.chain(0, [1, 2, 3], end=0)
+    # hlist_del_init(): 2 was taken out while the walk went from 1 to it.
+    t.kernel.put(t.at(2), t.entry, {"magic": MAGIC + 1, "node": {"next": 0}})
+    layout = Entry.layout(t.kernel.prog)
+
+    class Settling(HashTable):
+        def heads(
+            self, prog: Program, start: int = 0, count: int | None = None
+        ) -> tuple[list[int], bool]:
+            if count is not None:
+                t.chain(0, [1, 3], end=0)
+            return HashTable(*self).heads(prog, start, count)
+
+    def found(prog: Any) -> list[int]:
+        walk = walk_buckets(
+            prog,
+            Settling(*t.table),
+            layout,
+            NODE,
+            lambda entry: entry.node,
+            lambda entry: entry.magic in (MAGIC, MAGIC + 1),
+            has_left=lambda entry: entry.magic == MAGIC + 1,
+        )
+        return [(address - t.entries) // SIZE for _, address, _ in walk]
+
+    assert found(LiveProgram(t.kernel.prog)) == [1, 3]
