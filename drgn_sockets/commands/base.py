@@ -169,9 +169,7 @@ class Command:
         def read(part: Part) -> Iterator[Batch]:
             for batch in part.batches():
                 if tests:
-                    records = enumerate(batch.records())
-                    keep = [i for i, r in records if r.error or passes(tests, r, losses)]
-                    yield batch.select(keep)
+                    yield chosen(batch, tests, losses)
                 else:
                     yield batch
 
@@ -265,6 +263,27 @@ def look_at(columns: Iterable[Column], record: Any, losses: Losses) -> None:
                 losses.lose(item, where)
     if record.error is not None:
         losses.lose(record.error, where)
+
+
+def chosen(batch: Batch, tests: Sequence[Callable[[Any], bool]], losses: Losses) -> Batch:
+    """The records of a batch that pass all tests, and those that cannot be read."""
+    keep: list[int] = []
+    undecided: dict[int, FaultError] = {}
+    for i, record in enumerate(batch.records()):
+        try:
+            if record.error or all(test(record) for test in tests):
+                keep.append(i)
+        except FaultError as e:
+            undecided[i] = e
+    if undecided:
+        # On a live kernel, what became something else while it was read is no loss.
+        moved = batch.moved()
+        for i, error in undecided.items():
+            if i not in moved:
+                losses.lose(error)
+    found = batch.select(keep)
+    found.passes = lambda record: passes(tests, record, losses)
+    return found
 
 
 def passes(tests: Sequence[Callable[[Any], bool]], record: Any, losses: Losses) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import functools
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.dcache import Namer
 from drgn_sockets.kernel.fcntl import O_CLOEXEC
-from drgn_sockets.kernel.fdtable import FdChunk, fd_chunks
+from drgn_sockets.kernel.fdtable import FdChunk, chunk_now, has_table, table_chunks
 from drgn_sockets.kernel.file import (
     File,
     FileSystemType,
@@ -29,6 +29,7 @@ from drgn_sockets.kernel.module import module_symbol_name
 from drgn_sockets.kernel.sock import SocketAlloc
 from drgn_sockets.kernel.symbols import symbol_name
 from drgn_sockets.kernel.task import FileTable
+from drgn_sockets.program import is_live
 from drgn_sockets.records.holders import mistaken_socket
 from drgn_sockets.records.losses import Losses, in_words
 from drgn_sockets.records.parts import Batch, Part
@@ -37,6 +38,9 @@ from drgn_sockets.records.reader import SocketBatch, SocketReader
 # Number of slots that are read together.
 _BATCH = 4096
 _MAX_FILES = 200_000
+
+# Members of a struct file that stay as they are until it is freed.
+_POINTERS = ("inode", "dentry", "op", "private_data")
 
 # The rows of Others for one table take about as long to read as this number of slots.
 _OTHERS = 64
@@ -354,7 +358,9 @@ class FdBatch(Batch):
         addresses: Sequence[int],
         cloexec: Sequence[bool],
         files: Sequence[FileRecord | None],
+        reader: FdReader,
     ) -> None:
+        self.reader = reader
         self.table = table
         self.fds = fds
         #: ``struct file *`` of each, as integers.
@@ -388,7 +394,58 @@ class FdBatch(Batch):
             [self.addresses[i] for i in indices],
             [self.cloexec[i] for i in indices],
             [self.files[i] for i in indices],
+            self.reader,
         )
+
+    @property
+    def is_live(self) -> bool:
+        return is_live(self.reader.prog)
+
+    def moved(self) -> Collection[int]:
+        if not self.is_live:
+            return ()
+        prog = self.reader.prog
+        chunk = chunk_now(prog, self.table, self.fds[0], self.fds[-1] + 1)
+        if chunk is None:
+            return range(len(self))
+        slots, first = chunk.slots, chunk.start
+        there = self.reader.unchanged(filter(None, self.files))
+        return [
+            i
+            for i, (fd, address, file) in enumerate(zip(self.fds, self.addresses, self.files))
+            if fd - first >= len(slots)
+            or slots[fd - first] != address
+            or (file is not None and address not in there)
+        ]
+
+    def again(self, indices: Sequence[int]) -> Iterator[tuple[Batch, Sequence[int]]]:
+        wanted = {self.fds[i]: i for i in indices}
+        yield from self.reader.again(self.table, wanted)
+
+
+class _OfProcess(Batch):
+    """Rows of a file table that are no fds."""
+
+    def __init__(self, records: Sequence[FdRecord], prog: Program, table: FileTable) -> None:
+        super().__init__(records)
+        self._prog = prog
+        self._table = table
+
+    @property
+    def is_live(self) -> bool:
+        return is_live(self._prog)
+
+    def moved(self) -> Collection[int]:
+        # What cannot be read of a process that has exited meanwhile is no damage.
+        gone = self.is_live and not has_table(self._prog, self._table)
+        return range(len(self)) if gone else ()
+
+    def again(self, indices: Sequence[int]) -> Iterator[tuple[Batch, Sequence[int]]]:
+        if has_table(self._prog, self._table):
+            yield self.select(indices), indices
+
+    def select(self, indices: Sequence[int]) -> _OfProcess:
+        return _OfProcess([self._records[i] for i in indices], self._prog, self._table)
 
 
 # A file table, with a chunk of its slots, the error that ended reading it, or an Others to ask.
@@ -457,7 +514,7 @@ class FdReader:
                 continue
             error = None
             try:
-                for chunk in fd_chunks(self.prog, table.files):
+                for chunk in table_chunks(self.prog, table):
                     pieces.append((table, chunk))
                     size += len(chunk.slots)
                     if size >= _BATCH:
@@ -474,6 +531,8 @@ class FdReader:
         return Part(functools.partial(self._read_pieces, pieces), max(starts, default=0) // _BATCH)
 
     def _read_pieces(self, pieces: Sequence[_Piece]) -> Iterator[Batch]:
+        if is_live(self.prog):
+            self._forget()
         # Collect all addresses first: reading them together, in address order, is fastest.
         wanted: set[int] = set()
         found: list[Found] = []
@@ -488,13 +547,69 @@ class FdReader:
         others = iter(found)
         for table, piece in pieces:
             if isinstance(piece, Others):
-                yield Batch(next(others)(self._files))
+                yield _OfProcess(next(others)(self._files), self.prog, table)
             elif isinstance(piece, FdChunk):
                 fds, files, cloexec = piece.used(self.prog, self.losses.lose)
                 if fds:
-                    yield FdBatch(table, fds, files, cloexec, [self._files[f] for f in files])
+                    of = [self._files[f] for f in files]
+                    yield FdBatch(table, fds, files, cloexec, of, self)
             else:
-                yield Batch([FdRecord(table, None, False, None, table.files, piece)])
+                row = FdRecord(table, None, False, None, table.files, piece)
+                yield _OfProcess([row], self.prog, table)
+
+    def _forget(self) -> None:
+        """Forget what a live kernel may have freed since: files, and their names."""
+        self._files.clear()
+        self.namer.forget()
+        self._sockets.forget()
+
+    def again(
+        self, table: FileTable, wanted: Mapping[int, int]
+    ) -> Iterator[tuple[FdBatch, Sequence[int]]]:
+        """
+        Read fds of a live kernel again.
+
+        :param wanted: Which fds, each with a number.
+        :return: A batch of those that are still open, with their numbers; nothing if there are none
+        """
+        chunk = chunk_now(self.prog, table, min(wanted), max(wanted) + 1)
+        if chunk is None:
+            return
+        fds, files, cloexec = chunk.used(self.prog, self.losses.lose)
+        open_ones = [i for i, fd in enumerate(fds) if fd in wanted]
+        if open_ones:
+            # The other rows of the part are still to come.
+            rest, self._files = self._files, {}
+            self.namer.forget()
+            self._sockets.forget()
+            self._read_files({files[i] for i in open_ones})
+            fds, files = [fds[i] for i in open_ones], [files[i] for i in open_ones]
+            cloexec = [cloexec[i] for i in open_ones]
+            of = [self._files[f] for f in files]
+            self._files = rest
+            yield FdBatch(table, fds, files, cloexec, of, self), [wanted[fd] for fd in fds]
+
+    def unchanged(self, records: Iterable[FileRecord]) -> set[int]:
+        """
+        Find the files of a live kernel that are what they were when they were read.
+
+        A ``struct file`` and its inode may be freed and used for another file at any time.
+
+        :return: Their ``struct file *`` as integers
+        """
+        records = list(records)
+        prog = self.prog
+        now = File.layout(prog).read_batch(record.address for record in records)
+        pointers = zip(*map(now.column, _POINTERS))
+        leads_to = dict(zip(now.addresses, pointers))
+        inodes = Inode.layout(prog).read_batch(record.file.inode for record in records)
+        inos = dict(zip(inodes.addresses, inodes.column("ino")))
+        return {
+            record.address
+            for record in records
+            if leads_to.get(record.address) == tuple(getattr(record.file, n) for n in _POINTERS)
+            and (record.inode is None or record.inode.ino == inos.get(record.file.inode))
+        }
 
     def _read_files(self, addresses: set[int]) -> None:
         new = addresses.difference(self._files)

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import compress
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.fdtable import fd_chunks
+from drgn_sockets.kernel.fdtable import chunk_now, table_chunks
 from drgn_sockets.kernel.file import bad_operations, socket_file_ops
 from drgn_sockets.kernel.lost import Lost, or_lost
+from drgn_sockets.kernel.moving import LOOKS
 from drgn_sockets.kernel.sock import Sock, SocketAlloc
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable, Tasks
+from drgn_sockets.program import is_live
 from drgn_sockets.records.families import family_name_like
 from drgn_sockets.records.fan_out import fan_out
 from drgn_sockets.records.holder import Holder, SocketInode
@@ -67,6 +69,9 @@ class FileHolders:
         self.tables: list[FileTable] = list(tables)
         # The first holder of each struct file, and the further holders of the few files that have
         # more. A holder is kept as an integer, see of_file(), until a row is printed.
+        self._live = is_live(prog)
+        # The slots of a live kernel, as they were read: index of the table, first slot, files.
+        self._slots: list[tuple[int, int, Sequence[int]]] = []
         self._first: dict[int, int] = {}
         self._more: dict[int, list[int]] = {}
         #: Whether all tables were looked into.
@@ -82,7 +87,9 @@ class FileHolders:
 
     def _take(self, table: FileTable, index: int) -> None:
         first, more, n = self._first, self._more, len(self.tables)
-        for chunk in fd_chunks(self._prog, table.files):
+        for chunk in table_chunks(self._prog, table):
+            if self._live:
+                self._slots.append((index, chunk.start, chunk.slots))
             packed = range(chunk.start * n + index, (chunk.start + len(chunk.slots)) * n, n)
             holders = dict(zip(chunk.slots, packed))
             holders.pop(0, None)
@@ -100,6 +107,34 @@ class FileHolders:
                     more[file].append(holder)
                 else:
                     more[file] = [holder]
+
+    def drop_moved(self) -> None:
+        """
+        Forget holders whose slot has another file by now, on a live kernel: what was read of the
+        file since may be of another one.
+        """
+        n = len(self.tables)
+        for at, (index, start, slots) in enumerate(self._slots):
+            chunk = chunk_now(self._prog, self.tables[index], start, start + len(slots))
+            now = chunk.slots if chunk is not None else ()
+            if now == slots:
+                continue
+            kept = [file if now[i : i + 1] == (file,) else 0 for i, file in enumerate(slots)]
+            for i, file in enumerate(slots):
+                if file and not kept[i]:
+                    self._drop(file, (start + i) * n + index)
+            self._slots[at] = index, start, kept
+
+    def _drop(self, file: int, packed: int) -> None:
+        more = self._more.get(file, [])
+        if self._first[file] != packed:
+            more.remove(packed)
+        elif more:
+            self._first[file] = more.pop(0)
+        else:
+            del self._first[file]
+        if not more:
+            self._more.pop(file, None)
 
     def files(self) -> list[int]:
         """Every ``struct file *`` that has a holder, in the order of addresses."""
@@ -154,13 +189,14 @@ class Holders(FileHolders):
         files = self.files()
         prog = self._prog
         parts = [files[i : i + _PART] for i in range(0, len(files), _PART)]
-        for unreadable, holding, sks, inos, uids, names, sockets in fan_out(
+        found_sockets: Iterable[_HeldSockets] = fan_out(
             parts, functools.partial(_sockets_of, prog), jobs
-        ):
+        )
+        if self._live:
+            found_sockets = self._confirmed(found_sockets)
+        for unreadable, holding, sks, inos, uids, names, sockets in found_sockets:
             for file, what in unreadable:
-                if not file:
-                    self.losses.lose(what)
-                for holder in self.unpacked(self.of_file(file)) if file else ():
+                for holder in self.unpacked(self.of_file(file)):
                     self.losses.lose(what, f"pid {holder.pid} fd {holder.fd}")
             found = dict(zip(sks, holding))
             if len(found) == len(sks) and self._file.keys().isdisjoint(found):
@@ -171,13 +207,49 @@ class Holders(FileHolders):
             for name in set(names):
                 self._by_family[name] += compress(sks, map(name.__eq__, names))
 
+    def _confirmed(self, found: Iterable[_HeldSockets]) -> list[_HeldSockets]:
+        """Look at a live kernel again: at what leads to the sockets, and at what cannot be read."""
+        parts = list(found)
+        for _ in range(LOOKS - 1):
+            self.drop_moved()
+            parts = [_still_held(part, self._first) for part in parts]
+            bad = sorted({file for unreadable, *_ in parts for file, _ in unreadable})
+            if not bad:
+                return parts
+            # What the files of these lead to is looked at anew.
+            rest = self._first.keys() - bad
+            parts = [_still_held(part, rest) for part in parts]
+            parts.append(_sockets_of(self._prog, bad))
+        self.drop_moved()
+        return [_still_held(part, self._first) for part in parts]
+
     def _add_again(self, sks: Sequence[int], files: Sequence[int]) -> None:
         # A sound kernel has no two files for one sock. In a damaged one, both count.
         for sk, file in zip(sks, files):
             if (other := self._file.setdefault(sk, file)) != file:
                 self._others.setdefault(sk, []).append(file)
+                if self._live and _sockets_of(self._prog, [other, file])[2].count(sk) < 2:
+                    continue
                 why = f"the sockets of two files lead to it, {other:#x} and {file:#x}"
                 self.losses.lose(Lost("struct sock", sk, why))
+
+    def forget(self, sk: int) -> None:
+        """Forget who holds a ``struct sock *``, and its inode."""
+        self._file.pop(sk, None)
+        self._others.pop(sk, None)
+        self.inodes.pop(sk, None)
+
+    def leads_to(self, sk: int) -> bool:
+        """Whether a holder of a ``struct sock *`` of a live kernel still leads to it."""
+        file = self._file.get(sk)
+        if file is None:
+            return False
+        for packed in self.of_file(file):
+            fd, index = divmod(packed, len(self.tables))
+            chunk = chunk_now(self._prog, self.tables[index], fd, fd + 1)
+            if chunk is not None and chunk.slots[-1] == file:
+                return sk in _sockets_of(self._prog, [file])[2]
+        return False
 
     def packed(self, sks: Iterable[int]) -> Iterator[Sequence[int]]:
         """
@@ -238,9 +310,9 @@ class Holders(FileHolders):
         }
 
 
-# The result for some files. First those that cannot be read, each with the loss in words (0 for a
-# loss that belongs to no file). Then the files of sockets, in columns: the file, its sock, inode
-# number, owner, the name of the family that the socket looks like, and its struct socket.
+# The result for some files. First those that cannot be read, each with the loss in words. Then the
+# files of sockets, in columns: the file, its sock, inode number, owner, the name of the family that
+# the socket looks like, and its struct socket.
 _HeldSockets = tuple[
     list[tuple[int, str]],
     list[int],
@@ -250,6 +322,21 @@ _HeldSockets = tuple[
     list[str],
     list[int],
 ]
+
+
+def _still_held(found: _HeldSockets, held: Container[int]) -> _HeldSockets:
+    """What was found, without the files that nobody holds any more."""
+    unreadable, holding, sks, inos, uids, names, sockets = found
+    keep = list(map(held.__contains__, holding))
+    return (
+        [(file, what) for file, what in unreadable if file in held],
+        list(compress(holding, keep)),
+        list(compress(sks, keep)),
+        list(compress(inos, keep)),
+        list(compress(uids, keep)),
+        list(compress(names, keep)),
+        list(compress(sockets, keep)),
+    )
 
 
 def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
@@ -272,17 +359,21 @@ def _sockets_of(prog: Program, addresses: Sequence[int]) -> _HeldSockets:
             if address in bad:
                 lost = bad[address]._replace(what="struct socket", address=address + offset)
                 unreadable.append((file, str(lost)))
-    kinds = zip(sockets.column("ops"), sockets.column("type"))
     families = FamilyNamesByOps(prog)
+    # A socket without a sock has no operations either: it is being made, or being released.
+    kinds = zip(sockets.column("ops"), sockets.column("type"), sockets.column("sk"))
     found = (
         sockets.column("sk"),
         sockets.column("ino"),
         sockets.column("uid"),
-        list(map(families.__getitem__, kinds)),
+        [families[ops, type_] if sk else OTHER for ops, type_, sk in kinds],
         [address + offset for address in sockets.addresses],
     )
-    # These losses belong to no file in particular.
-    unreadable += [(0, str(lost)) for lost in families.lost]
+    if families.lost:
+        bad_ops = {one.address: str(one) for one in families.lost}
+        ops_of = dict(zip(sockets.addresses, sockets.column("ops")))
+        of_files = ((file, ops_of.get(at)) for at, file in held)
+        unreadable += [(file, bad_ops[op]) for file, op in of_files if op in bad_ops]
     holding = list(map(by_socket.__getitem__, sockets.addresses))
     files_of = sockets.column("file")
     if len(by_socket) == len(held) and all(found[0]) and holding == list(files_of):

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
+
+from drgn_sockets.kernel.moving import LOOKS
 
 
 class Batch:
@@ -13,6 +15,9 @@ class Batch:
 
     A derived class may keep their values as columns and make records when they are asked for.
     """
+
+    #: Tells whether a record is to be shown; ``None`` if all are.
+    passes: Callable[[Any], bool] | None = None
 
     def __init__(self, records: Sequence[Any]) -> None:
         self._records = records
@@ -32,6 +37,36 @@ class Batch:
     def errors(self) -> int:
         """The number of records that could not be read."""
         return sum(getattr(record, "error", None) is not None for record in self._records)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is of a live kernel, and can read its records again."""
+        return False
+
+    @property
+    def looks(self) -> int:
+        """How often its records may be read, until they stand."""
+        return LOOKS if self.is_live else 1
+
+    def moved(self) -> Collection[int]:
+        """
+        Which records are no longer what was read, after all that is shown of them was read.
+
+        On a live kernel this reads again what leads to them: file tables, and the pointers from
+        a file to its inode and from a socket to its inode.
+
+        :return: Their indices
+        """
+        return ()
+
+    def again(self, indices: Sequence[int]) -> Iterator[tuple[Batch, Sequence[int]]]:
+        """
+        Read records of a live kernel again, from what leads to them.
+
+        :return: Iterator of batches, each with the index in this batch of each of its records. What
+            nothing leads to any more is in none of them.
+        """
+        return iter(())
 
     def select(self, indices: Sequence[int]) -> Batch:
         """A batch of the records at *indices*."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, TypeVar
 
 from drgn import FaultError, Program, offsetof
@@ -25,7 +25,8 @@ from drgn_sockets.kernel.sock import (
     SocketAlloc,
     is_sock,
 )
-from drgn_sockets.kernel.structs import StructBatch
+from drgn_sockets.kernel.structs import Int, Struct, StructBatch
+from drgn_sockets.program import is_live
 from drgn_sockets.records.families import (
     FAMILY_NAMES,
     family_name_like,
@@ -47,6 +48,16 @@ _BATCH = 512
 # Numbers of sockets in the parts of a walk.
 _FIRST_PART = 256
 _PART = 2048
+
+# Members that stay as they are while a struct sock is the same socket in the same place.
+_IDENTITY = ("family", "net", "num", "dport", "daddr")
+
+
+class _SocketPointer(Struct):
+    C_TYPE = "struct sock"
+
+    socket = Int("sk_socket")
+
 
 _NO_INODES: Mapping[int, AnyInode] = {}
 
@@ -76,6 +87,8 @@ class SocketBatch(Batch):
         self.structs = structs
         self._inodes = inodes
         self._made: list[SocketRecord] | None = None
+        # Of a live kernel: addresses where there is another socket now.
+        self._new: set[int] = set()
 
     @property
     def cls(self) -> type[SocketRecord]:
@@ -140,8 +153,81 @@ class SocketBatch(Batch):
     def errors(self) -> int:
         return 0
 
+    @property
+    def is_live(self) -> bool:
+        return is_live(self.prog)
+
+    def moved(self) -> Collection[int]:
+        if not self.is_live:
+            return ()
+        prog, structs = self.prog, self.structs
+        now = SockCommon.layout(prog).read_batch(self.addresses)
+        alive = map(bool, now.column("refcnt"))
+        there = dict(zip(now.addresses, zip(alive, *map(now.column, _IDENTITY))))
+        before = zip(itertools.repeat(True), *map(structs.column, _IDENTITY))
+        moved = {
+            i for i, (sk, one) in enumerate(zip(self.addresses, before)) if there.get(sk) != one
+        }
+        if issubclass(self._cls.struct, Sock):
+            moved |= self._of_other_inode()
+        return moved
+
+    def _of_other_inode(self) -> set[int]:
+        """
+        Find sockets whose inode is another than was read.
+
+        Each socket that a program makes has a number of its own (``get_next_ino()``). While it is
+        the same, so is the socket.
+        """
+        read = self.inodes
+        offset = self.reader.socket_offset
+        pointers = _SocketPointer.layout(self.prog).read_batch(self.addresses)
+        socket_of = dict(zip(pointers.addresses, pointers.column("socket")))
+        allocs = SocketAlloc.layout(self.prog).read_batch(
+            socket - offset for socket in socket_of.values() if socket
+        )
+        inos = dict(zip(allocs.addresses, allocs.column("ino")))
+        found = set()
+        for i, sk in enumerate(self.addresses):
+            inode = read.get(sk)
+            socket = socket_of.get(sk)
+            ino = inos.get(socket - offset, 0) if socket else 0
+            before = inode.ino if inode is not None and not isinstance(inode, Lost) else 0
+            if ino != before and not isinstance(inode, Lost):
+                found.add(i)
+                self.reader.forget_holders(sk)
+                if before and ino:
+                    # What led to it leads to it no longer: it is a socket that was made since.
+                    self._new.add(sk)
+        return found
+
+    def again(self, indices: Sequence[int]) -> Iterator[tuple[Batch, Sequence[int]]]:
+        where = {self.addresses[i]: i for i in indices if self.addresses[i] not in self._new}
+        self.reader.forget()
+        return self.reader.read_again(where)
+
     def select(self, indices: Sequence[int]) -> SocketBatch:
         return type(self)(self.reader, self._cls, self.structs.select(indices), self._inodes)
+
+
+class _Unreadable(Batch):
+    """Sockets that could not be read."""
+
+    def __init__(self, reader: SocketReader, records: Sequence[UnreadableSocket]) -> None:
+        super().__init__(records)
+        self._reader = reader
+
+    @property
+    def is_live(self) -> bool:
+        return True
+
+    def again(self, indices: Sequence[int]) -> Iterator[tuple[Batch, Sequence[int]]]:
+        where = {self._records[i].sk: i for i in indices}
+        self._reader.forget_moved(where)
+        return self._reader.read_again(where)
+
+    def select(self, indices: Sequence[int]) -> _Unreadable:
+        return _Unreadable(self._reader, [self._records[i] for i in indices])
 
 
 class UnixBatch(SocketBatch):
@@ -212,10 +298,45 @@ class SocketReader:
         self._netns: dict[int, int | Lost] = {
             net: ns.ino for net, ns in net_namespaces(prog, self.losses.lose).items()
         }
-        self._socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
+        #: Where the ``struct socket`` is in a ``struct socket_alloc``, bytes.
+        self.socket_offset = offsetof(prog.type("struct socket_alloc"), "socket")
         self._unix_names: dict[int, bytes | Lost | None] = {}
         self._ifnames: dict[tuple[int, int], bytes | Lost | None] = {}
         self._known = holders.inodes if holders is not None else _NO_INODES
+
+    def forget(self) -> None:
+        """Forget what a live kernel may have freed since: the names of unix sockets."""
+        self._unix_names.clear()
+
+    def forget_holders(self, sk: int) -> None:
+        """Forget who held a ``struct sock`` of a live kernel that has become another socket."""
+        if self.holders is not None:
+            self.holders.forget(sk)
+
+    def read_again(self, where: Mapping[int, int]) -> Iterator[tuple[Batch, Sequence[int]]]:
+        """
+        Read sockets of a live kernel again.
+
+        :param where: A number for each ``struct sock *``.
+        :return: Iterator of batches with the numbers of their sockets. Those that were freed are in
+            none.
+        """
+        now = SockCommon.layout(self.prog).read_batch(where)
+        alive = [sk for sk, refcnt in zip(now.addresses, now.column("refcnt")) if refcnt]
+        alive += [one.address for one in now.lost if self._is_held(one.address)]
+        for batch in self.read_many(alive):
+            sks = [getattr(record, "sk", 0) for record in batch.records()]
+            if all(sk in where for sk in sks):
+                yield batch, [where[sk] for sk in sks]
+
+    def forget_moved(self, sks: Iterable[int]) -> None:
+        """Forget who held each ``struct sock *`` of a live kernel that nobody holds any more."""
+        for sk in sks:
+            if not self._is_held(sk):
+                self.forget_holders(sk)
+
+    def _is_held(self, sk: int) -> bool:
+        return self.holders is not None and self.holders.leads_to(sk)
 
     def read(self, sk: int) -> AnySocket:
         """Read the socket at ``struct sock *`` *sk*."""
@@ -314,7 +435,9 @@ class SocketReader:
         """
         full = family.record if family.is_known(self.prog) else None
         for some in _pieces(entries, _BATCH):
-            yield from self._unreadable([Lost(Sock.C_TYPE, sk) for sk, one in some if one is None])
+            # The walk has looked at these again.
+            lost = [Lost(Sock.C_TYPE, sk) for sk, entry in some if entry is None]
+            yield from self._unreadable(lost, stood=True)
             good = [common for _, common in some if common is not None]
             sks = [common.address for common in good]
             yield from _with_parts(self._by_state(sks, good, full), self.losses)
@@ -413,7 +536,7 @@ class SocketReader:
 
     def _is_inside(self, socket: int) -> bool:
         """Whether a ``struct socket`` is one that further socks belong to."""
-        alloc = or_lost(SocketAlloc.layout(self.prog).read, socket - self._socket_offset)
+        alloc = or_lost(SocketAlloc.layout(self.prog).read, socket - self.socket_offset)
         return not isinstance(alloc, Lost) and self._has_others_inside(alloc)
 
     def _has_others_inside(self, socket: SocketAlloc) -> bool:
@@ -426,15 +549,16 @@ class SocketReader:
             sock.family == AF_SMC or sock.protocol == IPPROTO_MPTCP
         )
 
-    def _unreadable(self, sks: Sequence[Lost]) -> Iterator[Batch]:
+    def _unreadable(self, sks: Sequence[Lost], *, stood: bool = False) -> Iterator[Batch]:
+        """:param stood: Whether it is certain that they are there."""
         if sks:
             of = self.holders.of if self.holders is not None else None
-            yield Batch(
-                [
-                    UnreadableSocket(lost.address, str(lost), of(lost.address) if of else None)
-                    for lost in sks
-                ]
-            )
+            records = [
+                UnreadableSocket(lost.address, str(lost), of(lost.address) if of else None)
+                for lost in sks
+            ]
+            doubtful = is_live(self.prog) and not stood
+            yield _Unreadable(self, records) if doubtful else Batch(records)
 
     def record(self, cls: type[SocketRecord], sock: SockCommon) -> SocketRecord:
         """Make the record of a socket."""
@@ -473,7 +597,7 @@ class SocketReader:
             if sk in known:
                 found[sk] = known[sk]
             elif socket:
-                unknown.setdefault(socket - self._socket_offset, []).append(sk)
+                unknown.setdefault(socket - self.socket_offset, []).append(sk)
         allocs = SocketAlloc.layout(self.prog).read_batch(unknown)
         for lost in allocs.lost:
             found.update(dict.fromkeys(unknown[lost.address], lost))
@@ -483,7 +607,7 @@ class SocketReader:
                     found[sk] = SocketInode(alloc.ino, alloc.uid)
                 else:
                     why = f"it belongs to the struct sock at {alloc.sk:#x}, not to that at {sk:#x}"
-                    socket = alloc.address + self._socket_offset
+                    socket = alloc.address + self.socket_offset
                     found[sk] = Lost("struct socket", socket, why)
         return found
 

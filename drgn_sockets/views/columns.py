@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from collections.abc import Collection, Container, Iterator, Sequence
+from typing import Any, Callable, TypeVar
 
 from drgn import FaultError
 
@@ -14,6 +14,8 @@ from drgn_sockets.records.columns import Column
 from drgn_sockets.records.losses import Loss, Losses, in_words
 from drgn_sockets.records.parts import Batch
 from drgn_sockets.text import LOST, plain
+
+T = TypeVar("T")
 
 #: Name of the column that says what cannot be read of a row, and attribute of records.
 ERROR = "error"
@@ -43,9 +45,8 @@ def rows_maker(
     def cells_of(cls: type) -> list[Callable[[Any], Any]]:
         return [_cell(column, cls) for column in columns]
 
-    def rows(batch: Batch) -> Iterator[tuple[Any, ...]]:
+    def made(batch: Batch, errors: Errors) -> Sequence[tuple[Any, ...]]:
         cells: list[Sequence[Any]] = []
-        errors = Errors(batch, told)
         at_error: int | None = None
         for i, (column, make) in enumerate(zip(columns, cells_of(batch.cls))):
             if column.name == ERROR:
@@ -56,12 +57,58 @@ def rows_maker(
                 cells.append(["-"] * len(batch))
             else:
                 cells.append(_texts(column, batch) or _made(make, batch, errors))
-        errors.lose()
         if at_error is not None:
             cells[at_error] = [plain(errors.of(i)) for i in range(len(batch))]
-        return zip(*cells)
+        return list(zip(*cells))
 
-    return rows
+    return lambda batch: settled(batch, made, told)
+
+
+def settled(
+    batch: Batch, make: Callable[[Batch, Errors], Sequence[T]], losses: Losses
+) -> Iterator[T]:
+    """
+    Make a row of each record of a batch.
+
+    On a live kernel a record may have become something else before all of it was read. Such
+    records, and those that could not be read, are read again, up to ``batch.looks`` times in all.
+    What was freed has no row, and what still cannot be read then is lost.
+
+    :param make: Makes the rows.
+    :param losses: Takes what cannot be read.
+    """
+    rows: dict[int, T] = {}
+    _settle(batch, range(len(batch)), make, losses, rows, batch.looks)
+    return iter([rows[i] for i in sorted(rows)])
+
+
+def _settle(
+    batch: Batch,
+    numbers: Sequence[int],
+    make: Callable[[Batch, Errors], Sequence[T]],
+    losses: Losses,
+    rows: dict[int, T],
+    looks: int,
+) -> None:
+    errors = Errors(batch, losses)
+    made = make(batch, errors)
+    moved = batch.moved() if len(batch) else ()
+    bad = errors.bad() if batch.is_live else ()
+    again = sorted({*moved, *bad}) if looks > 1 else sorted(moved)
+    if again:
+        rest = set(range(len(made))).difference(again)
+        rows.update((numbers[i], made[i]) for i in rest)
+        errors.lose(rest)
+    else:
+        rows.update(zip(numbers, made))
+        errors.lose()
+    if looks > 1 and again:
+        for other, at in batch.again(again):
+            if batch.passes is not None:
+                keep = [i for i, r in enumerate(other.records()) if r.error or batch.passes(r)]
+                other, at = other.select(keep), [at[i] for i in keep]
+                other.passes = batch.passes
+            _settle(other, [numbers[i] for i in at], make, losses, rows, looks - 1)
 
 
 def _texts(column: Column, batch: Batch) -> Sequence[Any] | None:
@@ -121,11 +168,23 @@ class Errors:
         own = [getattr(record, ERROR, None), *map(str, getattr(record, "lost", ()))]
         return dict.fromkeys([*filter(None, own), *self._of_cells.get(index, ())])
 
-    def lose(self) -> None:
-        """Tell *losses* all that was noted, and the records' own errors."""
+    def bad(self) -> Collection[int]:
+        """Indices of the records of which something cannot be read."""
+        if not self._of_cells and not self._batch.errors():
+            return ()
+        return [i for i in range(len(self._batch)) if self._words(i)]
+
+    def lose(self, of: Container[int] | None = None) -> None:
+        """
+        Tell *losses* all that was noted, and the records' own errors.
+
+        :param of: Indices of records, ``None`` for all.
+        """
         if not self._of_cells and not self._batch.errors():
             return
         for i, record in enumerate(self._batch.records()):
+            if of is not None and i not in of:
+                continue
             where = getattr(record, "where", "")
             for words in self._words(i):
                 self._losses.lose(words, where)

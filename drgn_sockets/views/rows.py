@@ -13,7 +13,7 @@ from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch
-from drgn_sockets.views.columns import ERROR, Errors, getters, rows_maker
+from drgn_sockets.views.columns import ERROR, Errors, getters, rows_maker, settled
 
 #: Makes the lines of a batch of records.
 Lines = Callable[[Batch], Iterable[str]]
@@ -75,8 +75,7 @@ class Json(Rows):
         dumps = json.JSONEncoder(separators=(", ", ": ")).encode
         plans: dict[type, list[tuple[str, Callable[[Any], Any] | None]]] = {}
 
-        def lines(batch: Batch) -> Iterator[str]:
-            errors = Errors(batch, self._losses)
+        def made(batch: Batch, errors: Errors) -> list[str]:
             rows = []
             for i, record in enumerate(batch.records()):
                 cls = type(record)
@@ -95,10 +94,9 @@ class Json(Rows):
                 if ERROR in values:
                     values[ERROR] = errors.of(i)
                 rows.append(dumps(values) + "\n")
-            errors.lose()
-            return iter(rows)
+            return rows
 
-        self.lines = lines
+        self.lines = lambda batch: settled(batch, made, self._losses)
 
 
 # Types of values that JSON has as well.

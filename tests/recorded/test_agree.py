@@ -151,7 +151,8 @@ def test_fds_of_a_batch_that_cannot_be_read(one: Core) -> None:
     assert lost is not None
     lost.error, lost.inode = "inode cannot be read", None
     files = [None, lost, *batch.files[2:]]
-    broken = FdBatch(batch.table, batch.fds, batch.addresses, batch.cloexec, files)
+    fds = batch.fds, batch.addresses, batch.cloexec
+    broken = FdBatch(batch.table, *fds, files, batch.reader)
     assert broken.errors() == 2
     for column in Fds().columns:
         if column.texts is not None:
