@@ -18,9 +18,9 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Optional, Union
 
 from drgn import FaultError, Program
 
@@ -33,6 +33,7 @@ from drgn_sockets.check.procfs import (
     split_net,
 )
 from drgn_sockets.kernel.lost import Lost, or_lost
+from drgn_sockets.kernel.moving import LOOKS
 from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.task import FileTable, Tasks
 from drgn_sockets.program import is_live
@@ -42,7 +43,7 @@ from drgn_sockets.records.losses import Losses
 from drgn_sockets.text import escape
 from drgn_sockets.views.procfs import FILES, Looker, Row
 from drgn_sockets.views.procfs.fdinfo import own_lines
-from drgn_sockets.views.procfs.moments import COUNTS, PAGES, TOLERANCE_S, How, fd_how, how
+from drgn_sockets.views.procfs.moments import COUNTS, PAGES, TOLERANCE_S, How, fd_how, how, traffic
 
 _TR_TIMEWAIT = "03"
 # Saving all of procfs took no longer than this on the slowest machine.
@@ -62,6 +63,8 @@ _TRIES = 8
 
 #: A process ID, and a thread ID for a thread's own table.
 Table = tuple[int, Optional[int]]
+#: What is looked at: a file of ``net`` of a network namespace, by its inode; or a file table.
+Place = Union[tuple[int, str], Table]
 
 
 class Mismatch(NamedTuple):
@@ -116,26 +119,37 @@ class Memory:
     own_netns: int
     #: The text of each file in ``net``, as the kernel would print it.
     text: dict[tuple[int, str], NetText] = field(default_factory=dict)
+    #: What could not be read of some file tables.
+    lost: dict[Table, Losses] = field(default_factory=dict)
 
 
-def look_at_memory(prog: Program, losses: Losses | None = None) -> Memory:
+def look_at_memory(
+    prog: Program, losses: Losses | None = None, only: Container[Place] | None = None
+) -> Memory:
     """
     Read from kernel memory all that is compared with procfs.
 
     :param losses: Takes what cannot be read.
+    :param only: Read these alone.
     """
     losses = Losses() if losses is None else losses
     net: dict[tuple[int, str], list[Row]] = {}
     texts: dict[tuple[int, str], NetText] = {}
     at = Looker(prog, losses=losses)
-    for key, text, rows in net_in_memory(at):
+    for key, text, rows in net_in_memory(at, only):
         net[key], texts[key] = rows, text
     tasks = Tasks(prog, losses.lose)
-    tables = tasks.tables()
-    keys = [(table.pid, table.tid) for table in tables]
-    found = (fds_of(records, losses) for records in fds_in_memory(prog, tables, losses))
-    fds = dict(zip(keys, found))
-    return look_around(prog, tasks, losses, net=net, fds=fds, text=texts)
+    tables = [t for t in tasks.tables() if only is None or (t.pid, t.tid) in only]
+    keys: list[Table] = [(table.pid, table.tid) for table in tables]
+    fds: dict[Table, dict[int, FdRecord]] = {}
+    lost: dict[Table, Losses] = {}
+    for table, records in zip(keys, fds_in_memory(prog, tables, losses)):
+        mine = Losses()
+        fds[table] = fds_of(records, mine)
+        if mine:
+            lost[table] = mine
+            losses.take(mine.sent())
+    return look_around(prog, tasks, losses, net=net, fds=fds, text=texts, lost=lost)
 
 
 def look_around(prog: Program, tasks: Tasks, losses: Losses, **rest: Any) -> Memory:
@@ -161,12 +175,20 @@ def look_around(prog: Program, tasks: Tasks, losses: Losses, **rest: Any) -> Mem
     return Memory(netns=namespaces, net_pids=net_pids, pids=pids, own_netns=own_netns, **rest)
 
 
-def net_in_memory(at: Looker) -> Iterator[tuple[tuple[int, str], NetText, list[Row]]]:
-    """The files of ``net`` of each network namespace, one by one."""
+def net_in_memory(
+    at: Looker, only: Container[Place] | None = None
+) -> Iterator[tuple[tuple[int, str], NetText, list[Row]]]:
+    """
+    The files of ``net`` of each network namespace, one by one.
+
+    :param only: Read these alone.
+    """
     for address, ns in net_namespaces(at.prog).items():
         names = at.proc_net_names(address)
         for name, file in FILES.items():
             if names and name.encode() not in names:
+                continue
+            if only is not None and (ns.ino, name) not in only:
                 continue
             try:
                 text = NetText(*_heading_and_rows(name, file.lines(at, address)))
@@ -210,9 +232,11 @@ def fds_of(records: Iterable[FdRecord], losses: Losses) -> dict[int, FdRecord]:
     return fds
 
 
-def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
+def look_at_procfs(tree: ProcTree, memory: Memory, only: Container[Place] | None = None) -> Look:
     """
     Read procfs.
+
+    :param only: Read the file tables in it alone.
 
     :param memory: An earlier look at memory, which tells the processes of each network namespace,
         and the names of unix sockets.
@@ -227,6 +251,8 @@ def look_at_procfs(tree: ProcTree, memory: Memory) -> Look:
         tables: list[Table] = [(pid, None)]
         tables += [(pid, tid) for tid in tree.own_tables(pid) if (pid, tid) in memory.fds]
         for table in tables:
+            if only is not None and table not in only:
+                continue
             numbers = find_fds(tree, look, table, memory)
             if numbers is not None:
                 look.fds[table] = tree.some_fds(where(table), numbers)
@@ -338,8 +364,14 @@ class Comparison:
         self._passed_s = elapsed_s
         #: How many timers of TCP may have fired since procfs was read.
         self._due = 0
+        #: In how many rows something was sent or read since.
+        self._busy = 0
         #: The line of each row of the file, by the row's id().
         self._lines: dict[int, bytes] = {}
+        #: Where each mismatch is, by its ``where``.
+        self.places: dict[str, Place] = {}
+        #: What could not be read of some file tables.
+        self.lost: dict[Table, Losses] = {}
         #: Lines of fdinfo that are not compared, by the kind of file, and the reason.
         self._left_out: set[str] = set()
         self.result = Result()
@@ -369,6 +401,7 @@ class Comparison:
             theirs = before.text.get((ino, file))
             if theirs is not None and theirs.heading != text.heading:
                 name = f"net/{file} of netns {ino}"
+                self.places[name] = ino, file
                 shown = (escape(heading) for heading in (theirs.heading, text.heading))
                 self._tell(Mismatch(name, "heading", "line", *shown))
 
@@ -393,9 +426,17 @@ class Comparison:
         if pid not in memory.pids and tid is None:
             # The kernel starts and ends its worker threads at any time.
             moved = not self._live and pid in before.kthreads
+            self.places[f"{pid}"] = table
             self._tell(Mismatch(f"{pid}", "process", "", "there", "not found"), moved=moved)
             return
-        self._fds(table, before.fds[table], memory.fds.get(table, {}), later)
+        losses, self.losses = self.losses, Losses()
+        try:
+            self._fds(table, before.fds[table], memory.fds.get(table, {}), later)
+            if self.losses:
+                self.lost[table] = self.losses
+        finally:
+            losses.take(self.losses.sent())
+            self.losses = losses
 
     def finish(self, before: Look, memory: Memory) -> None:
         """Say what was not compared."""
@@ -420,6 +461,7 @@ class Comparison:
     ) -> None:
         ino, file = where
         name = f"net/{file} of netns {ino}"
+        self.places[name] = where
         self._passed_s = self._passed(before, memory) if file.startswith("tcp") else None
         pointer = FILES[file].pointer
         by_address = bool(pointer) and all(
@@ -472,7 +514,13 @@ class Comparison:
 
     def _row(self, name: str, file: str, row: Row, ours: Row, then: Row | None) -> None:
         label = _label(file, row)
-        fired = file.startswith("tcp") and self._may_have_ended(row)
+        # A program that sent or read since procfs was saved has set timers as well.
+        busy = any(
+            ours.get(column) != value and traffic(file, column) is How.USED
+            for column, value in row.items()
+        )
+        fired = file.startswith("tcp") and (self._may_have_ended(row) or (busy and not self._live))
+        self._busy += busy
         for column, value in row.items():
             if column == FILES[file].pointer and not _shows_address(value):
                 continue
@@ -489,7 +537,10 @@ class Comparison:
                 continue
             self.result.fields += 1
             if mine != value:
-                moved = then is None and self._explained(moment, label, column, value, mine, fired)
+                moved = then is None and (
+                    self._explained(moment, label, column, value, mine, fired)
+                    or _by_traffic(traffic(file, column), value, mine)
+                )
                 self._tell(Mismatch(name, label, column, value, str(mine)), moved=moved)
         self._line(name, label, file, row, ours, then)
 
@@ -527,7 +578,7 @@ class Comparison:
         if column in COUNTS | PAGES and not (_OF_TCP.search(label) and value.isdecimal()):
             return False
         if column in PAGES:
-            return self._due > 0
+            return self._due + self._busy > 0
         if column in COUNTS:
             return abs(int(mine) - int(value)) <= self._due
         return fired
@@ -594,6 +645,7 @@ class Comparison:
     ) -> None:
         tid = table[1]
         name = f"{where(table)}/fd"
+        self.places[name] = table
         for fd in sorted(before):
             look = before[fd]
             then = None if after is None else after.get(fd)
@@ -683,6 +735,11 @@ class Comparison:
         return how is not How.DOWN or self._elapsed_s is None or _timespec(line) <= latest
 
 
+def _by_traffic(how: How | None, value: str, mine: str | None) -> bool:
+    """Whether what programs sent and read since procfs was saved explains a difference."""
+    return how is How.USED or (how is How.GROWS and mine is not None and int(mine) > int(value))
+
+
 def _timespec(line: bytes) -> float:
     """Seconds of ``it_value: (3512, 381459835)``; 0 for a line of another form."""
     match = _TIMESPEC.search(line)
@@ -739,24 +796,90 @@ def check_live(prog: Program, root: str = "/proc", losses: Losses | None = None)
     tree = ProcTree(root)
     memory = look_at_memory(prog)
     before = look_at_procfs(tree, memory)
-    result = Result()
-    lasting: set[Mismatch] | None = None
-    for i in range(_TRIES):
+    looks = _Looks(prog, tree)
+    result = looks.look(before, None)
+    # Of what was read without a difference, one look is enough: only the rest is looked at again.
+    for i in range(1, _TRIES):
+        only = looks.doubtful()
+        if only is not None and not only:
+            break
         # Each pause is a little longer, so that the looks fall out of step with periodic changes.
         time.sleep(i * 0.07)
-        # Memory that cannot be read at one moment may be readable later, so each try has its own.
-        lost = Losses()
-        memory = look_at_memory(prog, lost)
-        after = look_at_procfs(tree, memory)
-        result = Comparison(None, live=True, losses=lost).compare(before, memory, after)
-        found = set(result.mismatches)
-        lasting = found if lasting is None else lasting & found
-        if not lasting:
-            break
-        before = after
-    gone = [m for m in result.mismatches if m not in (lasting or ())]
-    result.moved += gone
-    result.mismatches = [m for m in result.mismatches if m in (lasting or ())]
+        again = looks.look(looks.before, only)
+        result.moved += again.moved
+    result.moved += [m for m in result.mismatches if m not in looks.lasting]
+    result.mismatches = [m for m in result.mismatches if m in looks.lasting]
     if losses is not None:
-        losses.take(lost.sent())
+        losses.take(looks.lost)
     return result
+
+
+class _Looks:
+    """
+    Looks at the running kernel: what differs in all of them is a mismatch, and what cannot be read
+    in any of them is lost.
+    """
+
+    def __init__(self, prog: Program, tree: ProcTree) -> None:
+        self._prog = prog
+        self._tree = tree
+        self._number = 0
+        self.lasting: dict[Mismatch, Place] = {}
+        #: What could not be read, so far in all looks.
+        self.lost: dict[str, bool] = {}
+        # Of these, what could not be read of file tables.
+        self._of_tables: dict[str, Table] = {}
+        #: The last look at procfs.
+        self.before = Look()
+
+    def look(self, before: Look, only: Collection[Place] | None) -> Result:
+        """
+        Look once more.
+
+        :param before: An earlier look at procfs.
+        :param only: Look at these alone.
+        """
+        losses = Losses()
+        memory = look_at_memory(self._prog, losses, only)
+        after = look_at_procfs(self._tree, memory, only)
+        comparison = Comparison(None, live=True, losses=losses)
+        result = comparison.compare(_narrowed(before, only), memory, after)
+        of_tables = {}
+        for lost in (memory.lost, comparison.lost):
+            for table, some in lost.items():
+                of_tables.update(dict.fromkeys(some.sent(), table))
+        found = {m: comparison.places[m.where] for m in result.mismatches}
+        said = losses.sent()
+        if not self._number:
+            self.lasting, self.lost = found, dict(said)
+        else:
+            self.lasting = {m: place for m, place in self.lasting.items() if m in found}
+            self.lost = {line: is_loss for line, is_loss in self.lost.items() if line in said}
+        self._of_tables = of_tables
+        self._number += 1
+        self.before = after
+        return result
+
+    def doubtful(self) -> set[Place] | None:
+        """What has to be looked at again; ``None`` for all."""
+        places = set(self.lasting.values())
+        if self._number < LOOKS:
+            for line, is_loss in self.lost.items():
+                if is_loss and line not in self._of_tables:
+                    return None
+                if is_loss:
+                    places.add(self._of_tables[line])
+        return places
+
+
+def _narrowed(look: Look, only: Collection[Place] | None) -> Look:
+    """A look without all but some places."""
+    if only is None:
+        return look
+    return replace(
+        look,
+        net={key: rows for key, rows in look.net.items() if key in only},
+        text={key: text for key, text in look.text.items() if key in only},
+        fds={key: fds for key, fds in look.fds.items() if key in only},
+        missing=[],
+    )

@@ -73,6 +73,25 @@ MOMENTS = (
     MovingColumns(("raw", "raw6"), ("drops",), How.GROWS, _AGAIN),
 )
 
+_INET = (*_TCP, *("udp", "udp6", "udplite", "udplite6", "raw", "raw6", "icmp", "icmp6"))
+_WAITS = "bytes that wait to be sent or read"
+
+#: Columns that change on a machine whose programs ran on after procfs was saved.
+TRAFFIC = (
+    MovingColumns(_INET, ("tx_queue", "rx_queue"), How.USED, _WAITS),
+    MovingColumns(_INET[2:], ("drops",), How.GROWS, "packets for which there was no room"),
+    MovingColumns(("netlink",), ("Rmem", "Wmem"), How.USED, _WAITS),
+    MovingColumns(("netlink",), ("Drops",), How.GROWS, "messages for which there was no room"),
+    MovingColumns(("packet",), ("Rmem",), How.USED, _WAITS),
+)
+
+
+@functools.lru_cache(None)
+def traffic(file: str, column: str) -> How | None:
+    """How a column changes with what is sent and read; ``None`` if it does not."""
+    found = [m.how for m in TRAFFIC if file in m.files and column in m.columns]
+    return found[0] if found else None
+
 
 @functools.lru_cache(None)
 def how(file: str, column: str) -> How | None:
