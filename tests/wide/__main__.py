@@ -12,6 +12,7 @@ some parts leaves the other tables alone.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -35,6 +36,8 @@ FILE = ROOT / "docs" / "wide.md"
 #: Ten times as many as ``make fuzz`` tries.
 FUZZ_COUNT = 1_200_000
 RECORDINGS = 5
+#: Of churn, on each kernel.
+MINUTES = 10.0
 TORTURE_COUNT = 20_000
 
 _TITLE = """# Tests that take long
@@ -169,7 +172,52 @@ def of_dumps(args: argparse.Namespace) -> Iterator[Row]:
         yield Row(*row)
 
 
+def moving(args: argparse.Namespace) -> Iterator[Row]:
+    """Commands that look in turn at a kernel that does not hold still (`tests/wide/churn.py`)."""
+    for kernel in KERNELS:
+        with tempfile.TemporaryFile() as out:
+            start = time.monotonic()
+            status = subprocess.run(
+                [
+                    *(sys.executable, "-m", "vm", "run", "--kernel", kernel, "--no-debug-info"),
+                    *("--timeout", f"{60 * args.minutes + 300}"),
+                    *("python3", "-m", "tests.wide.churn", "-m", f"{args.minutes}"),
+                ],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                check=False,
+            ).returncode
+            out.seek(0)
+            text = out.read().decode("utf-8", "replace")
+        if status:
+            print(text, file=sys.stderr, flush=True)
+        seconds = time.monotonic() - start
+        yield Row(kernel, churned(text), status == 0, seconds)
+
+
+def churned(text: str) -> str:
+    """The figures of a run of ``tests.wide.churn``, in words."""
+    try:
+        found = json.loads(text.splitlines()[-1])
+    except (IndexError, ValueError):
+        return "no figures"
+    commands = ", ".join(
+        f"{name} {figures['slower']:.1f} (at most {figures['slowest']:.1f})"
+        for name, figures in found["commands"].items()
+    )
+    rates = ", ".join(f"{rate:.0f} {name}" for name, rate in found["per_second"].items())
+    return (
+        f"{found['seconds']} s; each second {rates}; {found['looks']} looks, "
+        f"{found['stable']} stable objects in each, {found['objects']} objects, "
+        f"{found['moved']} moved, "
+        f"{found['mismatches']} mismatches, {found['wrong']} looks wrong; times as long as on the "
+        f"quiet guest, median: {commands}"
+    )
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "churn": moving,
     "drgn": suites,
     "dumps": of_dumps,
     "faults": planted,
@@ -216,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="REGEX", help="rows of docs/dumps.md")
     parser.add_argument("--fuzz", type=int, default=FUZZ_COUNT, metavar="N", help="inputs")
     parser.add_argument("--torture", type=int, default=TORTURE_COUNT, metavar="N", help="pairs")
+    parser.add_argument("-m", "--minutes", type=float, default=MINUTES, help="of churn")
     args = parser.parse_args(argv)
     if unknown := set(args.parts) - PARTS.keys():
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
