@@ -236,6 +236,12 @@ def parser() -> argparse.ArgumentParser:
         help="have the vmlinux in the guest, which is a large download the first time "
         "(default: if the command is drgn, drgn-sockets, python or pytest)",
     )
+    c.add_argument(
+        "--icount",
+        action="store_true",
+        help="one processor, and a clock that counts instructions (10^9 a second): times do not "
+        "depend on the host",
+    )
     c.add_argument("argv", nargs=argparse.REMAINDER, metavar="CMD ...")
 
     c = command(
@@ -357,10 +363,16 @@ def _stdin() -> int | None:
 
 
 def _run(
-    args: argparse.Namespace, argv: Sequence[str], *, debug: bool, qmp: Path | None = None
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    *,
+    debug: bool,
+    qmp: Path | None = None,
+    icount: bool = False,
 ) -> int:
     kernel = _kernel(args)
-    with Guest(kernel, debug=debug and kernel.has_debug, qmp=qmp, **_settings(args)) as guest:
+    settings = {**_settings(args), **({"icount": True} if icount else {})}
+    with Guest(kernel, debug=debug and kernel.has_debug, qmp=qmp, **settings) as guest:
         guest.start_workloads(args.workload)
         done = guest.run(
             argv,
@@ -385,7 +397,7 @@ def run(args: argparse.Namespace) -> int:
     if debug is None:
         name = Path(argv[0]).name
         debug = name.startswith(("drgn", "python", "pytest")) or "drgn" in " ".join(argv)
-    return _run(args, argv, debug=debug, qmp=args.qmp)
+    return _run(args, argv, debug=debug, qmp=args.qmp, icount=args.icount)
 
 
 def test(args: argparse.Namespace, rest: Sequence[str]) -> int:
