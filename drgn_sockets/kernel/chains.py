@@ -137,10 +137,12 @@ def walk_buckets(
                 unknown[address] = bucket
         return unknown
 
-    def walk(chains: dict[int, int]) -> Iterator[tuple[int, int, S | None]]:
+    def walk(
+        chains: dict[int, int], *, by_known: bool = bool(known)
+    ) -> Iterator[tuple[int, int, S | None]]:
         visited = set(chains)
         for _ in range(_MAX_CHAIN):
-            if known:
+            if by_known:
                 chains = pass_known(chains, visited)
             if not chains:
                 return
@@ -185,7 +187,11 @@ def walk_buckets(
     for _ in range(_MAX_TRIES if live else 0):
         again, strayed, doubtful = strayed, set(), {}
         for bucket in sorted(again):
-            yield from walk(starts(table.heads(prog, bucket, 1)[0], bucket))
+            # What came after known entries may have left since they were read.
+            heads, _ = table.heads(prog, bucket, 1)
+            for one in walk(starts(heads, bucket), by_known=False):
+                if one[1] not in known:
+                    yield one
         stood = {address: bucket for address, bucket in stood.items() if address in doubtful}
     for address, bucket in stood.items():
         yield bucket, address, None

@@ -211,6 +211,10 @@ class _Chains(Generic[S]):
             strayed = self._walk(buckets, found, doubtful)
             stood = {at: b for at, b in doubtful.items() if stood is None or at in stood}
             buckets = [bucket._replace(first=self._first(bucket)) for bucket in strayed]
+            # What came after known entries may have left since they were read.
+            if buckets and self._known:
+                self._seen.update(self._known)
+                self._known = NOTHING
         for address, bucket in (stood or {}).items():
             found[bucket.number].append((address, None))
         for entries in found.values():
