@@ -12,6 +12,11 @@ from drgn import Program, ProgramFlags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Key in ``prog.cache`` of a core with segments that are longer in memory than in the file: so
+#: makedumpfile -E leaves out pages. They read as zeros, whether they were zero or are of a kind
+#: that was left out.
+HOLES = "drgn_sockets.holes"
+
 # How long what was read of a live kernel is taken for what there is.
 _LIVE_S = 1.0
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from drgn import Architecture, FaultError, PlatformFlags, Program
 
 from drgn_sockets.kernel.lost import unreadable
-from drgn_sockets.program import once_per_program
+from drgn_sockets.program import HOLES, once_per_program
 
 # The longest read, and the longest gap between neighbours in it. Slab pages hold objects of a kind
 # side by side, so the gaps between two are short.
@@ -91,6 +91,11 @@ def distilled_by(prog: Program) -> str | None:
         return None
     lines = [line for line in text.splitlines() if line.startswith(DISTILLED)]
     return lines[0][len(DISTILLED) :] if lines else None
+
+
+def has_holes(prog: Program) -> bool:
+    """Whether pages that read as zeros may be missing from the core."""
+    return HOLES in prog.cache
 
 
 def read_exactly(prog: Program) -> None:

@@ -8,7 +8,13 @@ import struct
 from drgn import Architecture, FaultError, Object, Program, TypeKind, sizeof
 
 from drgn_sockets.kernel.lost import unbroken
-from drgn_sockets.kernel.memory import architecture, byte_order, page_shift, pointer_size
+from drgn_sockets.kernel.memory import (
+    architecture,
+    byte_order,
+    has_holes,
+    page_shift,
+    pointer_size,
+)
 from drgn_sockets.kernel.percpu import per_cpu_sums
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.kernel.symbols import has_symbol
@@ -158,10 +164,17 @@ def _read_user(prog: Program, mm: Mm, address: int, size: int) -> bytes:
     size = _anonymous(prog, mm, address, size)
     if not size:
         return b""
+    page = 1 << page_shift(prog)
+    # Whole pages, where one that is all zeros may have been left out.
+    before, after = (address % page, -(address + size) % page) if has_holes(prog) else (0, 0)
     try:
         data: bytes = access_remote_vm(
-            Object(prog, "struct mm_struct *", mm.address), address, size
+            Object(prog, "struct mm_struct *", mm.address), address - before, before + size + after
         )
     except (LookupError, ValueError, NotImplementedError) as e:
         raise FaultError(f"page tables cannot be walked: {e}", address) from None
-    return data
+    if has_holes(prog):
+        for at in range(0, len(data), page):
+            if not any(data[at : at + page]):
+                raise FaultError("the core may lack this page", address - before + at)
+    return data[before : before + size]

@@ -158,6 +158,11 @@ class CoreFile:
         return self._header is not None
 
     @property
+    def has_holes(self) -> bool:
+        """Whether a segment of ELF is longer in memory than in the file."""
+        return any(s.file_size < s.memory_size for s in self._segments)
+
+    @property
     def page_size(self) -> int:
         """Size of pages in a kdump file."""
         return self._header.block_size if self._header is not None else 4096

@@ -12,6 +12,7 @@ from drgn import MissingDebugInfoError, Platform, Program, ProgramFlags
 
 from drgn_sockets.errors import BAD_DATA, UserError
 from drgn_sockets.messages import tell
+from drgn_sockets.program import HOLES
 from drgn_sockets.target.btf_source import BtfFile
 from drgn_sockets.target.core_file import CoreFile
 from drgn_sockets.target.open_core import open_core, too_little_left
@@ -120,6 +121,8 @@ def open_program(args: argparse.Namespace) -> tuple[Program, CoreFile | None]:
         except OSError as e:
             raise UserError(_cannot_open(args, e)) from None
         prog.cache[CORE_PATH] = args.core
+        if file.has_holes:
+            prog.cache[HOLES] = True
         return prog, file
     try:
         prog = _set_program(args, platform, vmcoreinfo)
