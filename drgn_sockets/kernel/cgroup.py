@@ -9,7 +9,7 @@ from typing import NamedTuple
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import unbroken
+from drgn_sockets.kernel.lost import Lost, as_fault, or_lost, unbroken
 from drgn_sockets.kernel.memory import read_bytes, read_string
 from drgn_sockets.kernel.sock import Sock, SockCommon
 from drgn_sockets.kernel.structs import CString, Int, Struct
@@ -100,6 +100,7 @@ def cgroup_path(prog: Program, cgroup: int) -> CgroupPath:
     names: list[bytes] = []
     for _ in range(_MAX_DEPTH):
         if not node.parent:
+            _check_root(prog, node)
             path = CgroupPath(b"/" + b"/".join(reversed(names)))
             path.id = first.id
             path.removed = first.active < 0
@@ -107,6 +108,19 @@ def cgroup_path(prog: Program, cgroup: int) -> CgroupPath:
         names.append(read_string(prog, node.name, _NAME_MAX, "name of struct kernfs_node") or b"")
         node = nodes.read(node.parent)
     raise FaultError("struct kernfs_node cannot be read: they form a loop", cgroup)
+
+
+def _check_root(prog: Program, node: KernfsNode) -> None:
+    """
+    Ask whether a node without parent can be the root: that one's name is empty.
+
+    :raises FaultError: if not
+    """
+    name = or_lost(lambda at: read_string(prog, at, _NAME_MAX), node.name)
+    # The name of the root may be missing in a distilled core.
+    if not isinstance(name, Lost) and name != b"":
+        why = "it has no parent, and is not the root"
+        raise as_fault(Lost(KernfsNode.C_TYPE, node.address, why))
 
 
 class Hierarchy(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.lost import Lost, or_lost, sift, unreadable, untold
+from drgn_sockets.kernel.lost import Lost, as_fault, or_lost, sift, unreadable, untold
 from drgn_sockets.kernel.memory import read_bytes, read_pointers, read_string
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.symbols import symbol_name
@@ -132,7 +132,10 @@ class Namer:
     def _real_mount(self, address: int) -> Mount:
         mount = self._mounts.get(address)
         if mount is None:
-            mount = self._mounts[address] = self._mount.read(address)
+            mount = self._mount.read(address)
+            if not mount.root:
+                raise as_fault(Lost(Mount.C_TYPE, address, "it has no root"))
+            self._mounts[address] = mount
         return mount
 
     def last_name(self, address: int) -> bytes:

@@ -22,6 +22,7 @@ _MIN_OP = 1 << 32
 # include/linux/fs.h
 FMODE_READ = 0x1
 FMODE_WRITE = 0x2
+FMODE_NOACCOUNT = 1 << 29
 # FMODE_BACKING came as bit 25 (in v6.5) and moved to bit 24 when FMODE_NONOTIFY took its place (in
 # v6.14, and in stable kernels before that). No type tells which bit it is; both have had other
 # meanings.

@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from drgn import Object, Program
+from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, or_lost, sift, unbroken, untold
+from drgn_sockets.kernel.lost import Lost, as_fault, or_lost, sift, unbroken, unreadable, untold
 from drgn_sockets.kernel.moving import stands
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.program import is_running_kernel, once_per_second
@@ -118,12 +118,19 @@ def netdev_name_by_index(prog: Program, net: int, ifindex: int) -> bytes | None:
     :raises FaultError: if that cannot be read
     """
     # drgn's netdev_get_by_index() does not end on a list that loops.
+    bucket = ifindex & _NETDEV_HASHENTRIES - 1
     heads = Object(prog, "struct net *", net).dev_index_head
-    first = heads[ifindex & _NETDEV_HASHENTRIES - 1].first.value_()
+    try:
+        first = heads[bucket].first.value_()
+    except FaultError as e:
+        raise unreadable("hash table of network interfaces", e.address) from None
     layout = _NetDevice.layout(prog)
     for device in unbroken(hlist_for_each_entry(layout, first, "node", _MAX_DEVICES)):
         if device.ifindex == ifindex:
             return device.name
+        if device.ifindex & _NETDEV_HASHENTRIES - 1 != bucket:
+            why = f"an interface with index {device.ifindex} is in another hash bucket"
+            raise as_fault(Lost(_NetDevice.C_TYPE, device.address, why))
     return None
 
 

@@ -6,13 +6,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from drgn import Object, Program, sizeof
+from drgn import FaultError, Object, Program, sizeof
 
+from drgn_sockets.kernel.lost import CANNOT_BE_READ
 from drgn_sockets.kernel.memory import byte_order
 
 
 def possible_cpus(prog: Program) -> Iterator[int]:
-    """The processors that there may be, as ``for_each_possible_cpu()``."""
+    """
+    The processors that there may be, as ``for_each_possible_cpu()``.
+
+    :raises FaultError: if that cannot be read
+    """
     mask = prog["__cpu_possible_mask"].bits
     count = 8 * sizeof(mask)
     try:
@@ -21,9 +26,13 @@ def possible_cpus(prog: Program) -> Iterator[int]:
         # CONFIG_FORCE_NR_CPUS=y: the number that the kernel was built for.
         pass
     word = 8 * mask.type_.type.size
+    found = False
     for first in range(0, count, word):
         bits = mask[first // word].value_()
+        found = found or bits != 0
         yield from (first + i for i in range(min(word, count - first)) if bits >> i & 1)
+    if not found:
+        raise FaultError(f"__cpu_possible_mask{CANNOT_BE_READ}: it is empty", mask.address_)
 
 
 def per_cpu_addresses(prog: Program, address: int) -> list[int]:

@@ -14,6 +14,8 @@ from drgn_sockets.kernel.dcache import Namer
 from drgn_sockets.kernel.fcntl import O_CLOEXEC
 from drgn_sockets.kernel.fdtable import FdChunk, chunk_now, has_table, table_chunks
 from drgn_sockets.kernel.file import (
+    FMODE_NOACCOUNT,
+    MAYBE_FMODE_BACKING,
     File,
     FileSystemType,
     Inode,
@@ -37,6 +39,9 @@ from drgn_sockets.records.reader import SocketBatch, SocketReader
 
 # Number of slots that are read together.
 _BATCH = 4096
+# Files that an overlay opened in another file system, by open_with_fake_path() or
+# backing_file_open(), may have the path of a file with another inode.
+_MAYBE_FAKE_PATH = FMODE_NOACCOUNT | MAYBE_FMODE_BACKING
 _MAX_FILES = 200_000
 
 # Members of a struct file that stay as they are until it is freed.
@@ -729,6 +734,9 @@ class FdReader:
             name: bytes | None = None
             try:
                 name = self.namer.d_path(file.mnt, file.dentry)
+                own = self.namer.dentry(file.dentry).inode
+                if own != file.inode and not file.mode & _MAYBE_FAKE_PATH:
+                    errors.append(f"struct dentry at {file.dentry:#x} has another inode, {own:#x}")
             except FaultError as e:
                 errors.append(f"name: {in_words(e)}")
             error = "; ".join(errors) or None

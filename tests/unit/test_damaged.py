@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 from drgn import Object, Program, cast, offsetof, sizeof
-from drgn.helpers.linux.fs import fget
+from drgn.helpers.linux.fs import fget, for_each_file
 from drgn.helpers.linux.pid import find_task
 
 from drgn_sockets import demo
@@ -144,3 +144,40 @@ def test_an_inode_of_no_socket(bed: Bed, file: str) -> None:
     size = sizeof(bed.prog.type("struct socket_alloc"))
     done = bed.run(Run("procfs", ("procfs", f"net/{file}")), f"{socket - offset:x}=00*{size}")
     told(done, 1, f"struct socket at {socket:#x} cannot be read: it belongs to the struct sock")
+
+
+def test_a_name_of_a_unix_socket_that_is_none(bed: Bed) -> None:
+    sk = cast("struct unix_sock *", socket_of(bed, (183, 3)).sk)
+    peer = sk.addr if sk.addr else sk.peer.read_()
+    addr = (sk.addr if sk.addr else cast("struct unix_sock *", peer).addr).value_()
+    told(bed.run(SS, f"{addr:x}=00*16"), 1, f"struct unix_address at {addr:#x} .*: 0 is no length")
+
+
+def test_a_file_and_its_dentry_have_one_inode(bed: Bed) -> None:
+    null, log = (file_of(bed, (179, fd)) for fd in (0, 1))
+    spec = put(null.f_inode, log.f_inode.value_())
+    told(bed.run(FDS, spec), 1, "pid 179 fd 0: struct dentry at .* has another inode")
+
+
+def test_a_mount_without_root(bed: Bed) -> None:
+    mnt = file_of(bed, (179, 1)).f_path.mnt
+    told(bed.run(FDS, put(mnt.mnt_root, 0)), 1, "struct mount at .* cannot be read: it has no root")
+
+
+def test_no_processors(bed: Bed) -> None:
+    mask = bed.prog["__cpu_possible_mask"]
+    done = bed.run(FDS, f"{mask.address_:x}=00*{sizeof(mask)}")
+    told(done, 1, "__cpu_possible_mask at .* cannot be read: it is empty")
+
+
+def test_a_cgroup_whose_way_to_the_root_is_cut(bed: Bed) -> None:
+    ops = bed.prog.symbol("socket_file_ops").address
+    files = [file for _, file in for_each_file(find_task(bed.prog, 474))]
+    sockets = [f.private_data for f in files if f.f_op.value_() == ops]
+    groups = [cast("struct socket *", socket).sk.sk_cgrp_data.cgroup for socket in sockets]
+    node = next(group.kn for group in groups if group.kn.parent)
+    told(
+        bed.run(Run("ss", ("ss", "-ta", "--cgroup")), put(node.parent, 0)),
+        1,
+        "struct kernfs_node at .*: it has no parent, and is not the root",
+    )

@@ -15,10 +15,11 @@ from drgn import Program, offsetof
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock, major, minor
-from drgn_sockets.kernel.lost import Lost, there, unbroken
-from drgn_sockets.kernel.memory import read_bytes
+from drgn_sockets.kernel.lost import Lost, as_fault, there, unbroken
+from drgn_sockets.kernel.memory import byte_order, distilled_by, read_bytes
 from drgn_sockets.kernel.skb import MAX_SKBS, skb_queue_walk
 from drgn_sockets.kernel.sock import (
+    AF_UNIX,
     SOCK_SEQPACKET,
     SOCK_STREAM,
     TCP_CLOSE,
@@ -107,10 +108,17 @@ def sun_path(prog: Program, addr: int) -> bytes | None:
     if not addr:
         return None
     layout = UnixAddress.layout(prog)
-    length = min(max(layout.read(addr).len, 0), _MAX_ADDRESS)
-    offset = layout.cls.places["name"].offset + _SUN_PATH
-    length = max(length - _SUN_PATH, 0)
-    return read_bytes(prog, addr + offset, length, "name in struct unix_address")
+    length = layout.read(addr).len
+    if not _SUN_PATH <= length <= _MAX_ADDRESS:
+        raise as_fault(Lost(UnixAddress.C_TYPE, addr, f"{length} is no length of an address"))
+    name = addr + layout.cls.places["name"].offset
+    data = read_bytes(prog, name, length, "name in struct unix_address") or b""
+    family = int.from_bytes(data[:_SUN_PATH], "big" if byte_order(prog) == ">" else "little")
+    # Cores that were distilled before this was asked do not have the family.
+    if family != AF_UNIX and (family or not distilled_by(prog)):
+        why = f"{family} is the family of its address, and not AF_UNIX"
+        raise as_fault(Lost(UnixAddress.C_TYPE, addr, why))
+    return data[_SUN_PATH:]
 
 
 class _SkBuff(Struct):

@@ -175,6 +175,10 @@ def _known_of(file: FileRecord) -> Known | None:
         it = kind.read(file)
         file.lost = list(lost_in(it))
         return Known(kind, it)
+    except (IndexError, KeyError) as e:
+        # Not of a type or a symbol: what memory says does not fit together.
+        file.lost = [Lost(kind.name, file.private_data, f"{type(e).__name__}: {e}")]
+        return Known(kind, None, f"{kind.name}: {file.lost[0]}")
     except LookupError as e:
         hint = f" {TYPES_OF_MODULES}" if "could not find 'struct " in str(e) else ""
         return Known(kind, None, f"{kind.name}: {e}{hint}", unknown=True)
