@@ -160,6 +160,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--seed", default="1", help="what is tried follows from it (1)")
     parser.add_argument("-n", "--count", type=int, default=200, help="pairs (200)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop after these")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="processes (1)")
     parser.add_argument("--quick", action="store_true", help="leave out commands that take long")
     parser.add_argument("--only", metavar="SEED:NUMBER", help="instead: this one")
@@ -185,6 +186,8 @@ def main() -> int:
         with args.log.open("w") if args.log else contextlib.nullcontext() as log:
             for pair in _all(ward, args.seed, args.count, args.jobs):
                 pairs.append(pair)
+                if args.minutes is not None and time.monotonic() > started + 60 * args.minutes:
+                    break
                 if log is not None:
                     log.write(_line(pair))
                     log.flush()

@@ -25,6 +25,26 @@ CLASSES = (SAME, NOTICED, UNNAMED, CHANGED, LOST, STATUS, BROKEN, HANG, MEMORY)
 #: Those that must not be, whatever the fault is.
 BAD = {BROKEN, HANG, MEMORY}
 
+#: Why no reader could notice a fault by which a field or a row went, by the first word of the fault.
+#: For missing pages and pointers to no memory there is no reason.
+REASONS = {
+    "bytes": "a text or an address that memory has once: any other is as good",
+    "count": "a number that memory has once: any other is as good",
+    "link": "the link leads to what reads as such a structure",
+    "object": "what is there reads as another such structure, or as an empty one",
+    "page zeroed": "a page of zeros reads as empty structures",
+    "pointer NULL": "NULL is a value that this pointer has",
+    "pointer": "the pointer leads to what reads as such a structure",
+}
+
+
+def reason(fault: str) -> str | None:
+    """Why nothing told of a fault of this kind."""
+    if fault in ("page missing", "pointer to no memory"):
+        return None
+    return REASONS.get(fault) or REASONS.get(fault.partition(" ")[0])
+
+
 #: Bytes that a command may take beside what the program has when it is opened.
 LIMIT = 1 << 30
 

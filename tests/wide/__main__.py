@@ -26,7 +26,7 @@ from typing import Callable, NamedTuple
 
 from tests import faults
 from tests.recorded.conftest import KERNELS
-from tests.torture.outcome import BAD, CLASSES
+from tests.torture.outcome import BAD, CHANGED, CLASSES, LOST, reason
 from tests.wide import drgn_suite, dumps
 from vm import cache, pythons
 from vm.errors import VmError
@@ -114,6 +114,8 @@ def torture(args: argparse.Namespace) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="drgn-sockets-wide-") as place:
         log = Path(place) / "log"
         argv = [sys.executable, "-m", "tests.torture", "--seed", "wide", "-n", str(args.torture)]
+        if args.torture_minutes is not None:
+            argv += ["--minutes", str(args.torture_minutes)]
         good, last, seconds = _run(*argv, "-j", str(os.cpu_count() or 1), "--log", str(log))
         pairs = [line.split("\t") for line in log.read_text().splitlines()] if log.exists() else []
     for title, column in (("fault", 2), ("command", 4)):
@@ -123,6 +125,12 @@ def torture(args: argparse.Namespace) -> Iterator[Row]:
             what = ", ".join(f"{kind} {counts[kind]}" for kind in CLASSES if counts[kind])
             took = sum(float(pair[5]) for pair in pairs if pair[column] == name)
             yield Row(f"{title}: {name}", what, not bad, took)
+    silent = [pair for pair in pairs if pair[1] in (CHANGED, LOST)]
+    reasons = Counter(reason(pair[2]) or "no reason" for pair in silent)
+    for why, count in reasons.most_common():
+        yield Row(f"silent: {why}", f"{count}", why != "no reason", 0)
+    for what, count in Counter(pair[3] for pair in silent if pair[1] == LOST).most_common(20):
+        yield Row(f"rows lost by a fault in {what}", f"{count}", True, 0)
     yield Row("all", last.removeprefix("torture: "), good, seconds)
 
 
@@ -263,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-n", "--recordings", type=int, default=RECORDINGS, help="of each kernel")
     parser.add_argument("--only", default="", metavar="REGEX", help="rows of docs/dumps.md")
     parser.add_argument("--fuzz", type=int, default=FUZZ_COUNT, metavar="N", help="inputs")
+    parser.add_argument("--torture-minutes", type=float, metavar="M", help="stop it after these")
     parser.add_argument("--torture", type=int, default=TORTURE_COUNT, metavar="N", help="pairs")
     parser.add_argument("-m", "--minutes", type=float, default=MINUTES, help="of churn")
     args = parser.parse_args(argv)
