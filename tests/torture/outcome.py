@@ -25,8 +25,8 @@ CLASSES = (SAME, NOTICED, UNNAMED, CHANGED, LOST, STATUS, BROKEN, HANG, MEMORY)
 #: Those that must not be, whatever the fault is.
 BAD = {BROKEN, HANG, MEMORY}
 
-#: Why no reader could notice a fault by which a field or a row went, by the first word of the fault.
-#: For missing pages and pointers to no memory there is no reason.
+#: Why no reader could notice a fault by which a field or a row went, by the first words of the
+#: fault. For missing pages and pointers to no memory there is no reason.
 REASONS = {
     "bytes": "a text or an address that memory has once: any other is as good",
     "count": "a number that memory has once: any other is as good",
