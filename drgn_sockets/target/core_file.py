@@ -163,6 +163,11 @@ class CoreFile:
         return any(s.file_size < s.memory_size for s in self._segments)
 
     @property
+    def is_flattened(self) -> bool:
+        """Whether it is in makedumpfile's flattened format."""
+        return isinstance(self._file, Flattened)
+
+    @property
     def page_size(self) -> int:
         """Size of pages in a kdump file."""
         return self._header.block_size if self._header is not None else 4096

@@ -49,6 +49,13 @@ def open_core(
 
 def too_little_left(file: CoreFile) -> UserError:
     """The error for a file cut short that does not open."""
+    if file.is_flattened and file.pages is None:
+        # libkdumpfile reads flattened files only whole; makedumpfile puts them together as far as
+        # they go.
+        return UserError(
+            f"{file.cut_short()}; makedumpfile -R NEW < {file.path} puts together what is left, "
+            "for -c NEW"
+        )
     return UserError(
         f"{file.cut_short()}; what is left does not suffice: copy the file again, or write the "
         "dump where there is more space"
