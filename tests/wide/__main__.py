@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from tests import faults
-from tests.recorded.conftest import KERNELS
+from tests.recorded.conftest import FOREIGN, KERNELS
 from tests.torture.outcome import BAD, CHANGED, CLASSES, LOST, reason
 from tests.wide import drgn_suite, dumps
 from vm import cache, pythons
@@ -224,9 +224,23 @@ def churned(text: str) -> str:
     )
 
 
+def arm64(args: argparse.Namespace) -> Iterator[Row]:
+    """Cores of arm64 guests: commands (the rows of ``docs/dumps.md``), and the recorded tests."""
+    for row in dumps.run(args.commit, "^QEMU: arm64-"):
+        yield Row(*row)
+    for kernel in FOREIGN:
+        good, last, seconds = _run(
+            *(sys.executable, "-m", "pytest", "-q", "tests/recorded"),
+            *("-p", "no:cacheprovider", "--kernel", kernel),
+            env={"CI": "1"},
+        )
+        yield Row(f"{kernel}, recorded tests", last.strip("= "), good, seconds)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "churn": moving,
     "drgn": suites,
+    "arm64": arm64,
     "dumps": of_dumps,
     "faults": planted,
     "fuzz": fuzz,
