@@ -49,6 +49,9 @@ _BATCH = 512
 _FIRST_PART = 256
 _PART = 2048
 
+# Not a family: sockets of file tables that could not be read, in the tables of those that could.
+_SHOWN = ""
+
 # Members that stay as they are while a struct sock is the same socket in the same place.
 _IDENTITY = ("family", "net", "num", "dport", "daddr")
 
@@ -675,6 +678,10 @@ class _HeldPart(Part):
             if isinstance(batch, SocketBatch):
                 found = self._found.setdefault(batch.cls.family_name, {})
                 found.update(zip(batch.addresses, batch.structs.column("node")))
+            elif isinstance(batch, _Unreadable):
+                # Such a row of a live kernel is read again. The walk must not show it once more.
+                shown = self._found.setdefault(_SHOWN, {})
+                shown.update((record.sk, 0) for record in batch.records())
             if not issubclass(cls, SocketRecord) or cls.family_name in self._wanted:
                 yield batch
         self.take(self._found)
@@ -720,7 +727,9 @@ def _walk(
     reader: SocketReader, prog: Program, family: Family, nexts: dict[str, dict[int, int]]
 ) -> Iterator[Batch]:
     known = nexts.get(family.name, NOTHING)
-    return reader.read_entries(_unknown(family, prog, known, reader.losses), family)
+    shown = nexts.get(_SHOWN, NOTHING)
+    entries = _unknown(family, prog, known, reader.losses)
+    return reader.read_entries((one for one in entries if one[0] not in shown), family)
 
 
 def _unknown(
