@@ -11,6 +11,7 @@ from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import pointer_size, unpack_words
 from drgn_sockets.kernel.rbtree import rb_for_each
 from drgn_sockets.kernel.structs import Bytes, Int, Layout, Struct
+from drgn_sockets.program import is_live
 
 # include/linux/mm.h
 VM_READ = 0x1
@@ -35,6 +36,7 @@ class _MmByTree(Struct):
 
     # Linux kernel commit d4af56c5c7c6 ("mm: start tracking VMAs with maple tree") (in v6.1)
     root = Int("mm_mt.ma_root", help="void *, entry of a maple tree")
+    map_count = Int("map_count", help="number of mappings")
 
 
 class _MmByRb(Struct):
@@ -42,6 +44,7 @@ class _MmByRb(Struct):
 
     # Linux kernel commit 524e00b36e8c ("mm: remove rb tree.") (in v6.1)
     root = Int("mm_rb.rb_node", help="struct rb_node *")
+    map_count = Int("map_count", help="number of mappings")
 
 
 class _MapleNode(Struct):
@@ -87,14 +90,21 @@ def mappings(prog: Program, mm: int) -> Iterator[Mapping | Lost]:
 def all_mappings(prog: Program, mm: int) -> Iterator[Mapping | Lost]:
     """Like :func:`mappings`, with mappings of anonymous memory included."""
     layout = _mm_layout(prog)
-    root = layout.read(mm).root
+    of_mm = layout.read(mm)
     walk = _maple_entries if issubclass(layout.cls, _MmByTree) else _rb_entries
     addresses = []
-    for entry in walk(prog, root):
+    whole = True
+    for entry in walk(prog, of_mm.root):
         if isinstance(entry, Lost):
+            whole = False
             yield entry
         else:
             addresses.append(entry)
+    # A live process may unmap between the two reads. A core that was distilled before map_count was
+    # asked for has 0 there.
+    missing = of_mm.map_count - len(addresses)
+    if whole and 0 < missing <= _MAX_MAPPINGS and not is_live(prog):
+        yield Lost("tree of struct vm_area_struct", mm, f"it lacks {missing} of {of_mm.map_count}")
     found = []
     for vma in Mapping.layout(prog).read_many(addresses):
         # A damaged tree may lead to freed memory, or to a mapping of another process.

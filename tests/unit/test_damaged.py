@@ -181,3 +181,11 @@ def test_a_cgroup_whose_way_to_the_root_is_cut(bed: Bed) -> None:
         1,
         "struct kernfs_node at .*: it has no parent, and is not the root",
     )
+
+
+def test_mappings_that_are_not_in_their_tree(bed: Bed) -> None:
+    """``map_count`` of the ``struct mm_struct`` says how many there are."""
+    mm = find_task(bed.prog, 180).mm
+    spec = f"{mm.map_count.address_of_().value_():x}=ff000000"
+    done = bed.run(Run("fds --lsof", ("fds", "--lsof", "180")), spec)
+    told(done, 1, f"tree of struct vm_area_struct at {mm.value_():#x} .*: it lacks [0-9]+ of 255")
