@@ -12,12 +12,14 @@ from drgn import FaultError, Program
 
 from drgn_sockets.commands.registry import entry_of
 from drgn_sockets.kernel.lost import Lost
+from drgn_sockets.messages import tell
 from drgn_sockets.program import is_live
 from drgn_sockets.query.columns import choose
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fan_out import fan_out, processors
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.parts import Batch, Part
+from drgn_sockets.target.own_types import OwnTypes
 from drgn_sockets.views.rows import Csv, Json, Rows, SpreadsheetCsv, Table
 
 #: Done.
@@ -244,6 +246,13 @@ class Command:
         losses = Losses()
         try:
             status = self.run(prog, args, losses)
+            missing = OwnTypes.of(prog).missing_symbols()
+            if missing:
+                tell(
+                    f"not found in kallsyms, which lacks most variables: {', '.join(missing)}; "
+                    "what they lead to is not shown"
+                )
+                status = max(status, TOLD)
         finally:
             losses.tell(sys.stderr)
         return TOLD if losses else status

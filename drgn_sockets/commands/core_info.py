@@ -199,10 +199,7 @@ def _namespaces(source: Source) -> str:
 
 
 def _modules(source: Source) -> str:
-    try:
-        modules, lost = _walk(source, lambda prog, lose: for_each_module(prog))
-    except LookupError:
-        return "0"
+    modules, lost = _walk(source, lambda prog, lose: for_each_module(prog))
     text = f"{len(modules)}{lost}"
     if not OwnTypes.of(source.kernel()).types_from:
         return text

@@ -92,7 +92,8 @@ def own_btf(prog: Program) -> bytes:
         size = prog.symbol("__stop_BTF").address - start
     except LookupError:
         raise UserError(
-            "this kernel has no BTF (CONFIG_DEBUG_INFO_BTF): give its vmlinux with -s"
+            "this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), or the core lacks it: give it with "
+            "--btf, or its vmlinux with -s"
         ) from None
     if not 0 < size < _MAX_BTF:
         raise UserError(

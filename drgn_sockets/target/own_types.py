@@ -27,7 +27,13 @@ from drgn_sockets.target.btf import Btf
 from drgn_sockets.target.btf_source import BtfFile, module_btf, own_btf
 from drgn_sockets.target.btf_types import NAME, BtfTypes
 from drgn_sockets.target.declarations import DECLARATIONS, Declarations
-from drgn_sockets.target.symbols import OWN_SYMBOLS, SymbolFinder, load_symbols, os_release
+from drgn_sockets.target.symbols import (
+    OWN_SYMBOLS,
+    SymbolFinder,
+    WithImage,
+    load_symbols,
+    os_release,
+)
 
 _PRIMITIVE = frozenset({"char", "short", "int", "long", "signed", "unsigned", "_Bool", "double"})
 
@@ -104,6 +110,11 @@ class OwnTypes:
         if files:
             self._check_build(files)
         types_from = f"the BTF of {btf.path}" if btf else "the kernel's own BTF"
+        if isinstance(self._symbols, WithImage):
+            symbols_from += (
+                ", which has functions only (no CONFIG_KALLSYMS_ALL), and its table of exported "
+                "symbols; --system-map with its System.map gives all"
+            )
         self.types_from, self.symbols_from = types_from, symbols_from
         return f"types from {types_from}, symbols from {symbols_from}"
 
@@ -123,6 +134,10 @@ class OwnTypes:
                 f"{' and '.join(files)}: of another build: init_task and init_uts_ns are not where "
                 "they would be"
             )
+
+    def missing_symbols(self) -> list[str]:
+        """Symbols that were asked for, of a kernel most of whose variables have none."""
+        return sorted(self._symbols.missing) if isinstance(self._symbols, WithImage) else []
 
     def declare(self, text: str) -> None:
         """

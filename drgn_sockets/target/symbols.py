@@ -35,6 +35,9 @@ SYSTEM_MAP_VARIABLE = "DRGN_SOCKETS_SYSTEM_MAP"
 #: The kernel's own symbols, which need no check.
 OWN_SYMBOLS = ("its kallsyms", "/proc/kallsyms")
 
+# A kernel whose kallsyms lacks this variable has none there.
+_VARIABLE = "init_task"
+_TCP_HASHINFO = "tcp_hashinfo"
 _MIN_SYMBOLS = 1000
 _MAX_SYMBOL = 1 << 24
 # Patterns for re.MULTILINE. They are compiled at their first use; most sessions use few of them.
@@ -87,6 +90,99 @@ def load_symbols(
     :return: Finder of symbols, and their source in words.
     :raises UserError: if there are no symbols, or they are another kernel's
     """
+    find, source = _load_symbols(prog, system_map, vmlinux)
+    if find(prog, _VARIABLE, None, True):
+        return find, source
+    return WithImage(prog, find), source
+
+
+class WithImage:
+    """
+    Finds symbols of a kernel without CONFIG_KALLSYMS_ALL, whose kallsyms has functions only.
+
+    Variables are those of VMCOREINFO, and those that the kernel exports to modules.
+    """
+
+    def __init__(self, prog: Program, find: SymbolFinder) -> None:
+        self._prog = prog
+        self._find = find
+        self._start = 0
+        # Variables that were not looked for yet.
+        self._wanted: frozenset[str] = frozenset()
+        text = vmcoreinfo(prog)
+        #: The variables, by name.
+        self.variables: dict[str, Symbol] = {}
+        #: Names that were asked for, and are not known here. The kernel may have them.
+        self.missing: set[str] = set()
+        self._by_address: dict[int, Symbol] = {}
+        from drgn_sockets.target.image import BY_FUNCTION, find_btf, find_exports
+
+        self._wanted = frozenset((*BY_FUNCTION, _TCP_HASHINFO))
+        for name, value in re.findall(_VMCOREINFO_SYMBOL, text, re.MULTILINE):
+            if name not in _POINTERS and len(value) <= 16:
+                self._add(name, int(value, 16))
+        start = self.variables.get("_stext")
+        if start is None:
+            return
+
+        self._start = start.address
+        for name, address in find_exports(prog, start.address, self._function).items():
+            if 0 < address < 1 << 64:
+                self._add(name, address)
+        btf = find_btf(prog, start.address)
+        if btf is not None:
+            self._add("__start_BTF", btf[0])
+            self._add("__stop_BTF", btf[1])
+
+    def _function(self, name: str) -> int | None:
+        found = self._find(self._prog, name, None, True)
+        return found[0].address if found else None
+
+    def _find_more(self) -> None:
+        # Not before a file is looked at: this needs types, and half a second.
+        from drgn_sockets.target.image import find_by_function
+
+        self._wanted = frozenset()
+        found = find_by_function(self._prog, self._start, self._function)
+        for name, addresses in found.items():
+            # The first one is what the name then stands for.
+            for address in reversed(addresses):
+                self._add(name, address)
+        if _TCP_HASHINFO not in self.variables:
+            # Since 6.1 each network namespace points to the table, and newer kernels do not export
+            # the variable.
+            try:
+                hashinfo = self._prog["init_net"].ipv4.tcp_death_row.hashinfo.value_()
+            except (LookupError, AttributeError, FaultError):
+                return
+            self._add(_TCP_HASHINFO, hashinfo)
+
+    def _add(self, name: str, address: int) -> None:
+        self._by_address[address] = self.variables[name] = Symbol(
+            name, address, 0, SymbolBinding.GLOBAL, SymbolKind.OBJECT
+        )
+
+    def __call__(
+        self, prog: Program, name: str | None, address: int | None, one: bool
+    ) -> Sequence[Symbol]:
+        found = self._find(prog, name, address, one)
+        if name is not None and not found:
+            if name in self._wanted and self._start:
+                self._find_more()
+            symbol = self.variables.get(name)
+            if symbol is None:
+                self.missing.add(name)
+        elif address is not None:
+            # Kallsyms has no sizes: its last function would reach into the variables.
+            symbol = self._by_address.get(address)
+        else:
+            symbol = None
+        return found if symbol is None else [symbol]
+
+
+def _load_symbols(
+    prog: Program, system_map: str | None, vmlinux: Elf | None
+) -> tuple[SymbolFinder, str]:
     if system_map is not None:
         return _map_symbols(prog, system_map), system_map
     quick = read_kallsyms(prog, vmcoreinfo(prog))
