@@ -99,6 +99,8 @@ def _table(prog: Program, files: FilesStruct, fdt: Fdtable) -> _Table:
         return _Table(bits, start, middle, wrong)
     told = (fdt.max_fds, (middle - start) * 8, (end - middle) * 8, (end - start) * 4)
     possible = [n for n in told if bits <= n <= _NR_OPEN_MAX and n % bits == 0]
+    if possible.count(fdt.max_fds) == len(told):
+        return _Table(fdt.max_fds, start, middle, [])
     slots, votes = Counter(possible).most_common(1)[0] if possible else (0, 0)
     if votes < 2:
         # Nothing says where the bitmaps are. What is read of the array is what the smallest table

@@ -390,6 +390,10 @@ class FdBatch(Batch):
         ]
 
     def errors(self) -> int:
+        return self._errors
+
+    @functools.cached_property
+    def _errors(self) -> int:
         return sum(file is None or file.error is not None or bool(file.lost) for file in self.files)
 
     def select(self, indices: Sequence[int]) -> FdBatch:
@@ -660,21 +664,23 @@ class FdReader:
                 summaries.update(zip(sks, _summaries(batch, self._summary)))
         fallen: list[tuple[File, str, SocketAlloc]] = []
         for address, socket, sk in zip(sockets.addresses, sockets, sockets.column("sk")):
-            summary = summaries.get(sk)
-            own = address + self._socket_offset
+            summary, error = summaries.get(sk), errors.get(sk)
+            own, inode = address + self._socket_offset, address + self._inode_offset
+            back, its_file = backs.get(sk, own), socket.file
             for file, access in by_socket[address]:
-                mistaken = mistaken_socket(own, sk, socket.file, file.address)
+                if sk and its_file == file.address and inode == file.inode and back == own:
+                    self._files[file.address] = FileRecord(
+                        self, file, socket, None, access, error, sk, summary
+                    )
+                    continue
+                mistaken = mistaken_socket(own, sk, its_file, file.address)
                 if mistaken is not None:
                     self._lost_sockets([(file, access)], own, mistaken.why)
-                elif address + self._inode_offset != file.inode:
+                elif inode != file.inode:
                     fallen.append((file, access, socket))
-                elif backs.get(sk, own) != own:
-                    why = f"its struct sock belongs to the struct socket at {backs[sk]:#x}"
-                    self._lost_sockets([(file, access)], own, why)
                 else:
-                    self._files[file.address] = FileRecord(
-                        self, file, socket, None, access, errors.get(sk), sk, summary
-                    )
+                    why = f"its struct sock belongs to the struct socket at {back:#x}"
+                    self._lost_sockets([(file, access)], own, why)
         self._read_fallen(fallen, summaries)
 
     def _read_fallen(
