@@ -65,6 +65,8 @@ _NUMA = (
     *("-object", "memory-backend-ram,id=m1,size=512M", "-numa", "node,memdev=m1,cpus=1"),
 )
 _COPY = {"kernel": "6.12", "how": panic.COPY}
+#: A guest without QEMU's vmcoreinfo device.
+_BARE = {"kernel": "6.12", "vmcoreinfo": False, "formats": tuple(dump.FORMATS)}
 _LEVELS = (0, 1, 2, 4, 8, 16, 31)
 
 SITUATIONS = (
@@ -72,6 +74,14 @@ SITUATIONS = (
         Situation("QEMU", f"{series.name}, {what}", {"kernel": series.name, "format": format_})
         for series in kernels.SERIES
         for format_, what in (("elf", "ELF"), ("kdump", "kdump-zlib, flattened"))
+    ),
+    *(
+        Situation("QEMU", f"6.12, {what}, no VMCOREINFO", {**_BARE, "format": format_})
+        for format_, what in (
+            ("elf", "ELF"),
+            ("paging", "ELF with paging"),
+            ("kdump", "kdump-zlib, flattened"),
+        )
     ),
     Situation("panic", "6.12, makedumpfile -l -d 31", {"kernel": "6.12"}),
     Situation("panic", "6.12, makedumpfile -E -d 31 (ELF)", {"kernel": "6.12", "how": panic.ELF}),
@@ -125,7 +135,9 @@ def make(situation: Situation, place: Path) -> Made:
         recorded = dump.cached(**settings)
         core = getattr(recorded, format_)
         assert core is not None and recorded.oracle is not None
-        return Made([core], recorded.oracle, recorded.system_map)
+        # The System.map is looked for where VMCOREINFO does not say that it is not needed.
+        system_map = recorded.system_map if settings.get("vmcoreinfo", True) else None
+        return Made([core], recorded.oracle, system_map)
     crashed = panic.cached(**settings)
     assert crashed.oracle is not None
     if not situation.options:
