@@ -483,7 +483,8 @@ def test_truncated_core(sample: Core, tmp_path: Path) -> None:
                 err = done.stderr.decode()
                 assert b"Traceback" not in done.stderr, err
                 assert done.returncode in (1, 2)
-                assert f"{int(size * part):,} of {size:,} bytes" in err
+                # Behind the memory, QEMU writes names of sections.
+                assert f"cut short: {int(size * part):,} of " in err
                 assert all(line.startswith("drgn-sockets: ") for line in err.splitlines()), err
                 assert done.returncode != 2 or err
                 for line in done.stdout.decode().splitlines():
