@@ -204,7 +204,7 @@ unsigned int vmap_zone_size;
 struct hstate hstates[];
 int hugetlb_max_hstate;
 struct swap_info_struct *swap_info[];
-struct address_space *swapper_spaces[];
+struct address_space *swapper_spaces[filled];
 unsigned int nr_swapper_spaces[filled];
 unsigned int nr_swapfiles;
 atomic_long_t nr_swap_pages;
