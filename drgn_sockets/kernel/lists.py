@@ -18,6 +18,7 @@ from drgn import FaultError, Program
 from drgn_sockets.kernel.lost import Lost, lost_by
 from drgn_sockets.kernel.memory import read_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
+from drgn_sockets.program import is_live
 
 S = TypeVar("S", bound=Struct)
 
@@ -43,10 +44,23 @@ def list_for_each(prog: Program, head: int, limit: int = MAX_ENTRIES) -> Iterato
     forward: list[int] = []
     places: dict[int, int] = {}
     node = head
+    # Whether the nodes point back to those before them is asked of cores only: a live kernel
+    # changes the one pointer after the other.
+    live = is_live(prog)
+    strays: list[Lost] = []
+    last = 0
     while True:
-        following = _link(prog, node, 1)
+        following, before = _links(prog, node)
+        if node == head:
+            last = before
+        elif before and before != (forward[-2] if len(forward) > 1 else head) and not live:
+            strays.append(Lost("struct list_head", node, f"the node before it is {before:#x}"))
         if following == head:
             yield from forward
+            if not strays and last and last != node and not live:
+                strays.append(Lost("struct list_head", head, f"its last node is {last:#x}"))
+            # A link leads past nodes, or into another list.
+            yield from strays[:1]
             return
         if following is None:
             # The node itself cannot be read.
@@ -86,6 +100,21 @@ def list_for_each(prog: Program, head: int, limit: int = MAX_ENTRIES) -> Iterato
     yield from forward
     yield lost
     yield from reversed(backward)
+
+
+def _links(prog: Program, node: int) -> tuple[int | None, int]:
+    """
+    The nodes after and before a node: ``None`` for one that cannot be read, 0 for one that is not
+    known. A distilled core may have the first of the two pointers only.
+    """
+    if node >= _NULL_PAGE:
+        try:
+            following, before = read_pointers(prog, node, 2)
+        except FaultError:
+            pass
+        else:
+            return following, before
+    return _link(prog, node, 1), 0
 
 
 def _link(prog: Program, node: int, count: int) -> int | None:

@@ -59,6 +59,19 @@ def test_a_list_that_is_too_long() -> None:
     assert ring.found(limit=2) == [*ring.nodes[:2], lost]
 
 
+@pytest.mark.parametrize(("node", "to"), [(0, 2), (1, 4), (-1, 1), (3, -1)])
+def test_a_link_that_leads_past_nodes(node: int, to: int) -> None:
+    """The nodes between are in no walk; that the others do not point back tells of it."""
+    ring = Ring()
+    nodes = {-1: ring.head, **dict(enumerate(ring.nodes))}
+    ring.damage(nodes[node], nodes[to])
+    *found, lost = ring.found()
+    assert found == [n for i, n in enumerate(ring.nodes) if i <= node or (i >= to >= 0)]
+    before = ring.nodes[to - 1 if to > 0 else 4]
+    why = f"its last node is {before:#x}" if to < 0 else f"the node before it is {before:#x}"
+    assert lost == Lost("struct list_head", nodes[to], why)
+
+
 @given(st.integers(0, 4), st.integers(0, 4))
 def test_a_list_that_loops(damaged: int, back: int) -> None:
     ring = Ring()
