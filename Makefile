@@ -56,11 +56,11 @@ demo: $(VENV)/.usable
 PIECES := +@$(MAKE) --no-print-directory -j2 --output-sync=target
 
 test: $(VENV)/.installed
-	$(PIECES) test-guest-$(KERNEL) test-recorded-one test-unit
+	$(PIECES) test-guest-$(KERNEL) test-recorded-one test-unit torture-one
 
 # What CI runs besides: all other kernels, formats and guests. No test is in both.
 test-all: $(VENV)/.installed
-	$(PIECES) $(OTHERS:%=test-guest-%) test-recorded-others test-vm
+	$(PIECES) $(OTHERS:%=test-guest-%) test-recorded-others test-vm torture-others
 
 # What does not fit into an hour; it writes docs/wide.md. PARTS="fuzz" runs one of its parts.
 test-wide: $(VENV)/.installed

@@ -63,7 +63,7 @@ def runs(oracle: Path | None, client: str, peers: list[str]) -> list[Run]:
     found = [
         Run("fds", ("fds", "--json"), 5, fd),
         Run("fds", ("fds",), 1),
-        Run("fds --lsof", ("fds", "--lsof", "--json"), 3, (*fd, "node", "name")),
+        Run("fds --lsof", ("fds", "--lsof", "--json"), 3, fd),
         Run("fds --lsof", ("fds", "--lsof"), 1),
         Run("ss -tuxap", ("ss", "-tuxap", "--json", "--output", "+sk"), 5, ("sk",)),
         Run("ss -tuxap", ("ss", "-tuxap"), 1),

@@ -85,7 +85,8 @@ def _rows(run: Run, out: str) -> dict[str, str]:
     for line in out.splitlines():
         if run.key:
             row = json.loads(line)
-            key = " ".join(str(row.get(name)) for name in run.key)
+            # lsof's column FD has the access mode behind the number.
+            key = re.sub(r"(?<=\d)[a-z]+$", "", " ".join(str(row.get(name)) for name in run.key))
         elif run.name.startswith("procfs"):
             # The number of the line is no news if another line is gone.
             line = re.sub(r"^ *\d+:", "", line)
