@@ -27,6 +27,7 @@ from drgn.helpers.linux.net import SOCK_INODE
 from drgn_sockets.kernel.dcache import Namer
 from drgn_sockets.kernel.fdtable import task_open_fds
 from drgn_sockets.kernel.file import socket_file_ops
+from drgn_sockets.kernel.lost import Lost, present
 from drgn_sockets.kernel.sock import (
     SockCommon,
     for_each_raw,
@@ -134,11 +135,10 @@ def sock_from_file(file: Object) -> Object:
     return NULL(prog, "struct socket *")
 
 
-def _objects(prog: Program, entries: Iterator[tuple[int, SockCommon | None]]) -> Iterator[Object]:
+def _objects(prog: Program, entries: Iterator[SockCommon | Lost]) -> Iterator[Object]:
     type_ = prog.type("struct sock *")
-    for address, entry in entries:
-        if entry is not None:
-            yield Object(prog, type_, address)
+    for entry in present(entries):
+        yield Object(prog, type_, entry.address)
 
 
 @takes_program_or_default

@@ -158,9 +158,9 @@ def look_around(prog: Program, tasks: Tasks, losses: Losses, **rest: Any) -> Mem
 
     :param rest: Other fields of :class:`Memory`.
     """
-    namespaces = [ns.ino for ns in net_namespaces(prog).values()]
+    namespaces = [ns.ino for ns in net_namespaces(prog, losses.lose).values()]
     net_pids: dict[int, list[int]] = {}
-    own_netns = namespaces[0]
+    own_netns = namespaces[0] if namespaces else 0
     live = is_live(prog)
     for task in tasks.by_tid.values():
         if task.pid == task.tgid and task.nsproxy:
@@ -183,7 +183,7 @@ def net_in_memory(
 
     :param only: Read these alone.
     """
-    for address, ns in net_namespaces(at.prog).items():
+    for address, ns in net_namespaces(at.prog, at.losses.lose).items():
         names = at.proc_net_names(address)
         for name, file in FILES.items():
             if names and name.encode() not in names:

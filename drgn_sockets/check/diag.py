@@ -24,6 +24,7 @@ from drgn_sockets.check.compare import Mismatch, Result
 from drgn_sockets.check.sock_diag import Reply, Unanswered
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.inet_bhash import for_each_bound_tcp
+from drgn_sockets.kernel.lost import sift
 from drgn_sockets.kernel.net import net_namespaces, task_net
 from drgn_sockets.kernel.sock import IPPROTO_TCP
 from drgn_sockets.kernel.task import Tasks
@@ -264,7 +265,7 @@ def _records(diag: Diag, holders: Holders, losses: Losses) -> Iterator[AnySocket
             seen.add(record.sk)
         yield record
     # TCP sockets that no process holds: subflows of MPTCP sockets, and the kernel's own sockets.
-    bound = [sk for sk, _ in for_each_bound_tcp(diag.prog, seen)]
+    bound = [one.address for one in sift(for_each_bound_tcp(diag.prog, seen), losses.lose)]
     for batch in diag.reader.read_many(bound):
         yield from batch.records()
 
@@ -692,7 +693,7 @@ def check_live(prog: Program, proc: str = "/proc", losses: Losses | None = None)
     result = DiagResult()
     lasting: set[Mismatch] | None = None
     left_out: list[str] = []
-    before = _ask_all(diag, proc, left_out)
+    before = _ask_all(diag, proc, left_out, Losses())
     for i in range(_TRIES):
         # Each pause is a little longer, so that the looks fall out of step with periodic changes.
         time.sleep(i * 0.07)
@@ -700,7 +701,7 @@ def check_live(prog: Program, proc: str = "/proc", losses: Losses | None = None)
         lost = Losses()
         sockets = list(_sockets(diag, lost))
         left_out = []
-        after = _ask_all(diag, proc, left_out)
+        after = _ask_all(diag, proc, left_out, lost)
         result = Comparison(diag, None).compare(before, sockets, after)
         result.left_out += left_out
         found = set(result.mismatches)
@@ -714,10 +715,10 @@ def check_live(prog: Program, proc: str = "/proc", losses: Losses | None = None)
     return result
 
 
-def _ask_all(diag: Diag, proc: str, left_out: list[str]) -> Answers:
+def _ask_all(diag: Diag, proc: str, left_out: list[str], losses: Losses) -> Answers:
     """Ask in all network namespaces that a process lives in."""
     answers = Answers(diag)
-    for netns, path in _net_files(diag.prog, proc, left_out):
+    for netns, path in _net_files(diag.prog, proc, left_out, losses):
         unanswered: list[Unanswered] = []
         try:
             answers.add(netns, sock_diag.ask(path, unanswered), unanswered)
@@ -742,22 +743,26 @@ def _leave_out_others(answers: Answers, left_out: list[str]) -> None:
         left_out.append(f"{what}: what sock_diag tells of these is not known here")
 
 
-def _net_files(prog: Program, proc: str, left_out: list[str]) -> Iterator[tuple[int, str | None]]:
+def _net_files(
+    prog: Program, proc: str, left_out: list[str], losses: Losses
+) -> Iterator[tuple[int, str | None]]:
     """Each network namespace and a file to enter it by; ``None`` for this process's own."""
-    tasks = Tasks(prog).by_tid.values()
+    tasks = Tasks(prog, losses.lose).by_tid.values()
     pids: dict[int, list[int]] = {}
     own = 0
     for task in tasks:
         if task.pid == task.tgid and task.nsproxy:
             try:
                 ino = task_net(prog, task.nsproxy)
-            except FaultError:
-                # The process has ended since.
+            except FaultError as e:
+                # The process may have ended since.
+                if Path(f"{proc}/{task.pid}").exists():
+                    losses.lose(e, f"network namespace of process {task.pid}")
                 continue
             pids.setdefault(ino, []).append(task.pid)
             if task.pid == os.getpid():
                 own = ino
-    for namespace in net_namespaces(prog).values():
+    for namespace in net_namespaces(prog, losses.lose).values():
         if namespace.ino == own:
             yield own, None
             continue
@@ -796,7 +801,7 @@ def check_saved(prog: Program, path: str, losses: Losses) -> DiagResult:
         except ValueError as e:
             text = str(e)
             raise UserError(text if text.startswith(str(file)) else f"{file}: {text}") from None
-    comparison = Comparison(diag, _elapsed_s(prog, place))
+    comparison = Comparison(diag, _elapsed_s(prog, place, losses))
     result = comparison.compare(answers, _sockets(diag, losses))
     if len(answers) and not result.rows:
         raise UserError(
@@ -805,19 +810,23 @@ def check_saved(prog: Program, path: str, losses: Losses) -> DiagResult:
         )
     _leave_out_others(answers, result.left_out)
     asked = answers.netns
-    for namespace in net_namespaces(prog).values():
+    for namespace in net_namespaces(prog, losses.lose).values():
         if asked != {0} and namespace.ino not in asked:
             result.left_out.append(f"network namespace {namespace.ino}: nothing saved")
     return result
 
 
-def _elapsed_s(prog: Program, place: Path) -> float:
+def _elapsed_s(prog: Program, place: Path, losses: Losses) -> float:
     """How many seconds before the core the replies were saved, at most."""
     try:
         saved_s = float((place / "uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return _ANY_S
+    try:
         # sock_diag may have been asked some time before that file was read.
         return max(clock(prog).uptime_s() - saved_s, 0) + _BEFORE_UPTIME_S
-    except (OSError, ValueError, IndexError, LookupError, FaultError):
+    except (LookupError, FaultError) as e:
+        losses.lose(e if isinstance(e, FaultError) else str(e), "uptime")
         return _ANY_S
 
 

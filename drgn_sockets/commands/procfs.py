@@ -20,8 +20,8 @@ from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.commands.procfs_pid import Source
 from drgn_sockets.commands.procfs_tree import write_tree
 from drgn_sockets.errors import UserError, nearest
-from drgn_sockets.kernel.lost import there
-from drgn_sockets.kernel.net import current_net, net_namespaces, task_net
+from drgn_sockets.kernel.lost import present, there
+from drgn_sockets.kernel.net import current_net, for_each_net, net_namespaces, task_net
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.messages import printable
 from drgn_sockets.program import is_running_kernel
@@ -106,7 +106,7 @@ class Procfs(Command):
     def read_all(self, prog: Program, losses: Losses) -> None:
         at = Looker(prog, losses=losses)
         at.read_pointer_key()
-        for net in net_namespaces(prog):
+        for net in net_namespaces(prog, losses.lose):
             at.proc_net_names(net)
             for file in FILES.values():
                 try:
@@ -277,7 +277,7 @@ def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
     task = task_of(prog, int(who))
     if not task.nsproxy:
         raise UserError(f"process {who} has no network namespace: it has ended (zombie)")
-    nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
+    nets = {net.ino: net.address for net in present(for_each_net(prog))}
     try:
         net = nets.get(task_net(prog, task.nsproxy))
     except FaultError as e:

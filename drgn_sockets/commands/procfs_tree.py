@@ -70,7 +70,7 @@ class _Tree:
         self.net = Looker(prog, real_pointers=real_pointers, losses=losses)
         self.pid = PidLooker(prog, losses)
         self.tasks = Tasks(prog, losses.lose)
-        self._namespaces = {ns.ino for ns in net_namespaces(prog).values()}
+        self._namespaces = {ns.ino for ns in net_namespaces(prog, losses.lose).values()}
         self._no_cmdline = distilled_by(prog) is not None
         # Processes whose command line cannot be read, and why the first cannot.
         self._silent: dict[int, FaultError] = {}
@@ -79,7 +79,7 @@ class _Tree:
 
     def write_net(self, root: Path, top: int) -> None:
         """``/proc/net`` of each network namespace."""
-        for net, namespace in net_namespaces(self.prog).items():
+        for net, namespace in net_namespaces(self.prog, self.losses.lose).items():
             names = self.net.proc_net_names(net)
             directory = root / "netns" / str(namespace.ino) / "net"
             try:

@@ -211,7 +211,7 @@ class Ss(Command):
         from drgn_sockets.kernel.mounts import named_net_namespaces
         from drgn_sockets.records.sockstat import socket_counts
 
-        for net in net_namespaces(prog):
+        for net in net_namespaces(prog, losses.lose):
             try:
                 socket_counts(Object(prog, "struct net *", net))
             except FaultError as e:

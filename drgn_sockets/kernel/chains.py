@@ -11,14 +11,14 @@ that is not an entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from types import MappingProxyType
 from typing import Callable, NamedTuple, TypeVar
 
 from drgn import Program
 
 from drgn_sockets.kernel.lost import Lost
-from drgn_sockets.kernel.memory import pointer_size, read_sparse_pointers
+from drgn_sockets.kernel.memory import distilled_by, pointer_size, read_sparse_pointers
 from drgn_sockets.kernel.structs import Layout, Struct
 from drgn_sockets.program import is_live
 
@@ -32,6 +32,8 @@ _MAX_BUCKETS = 1 << 24
 _MAX_UNREADABLE_CHUNKS = 4
 # How often a chain of a live kernel is walked again when it changed during the walk.
 _MAX_TRIES = 3
+
+_NO_ENTRY = "what is there is no entry of this table"
 
 NOTHING: Mapping[int, int] = MappingProxyType({})
 
@@ -47,30 +49,41 @@ class HashTable(NamedTuple):
     bucket_size: int
     #: Where in a bucket the head's pointer to its first node is, bytes.
     head_offset: int = 0
+    #: For chains of ``hlist_nulls``: the value of ``NULLS_MARKER()`` at the end of the first chain;
+    #: that of bucket N is N more. ``None`` for chains that end with NULL.
+    nulls: int | None = None
 
     def heads(
         self, prog: Program, start: int = 0, count: int | None = None
-    ) -> tuple[list[int], bool]:
+    ) -> tuple[list[int], Lost | None]:
         """
-        The first node of each bucket, 0 if it cannot be read, and whether some cannot be read.
+        The first node of each bucket, 0 if it cannot be read, and what cannot be read.
         """
         word = pointer_size(prog)
         words, first = self.bucket_size // word, self.head_offset // word
         heads: list[int] = []
         chunk = max(1, (1 << 16) // self.bucket_size)
         end = min(self.n_buckets, _MAX_BUCKETS) if count is None else start + count
-        damaged = self.n_buckets > _MAX_BUCKETS
-        chunks = 0
+        why = f"it has {self.n_buckets} buckets" if self.n_buckets > _MAX_BUCKETS else ""
+        lost = chunks = 0
         for i in range(start, end, chunk):
             n = min(chunk, end - i)
             address = self.address + i * self.bucket_size
             pointers, missing = read_sparse_pointers(prog, address, n * words)
             heads.extend(pointers[first::words])
-            damaged = damaged or missing > 0
+            lost += missing // words or (missing > 0)
             chunks = chunks + 1 if missing == n * words else 0
             if chunks == _MAX_UNREADABLE_CHUNKS:
+                lost += end - i - n
                 break
-        return heads, damaged
+        if not why and lost:
+            why = f"{lost} of its {self.n_buckets} buckets are missing"
+        if not why and self.nulls is not None and end > start:
+            ends = range(2 * (start + self.nulls) + 1, 2 * (end + self.nulls) + 1, 2)
+            wrong = sum(not head or (head & 1 and head != end) for head, end in zip(heads, ends))
+            if wrong:
+                why = f"{wrong} of its {self.n_buckets} buckets are those of another table"
+        return heads, Lost("hash table", self.address, why) if why else None
 
 
 def walk_chains(
@@ -81,7 +94,7 @@ def walk_chains(
     next_of: Callable[[S], int],
     is_one: Callable[[S], bool],
     known: Mapping[int, int] = NOTHING,
-) -> Iterator[tuple[int, S | None]]:
+) -> Generator[S | Lost, None, int]:
     """
     Visit every entry of a hash table once, level by level, in address order.
 
@@ -94,10 +107,17 @@ def walk_chains(
     :param is_one: Whether what was read is an entry at all; if not, the chain ends there.
     :param known: The next node after entries that the caller has read before (by address):
         these are passed over.
-    :return: Iterator of (address, entry); ``None`` for one that cannot be read or is none.
+    :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read or is none, and
+        for buckets that cannot be read. The generator returns the number of nodes in the chains,
+        those of known entries included.
     """
     walk = walk_buckets(prog, table, layout, node_offset, next_of, is_one, known)
-    return ((address, entry) for _, address, entry in walk)
+    while True:
+        try:
+            _, entry = next(walk)
+        except StopIteration as e:
+            return int(e.value)
+        yield entry
 
 
 def walk_buckets(
@@ -109,20 +129,23 @@ def walk_buckets(
     is_one: Callable[[S], bool],
     known: Mapping[int, int] = NOTHING,
     has_left: Callable[[S], bool] | None = None,
-) -> Iterator[tuple[int, int, S | None]]:
+) -> Generator[tuple[int, S | Lost], None, int]:
     """
     :func:`walk_chains`, with the bucket of each entry. The entries of one bucket come in the order
     of its chain.
 
     :param has_left: Whether an entry is in no chain. One that leaves its chain while a live kernel
         is walked leads nowhere, so the chain is walked again.
-    :return: Iterator of (bucket, address, entry).
+    :return: Iterator of (bucket, entry). The generator returns the number of nodes.
     """
     live = is_live(prog)
+    what = layout.cls.C_TYPE
+    base = table.nulls or 0
     seen: set[int] = set()
+    nodes: set[int] = set()
     strayed: set[int] = set()
     # What cannot be read, or is no entry, in this walk of a live kernel; and its bucket.
-    doubtful: dict[int, int] = {}
+    doubtful: dict[int, tuple[int, Lost]] = {}
 
     def pass_known(chains: dict[int, int], visited: set[int]) -> dict[int, int]:
         unknown = {}
@@ -138,9 +161,9 @@ def walk_buckets(
         return unknown
 
     def walk(
-        chains: dict[int, int], *, by_known: bool = bool(known)
-    ) -> Iterator[tuple[int, int, S | None]]:
-        visited = set(chains)
+        chains: dict[int, int], visited: set[int], *, by_known: bool = bool(known)
+    ) -> Iterator[tuple[int, S | Lost]]:
+        visited.update(chains)
         for _ in range(_MAX_CHAIN):
             if by_known:
                 chains = pass_known(chains, visited)
@@ -148,23 +171,27 @@ def walk_buckets(
                 return
             following: dict[int, int] = {}
             for one in layout.read_many(chains):
-                address, entry = one.address, None if isinstance(one, Lost) else one
-                good = entry is not None and is_one(entry)
+                address = one.address
+                good = not isinstance(one, Lost) and is_one(one)
                 if live and (
-                    not good or (has_left is not None and entry is not None and has_left(entry))
+                    isinstance(one, Lost) or not good or (has_left is not None and has_left(one))
                 ):
                     strayed.add(chains[address])
                     if not good and address not in seen:
-                        doubtful[address] = chains[address]
+                        no_one = one if isinstance(one, Lost) else Lost(what, address, _NO_ENTRY)
+                        doubtful[address] = chains[address], no_one
                     continue
                 if address not in seen:
                     seen.add(address)
-                    yield chains[address], address, entry if good else None
-                if entry is None or not good:
+                    if not good and not isinstance(one, Lost):
+                        yield chains[address], Lost(what, address, _NO_ENTRY)
+                    else:
+                        yield chains[address], one
+                if isinstance(one, Lost) or not good:
                     continue
-                node, bucket = next_of(entry), chains[address]
+                node, bucket = next_of(one), chains[address]
                 if node & 1:
-                    if node >> 1 != bucket:
+                    if node >> 1 != bucket + base:
                         strayed.add(bucket)
                 elif node and node - node_offset not in visited:
                     following[node - node_offset] = bucket
@@ -176,11 +203,10 @@ def walk_buckets(
             node - node_offset: first + i for i, node in enumerate(heads) if node and not node & 1
         }
 
-    heads, damaged = table.heads(prog)
-    if damaged:
-        # This row tells that entries may be missing.
-        yield table.n_buckets, table.address, None
-    yield from walk(starts(heads))
+    heads, lost = table.heads(prog)
+    if lost is not None:
+        yield table.n_buckets, lost
+    yield from walk(starts(heads), nodes)
     # A socket of a live kernel may be freed and hashed elsewhere while the walk is at it. The
     # walk then ends with the marker of another bucket and has missed entries.
     stood = doubtful
@@ -189,9 +215,15 @@ def walk_buckets(
         for bucket in sorted(again):
             # What came after known entries may have left since they were read.
             heads, _ = table.heads(prog, bucket, 1)
-            for one in walk(starts(heads, bucket), by_known=False):
-                if one[1] not in known:
+            for one in walk(starts(heads, bucket), set(), by_known=False):
+                if one[1].address not in known:
                     yield one
-        stood = {address: bucket for address, bucket in stood.items() if address in doubtful}
-    for address, bucket in stood.items():
-        yield bucket, address, None
+        stood = {address: found for address, found in stood.items() if address in doubtful}
+    yield from stood.values()
+    # On a live kernel a chain that strayed has been walked again.
+    if live or lost is not None or table.nulls is None or distilled_by(prog) is not None:
+        return len(nodes)
+    if strayed:
+        why = f"{len(strayed)} of its chains end as those of other buckets do"
+        yield table.n_buckets, Lost("hash table", table.address, why)
+    return len(nodes)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.lost import Lost, as_fault, or_lost, sift, unreadable, untold
+from drgn_sockets.kernel.lost import Lost, as_fault, or_lost, present, unreadable
 from drgn_sockets.kernel.memory import read_bytes, read_pointers, read_string
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
 from drgn_sockets.kernel.symbols import symbol_name
@@ -107,7 +107,7 @@ class Namer:
         """Read *dentries* (``struct dentry *`` as integers) at once, in address order."""
         wanted = [d for d in dentries if d and d not in self._dentries]
         # A dentry that cannot be read is left out; dentry() raises for it.
-        for dentry in sift(self._dentry.read_many(wanted), untold):
+        for dentry in present(self._dentry.read_many(wanted)):
             self._dentries[dentry.address] = dentry
 
     def dentry(self, address: int) -> Dentry:
@@ -225,7 +225,10 @@ class Namer:
         name = self._dname.get(op)
         if name is None:
             type_ = self._prog.type("struct dentry_operations")
-            (function,) = read_pointers(self._prog, op + offsetof(type_, "d_dname"), 1)
+            try:
+                (function,) = read_pointers(self._prog, op + offsetof(type_, "d_dname"), 1)
+            except FaultError:
+                raise unreadable("struct dentry_operations", op) from None
             name = self._dname[op] = (
                 (symbol_name(self._prog, function) or "unknown") if function else ""
             )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Object, Program
 
-from drgn_sockets.kernel.lost import CANNOT_BE_READ, Lost, lost_by, or_lost, untold
+from drgn_sockets.kernel.lost import CANNOT_BE_READ, Lost, lost_by, or_lost, raise_lost
 from drgn_sockets.kernel.memory import (
     byte_order,
     distilled_by,
@@ -132,7 +132,7 @@ class FdChunk(NamedTuple):
     close_on_exec: int
 
     def used(
-        self, prog: Program, lose: Callable[[Lost], object] = untold
+        self, prog: Program, lose: Callable[[Lost], object]
     ) -> tuple[list[int], list[int], list[bool]]:
         """
         Its used slots: numbers of the fds, ``struct file *`` of each, whether it has CLOEXEC.
@@ -202,9 +202,6 @@ def _difference(prog: Program, array: int, open_fds: int, start: int, slots: Seq
     :param slots: The pointers of the array, from *start* on
     :return: 0 if the bitmap is not known
     """
-    if distilled_by(prog) is not None:
-        # Such a core need not have the bitmap.
-        return 0
     # On a live kernel fds are opened and closed between the two reads: what stands for three looks
     # is a difference.
     for _ in range(LOOKS if is_live(prog) else 1):
@@ -219,7 +216,8 @@ def _difference(prog: Program, array: int, open_fds: int, start: int, slots: Seq
         except FaultError:
             # What it has is in no row.
             return 0
-    return difference
+    # A distilled core may have zeros in the place of the bitmap.
+    return difference if distilled_by(prog) is None else max(0, difference)
 
 
 class _TaskFiles(Struct):
@@ -297,8 +295,10 @@ def open_fds(prog: Program, files: int) -> Iterator[OpenFd]:
     :raises FaultError: if the table, or a part of it, cannot be read; what could be read
         has been yielded by then
     """
+    lost: list[Lost] = []
     for chunk in fd_chunks(prog, files):
-        yield from map(OpenFd, *chunk.used(prog))
+        yield from map(OpenFd, *chunk.used(prog, lost.append))
+    raise_lost(lost)
 
 
 def task_open_fds(task: Object) -> Iterator[OpenFd]:

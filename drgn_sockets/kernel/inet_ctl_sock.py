@@ -15,7 +15,7 @@ from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import UNREADABLE, read_pointers
-from drgn_sockets.kernel.net import net_namespaces
+from drgn_sockets.kernel.net import for_each_net
 from drgn_sockets.kernel.percpu import per_cpu_addresses
 from drgn_sockets.kernel.sock import Sock, SockCommon
 
@@ -28,17 +28,20 @@ _OF_A_NAMESPACE = (
 _OF_PROCESSORS = (("ipv4", "icmp_sk"), ("ipv6", "icmp_sk"))
 #: Per-CPU variables. In v6.12 one is a structure that begins with the pointer ("struct
 #: sock_bh_locked").
+_POINTER = "pointer to a control socket"
 _VARIABLES = ("ipv4_tcp_sk", "ipv4_icmp_sk", "ipv6_icmp_sk")
 
 
-def _places(prog: Program) -> Iterator[tuple[int, bool]]:
+def _places(prog: Program) -> Iterator[int | Lost]:
     """
-    Iterate over the pointers to control sockets: (address of the pointer, whether it is known).
-
-    If it is not known, the address is that of the member or variable that leads to the pointer.
+    Iterate over the addresses of the pointers to control sockets. A ``Lost`` is at the member or
+    variable that leads to such a pointer.
     """
-    for address in net_namespaces(prog):
-        net = Object(prog, "struct net *", address)
+    for one in for_each_net(prog):
+        if isinstance(one, Lost):
+            yield one
+            continue
+        net = Object(prog, "struct net *", one.address)
         for part, name in (*_OF_A_NAMESPACE, *_OF_PROCESSORS):
             try:
                 member = net.member_(part).member_(name)
@@ -47,12 +50,12 @@ def _places(prog: Program) -> Iterator[tuple[int, bool]]:
                 continue
             place = member.address_of_().value_()
             if (part, name) in _OF_A_NAMESPACE:
-                yield place, True
+                yield place
                 continue
             try:
                 (pointer,) = read_pointers(prog, place, 1)
             except FaultError:
-                yield place, False
+                yield Lost(_POINTER, place)
             else:
                 yield from _of_processors(prog, pointer, place)
     for name in _VARIABLES:
@@ -63,34 +66,33 @@ def _places(prog: Program) -> Iterator[tuple[int, bool]]:
         yield from _of_processors(prog, variable, variable)
 
 
-def _of_processors(prog: Program, pointer: int | None, place: int) -> Iterator[tuple[int, bool]]:
+def _of_processors(prog: Program, pointer: int, place: int) -> Iterator[int | Lost]:
     try:
-        found = None if pointer is None else per_cpu_addresses(prog, pointer)
+        yield from per_cpu_addresses(prog, pointer)
     except UNREADABLE:
-        found = None
-    yield from [(place, False)] if found is None else [(address, True) for address in found]
+        yield Lost(_POINTER, place)
 
 
-def for_each_control_sock(prog: Program, *types: int) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_control_sock(prog: Program, *types: int) -> Iterator[SockCommon | Lost]:
     """
     Every control socket of some types, in all network namespaces.
 
     :param types: ``SOCK_*`` types
-    :return: Iterator of (address, entry). If a socket cannot be read, the entry is ``None``, and
-        the address is that of the socket or of the pointer to it.
+    :return: Iterator of the entries. A ``Lost`` stands for a socket that cannot be read, or for the
+        pointer to it.
     """
     found: dict[int, None] = {}
-    for place, known in _places(prog):
+    for place in _places(prog):
+        if isinstance(place, Lost):
+            yield place
+            continue
         try:
-            pointer = read_pointers(prog, place, 1)[0] if known else None
+            pointer = read_pointers(prog, place, 1)[0]
         except FaultError:
-            pointer = None
-        if pointer is None:
-            yield place, None
-        elif pointer:
+            yield Lost(_POINTER, place)
+            continue
+        if pointer:
             found[pointer] = None
     for entry in Sock.layout(prog).read_many(found):
-        if isinstance(entry, Lost):
-            yield entry.address, None
-        elif entry.type in types:
-            yield entry.address, entry
+        if isinstance(entry, Lost) or entry.type in types:
+            yield entry

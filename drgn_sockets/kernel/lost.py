@@ -9,7 +9,7 @@ the place of each entry that it could not read, and goes on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Callable, NamedTuple, TypeVar
+from typing import Callable, NamedTuple, NoReturn, TypeVar
 
 from drgn import FaultError
 
@@ -133,8 +133,18 @@ def unbroken(entries: Iterable[T | Lost]) -> Iterator[T]:
     return map(there, entries)
 
 
-def untold(lost: Lost) -> None:
-    """Do nothing. A caller passes this to :func:`sift` where it does not report lost entries."""
+def refuse(lost: Lost) -> NoReturn:
+    """
+    Raise the error for a lost entry: for a caller that needs a walk to be whole.
+
+    :raises FaultError: always
+    """
+    raise as_fault(lost)
+
+
+def present(entries: Iterable[T | Lost]) -> Iterator[T]:
+    """Iterate over the entries that could be read, where the others are told in another place."""
+    return (entry for entry in entries if not isinstance(entry, Lost))
 
 
 def unreadable(what: str, address: int) -> FaultError:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from drgn import Object, Program
 
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, sift, unbroken, untold
+from drgn_sockets.kernel.lost import Lost, raise_lost, sift, unbroken
 from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_string
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.program import once_per_program
@@ -62,13 +62,18 @@ def find_module(prog: Program, name: str) -> Module | None:
 
     :param name: Its name, with ``_`` where the name of its file may have ``-``
     :return: ``None`` if there is none of that name
+    :raises FaultError: if it is not found, and a part of the list of modules cannot be read
     """
     try:
         modules = for_each_module(prog)
     except LookupError:
         return None
-    # Losses are not told here: a caller that needs a type or symbol tells what is not shown.
-    return next((module for module in sift(modules, untold) if module.name == name.encode()), None)
+    lost: list[Lost] = []
+    for module in sift(modules, lost.append):
+        if module.name == name.encode():
+            return module
+    raise_lost(lost)
+    return None
 
 
 def module_symbol(prog: Program, module: Module, name: str) -> int:

@@ -10,7 +10,7 @@ from drgn import FaultError, Program, offsetof
 from drgn_sockets.kernel.dcache import Dentry, Namer
 from drgn_sockets.kernel.file import Inode
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, lost_by, or_lost, sift, untold
+from drgn_sockets.kernel.lost import Lost, lost_by, or_lost, refuse, sift
 from drgn_sockets.kernel.net import net_namespaces
 from drgn_sockets.kernel.structs import Int, Struct
 
@@ -64,7 +64,7 @@ def for_each_mount(prog: Program, root: int) -> Iterator[_Mount | Lost]:
 
 
 def named_net_namespaces(
-    prog: Program, lose: Callable[[Lost], object] = untold
+    prog: Program, lose: Callable[[Lost], object] = refuse
 ) -> dict[bytes, int]:
     """
     Network namespaces that ``ip netns`` has given a name, in the mount namespace of process 1.

@@ -9,7 +9,7 @@ from drgn import FaultError, Object, Program, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, raise_lost, unbroken
+from drgn_sockets.kernel.lost import Lost, lost_by, present, raise_lost, unbroken
 from drgn_sockets.kernel.sock import (
     AF_INET,
     AF_INET6,
@@ -82,36 +82,35 @@ def _token_hash(prog: Program) -> HashTable:
 
 def for_each_mptcp(
     prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+) -> Iterator[SockCommon | Lost]:
     """
     Every MPTCP socket that has a token (those connected and connecting, also if nobody has
     accepted them yet) or listens, in all network namespaces, as ``mptcp_diag_dump()``.
 
     :param known: Sockets that are passed over
-    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read.
     :raises LookupError: if the kernel has no MPTCP
     """
     seen: set[int] = set()
     try:
         table = _token_hash(prog)
     except FaultError as e:
-        yield e.address, None
+        yield lost_by(e, "token_hash")
     else:
-        for _, address, entry in walk_hashed(prog, table, AF_INET, AF_INET6, known=known):
-            seen.add(address)
-            yield address, entry
+        for _, entry in walk_hashed(prog, table, AF_INET, AF_INET6, known=known):
+            seen.add(entry.address)
+            yield entry
     try:
         listening = _listening(prog) - seen - known.keys()
     except FaultError as e:
-        yield e.address, None
+        yield lost_by(e, "socket that listens for MPTCP")
         return
-    for one in SockCommon.layout(prog).read_many(listening):
-        yield one.address, None if isinstance(one, Lost) else one
+    yield from SockCommon.layout(prog).read_many(listening)
 
 
 def _listening(prog: Program) -> set[int]:
     """MPTCP sockets of the TCP sockets that listen for them."""
-    listeners = [sk for sk, entry in for_each_tcp_listener(prog) if entry is not None]
+    listeners = [entry.address for entry in present(for_each_tcp_listener(prog))]
     ulps = _Ulp.layout(prog).read_batch(listeners)
     ops = {ops for ops in ulps.column("ops") if ops and _is_mptcp(prog, ops)}
     contexts = (data for op, data in zip(ulps.column("ops"), ulps.column("data")) if op in ops)

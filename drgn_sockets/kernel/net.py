@@ -10,7 +10,16 @@ from typing import NamedTuple
 from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each_entry
-from drgn_sockets.kernel.lost import Lost, as_fault, or_lost, sift, unbroken, unreadable, untold
+from drgn_sockets.kernel.lost import (
+    Lost,
+    as_fault,
+    or_lost,
+    present,
+    refuse,
+    sift,
+    unbroken,
+    unreadable,
+)
 from drgn_sockets.kernel.moving import stands
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.program import is_running_kernel, once_per_second
@@ -62,14 +71,22 @@ def for_each_net(prog: Program) -> Iterator[NetNamespace | Lost]:
             yield NetNamespace(net.address, net.ino)
 
 
+def is_net(prog: Program, address: int) -> bool:
+    """Whether a ``struct net`` is at *address*, judging by the operations of its ``ns``."""
+    layout = _Net.layout(prog)
+    init_net = or_lost(layout.read, prog["init_net"].address_of_().value_())
+    net = or_lost(layout.read, address)
+    return not isinstance(net, Lost) and (isinstance(init_net, Lost) or net.ops == init_net.ops)
+
+
 def net_namespaces(
-    prog: Program, lose: Callable[[Lost], object] = untold
+    prog: Program, lose: Callable[[Lost], object] = refuse
 ) -> dict[int, NetNamespace]:
     """
     All network namespaces that can be read, by the address of their ``struct net``, the initial
     one first.
 
-    :param lose: Called with those that cannot be read.
+    :param lose: Called with those that cannot be read. Without it, they raise ``FaultError``.
     :raises LookupError: if the program lacks the types
     """
 
@@ -81,8 +98,8 @@ def net_namespaces(
 
 def current_net(prog: Program) -> int:
     """Our own ``struct net *`` on the running kernel; on a core or a guest the initial one."""
-    nets = {ns.ino: net for net, ns in net_namespaces(prog).items()}
     if is_running_kernel(prog):
+        nets = {net.ino: net.address for net in present(for_each_net(prog))}
         own = nets.get(os.stat("/proc/self/ns/net").st_ino)  # noqa: PTH116
         if own is not None:
             return own

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from drgn import FaultError, Program, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
-from drgn_sockets.kernel.lost import Lost, or_lost
+from drgn_sockets.kernel.lost import Lost, lost_by, or_lost
 from drgn_sockets.kernel.rhashtable import Rhashtable, walk_rhashtable
 from drgn_sockets.kernel.sock import AF_NETLINK, SockCommon
 from drgn_sockets.kernel.structs import Int, Struct
@@ -51,19 +51,19 @@ def netlink_tables(prog: Program) -> list[NetlinkTable]:
 
 def for_each_netlink_of(
     prog: Program, table: NetlinkTable, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+) -> Iterator[SockCommon | Lost]:
     """
     Every netlink socket of a protocol that has a port ID, the kernel's own included, in all
     network namespaces, in the order of ``/proc/net/netlink``.
 
     :param known: Sockets that are passed over, see
         :func:`~drgn_sockets.kernel.rhashtable.walk_rhashtable`
-    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read.
     """
     address = table.address + offsetof(prog.type("struct netlink_table"), "hash")
     hash_ = or_lost(Rhashtable.layout(prog).read, address)
     if isinstance(hash_, Lost):
-        yield address, None
+        yield hash_
         return
     yield from walk_rhashtable(
         prog, hash_, _HashedSock.layout(prog), lambda sock: sock.node, _is_one, known
@@ -74,12 +74,12 @@ def _is_one(sock: SockCommon) -> bool:
     return sock.family == AF_NETLINK and sock.net != 0
 
 
-def netlink_members(prog: Program, table: NetlinkTable) -> Iterator[tuple[int, SockCommon | None]]:
+def netlink_members(prog: Program, table: NetlinkTable) -> Iterator[SockCommon | Lost]:
     """
     Every netlink socket of a protocol that has joined a group, in the order of sock_diag. A socket
     that was never bound is in this list only.
 
-    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read.
     """
     offset = offsetof(prog.type("struct netlink_table"), "mc_list")
     size = sizeof(prog.type("struct hlist_head"))
@@ -96,7 +96,7 @@ def netlink_members(prog: Program, table: NetlinkTable) -> Iterator[tuple[int, S
 
 def for_each_netlink(
     prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+) -> Iterator[SockCommon | Lost]:
     """
     Every netlink socket that has a port ID or has joined a group, the kernel's own included, in
     all network namespaces.
@@ -105,13 +105,13 @@ def for_each_netlink(
         tables = netlink_tables(prog)
     except FaultError as e:
         # The pointers to the tables cannot be read.
-        yield e.address, None
+        yield lost_by(e, "nl_table")
         return
     for table in tables:
         seen: set[int] = set()
-        for sk, sock in for_each_netlink_of(prog, table, known):
-            seen.add(sk)
-            yield sk, sock
-        for sk, sock in netlink_members(prog, table):
-            if sk not in seen and sk not in known:
-                yield sk, sock
+        for sock in for_each_netlink_of(prog, table, known):
+            seen.add(sock.address)
+            yield sock
+        for sock in netlink_members(prog, table):
+            if sock.address not in seen and sock.address not in known:
+                yield sock

@@ -8,7 +8,7 @@ from typing import Union
 
 from drgn import Program
 
-from drgn_sockets.kernel.lost import Lost, sift, untold
+from drgn_sockets.kernel.lost import Lost, present
 from drgn_sockets.kernel.structs import Int, Struct
 
 _MAX_NODES = 1 << 22
@@ -39,7 +39,7 @@ def rb_for_each(prog: Program, root: int, limit: int = _MAX_NODES) -> Iterator[i
     while level and len(seen) <= limit:
         below: list[int] = []
         # A node that cannot be read is left out of children; a Lost is yielded in its place below.
-        for node in sift(layout.read_many(level), untold):
+        for node in present(layout.read_many(level)):
             left, right = _child(node.left, seen), _child(node.right, seen)
             children[node.address] = left, right
             below += [child for child in (left, right) if child and not isinstance(child, Lost)]

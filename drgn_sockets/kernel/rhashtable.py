@@ -11,7 +11,7 @@ something that is not an entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Callable, Generic, NamedTuple, TypeVar
 
 from drgn import Program
@@ -142,7 +142,7 @@ def walk_rhashtable(
     next_of: Callable[[S], int],
     is_one: Callable[[S], bool],
     known: Mapping[int, int] = NOTHING,
-) -> Iterator[tuple[int, S | None]]:
+) -> Iterator[S | Lost]:
     """
     Visit every entry of a table once, in the order of ``rhashtable_walk_next()``.
 
@@ -153,9 +153,12 @@ def walk_rhashtable(
     :param is_one: Whether what was read is an entry at all; if not, the chain ends there.
     :param known: The next node after entries that the caller has read before (by address):
         these are passed over.
-    :return: Iterator of (address, entry). The entry is ``None`` if it cannot be read or is none,
-        and where a part of the table cannot be read.
+    :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read or is none, for
+        a part of the table that cannot be read, and for entries that the table's count has and its
+        chains have not.
     """
+    count = 0
+    whole = True
     seen: set[int] = set()
     tables: set[int] = set()
     address = table.tbl
@@ -163,15 +166,20 @@ def walk_rhashtable(
         tables.add(address)
         buckets = or_lost(BucketTable.layout(prog).read, address)
         if isinstance(buckets, Lost) or len(tables) > _MAX_TABLES:
-            yield address, None
+            yield Lost(BucketTable.C_TYPE, address)
             return
         found, damaged = _buckets(prog, address, buckets)
         if damaged:
-            # This row tells that entries may be missing.
-            yield address, None
+            whole = False
+            yield Lost(BucketTable.C_TYPE, address, "some of its buckets are missing")
         chains = _Chains(prog, layout, table.head_offset, next_of, is_one, known, seen)
-        yield from chains.entries(found)
+        count += yield from chains.entries(found)
+        whole = whole and not chains.broken
         address = buckets.future_tbl
+    # On a live kernel entries come and go during the walk.
+    if whole and count < table.nelems and not is_live(prog):
+        why = f"it counts {table.nelems} entries, of which {table.nelems - count} are not found"
+        yield Lost(Rhashtable.C_TYPE, table.address, why)
 
 
 class _Chains(Generic[S]):
@@ -196,18 +204,25 @@ class _Chains(Generic[S]):
         self._known = known
         # Entries that were found in any of the tables.
         self._seen = seen
+        self._nodes: set[int] = set()
+        #: Whether a chain ends at something that is no entry.
+        self.broken = False
 
-    def entries(self, buckets: Sequence[Bucket]) -> Iterator[tuple[int, S | None]]:
-        """The entries, bucket by bucket."""
-        found: dict[int, list[tuple[int, S | None]]] = {bucket.number: [] for bucket in buckets}
+    def entries(self, buckets: Sequence[Bucket]) -> Generator[S | Lost, None, int]:
+        """
+        The entries, bucket by bucket.
+
+        :return: The generator returns how many nodes there are, those of known entries included.
+        """
+        found: dict[int, list[S | Lost]] = {bucket.number: [] for bucket in buckets}
         # An entry of a live kernel may be freed, or moved to another chain, while the walk is at
         # it. The walk then ends with the marker of another bucket and has missed entries.
         # What was no entry in each walk of a live kernel so far, and its bucket.
-        stood: dict[int, Bucket] | None = None
+        stood: dict[int, tuple[Bucket, Lost]] | None = None
         for _ in range(_MAX_TRIES if self._live else 1):
             if not buckets:
                 break
-            doubtful: dict[int, Bucket] = {}
+            doubtful: dict[int, tuple[Bucket, Lost]] = {}
             strayed = self._walk(buckets, found, doubtful)
             stood = {at: b for at, b in doubtful.items() if stood is None or at in stood}
             buckets = [bucket._replace(first=self._first(bucket)) for bucket in strayed]
@@ -215,10 +230,11 @@ class _Chains(Generic[S]):
             if buckets and self._known:
                 self._seen.update(self._known)
                 self._known = NOTHING
-        for address, bucket in (stood or {}).items():
-            found[bucket.number].append((address, None))
+        for bucket, lost in (stood or {}).values():
+            found[bucket.number].append(lost)
         for entries in found.values():
             yield from entries
+        return len(self._nodes)
 
     def _first(self, bucket: Bucket) -> int:
         """The first entry of a bucket as it is now."""
@@ -227,8 +243,8 @@ class _Chains(Generic[S]):
     def _walk(
         self,
         buckets: Sequence[Bucket],
-        found: Mapping[int, list[tuple[int, S | None]]],
-        doubtful: dict[int, Bucket],
+        found: Mapping[int, list[S | Lost]],
+        doubtful: dict[int, tuple[Bucket, Lost]],
     ) -> list[Bucket]:
         """
         :param doubtful: Takes what is no entry of a live kernel, and its bucket.
@@ -258,16 +274,21 @@ class _Chains(Generic[S]):
                 break
             below: dict[int, Bucket] = {}
             for one in self._layout.read_many(level):
-                address, entry = one.address, None if isinstance(one, Lost) else one
-                good = entry is not None and self._is_one(entry)
-                if self._live and not good:
-                    doubtful[address] = level[address]
+                address = one.address
+                good = not isinstance(one, Lost) and self._is_one(one)
+                if not good and not isinstance(one, Lost):
+                    one = Lost(self._layout.cls.C_TYPE, address, "no entry of this table")
+                if self._live and isinstance(one, Lost):
+                    doubtful[address] = level[address], one
                     strayed.append(level[address])
                     continue
                 if address not in self._seen:
                     self._seen.add(address)
-                    found[level[address].number].append((address, entry if good else None))
-                if entry is not None and good:
-                    step(level[address], self._next_of(entry), below)
+                    found[level[address].number].append(one)
+                if isinstance(one, Lost):
+                    self.broken = True
+                else:
+                    step(level[address], self._next_of(one), below)
             level = below
+        self._nodes |= visited
         return list(dict.fromkeys(strayed))

@@ -9,7 +9,7 @@ from drgn import Program, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_chains
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import unbroken
+from drgn_sockets.kernel.lost import Lost, unbroken
 from drgn_sockets.kernel.module import module_variable
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
@@ -27,15 +27,13 @@ class _BoundSock(SockCommon):
     bind_node = Int("skc_bind_node.next")
 
 
-def for_each_sctp(
-    prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_sctp(prog: Program, known: Mapping[int, int] = NOTHING) -> Iterator[SockCommon | Lost]:
     """
     Every SCTP socket that has a port: listening, connected or connecting, in all network
     namespaces. A closed socket keeps its port until its last association is gone.
 
     :param known: Sockets that are passed over
-    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read.
     :raises LookupError: if the kernel has none, or their type is not known
     """
     # The table of endpoints has listening sockets only, and that of transports leads to
@@ -52,7 +50,7 @@ def for_each_sctp(
     layout = _BindBucket.layout(prog)
     places = layout.cls.places
     sock_layout = _BoundSock.layout(prog)
-    for address, port in walk_chains(
+    for port in walk_chains(
         prog,
         ports,
         layout,
@@ -60,11 +58,11 @@ def for_each_sctp(
         lambda port: port.node,
         lambda port: port.net != 0,
     ):
-        if port is None:
-            yield address, None
+        if isinstance(port, Lost):
+            yield port
             continue
-        owners = HashTable(address + places["owner"].offset, 1, places["owner"].size)
-        for sk, entry in walk_chains(
+        owners = HashTable(port.address + places["owner"].offset, 1, places["owner"].size)
+        for entry in walk_chains(
             prog,
             owners,
             sock_layout,
@@ -72,8 +70,8 @@ def for_each_sctp(
             lambda sk: sk.bind_node,
             _is_one,
         ):
-            if sk not in known:
-                yield sk, entry
+            if entry.address not in known:
+                yield entry
 
 
 def _is_one(sk: _BoundSock) -> bool:

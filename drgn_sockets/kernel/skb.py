@@ -9,7 +9,7 @@ from typing import TypeVar
 from drgn import FaultError, Object, Program, offsetof, sizeof
 
 from drgn_sockets.kernel.lists import for_each_linked
-from drgn_sockets.kernel.lost import Lost, lost_by, sift, untold
+from drgn_sockets.kernel.lost import Lost, lost_by, raise_lost, refuse, sift
 from drgn_sockets.kernel.memory import UNREADABLE, read_pointers
 from drgn_sockets.kernel.rbtree import rb_for_each
 from drgn_sockets.kernel.structs import Int, Layout, OptInt, Struct
@@ -121,6 +121,7 @@ def skb_payload(skb: Object) -> bytes:
     parts: list[bytes] = []
     seen: set[int] = set()
     left = [skb]
+    lost: list[Lost] = []
     while left and len(seen) < _MAX_FRAG_LISTS:
         skb = left.pop()
         if skb.value_() in seen:
@@ -131,16 +132,18 @@ def skb_payload(skb: Object) -> bytes:
             parts.append(prog.read(whole.data, max(whole.len - whole.data_len, 0)))
             info = skb_shinfo(skb)[0].read_()
         except UNREADABLE:
+            lost.append(Lost("struct sk_buff", skb.value_()))
             continue
         for frag in info.frags[: min(info.nr_frags.value_(), len(info.frags))]:
             try:
                 parts.append(_frag(frag))
             except UNREADABLE:
-                continue
+                lost.append(Lost("skb_frag_t", frag.address_))
         links = for_each_linked(_SkbLinks.layout(prog), info.frag_list.value_(), limit=MAX_SKBS)
-        fragments = [Object(prog, skb.type_, link.address) for link in sift(links, untold)]
+        fragments = [Object(prog, skb.type_, link.address) for link in sift(links, lost.append)]
         # The next one to be read is taken from the end.
         left += reversed(fragments)
+    raise_lost(lost)
     return b"".join(parts)
 
 
@@ -162,7 +165,7 @@ def _frag(frag: Object) -> bytes:
 
 
 def read_payload(
-    prog: Program, sks: Iterable[Object], lose: Callable[[Lost], object] = untold
+    prog: Program, sks: Iterable[Object], lose: Callable[[Lost], object] = refuse
 ) -> int:
     """
     Read all that is queued in sockets.

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Callable
 
 from drgn import FaultError, Object, Program, TypeKind, offsetof, sizeof
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_buckets
-from drgn_sockets.kernel.lost import Lost, or_lost
+from drgn_sockets.kernel.lost import Lost, lost_by, or_lost
 from drgn_sockets.kernel.moving import LOOKS
-from drgn_sockets.kernel.net import net_namespaces
+from drgn_sockets.kernel.net import for_each_net, is_net
+from drgn_sockets.kernel.proto import find_proto, sockets_in_use
 from drgn_sockets.kernel.structs import BigEndian, Bytes, Int, OptBytes, OptInt, Struct
 from drgn_sockets.kernel.symbols import has_symbol
 from drgn_sockets.program import is_live
@@ -57,6 +59,12 @@ TCP_LAST_ACK = 9
 TCP_LISTEN = 10
 TCP_NEW_SYN_RECV = 12
 
+#: Each ``struct proto`` that counts the sockets in the tables of TCP.
+TCP_PROTOS = ("tcp_prot", "tcpv6_prot")
+#: States of connections that are no full sockets.
+SMALL_STATES = frozenset({TCP_TIME_WAIT, TCP_NEW_SYN_RECV})
+# include/net/inet_hashtables.h
+_LISTENING_NULLS_BASE = 1 << 29
 # net/unix/af_unix.c: UNIX_HASH_SIZE. One half of 256 buckets has the unbound and the abstract
 # sockets, the other half has those bound to a path.
 _UNIX_HASH_SIZE = 512
@@ -204,7 +212,7 @@ def is_sock(prog: Program, address: int) -> bool:
         and 0 < common.family < AF_MAX
         # The state of a netlink socket that is not connected is 0.
         and (0 < common.state < _MAX_STATE or common.family == AF_NETLINK)
-        and common.net in net_namespaces(prog)
+        and is_net(prog, common.net)
     )
 
 
@@ -235,12 +243,13 @@ def _of_family(prog: Program, *families: int) -> Callable[[SockCommon], bool]:
 
 def walk_hashed(
     prog: Program, table: HashTable, *families: int, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, int, SockCommon | None]]:
+) -> Generator[tuple[int, SockCommon | Lost], None, int]:
     """
     Every socket of *families* in a hash table.
 
-    :return: Iterator of (bucket, address, entry), ``None`` for one that cannot be read. The entries
-        of one bucket are in the order of its chain.
+    :return: Iterator of (bucket, entry), as of
+        :func:`~drgn_sockets.kernel.chains.walk_buckets`. The entries of one bucket are in the
+        order of its chain.
     """
     layout = SockCommon.layout(prog)
     return walk_buckets(
@@ -257,47 +266,99 @@ def walk_hashed(
 
 def _walk_tables(
     prog: Program,
-    tables: Callable[[], Iterable[HashTable]],
+    tables: Callable[[], Iterable[HashTable | Lost]],
     known: Mapping[int, int],
     *families: int,
-) -> Iterator[tuple[int, SockCommon | None]]:
-    """:param tables: Finds the tables; on a live kernel they come and go with namespaces."""
+    protos: Sequence[str] = (),
+) -> Iterator[SockCommon | Lost]:
+    """
+    Walk all tables of a family.
+
+    :param tables: Finds the tables; on a live kernel they come and go with namespaces.
+    :param protos: Symbols of each ``struct proto`` that counts the sockets in these tables.
+    """
     live = is_live(prog)
+    whole, count = True, 0
     seen: set[HashTable] = set()
     for look in range(LOOKS if live else 1, 0, -1):
         try:
             for table in tables():
+                if isinstance(table, Lost):
+                    whole = False
+                    yield table
+                    continue
                 if not table.address or table in seen:
                     continue
                 seen.add(table)
-                lost: list[int] = []
-                for _, address, entry in walk_hashed(prog, table, *families, known=known):
-                    if live and entry is None:
-                        lost.append(address)
-                    else:
-                        yield address, entry
+                lost: list[Lost] = []
+                walk = walk_hashed(prog, table, *families, known=known)
+                while True:
+                    try:
+                        _, entry = next(walk)
+                    except StopIteration as e:
+                        count += e.value
+                        break
+                    if isinstance(entry, Lost):
+                        whole = False
+                        if live:
+                            lost.append(entry)
+                            continue
+                    elif entry.state in SMALL_STATES:
+                        # These are not counted.
+                        count -= 1
+                    yield entry
                 # What is lost in a table that is gone by now is no damage.
                 if lost and table in set(tables()):
-                    yield from ((address, None) for address in lost)
-            return
+                    yield from lost
         except FaultError as e:
             # The pointers to the tables cannot be read.
             if look == 1:
-                yield e.address, None
+                whole = False
+                yield lost_by(e, "hash table")
+            continue
+        break
+    if whole and protos:
+        yield from missing_socks(prog, protos, count)
 
 
-def _nets(prog: Program) -> Iterator[Object]:
-    from drgn_sockets.kernel.net import net_namespaces
+def missing_socks(prog: Program, protos: Sequence[str], found: int) -> Iterator[Lost]:
+    """
+    Compare how many full sockets were found in tables with how many the kernel counts.
 
-    for net in net_namespaces(prog):
-        yield Object(prog, "struct net *", net)
+    :param protos: Symbols of each ``struct proto`` that counts the sockets in the tables
+    :return: A ``Lost`` if sockets are missing
+    """
+    if is_live(prog):
+        # Sockets come and go during the walk.
+        return
+    try:
+        first, *rest = [proto for proto in (find_proto(prog, name) for name in protos) if proto]
+        nets = [net for net in _nets(prog) if not isinstance(net, Lost)]
+        counts = list(map(sockets_in_use, nets))
+    except (ValueError, FaultError, LookupError):
+        # Without the counts there is nothing to compare. No row is made of them.
+        return
+    told = sum(counted.of(proto) for counted in counts for proto in (first, *rest))
+    if found < told:
+        why = f"{told} sockets are counted, of which {told - found} are not found"
+        name = first.name.decode("ascii", "backslashreplace")
+        yield Lost(f"hash table of {name} sockets", first.address, why)
 
 
-def _tcp_tables(prog: Program) -> Iterator[HashTable]:
+def _nets(prog: Program) -> Iterator[Object | Lost]:
+    for net in for_each_net(prog):
+        yield net if isinstance(net, Lost) else Object(prog, "struct net *", net.address)
+
+
+def all_tcp_tables(prog: Program) -> Iterator[HashTable | Lost]:
+    """The hash tables of TCP sockets of all network namespaces."""
     # All namespaces point to tcp_hashinfo. Since Linux kernel commit d1e5e6408b30 ("tcp: Introduce
     # optional per-netns ehash.") (in v6.1) a namespace may have its own tables instead.
     seen: set[int] = set()
     for net in _nets(prog):
+        if isinstance(net, Lost):
+            yield net
+            continue
         hashinfo = net.ipv4.tcp_death_row.hashinfo.read_()
         if hashinfo.value_() not in seen:
             seen.add(hashinfo.value_())
@@ -321,18 +382,21 @@ def _tables_of(hashinfo: Object) -> Iterator[HashTable]:
         hashinfo.ehash_mask.value_() + 1,
         sizeof(ehash.type_.type),
         offsetof(ehash.type_.type, "chain.first"),
+        nulls=0,
     )
 
 
-def for_each_tcp_listener(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_tcp_listener(prog: Program) -> Iterator[SockCommon | Lost]:
     """Every TCP socket that listens, in all network namespaces."""
+    return _walk_tables(prog, lambda: _tcp_listening_tables(prog), NOTHING, AF_INET, AF_INET6)
 
-    def tables() -> Iterator[HashTable]:
-        infos = {net.ipv4.tcp_death_row.hashinfo.value_(): net for net in _nets(prog)}
-        for net in infos.values():
+
+def _tcp_listening_tables(prog: Program) -> Iterator[HashTable | Lost]:
+    for net in _nets(prog):
+        if isinstance(net, Lost):
+            yield net
+        else:
             yield from _listening_tables(net.ipv4.tcp_death_row.hashinfo)
-
-    return _walk_tables(prog, tables, NOTHING, AF_INET, AF_INET6)
 
 
 def _listening_tables(hashinfo: Object) -> Iterator[HashTable]:
@@ -342,7 +406,11 @@ def _listening_tables(hashinfo: Object) -> Iterator[HashTable]:
         table = hashinfo.listening_hash
         bucket = table.type_.type
         yield HashTable(
-            table.address_of_().value_(), len(table), sizeof(bucket), offsetof(bucket, "nulls_head")
+            table.address_of_().value_(),
+            len(table),
+            sizeof(bucket),
+            offsetof(bucket, "nulls_head"),
+            nulls=_LISTENING_NULLS_BASE,
         )
     else:
         table = hashinfo.lhash2
@@ -352,30 +420,30 @@ def _listening_tables(hashinfo: Object) -> Iterator[HashTable]:
             hashinfo.lhash2_mask.value_() + 1,
             sizeof(bucket),
             offsetof(bucket, "nulls_head.first"),
+            nulls=_LISTENING_NULLS_BASE,
         )
 
 
-def for_each_tcp(
-    prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_tcp(prog: Program, known: Mapping[int, int] = NOTHING) -> Iterator[SockCommon | Lost]:
     """
     Every TCP socket that is hashed: listening, connected or connecting, timewait, request
     sockets, and connections that nobody has accepted yet, in all network namespaces.
 
     :param known: Sockets that are passed over, see
         :func:`~drgn_sockets.kernel.chains.walk_chains`
-    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read.
     """
-    return _walk_tables(prog, lambda: _tcp_tables(prog), known, AF_INET, AF_INET6)
+    return _walk_tables(
+        prog, lambda: all_tcp_tables(prog), known, AF_INET, AF_INET6, protos=TCP_PROTOS
+    )
 
 
-def _udp_tables(prog: Program) -> Iterator[HashTable]:
+def _udp_tables(prog: Program) -> Iterator[HashTable | Lost]:
     # Linux kernel commit 9804985bf27f ("udp: Introduce optional per-netns hash table.") (in
     # v6.2) gave network namespaces the choice of a table of their own.
     if prog.type("struct netns_ipv4").has_member("udp_table"):
-        pointers = (net.ipv4.udp_table.read_() for net in _nets(prog))
-        tables = {pointer.value_(): pointer for pointer in pointers}
-        yield from map(_udp_table, tables.values())
+        for net in _nets(prog):
+            yield net if isinstance(net, Lost) else _udp_table(net.ipv4.udp_table.read_())
     else:
         yield _udp_table(prog["udp_table"])
     try:
@@ -417,11 +485,10 @@ def _udp_table(table: Object) -> HashTable:
     )
 
 
-def for_each_udp(
-    prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_udp(prog: Program, known: Mapping[int, int] = NOTHING) -> Iterator[SockCommon | Lost]:
     """Every UDP and UDP-Lite socket that has a port, in all network namespaces."""
-    return _walk_tables(prog, lambda: _udp_tables(prog), known, AF_INET, AF_INET6)
+    protos = ("udp_prot", "udpv6_prot", "udplite_prot", "udplitev6_prot")
+    return _walk_tables(prog, lambda: _udp_tables(prog), known, AF_INET, AF_INET6, protos=protos)
 
 
 def _raw_tables(prog: Program) -> Iterator[HashTable]:
@@ -453,23 +520,21 @@ def ping_table(prog: Program) -> HashTable:
     return HashTable(table.address_of_().value_(), len(table), sizeof(table.type_.type))
 
 
-def for_each_raw(
-    prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_raw(prog: Program, known: Mapping[int, int] = NOTHING) -> Iterator[SockCommon | Lost]:
     """Every raw IPv4 and IPv6 socket, in all network namespaces."""
-    return _walk_tables(prog, lambda: _raw_tables(prog), known, AF_INET, AF_INET6)
+    protos = ("raw_prot", "rawv6_prot")
+    return _walk_tables(prog, lambda: _raw_tables(prog), known, AF_INET, AF_INET6, protos=protos)
 
 
-def for_each_ping(
-    prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_ping(prog: Program, known: Mapping[int, int] = NOTHING) -> Iterator[SockCommon | Lost]:
     """Every ping socket, IPv4 and IPv6, that has an identifier, in all network namespaces."""
-    return _walk_tables(prog, lambda: [ping_table(prog)], known, AF_INET, AF_INET6)
+    protos = ("ping_prot", "pingv6_prot")
+    return _walk_tables(prog, lambda: [ping_table(prog)], known, AF_INET, AF_INET6, protos=protos)
 
 
-def _unix_tables(prog: Program) -> Iterator[HashTable]:
+def _of_nets(prog: Program, table_of: Callable[[Object], HashTable]) -> Iterator[HashTable | Lost]:
     for net in _nets(prog):
-        yield unix_table(net)
+        yield net if isinstance(net, Lost) else table_of(net)
 
 
 def unix_table(net: Object) -> HashTable:
@@ -488,14 +553,12 @@ def unix_table(net: Object) -> HashTable:
     return HashTable(table.address_of_().value_(), len(table), word)
 
 
-def for_each_unix(
-    prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_unix(prog: Program, known: Mapping[int, int] = NOTHING) -> Iterator[SockCommon | Lost]:
     """
     Every unix socket, in all network namespaces, including those that nobody has accepted yet and
     those that are only in flight (``SCM_RIGHTS``).
     """
-    return _walk_tables(prog, lambda: _unix_tables(prog), known, AF_UNIX)
+    return _walk_tables(prog, lambda: _of_nets(prog, unix_table), known, AF_UNIX)
 
 
 def packet_list(net: Object) -> HashTable:
@@ -510,9 +573,11 @@ def packet_list(net: Object) -> HashTable:
 
 def for_each_packet(
     prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+) -> Iterator[SockCommon | Lost]:
     """Every packet socket, bound or not, in all network namespaces."""
-    return _walk_tables(prog, lambda: map(packet_list, _nets(prog)), known, AF_PACKET)
+    protos = ("packet_proto",)
+    lists = functools.partial(_of_nets, prog, packet_list)
+    return _walk_tables(prog, lists, known, AF_PACKET, protos=protos)
 
 
 def xdp_list(net: Object) -> HashTable:
@@ -525,9 +590,7 @@ def xdp_list(net: Object) -> HashTable:
     return HashTable(head.address_of_().value_(), 1, sizeof(head))
 
 
-def for_each_xdp(
-    prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_xdp(prog: Program, known: Mapping[int, int] = NOTHING) -> Iterator[SockCommon | Lost]:
     """
     Every XDP socket, bound or not, in all network namespaces.
 
@@ -535,4 +598,4 @@ def for_each_xdp(
     """
     if not prog.type("struct net").has_member("xdp"):
         raise LookupError("struct net has no member xdp")
-    return _walk_tables(prog, lambda: map(xdp_list, _nets(prog)), known, AF_XDP)
+    return _walk_tables(prog, lambda: _of_nets(prog, xdp_list), known, AF_XDP)

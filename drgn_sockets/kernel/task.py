@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.lists import list_for_each
-from drgn_sockets.kernel.lost import Lost, as_fault, lost_by, or_lost, sift, unreadable, untold
+from drgn_sockets.kernel.lost import Lost, as_fault, lost_by, or_lost, refuse, sift, unreadable
 from drgn_sockets.kernel.memory import pointer_size, unpack_words
 from drgn_sockets.kernel.moving import stands
 from drgn_sockets.kernel.pid import Pid
@@ -23,6 +24,10 @@ from drgn_sockets.program import is_live
 PF_KTHREAD = 0x00200000
 # include/uapi/asm-generic/resource.h
 _RLIMIT_NOFILE = 7
+# How often a difference is looked at on a live kernel.
+_LOOKS = 3
+# What losses call the table of all tasks.
+_TABLE = "IDR of the initial PID namespace"
 # Far above PID_MAX_LIMIT (4 Mi): the walk of a list that loops stops here.
 _MAX_TASKS = 1 << 23
 
@@ -153,6 +158,55 @@ class TaskFacts:
         return Limit(*(None if limit == infinity else limit for limit in limits))
 
 
+def _is_apart(prog: Program, task: Task) -> bool:
+    """Whether what a list of tasks leads to is a task, and the table of IDs does not have it."""
+    # On a live kernel tasks come and go between two reads.
+    for i in range(_LOOKS if is_live(prog) else 1):
+        time.sleep(0.001 * i)
+        again = or_lost(Task.layout(prog).read, task.address)
+        if isinstance(again, Lost) or not again.signal or again.pid <= 0:
+            return False
+        if is_live(prog):
+            pid = or_lost(functools.partial(xa_load, prog, _idr_head(prog)), again.pid)
+            if isinstance(pid, Lost) or pid:
+                return False
+    return True
+
+
+def _of_list_only(
+    prog: Program, tasks: Mapping[int, Task], lose: Callable[[Lost], object]
+) -> list[Task]:
+    """
+    Tasks that are in the list of tasks, or of the threads of a process, and not in the table of IDs
+    that *tasks* came from.
+
+    The kernel has each task in both. Each of *tasks* says which is next in the lists, so this costs
+    no read where the two agree.
+    """
+    layout = Task.layout(prog)
+    places = layout.cls.places
+    node, thread_node = places["tasks"].offset, places["thread_node"].offset
+    thread_head = offsetof(prog.type("struct signal_struct"), "thread_head")
+    init_task = prog["init_task"].address_of_().value_()
+    found: dict[int, Task] = {}
+    new: Iterable[Task] = tasks.values()
+    while new:
+        nexts: set[int] = set()
+        for task in new:
+            if task.pid == task.tgid:
+                nexts.add(task.tasks - node)
+            if task.thread_node != task.signal + thread_head:
+                nexts.add(task.thread_node - thread_node)
+        nexts -= tasks.keys() | found.keys() | {init_task}
+        some = layout.read_many(nexts)
+        new = [one for one in some if not isinstance(one, Lost) and _is_apart(prog, one)]
+        found.update((task.address, task) for task in new)
+    if found:
+        why = f"it lacks {len(found)} of the tasks that are in the list of tasks"
+        lose(Lost(_TABLE, prog["init_pid_ns"].address_, why))
+    return list(found.values())
+
+
 class FileTable(NamedTuple):
     """One file table as one process (or thread) uses it."""
 
@@ -202,8 +256,10 @@ def task_by_tid(prog: Program, tid: int) -> Task | None:
     except LookupError:
         return None
     except FaultError:
-        # The table of IDs is damaged. The list of tasks may still lead to the task.
-        task = Tasks(prog).by_tid.get(tid)
+        # The table of IDs is damaged. The list of tasks may still lead to the task; what else is
+        # lost is not asked for.
+        lost: list[Lost] = []
+        task = Tasks(prog, lost.append).by_tid.get(tid)
         if task is None:
             raise
         return task
@@ -223,8 +279,8 @@ def pid_task(prog: Program, pid: Pid) -> Task | None:
     return Task.layout(prog).follow(pid.first - link) if pid.first else None
 
 
-def _tasks_by_pid(prog: Program) -> Iterator[int | Lost]:
-    """Tasks in the order of their IDs, as drgn's ``for_each_task()`` has them."""
+def _tasks_by_pid(prog: Program) -> Iterator[tuple[int, int] | Lost]:
+    """(ID, task) in the order of IDs, as drgn's ``for_each_task()`` has them."""
     link = Task.layout(prog).cls.places["pid_link"].offset
     entries = list(xa_for_each(prog, _idr_head(prog), _MAX_TASKS))
     some = Pid.layout(prog).read_many(e[1] for e in entries if not isinstance(e, Lost))
@@ -233,14 +289,15 @@ def _tasks_by_pid(prog: Program) -> Iterator[int | Lost]:
         if isinstance(entry, Lost):
             yield entry
             continue
-        pid = pids[entry[1]]
+        tid, address = entry
+        pid = pids[address]
         if isinstance(pid, Lost):
             yield pid
         elif pid.first:
-            yield pid.first - link
+            yield tid, pid.first - link
     if not entries:
         # Every kernel has a process 1, so an empty table is damage.
-        yield Lost("IDR of the initial PID namespace", prog["init_pid_ns"].address_, "it is empty")
+        yield Lost(_TABLE, prog["init_pid_ns"].address_, "it is empty")
 
 
 def _for_each_task_by_list(prog: Program) -> Iterator[int | Lost]:
@@ -273,61 +330,75 @@ def _tasks_as_drgn(prog: Program) -> Iterator[int | Lost]:
         yield lost_by(e, "struct pid")
 
 
-def task_addresses(prog: Program, lose: Callable[[Lost], object] = untold) -> list[int]:
+def _task_addresses(prog: Program, lose: Callable[[Lost], object]) -> dict[int, int]:
     """
     Addresses of all tasks, threads included, in the order of their thread IDs.
 
     When the IDR of the PID namespace is damaged, the list of tasks is walked as well.
 
     :param lose: Called with what cannot be read and may hide tasks.
-    :return: ``struct task_struct *`` as integers
+    :return: Thread IDs by ``struct task_struct *``; 0 for a task that the IDR does not have
     :raises FaultError: if none can be found
     """
     lost: list[Lost] = []
-    found: dict[int, None] = {}
+    found: dict[int, int] = {}
     try:
-        found.update(dict.fromkeys(sift(_tasks_by_pid(prog), lost.append)))
+        for tid, task in sift(_tasks_by_pid(prog), lost.append):
+            if found.setdefault(task, tid) != tid:
+                lost.append(Lost(Pid.C_TYPE, task, f"two IDs, {found[task]} and {tid}, lead to it"))
     except FaultError as e:
         lost.append(lost_by(e, "struct pid_namespace"))
     except LookupError:
-        found.update(dict.fromkeys(sift(_tasks_as_drgn(prog), lost.append)))
+        found.update(dict.fromkeys(sift(_tasks_as_drgn(prog), lost.append), 0))
     if lost:
-        found.update(dict.fromkeys(sift(_for_each_task_by_list(prog), lost.append)))
+        for task in sift(_for_each_task_by_list(prog), lost.append):
+            found.setdefault(task, 0)
         if not found:
             # A machine always has processes; most likely the core was cut short.
             raise as_fault(lost[-1])
         for entry in lost:
             lose(entry)
-    return list(found)
+    return found
 
 
-def _read_tasks(prog: Program, lose: Callable[[Lost], object]) -> list[Task]:
-    """Read all tasks, in the order of :func:`task_addresses`."""
-    order = {address: i for i, address in enumerate(task_addresses(prog, lose))}
-    by_order: list[Task | None] = [None] * len(order)
+def _read_tasks(prog: Program, lose: Callable[[Lost], object]) -> dict[int, Task]:
+    """Read all tasks, by thread ID, in the order of :func:`_task_addresses`."""
+    tids = _task_addresses(prog, lose)
     lost: list[Lost] = []
-    for task in sift(Task.layout(prog).read_many(order), lost.append):
-        by_order[order[task.address]] = task
+    tasks = {task.address: task for task in sift(Task.layout(prog).read_many(tids), lost.append)}
     # A task that is gone by now may have been read after its memory was used again.
-    there = set(task_addresses(prog)) if is_live(prog) else order.keys()
+    there = _task_addresses(prog, lambda lost: None) if is_live(prog) else tids
     for entry in lost:
         if entry.address in there:
             lose(entry)
-    return [task for task in by_order if task is not None and task.address in there]
+    tasks = {address: task for address, task in tasks.items() if address in there}
+    for task in _of_list_only(prog, tasks, lose):
+        tids[task.address] = 0
+        tasks[task.address] = task
+    by_tid: dict[int, Task] = {}
+    for address, tid in tids.items():
+        found = tasks.get(address)
+        if found is None:
+            continue
+        if tid and found.pid != tid:
+            why = f"its pid is {found.pid}, and the table of IDs has it as {tid}"
+            lose(Lost(Task.C_TYPE, address, why))
+        if by_tid.setdefault(tid or found.pid, found) is not found:
+            lose(Lost(Task.C_TYPE, address, f"another task has its pid, {found.pid}"))
+    return by_tid
 
 
 class Tasks:
     """
     All tasks, read once.
 
-    :param lose: Called with each that cannot be read.
+    :param lose: Called with each that cannot be read. Without it, one raises ``FaultError``.
     """
 
-    def __init__(self, prog: Program, lose: Callable[[Lost], object] = untold) -> None:
+    def __init__(self, prog: Program, lose: Callable[[Lost], object] = refuse) -> None:
         self.prog = prog
-        by_order = stands(prog, functools.partial(_read_tasks, prog), lose)
         #: Tasks by thread ID, in its order.
-        self.by_tid: dict[int, Task] = {task.pid: task for task in by_order}
+        self.by_tid: dict[int, Task] = stands(prog, functools.partial(_read_tasks, prog), lose)
 
     def tables(self, *, threads: bool = False, without: bool = False) -> list[FileTable]:
         """

@@ -31,41 +31,39 @@ class _Links(Struct):
     connected = Int("connected_table")
 
 
-def for_each_vsock(prog: Program) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_vsock(prog: Program) -> Iterator[SockCommon | Lost]:
     """
     Every vsock socket in all network namespaces, as ``vsock_diag_dump()``. Sockets that are bound
     to nothing, and connections that nobody has accepted yet, are included.
 
-    :return: Iterator of (address, entry), ``None`` for one that cannot be read
+    :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read.
     :raises LookupError: if the kernel has none, or their type is not known
     """
     places = _Links.layout(prog).cls.places
     found: dict[int, None] = {}
-    broken: list[int] = []
     for name, count, member in _TABLES:
         table = module_variable(prog, "vsock", name, f"struct list_head [{count}]")
         address = table.address_of_().value_()
-        for head in _heads(prog, address, count, broken):
-            for node in list_for_each(prog, head):
+        for head in _heads(prog, name, address, count):
+            for node in [head] if isinstance(head, Lost) else list_for_each(prog, head):
                 if isinstance(node, Lost):
-                    broken.append(node.address)
+                    yield node
                 else:
                     found[node - places[member].offset] = None
-    for address in broken:
-        # This row tells that sockets may be missing.
-        yield address, None
     for one in SockCommon.layout(prog).read_many(found):
-        sk, entry = one.address, None if isinstance(one, Lost) else one
-        yield sk, entry if entry is not None and entry.family == AF_VSOCK else None
+        if isinstance(one, Lost) or one.family == AF_VSOCK:
+            yield one
+        else:
+            yield Lost(SockCommon.C_TYPE, one.address, "what is there is no vsock socket")
 
 
-def _heads(prog: Program, address: int, count: int, broken: list[int]) -> Iterator[int]:
+def _heads(prog: Program, name: str, address: int, count: int) -> Iterator[int | Lost]:
     """The lists of a table that are not empty."""
     size = sizeof(prog.type("struct list_head"))
     words = size // pointer_size(prog)
     pointers, missing = read_sparse_pointers(prog, address, count * words)
     if missing:
-        broken.append(address)
+        yield Lost(name, address, "some of its lists are missing")
     for i, first in enumerate(pointers[::words]):
         if first and first != address + i * size:
             yield address + i * size

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.lost import Lost
-from drgn_sockets.kernel.memory import pointer_size, unpack_words
+from drgn_sockets.kernel.memory import distilled_by, pointer_size, unpack_words
 from drgn_sockets.kernel.structs import Bytes, Int, Struct
+from drgn_sockets.program import is_live
 
 # include/linux/xarray.h: the low bits of an entry are 0 for a pointer, 2 for an internal entry.
 # An internal entry above _MAX_INTERNAL is a pointer to a node; the others stand for no entry.
@@ -22,6 +23,8 @@ _TAG = 3
 _INTERNAL = 2
 _MAX_INTERNAL = 4096
 _LONG_BITS = 64
+# How often a node of a live kernel is read that does not fit.
+_LOOKS = 3
 
 _MAX_ENTRIES = 1 << 23
 
@@ -30,6 +33,9 @@ class _XaNode(Struct):
     C_TYPE = "struct xa_node"
 
     shift = Int("shift", help="bits of an index that are told below this node")
+    offset = Int("offset", help="the slot of the node above that leads to this one")
+    count = Int("count", help="number of slots that are not NULL")
+    parent = Int("parent", help="struct xa_node * above, NULL for the root")
     slots = Bytes("slots", help="void *[], entries")
 
 
@@ -60,38 +66,63 @@ def xa_for_each(
     layout = _XaNode.layout(prog)
     bits = _slots(prog).bit_length() - 1
     found: list[tuple[int, int | Lost]] = []
-    # The nodes of a level by address, with the first index below each. The shift of a level is
-    # known from the one above; -1 stands for that of the root, which is not known.
-    level, shift = {head - _INTERNAL: 0}, -1
+    # The nodes of a level by address, with the first index below each, and the node and slot above.
+    # The shift of a level is known from the one above; -1 stands for that of the root, which is not
+    # known.
+    level, shift = {head - _INTERNAL: (0, 0, 0)}, -1
+    distilled, live = distilled_by(prog) is not None, is_live(prog)
     while level:
         if len(found) > limit:
             found += [
                 (index, Lost("struct xa_node", node, f"XArray has more than {limit} entries"))
-                for node, index in level.items()
+                for node, (index, *_) in level.items()
             ]
             break
-        below: dict[int, int] = {}
+        below: dict[int, tuple[int, int, int]] = {}
         for node in layout.read_many(level):
             address = node.address
-            first = level[address]
+            first, parent, offset = level[address]
             if isinstance(node, Lost) or node.shift >= _LONG_BITS or shift not in (-1, node.shift):
                 why = "" if isinstance(node, Lost) else "not a node of this XArray"
                 found.append((first, Lost("struct xa_node", address, why)))
                 continue
             shift = node.shift
-            for i, entry in enumerate(unpack_words(prog, node.slots)):
+            slots = unpack_words(prog, node.slots)
+            looks = _LOOKS - 1 if live else 0
+            while (why := _wrong(node, slots, parent, offset, distilled)) and looks:
+                # A live kernel changes the count after the slot.
+                node, looks = layout.read(address), looks - 1
+                slots = unpack_words(prog, node.slots)
+            if why:
+                found.append((first, Lost("struct xa_node", address, why)))
+            for i, entry in enumerate(slots):
                 if not entry:
                     continue
                 index = first + (i << shift)
                 if not entry & _TAG and not shift:
                     found.append((index, entry))
                 elif _is_node(entry) and shift:
-                    below[entry - _INTERNAL] = index
+                    child = entry - _INTERNAL
+                    if child in below:
+                        found.append((index, Lost("struct xa_node", child, "two slots lead to it")))
+                    else:
+                        below[child] = index, address, i
                 elif entry & _TAG != _INTERNAL or entry > _MAX_INTERNAL:
                     found.append((index, Lost("struct xa_node", address, "entry is no pointer")))
         level, shift = below, shift - bits
     for index, found_there in sorted(found, key=lambda one: one[0]):
         yield found_there if isinstance(found_there, Lost) else (index, found_there)
+
+
+def _wrong(node: _XaNode, slots: tuple[int, ...], parent: int, offset: int, distilled: bool) -> str:
+    """What a node says of itself that does not fit, or nothing."""
+    if distilled and not node.count:
+        # Cores that were distilled by earlier versions lack what was not read then.
+        return ""
+    if (node.parent, node.offset) != (parent, offset):
+        return "it belongs elsewhere in the XArray"
+    used = len(slots) - slots.count(0)
+    return f"it has {used} entries instead of {node.count}" if used != node.count else ""
 
 
 def xa_load(prog: Program, head: int, index: int) -> int:

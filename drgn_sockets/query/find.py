@@ -98,10 +98,11 @@ def _sockets_at(prog: Program, word: Address) -> Iterator[int]:
 
 
 def _why_no_socket(prog: Program, word: Address) -> str:
+    lost: list[Lost] = []
     if isinstance(or_lost(SockCommon.layout(prog).read, word.address), Lost):
         why = "there is no memory that can be read"
     else:
-        task = task_at(Tasks(prog), word)
+        task = task_at(Tasks(prog, lost.append), word)
         if task is not None:
             return f"it is the task_struct of process {task.tgid}: fds {task.tgid}"
         if word.type == "struct file":
@@ -132,7 +133,7 @@ def socket_test(prog: Program, word: Word) -> SocketTest:
         sk = sk_at(prog, word)
         return lambda record: record.sk == sk
     if isinstance(word, Descriptor):
-        sk = _sk_of_descriptor(Tasks(prog), word)
+        sk = _sk_of_descriptor(Tasks(prog, lambda lost: None), word)
         return lambda record: record.sk == sk
     if isinstance(word, Abstract):
         return _abstract_test(word)
@@ -189,8 +190,7 @@ def held_by(prog: Program, word: Number, holders: Holders) -> set[int]:
 
     :raises UserError: if there is no such process
     """
-    if word.number not in Tasks(prog).by_tid:
-        task_of(prog, word.number)
+    task_of(prog, word.number)
     return holders.sks_of(word.number)
 
 

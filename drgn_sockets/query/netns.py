@@ -8,8 +8,9 @@ import os
 from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError, nearest
+from drgn_sockets.kernel.lost import Lost, present
 from drgn_sockets.kernel.mounts import named_net_namespaces
-from drgn_sockets.kernel.net import net_namespaces, task_net
+from drgn_sockets.kernel.net import for_each_net, net_namespaces, task_net
 from drgn_sockets.kernel.task import task_by_tid
 from drgn_sockets.program import is_running_kernel
 
@@ -23,11 +24,12 @@ def find_netns(prog: Program, what: str) -> int:
     :param what: A name that ``ip netns`` has given it; its inode; or the PID of a process in it
     :raises UserError: if there is none; its text lists those that there are
     """
-    inos = [ns.ino for ns in net_namespaces(prog).values()]
+    lost: list[Lost] = []
+    inos = [ns.ino for ns in net_namespaces(prog, lost.append).values()]
     number = int(what) if what.isdecimal() and what.isascii() else 0
     if number in inos:
         return number
-    names = _names(prog)
+    names = _names(prog, lost)
     if what in names:
         return names[what]
     try:
@@ -42,8 +44,10 @@ def find_netns(prog: Program, what: str) -> int:
         return ino
     name_of = {ino: name for name, ino in names.items()}
     there = ", ".join(f"{name_of[ino]} ({ino})" if ino in name_of else str(ino) for ino in inos)
+    missing = f"; more may be missing: {lost[0]}" if lost else ""
     raise UserError(
         f"no network namespace {what}, nor a process: there are {there}{nearest(what, names)}"
+        f"{missing}"
     )
 
 
@@ -55,15 +59,16 @@ def find_net(prog: Program, what: str) -> int:
     :raises UserError: likewise
     """
     ino = find_netns(prog, what)
-    for net, namespace in net_namespaces(prog).items():
+    for namespace in present(for_each_net(prog)):
         if namespace.ino == ino:
-            return net
+            return namespace.address
     raise UserError(f"network namespace {ino} is in no list of the kernel's")
 
 
-def _names(prog: Program) -> dict[str, int]:
+def _names(prog: Program, lost: list[Lost]) -> dict[str, int]:
     """Inodes by name."""
-    names = {os.fsdecode(name): ino for name, ino in named_net_namespaces(prog).items()}
+    found = named_net_namespaces(prog, lost.append)
+    names = {os.fsdecode(name): ino for name, ino in found.items()}
     if is_running_kernel(prog):
         # A shell here means these names, whatever process 1 has mounted.
         try:

@@ -11,7 +11,7 @@ from typing import Any, Callable, TypeVar
 from drgn import FaultError, Program, offsetof
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.lost import Lost, all_there, lost_by, or_lost
+from drgn_sockets.kernel.lost import Lost, all_there, lost_by, or_lost, present
 from drgn_sockets.kernel.module import TYPES_OF_MODULES, find_module
 from drgn_sockets.kernel.net import net_ino, net_namespaces, netdev_name_by_index
 from drgn_sockets.kernel.sock import (
@@ -427,9 +427,7 @@ class SocketReader:
         yield from self._read_full(others, sockets, brief=True)
         yield from self._read(UnixRecord, unix, sockets, family_named(UnixRecord.family_name))
 
-    def read_entries(
-        self, entries: Iterable[tuple[int, SockCommon | None]], family: Family
-    ) -> Iterator[Batch]:
+    def read_entries(self, entries: Iterable[SockCommon | Lost], family: Family) -> Iterator[Batch]:
         """
         Read the sockets of a hash table.
 
@@ -439,9 +437,8 @@ class SocketReader:
         full = family.record if family.is_known(self.prog) else None
         for some in _pieces(entries, _BATCH):
             # The walk has looked at these again.
-            lost = [Lost(Sock.C_TYPE, sk) for sk, entry in some if entry is None]
-            yield from self._unreadable(lost, stood=True)
-            good = [common for _, common in some if common is not None]
+            yield from self._unreadable([one for one in some if isinstance(one, Lost)], stood=True)
+            good = list(present(some))
             sks = [common.address for common in good]
             yield from _with_parts(self._by_state(sks, good, full), self.losses)
 
@@ -729,21 +726,26 @@ def _walk(
     known = nexts.get(family.name, NOTHING)
     shown = nexts.get(_SHOWN, NOTHING)
     entries = _unknown(family, prog, known, reader.losses)
-    return reader.read_entries((one for one in entries if one[0] not in shown), family)
+    return reader.read_entries((one for one in entries if one.address not in shown), family)
 
 
 def _unknown(
     family: Family, prog: Program, known: Mapping[int, int], losses: Losses
-) -> Iterator[tuple[int, SockCommon | None]]:
+) -> Iterator[SockCommon | Lost]:
     try:
-        for sk, entry in family.walk(prog, known):
-            if sk not in known:
-                yield sk, entry
+        for entry in family.walk(prog, known):
+            if entry.address not in known:
+                yield entry
     except FaultError as e:
         losses.lose(e, f"{family.name} sockets")
     except LookupError as e:
         # Mostly the family's module is not loaded. If it is, the program lacks its types.
-        if family.module is not None and find_module(prog, family.module) is not None:
+        try:
+            loaded = family.module is not None and find_module(prog, family.module) is not None
+        except FaultError as fault:
+            losses.lose(fault, f"{family.name} sockets")
+            return
+        if loaded:
             text = f"{family.name} sockets that are in no file table are not shown: {e}"
             if "struct " in str(e):
                 text += f" {TYPES_OF_MODULES}"

@@ -568,12 +568,12 @@ class Family:
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         """
         Iterate over its sockets in the kernel's lists and tables, in all network namespaces.
 
         :param known: Sockets that may be left out, each with the next node of its hash chain.
-        :return: Iterator of (address, entry), ``None`` for one that cannot be read
+        :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read.
         :raises LookupError: if the program lacks the types or variables
         """
         return iter(())

@@ -128,10 +128,13 @@ def fd(r: FdRecord) -> str | None:
 def _socket(file: FileRecord) -> Words:
     socket = file.socket
     ino = file.ino or 0
-    told = socket.lsof(ino) if isinstance(socket, SocketRecord) else None
+    if not isinstance(socket, SocketRecord):
+        error = file.error or getattr(socket, "error", None)
+        return Words("sock", _device(file.dev), "0t0", str(file.ino), _bytes(error))
+    told = socket.lsof(ino)
     if told is not None:
         return Words(told.type, told.device, "0t0", told.node, told.name)
     # lsof shows no ends of these; we add them where the family has some.
-    ends = socket.lsof_ends() if isinstance(socket, SocketRecord) else ""
+    ends = socket.lsof_ends()
     name = b"protocol: %b%b" % (file.protocol, ends.encode())
     return Words("sock", _device(file.dev), "0t0", str(file.ino), name)

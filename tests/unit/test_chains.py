@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drgn_sockets.kernel.chains import NOTHING, HashTable, walk_buckets, walk_chains
+from drgn_sockets.kernel.lost import Lost, present
 from drgn_sockets.kernel.structs import Int, Struct
 
 from .fake_kernel import BIG, LITTLE, LITTLE_32, PAGE, FakeKernel
@@ -65,9 +66,7 @@ class Table:
         for i, following in zip(entries, nodes[1:]):
             self.kernel.put(self.at(i), self.entry, {"magic": MAGIC, "node": {"next": following}})
 
-    def walk(
-        self, known: Mapping[int, int] = NOTHING, prog: Any = None
-    ) -> list[tuple[int, Entry | None]]:
+    def walk(self, known: Mapping[int, int] = NOTHING, prog: Any = None) -> list[Entry | Lost]:
         layout = Entry.layout(self.kernel.prog)
         return list(
             walk_chains(
@@ -84,15 +83,13 @@ class Table:
     def found(self, known: Mapping[int, int] = NOTHING, prog: Any = None) -> list[int]:
         """Numbers of the entries found, each of which is one and is found once."""
         walked = self.walk(known, prog)
-        assert len({address for address, _ in walked}) == len(walked)
-        for address, entry in walked:
-            assert entry is not None, hex(address)
-            assert entry.address == address
-        return sorted((address - self.entries) // SIZE for address, _ in walked)
+        assert len({entry.address for entry in walked}) == len(walked)
+        assert not any(isinstance(entry, Lost) for entry in walked)
+        return sorted((entry.address - self.entries) // SIZE for entry in walked)
 
     def bad(self) -> list[int]:
         """Addresses where no entry was found."""
-        return [address for address, entry in self.walk() if entry is None]
+        return [entry.address for entry in self.walk() if isinstance(entry, Lost)]
 
 
 @pytest.mark.parametrize("platform", [LITTLE, BIG, LITTLE_32])
@@ -106,7 +103,7 @@ def test_all_entries_of_all_buckets(platform: Platform) -> None:
     t.chain(4, [2, 4], end=0)
     assert t.found() == [1, 2, 3, 4, 5, 7, 9]
     # Level by level, and each level in the order of addresses.
-    order = [(address - t.entries) // SIZE for address, _ in t.walk()]
+    order = [(entry.address - t.entries) // SIZE for entry in t.walk()]
     assert order == [2, 3, 9, 1, 4, 7, 5]
 
 
@@ -131,8 +128,36 @@ def test_heads_of_a_part() -> None:
     t = Table(6)
     for i in range(6):
         t.chain(i, [i])
-    assert t.table.heads(t.kernel.prog) == ([t.node(i) for i in range(6)], False)
-    assert t.table.heads(t.kernel.prog, 2, 3) == ([t.node(i) for i in (2, 3, 4)], False)
+    assert t.table.heads(t.kernel.prog) == ([t.node(i) for i in range(6)], None)
+    assert t.table.heads(t.kernel.prog, 2, 3) == ([t.node(i) for i in (2, 3, 4)], None)
+
+
+def test_buckets_of_another_table() -> None:
+    t = Table(4)
+    t.chain(0, [1])
+    for i in (1, 2, 3):
+        t.chain(i, [])
+    t.table = t.table._replace(nulls=0)
+    assert t.found() == [1]
+    # The table begins one bucket later than it should: each chain has the marker of the next.
+    t.table = t.table._replace(n_buckets=3, address=t.table.address + t.table.bucket_size)
+    why = "3 of its 3 buckets are those of another table"
+    assert t.walk() == [Lost("hash table", t.table.address, why)]
+    # In such a table no bucket is NULL.
+    t.kernel.write(t.table.address, bytes(3 * t.table.bucket_size))
+    assert t.walk() == [Lost("hash table", t.table.address, why)]
+
+
+def test_a_chain_with_the_end_of_another() -> None:
+    t = Table(2)
+    t.table = t.table._replace(nulls=0)
+    t.chain(0, [1, 2], end=3)
+    t.chain(1, [3])
+    *good, lost = t.walk()
+    assert [entry.address for entry in good] == [t.at(1), t.at(3), t.at(2)]
+    assert lost == Lost(
+        "hash table", t.table.address, "1 of its chains end as those of other buckets do"
+    )
 
 
 def test_loops_end() -> None:
@@ -165,7 +190,7 @@ def test_a_broken_chain_costs_its_rest() -> None:
     t.chain(4, [7], end=2)
     t.head(5, unmapped + PAGE)
     t.chain(6, [8, 9])
-    good = [(a - t.entries) // SIZE for a, entry in t.walk() if entry is not None]
+    good = [(entry.address - t.entries) // SIZE for entry in present(t.walk())]
     assert sorted(good) == list(range(1, 10))
     # Where entries should be and none are is told, each once.
     assert sorted(t.bad()) == sorted(
@@ -179,7 +204,7 @@ def test_an_unreadable_array_of_buckets() -> None:
     # A row tells that there may have been more.
     for address in (0xDEAD000000000000, 2**64 - 16, 2**64 - 1, 2**64):
         t.table = t.table._replace(address=address)
-        assert t.walk() == [(address, None)]
+        assert t.walk() == [Lost("hash table", address, "4 of its 4 buckets are missing")]
 
 
 def test_an_absurd_number_of_buckets() -> None:
@@ -191,9 +216,7 @@ def test_an_absurd_number_of_buckets() -> None:
         t.table = t.table._replace(n_buckets=number)
         t.kernel.reads.clear()
         walked = t.walk()
-        assert [address for address, entry in walked if entry is not None] == [
-            t.at(i) for i in (1, 2, 3)
-        ]
+        assert [entry.address for entry in present(walked)] == [t.at(i) for i in (1, 2, 3)]
         assert t.bad() == [t.table.address]
         assert len(t.kernel.reads) < 1000
 
@@ -212,7 +235,7 @@ def test_a_hole_in_the_array_of_buckets() -> None:
             t.chain(bucket, [len(expected)])
             expected.append(len(expected))
     assert t.bad() == [base]
-    good = [address for address, entry in t.walk() if entry is not None]
+    good = [entry.address for entry in present(t.walk())]
     assert sorted(good) == [t.at(i) for i in expected]
 
 
@@ -223,7 +246,7 @@ def test_known_entries_are_passed_over() -> None:
     t.chain(2, [8, 9], end=0)
     t.chain(3, [10, 11], end=t.node(10))
     t.chain(4, [12, 13, 14], end=t.node(13))
-    nexts = {address: entry.node for address, entry in t.walk() if entry is not None}
+    nexts = {entry.address: entry.node for entry in present(t.walk())}
 
     def known(*entries: int) -> dict[int, int]:
         return {t.at(i): nexts[t.at(i)] for i in entries}
@@ -261,9 +284,9 @@ def test_known_entries_that_lead_astray() -> None:
     t.chain(1, [3, 4])
     # What was read before the walk is old: its next leads into another chain, or nowhere.
     assert t.found({t.at(1): t.node(4)}) == [3, 4]
-    walked = dict(t.walk({t.at(1): 0xDEAD000000000108}))
-    assert walked.pop(0xDEAD000000000100, 1) is None
-    assert sorted(walked) == [t.at(3), t.at(4)]
+    walked = t.walk({t.at(1): 0xDEAD000000000108})
+    assert [one.address for one in walked if isinstance(one, Lost)] == [0xDEAD000000000100]
+    assert sorted(entry.address for entry in present(walked)) == [t.at(3), t.at(4)]
     assert t.found({t.at(1): 0}) == [3, 4]
 
 
@@ -295,7 +318,7 @@ def test_as_following_one_chain_after_the_other(
         for i in known & following.keys()
         if (entry := Entry.layout(t.kernel.prog).follow(t.at(i))) is not None
     }
-    good = {(address - t.entries) // SIZE for address, entry in t.walk(nexts) if entry is not None}
+    good = {(entry.address - t.entries) // SIZE for entry in present(t.walk(nexts))}
     assert good == reached - known
 
 
@@ -328,7 +351,7 @@ def test_a_chain_that_strays_is_walked_again() -> None:
     class Settling(HashTable):
         def heads(
             self, prog: Program, start: int = 0, count: int | None = None
-        ) -> tuple[list[int], bool]:
+        ) -> tuple[list[int], Lost | None]:
             nonlocal heads
             heads += 1
             if heads == 2:
@@ -364,7 +387,7 @@ def test_what_cannot_be_read_of_a_live_kernel_stands_or_is_gone() -> None:
     class Moving(HashTable):
         def heads(
             self, prog: Program, start: int = 0, count: int | None = None
-        ) -> tuple[list[int], bool]:
+        ) -> tuple[list[int], Lost | None]:
             nonlocal looks
             looks += 1
             if looks == 2:
@@ -387,7 +410,8 @@ def test_what_cannot_be_read_of_a_live_kernel_stands_or_is_gone() -> None:
     t.chain(0, [1, 2, 3])
     t.kernel.put(t.at(2), t.entry, {"magic": 7, "node": {"next": 0xDEAD}})
     t.table = HashTable(*t.table)
-    bad = [at for at, entry in t.walk(prog=LiveProgram(t.kernel.prog)) if entry is None]
+    walked = t.walk(prog=LiveProgram(t.kernel.prog))
+    bad = [one.address for one in walked if isinstance(one, Lost)]
     assert bad == t.bad() == [t.at(2)]
 
 
@@ -401,7 +425,7 @@ def test_an_entry_that_leaves_its_chain_leads_nowhere() -> None:
     class Settling(HashTable):
         def heads(
             self, prog: Program, start: int = 0, count: int | None = None
-        ) -> tuple[list[int], bool]:
+        ) -> tuple[list[int], Lost | None]:
             if count is not None:
                 t.chain(0, [1, 3], end=0)
             return HashTable(*self).heads(prog, start, count)
@@ -416,6 +440,6 @@ def test_an_entry_that_leaves_its_chain_leads_nowhere() -> None:
             lambda entry: entry.magic in (MAGIC, MAGIC + 1),
             has_left=lambda entry: entry.magic == MAGIC + 1,
         )
-        return [(address - t.entries) // SIZE for _, address, _ in walk]
+        return [(entry.address - t.entries) // SIZE for _, entry in walk]
 
     assert found(LiveProgram(t.kernel.prog)) == [1, 3]

@@ -9,6 +9,7 @@ import pytest
 
 from drgn_sockets.kernel import inet_bhash
 from drgn_sockets.kernel.chains import HashTable
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import AF_INET, AF_INET6, TCP_CLOSE, TCP_LISTEN
 
 from .fake_kernel import PAGE, FakeKernel
@@ -75,7 +76,7 @@ class Bound:
     def found(self, known: Sequence[int] = ()) -> list[tuple[int, bool]]:
         """Numbers of the sockets, and whether each could be read."""
         walked = inet_bhash.for_each_bound_tcp(self.kernel.prog, {self.at(i) for i in known})
-        return [((address - SOCKS) // SIZE, sock is not None) for address, sock in walked]
+        return [((s.address - SOCKS) // SIZE, not isinstance(s, Lost)) for s in walked]
 
 
 @pytest.fixture(params=[True, False], ids=["by port", "by address"])

@@ -9,6 +9,7 @@ import pytest
 from drgn import Platform
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.rhashtable import Rhashtable, walk_rhashtable
 from drgn_sockets.kernel.structs import Int, Struct
 
@@ -80,10 +81,10 @@ class Table:
             self.kernel.put(self.at(i), self.entry, {"magic": MAGIC, "node": {"next": following}})
 
     def walk(
-        self, table: int, known: Mapping[int, int] = NOTHING
-    ) -> list[tuple[int, Entry | None]]:
+        self, table: int, known: Mapping[int, int] = NOTHING, nelems: int = 0
+    ) -> list[Entry | Lost]:
         k = self.kernel
-        value = {"tbl": table, "p": {"head_offset": NODE}, "nelems": {"counter": 1}}
+        value = {"tbl": table, "p": {"head_offset": NODE}, "nelems": {"counter": nelems}}
         address = k.new(self.rhashtable, value)
         return list(
             walk_rhashtable(
@@ -99,15 +100,15 @@ class Table:
     def found(self, table: int, known: Mapping[int, int] = NOTHING) -> list[int]:
         """Numbers of the entries in the order found, each of which is one and is found once."""
         walked = self.walk(table, known)
-        assert len({address for address, _ in walked}) == len(walked)
-        assert all(entry is not None and entry.address == a for a, entry in walked)
-        return [(address - self.entries) // SIZE for address, _ in walked]
+        assert len({entry.address for entry in walked}) == len(walked)
+        assert not any(isinstance(entry, Lost) for entry in walked)
+        return [(entry.address - self.entries) // SIZE for entry in walked]
 
     def split(self, table: int) -> tuple[list[int], list[int]]:
         """Numbers of the good entries, and addresses of what is none."""
         walked = self.walk(table)
-        good = [(a - self.entries) // SIZE for a, entry in walked if entry is not None]
-        return good, [a for a, entry in walked if entry is None]
+        good = [(e.address - self.entries) // SIZE for e in walked if not isinstance(e, Lost)]
+        return good, [entry.address for entry in walked if isinstance(entry, Lost)]
 
 
 @pytest.mark.parametrize("platform", [LITTLE, BIG, LITTLE_32])
@@ -119,6 +120,18 @@ def test_all_entries_in_the_order_of_the_kernel(platform: Platform) -> None:
     t.chain(t.bucket(table, 3), [])
     t.chain(t.bucket(table, 7), [2, 4], end=0)
     assert t.found(table) == [3, 9, 1, 7, 5, 2, 4]
+
+
+def test_fewer_entries_than_are_counted() -> None:
+    t = Table()
+    table = t.array(4)
+    t.chain(t.bucket(table, 1), [1, 2])
+    assert len(t.walk(table, nelems=2)) == 2
+    *_, lost = t.walk(table, nelems=5)
+    assert isinstance(lost, Lost)
+    assert lost.why == "it counts 5 entries, of which 3 are not found"
+    # A known entry is in the chain, and is not visited.
+    assert len(t.walk(table, {t.at(1): t.node(2)}, nelems=2)) == 1
 
 
 def test_a_bucket_that_is_locked() -> None:

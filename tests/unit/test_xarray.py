@@ -15,6 +15,8 @@ from .fake_kernel import FakeKernel
 
 # XA_CHUNK_SHIFT
 BITS = 6
+# Where the slots are in a node.
+SLOTS = 16
 
 
 class Tree:
@@ -23,7 +25,11 @@ class Tree:
     def __init__(self, pointers: dict[int, int]) -> None:
         self.kernel = k = FakeKernel()
         slots = k.array(k.ptr, 1 << BITS)
-        self.type = k.struct("xa_node", ("shift", k.u8), ("offset", k.u8), ("slots", slots))
+        self.type = k.struct(
+            "xa_node",
+            *(("shift", k.u8), ("offset", k.u8), ("count", k.u8), ("parent", k.ptr)),
+            ("slots", slots),
+        )
         #: By shift and first index, the address of each node.
         self.nodes: dict[tuple[int, int], int] = {}
         if not pointers or max(pointers) == 0:
@@ -39,7 +45,12 @@ class Tree:
             below = {n: p for n, p in pointers.items() if start <= n < start + (1 << shift)}
             if below:
                 slots[i] = self.node(below, shift - BITS, start) if shift else below[start]
-        address = self.kernel.new(self.type, {"shift": shift, "slots": slots})
+        used = sum(map(bool, slots))
+        address = self.kernel.new(self.type, {"shift": shift, "count": used, "slots": slots})
+        for i, entry in enumerate(slots if shift else ()):
+            if entry:
+                self.kernel.write(entry - 2 + 1, bytes([i]))
+                self.kernel.write(entry - 2 + 8, self.kernel.words([address]))
         self.nodes[shift, first] = address
         return address | 2
 
@@ -68,7 +79,7 @@ def test_a_node_that_cannot_be_read() -> None:
     tree = Tree({i: pointer(i) for i in (1, 70, 200)})
     top = tree.nodes[BITS, 0]
     nowhere = 0xDEAD000000000100
-    tree.kernel.write(top + 8 + 8, tree.kernel.words([nowhere | 2]))
+    tree.kernel.write(top + SLOTS + 8, tree.kernel.words([nowhere | 2]))
     lost = Lost("struct xa_node", nowhere)
     assert tree.walk() == [(1, pointer(1)), lost, (200, pointer(200))]
     with pytest.raises(FaultError):
@@ -91,18 +102,39 @@ def test_what_is_no_node_of_it(shift: int) -> None:
 def test_a_node_that_leads_back_to_the_root() -> None:
     tree = Tree({i: pointer(i) for i in (1, 70)})
     top = tree.nodes[BITS, 0]
-    tree.kernel.write(top + 8 + 2 * 8, tree.kernel.words([top | 2]))
+    tree.kernel.write(top + SLOTS + 2 * 8, tree.kernel.words([top | 2]))
     lost = Lost("struct xa_node", top, "not a node of this XArray")
-    assert tree.walk() == [(1, pointer(1)), (70, pointer(70)), lost]
+    count = Lost("struct xa_node", top, "it has 3 entries instead of 2")
+    assert tree.walk() == [count, (1, pointer(1)), (70, pointer(70)), lost]
+
+
+def test_a_slot_that_was_emptied() -> None:
+    tree = Tree({i: pointer(i) for i in (1, 70, 200)})
+    top = tree.nodes[BITS, 0]
+    tree.kernel.write(top + SLOTS + 8, bytes(8))
+    count = Lost("struct xa_node", top, "it has 2 entries instead of 3")
+    assert tree.walk() == [count, (1, pointer(1)), (200, pointer(200))]
+
+
+def test_a_slot_that_leads_to_another_part() -> None:
+    tree = Tree({i: pointer(i) for i in (1, 70, 200)})
+    top = tree.nodes[BITS, 0]
+    tree.kernel.write(top + SLOTS + 8, tree.kernel.words([tree.nodes[0, 192] | 2]))
+    found = tree.walk()
+    assert Lost("struct xa_node", tree.nodes[0, 192], "two slots lead to it") in found
+    tree.kernel.write(top + SLOTS + 3 * 8, bytes(8))
+    found = tree.walk()
+    assert Lost("struct xa_node", tree.nodes[0, 192], "it belongs elsewhere in the XArray") in found
 
 
 def test_entries_that_are_no_pointers() -> None:
     tree = Tree({i: pointer(i) for i in (1, 2, 3)})
     leaf = tree.nodes[0, 0]
     # A value, a node in a leaf; and an internal entry that stands for none (XA_ZERO_ENTRY).
-    tree.kernel.write(leaf + 8 + 2 * 8, tree.kernel.words([0x13, leaf | 2, 257 << 2 | 2]))
+    tree.kernel.write(leaf + SLOTS + 2 * 8, tree.kernel.words([0x13, leaf | 2, 257 << 2 | 2]))
     lost = Lost("struct xa_node", leaf, "entry is no pointer")
-    assert tree.walk() == [(1, pointer(1)), lost, lost]
+    count = Lost("struct xa_node", leaf, "it has 4 entries instead of 3")
+    assert tree.walk() == [count, (1, pointer(1)), lost, lost]
     assert (tree.load(2), tree.load(4)) == (0, 0)
 
 

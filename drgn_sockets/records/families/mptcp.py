@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from drgn import Program, offsetof
 
 from drgn_sockets.kernel.chains import NOTHING
-from drgn_sockets.kernel.lost import unbroken
+from drgn_sockets.kernel.lost import Lost, unbroken
 from drgn_sockets.kernel.mptcp import (
     PmNlPernet,
     for_each_mptcp,
@@ -353,7 +353,7 @@ class Mptcp(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         return for_each_mptcp(prog, known)
 
     def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:

@@ -11,6 +11,7 @@ from typing import Any
 from drgn import FaultError, Program
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, unpack_words
 from drgn_sockets.kernel.net import task_net
 from drgn_sockets.kernel.netlink import for_each_netlink
@@ -303,7 +304,7 @@ class Netlink(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         return for_each_netlink(prog, known)
 
     def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:

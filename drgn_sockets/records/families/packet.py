@@ -12,7 +12,7 @@ from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.lists import for_each_linked
-from drgn_sockets.kernel.lost import unbroken
+from drgn_sockets.kernel.lost import Lost, unbroken
 from drgn_sockets.kernel.memory import page_shift, read_pointers
 from drgn_sockets.kernel.net import netdev_name_by_index
 from drgn_sockets.kernel.sk_filter import Instruction, filter_bytes, instructions
@@ -524,5 +524,5 @@ class Packet(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         return for_each_packet(prog, known)

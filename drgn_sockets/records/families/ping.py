@@ -9,6 +9,7 @@ from typing import ClassVar
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import AF_INET6, TCP_ESTABLISHED, Sock, SockCommon, for_each_ping
 from drgn_sockets.records.families.inet import InetRecord, InetSock
 from drgn_sockets.records.socket import Family, LsofSocket
@@ -48,5 +49,5 @@ class Ping(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         return for_each_ping(prog, known)

@@ -10,6 +10,7 @@ from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.inet_ctl_sock import for_each_control_sock
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import AF_INET6, SOCK_RAW, Sock, SockCommon, for_each_raw
 from drgn_sockets.kernel.structs import OptInt
 from drgn_sockets.records.families.inet import InetRecord, InetSock
@@ -68,6 +69,6 @@ class Raw(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         yield from for_each_raw(prog, known)
         yield from for_each_control_sock(prog, SOCK_RAW)

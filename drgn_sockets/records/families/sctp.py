@@ -13,7 +13,7 @@ from drgn import Program
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.inet_ctl_sock import for_each_control_sock
 from drgn_sockets.kernel.lists import list_for_each, list_for_each_entry
-from drgn_sockets.kernel.lost import unbroken
+from drgn_sockets.kernel.lost import Lost, unbroken
 from drgn_sockets.kernel.memory import byte_order, read_bytes
 from drgn_sockets.kernel.sctp import for_each_sctp, sctp_bind_addrs
 from drgn_sockets.kernel.sock import (
@@ -630,7 +630,7 @@ class Sctp(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         yield from for_each_control_sock(prog, SOCK_SEQPACKET)
         yield from for_each_sctp(prog, known)
 

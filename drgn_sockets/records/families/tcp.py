@@ -10,6 +10,7 @@ from typing import Any, Callable, NamedTuple
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import (
     IPPROTO_TCP,
     SOCK_STREAM,
@@ -545,7 +546,7 @@ class Tcp(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         return for_each_tcp(prog, known)
 
     def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:

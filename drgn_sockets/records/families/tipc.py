@@ -11,9 +11,9 @@ from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.lists import list_for_each_entry
-from drgn_sockets.kernel.lost import unbroken
+from drgn_sockets.kernel.lost import Lost, lost_by, unbroken
 from drgn_sockets.kernel.module import module_variable
-from drgn_sockets.kernel.net import net_namespaces
+from drgn_sockets.kernel.net import for_each_net
 from drgn_sockets.kernel.rhashtable import Rhashtable, walk_rhashtable
 from drgn_sockets.kernel.sock import AF_TIPC, SOCK_DGRAM, SOCK_STREAM, Sock, SockCommon
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
@@ -135,28 +135,29 @@ def tipc_net(prog: Program, net: int) -> TipcNet:
     return TipcNet.layout(prog).read(generic.ptr[_net_id(prog)].value_())
 
 
-def for_each_tipc(
-    prog: Program, known: Mapping[int, int] = NOTHING
-) -> Iterator[tuple[int, SockCommon | None]]:
+def for_each_tipc(prog: Program, known: Mapping[int, int] = NOTHING) -> Iterator[SockCommon | Lost]:
     """
     Iterate over the TIPC sockets of all network namespaces, as ``tipc_diag_dump()``.
 
     The topology server of each namespace has a socket that no process holds.
 
     :param known: Sockets that are passed over
-    :return: Iterator of (address, entry), ``None`` for an entry that cannot be read
+    :return: Iterator of the entries. A ``Lost`` stands for one that cannot be read.
     :raises LookupError: if TIPC is not loaded, or the program lacks its types
     """
     layout = _Hashed.layout(prog)
-    for net in net_namespaces(prog):
+    for net in for_each_net(prog):
+        if isinstance(net, Lost):
+            yield net
+            continue
         try:
-            tn = tipc_net(prog, net)
+            tn = tipc_net(prog, net.address)
             table = Rhashtable.layout(prog).read(
                 tn.address + TipcNet.layout(prog).cls.places["sk_rht"].offset
             )
         except FaultError as e:
             # This becomes a row with an error: the sockets of the namespace are missing.
-            yield e.address, None
+            yield lost_by(e, TipcNet.C_TYPE)
             continue
         yield from walk_rhashtable(prog, table, layout, lambda sock: sock.node, _is_one, known)
 
@@ -357,7 +358,7 @@ class Tipc(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         return for_each_tipc(prog, known)
 
     def is_known(self, prog: Program) -> bool:

@@ -10,6 +10,7 @@ from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.inet_ctl_sock import for_each_control_sock
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import IPPROTO_UDPLITE, SOCK_DGRAM, SockCommon, for_each_udp
 from drgn_sockets.kernel.structs import Int
 from drgn_sockets.records.families.inet import InetRecord, InetSock
@@ -60,6 +61,6 @@ class Udp(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         yield from for_each_udp(prog, known)
         yield from for_each_control_sock(prog, SOCK_DGRAM)

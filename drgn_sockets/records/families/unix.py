@@ -400,7 +400,7 @@ class Unix(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         return for_each_unix(prog, known)
 
     def peer(self, sockets: Sockets, record: Any) -> AnySocket | None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon
 from drgn_sockets.kernel.structs import Int
 from drgn_sockets.kernel.vsock import for_each_vsock
@@ -86,7 +87,7 @@ class Vsock(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         return for_each_vsock(prog)
 
     def peer(self, sockets: Sockets, record: Any) -> SocketRecord | None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from drgn import Program
 
 from drgn_sockets.kernel.chains import NOTHING
+from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon, for_each_xdp
 from drgn_sockets.kernel.structs import CString, Int, OptInt, Struct
 from drgn_sockets.records.socket import Derived, Endpoint, Family, SocketRecord
@@ -203,5 +204,5 @@ class Xdp(Family):
 
     def walk(
         self, prog: Program, known: Mapping[int, int] = NOTHING
-    ) -> Iterator[tuple[int, SockCommon | None]]:
+    ) -> Iterator[SockCommon | Lost]:
         return for_each_xdp(prog, known)

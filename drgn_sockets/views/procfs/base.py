@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, ClassVar, NamedTuple, TypeVar
@@ -12,14 +13,23 @@ from drgn import FaultError, Object, Program
 from drgn_sockets.kernel.chains import HashTable
 from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.memory import byte_order, pointer_size
+from drgn_sockets.kernel.net import is_net
 from drgn_sockets.kernel.procdir import proc_net_names
-from drgn_sockets.kernel.sock import NumaDropCounters, Sock, has_sock_i_uid, walk_hashed
+from drgn_sockets.kernel.sock import (
+    SMALL_STATES,
+    NumaDropCounters,
+    Sock,
+    has_sock_i_uid,
+    missing_socks,
+    walk_hashed,
+)
 from drgn_sockets.kernel.structs import StructBatch
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
 from drgn_sockets.records.holder import AnyInode
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import SocketReader
+from drgn_sockets.text import LOST
 
 T = TypeVar("T")
 
@@ -36,6 +46,13 @@ class Entry(NamedTuple):
     family: int
     #: ``TCP_*``
     state: int
+
+
+class _Unknown(NamedTuple):
+    """An inode that cannot be read."""
+
+    ino: str = LOST
+    uid: str = LOST
 
 
 class Looker:
@@ -61,6 +78,7 @@ class Looker:
         self._real_pointers = real_pointers
         self._pointer: Callable[[int], str] | None = None
         self._walked: dict[HashTable, dict[int, list[Entry]]] = {}
+        self._damaged: set[HashTable] = set()
         self._kept: dict[str, Any] = {}
         self._addresses: dict[bytes, str] = {}
 
@@ -79,28 +97,67 @@ class Looker:
         """Read the key that pointers are hashed with, whatever ``kptr_restrict`` is."""
         default_pointer(self.prog)
 
-    def entries(self, table: HashTable, net: int, *families: int) -> list[Entry]:
+    def entries(self, table: HashTable, net: int, *families: int, own: bool = False) -> list[Entry]:
         """
         Get the sockets of a network namespace in a hash table, in the order of the table.
 
         :param net: ``struct net *``
         :param families: Families whose sockets may be in the table.
+        :param own: Whether the table has sockets of this network namespace only.
         """
+        walked = self._table(table, families)
+        if own:
+            for other in walked.keys() - {net}:
+                self._of_no_net(walked[other], other)
+        return walked.get(net, [])
+
+    def _table(self, table: HashTable, families: Sequence[int]) -> dict[int, list[Entry]]:
         walked = self._walked.get(table)
         if walked is None:
             walked = self._walked[table] = self._walk(table, families)
-        return walked.get(net, [])
+        return walked
+
+    def _of_no_net(self, entries: Iterable[Entry], net: int) -> None:
+        for entry in entries:
+            why = "a socket is in a table of another network namespace, or of none"
+            self.losses.lose(Lost("struct net", net, why), f"socket at {entry.sk:#x}")
+
+    def count(
+        self, tables: Iterable[HashTable | Lost], protos: Sequence[str], *families: int
+    ) -> None:
+        """
+        Tell if the tables of all network namespaces have fewer sockets than the kernel counts.
+
+        :param protos: As :func:`~drgn_sockets.kernel.sock.missing_socks` takes them
+        """
+        found = 0
+        for table in dict.fromkeys(tables):
+            if isinstance(table, Lost):
+                self.losses.lose(table)
+                return
+            if table.address:
+                entries = itertools.chain.from_iterable(self._table(table, families).values())
+                found += sum(entry.state not in SMALL_STATES for entry in entries)
+            if table in self._damaged:
+                # That is told, and how many are missing is not known.
+                return
+        for lost in missing_socks(self.prog, protos, found):
+            self.losses.lose(lost)
 
     def _walk(self, table: HashTable, families: Sequence[int]) -> dict[int, list[Entry]]:
         found: dict[int, list[Entry]] = {}
         if not table.address:
             return found
-        for bucket, sk, common in walk_hashed(self.prog, table, *families):
-            if common is None:
-                self.unreadable(sk)
+        for bucket, one in walk_hashed(self.prog, table, *families):
+            if isinstance(one, Lost):
+                self._damaged.add(table)
+                self.losses.lose(one)
             else:
-                entry = Entry(bucket, sk, common.family, common.state)
-                found.setdefault(common.net, []).append(entry)
+                entry = Entry(bucket, one.address, one.family, one.state)
+                found.setdefault(one.net, []).append(entry)
+        for net in found:
+            if not is_net(self.prog, net):
+                self._of_no_net(found[net], net)
         for entries in found.values():
             # The walk reads the first sockets of all chains, then the second ones, and so on.
             # The sort is stable: the sockets of a bucket stay in the order of its chain.
@@ -117,14 +174,17 @@ class Looker:
         """Tell that a socket cannot be read."""
         self.losses.lose(Lost("struct sock", sk))
 
-    def inodes(self, socks: StructBatch[Any]) -> tuple[list[int], list[int]]:
-        """Get the inodes of full sockets, and their owners as ``/proc/net`` has them."""
-        inodes: dict[int, AnyInode] = {}
+    def inodes(self, socks: StructBatch[Any]) -> tuple[list[int | str], list[int | str]]:
+        """
+        Get the inodes of full sockets, and their owners as ``/proc/net`` has them. A ``?`` stands
+        for what cannot be read.
+        """
+        inodes: dict[int, AnyInode | _Unknown] = {}
         found = self.reader.inodes_of(socks.addresses, socks.column("socket"), {})
         for sk, inode in found.items():
             if isinstance(inode, Lost):
-                # The file has 0 there.
                 self.losses.lose(inode, f"socket at {sk:#x}")
+                inodes[sk] = _Unknown()
             else:
                 inodes[sk] = inode
         inos = [inodes[sk].ino if sk in inodes else 0 for sk in socks.addresses]
@@ -133,7 +193,7 @@ class Looker:
         # sock_i_uid(): the owner of the inode; root for a socket without an inode.
         return inos, [inodes[sk].uid if sk in inodes else 0 for sk in socks.addresses]
 
-    def uids(self, sks: Iterable[int]) -> dict[int, int]:
+    def uids(self, sks: Iterable[int]) -> dict[int, int | str]:
         """Owners of full sockets as ``/proc/net`` has them, by ``struct sock *``."""
         socks = Sock.layout(self.prog).read_batch(sks)
         for lost in socks.lost:

@@ -116,7 +116,7 @@ class InetFile(NetFile):
         texts = (
             f"{source}:{sport:04X} {to}:{dport:04X} {state:02X} "
             f"{wmem - 1 & 0xFFFFFFFF:08X}:{queued & 0xFFFFFFFF:08X} 00:00000000 00000000 "
-            f"{uid:5} {0:8} {ino} {ref} {sk} {drops}"
+            f"{uid:>5} {0:8} {ino} {ref} {sk} {drops}"
             for source, to, sport, dport, state, wmem, queued, uid, ino, ref, sk, drops in columns
         )
         return dict(zip(socks.addresses, texts))

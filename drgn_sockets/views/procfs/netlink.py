@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
-from drgn_sockets.kernel.lost import Lost, or_lost
+from drgn_sockets.kernel.lost import Lost, or_lost, sift
 from drgn_sockets.kernel.netlink import for_each_netlink_of, netlink_tables
 from drgn_sockets.records.families.netlink import NetlinkSock, first_groups
 from drgn_sockets.views.procfs.base import Looker, NetFile, texts_of
@@ -57,9 +57,6 @@ def _by_net(at: Looker) -> dict[int, list[int]]:
     """Sockets that have a port ID, by ``struct net *``, in the order of the file."""
     found: dict[int, list[int]] = {}
     for table in netlink_tables(at.prog):
-        for sk, entry in for_each_netlink_of(at.prog, table):
-            if entry is None:
-                at.unreadable(sk)
-            else:
-                found.setdefault(entry.net, []).append(sk)
+        for entry in sift(for_each_netlink_of(at.prog, table), at.losses.lose):
+            found.setdefault(entry.net, []).append(entry.address)
     return found

@@ -25,7 +25,7 @@ class PacketFile(NetFile):
         width = 2 * pointer_size(at.prog) if _is_aligned(at.prog) else 8
         yield f"{'sk':{width}} RefCnt Type Proto  Iface R Rmem   User   Inode\n".encode("ascii")
         table = packet_list(at.net_object(net))
-        sks = [entry.sk for entry in at.entries(table, net, AF_PACKET)]
+        sks = [entry.sk for entry in at.entries(table, net, AF_PACKET, own=True)]
         rows = texts_of(sks, functools.partial(_rows, at))
         for sk in sks:
             if sk in rows:

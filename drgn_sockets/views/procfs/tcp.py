@@ -13,8 +13,10 @@ from drgn_sockets.kernel.sock import (
     AF_INET6,
     TCP_LISTEN,
     TCP_NEW_SYN_RECV,
+    TCP_PROTOS,
     TCP_SYN_RECV,
     TCP_TIME_WAIT,
+    all_tcp_tables,
     tcp_tables,
 )
 from drgn_sockets.records.families.tcp import (
@@ -31,7 +33,7 @@ _INFINITE_SSTHRESH = 0x7FFFFFFF
 # TMPSZ - 1 in net/ipv4/tcp_ipv4.c; tcp6 is not padded.
 _WIDTH = 149
 
-_FULL = "%s:%04X %s:%04X %02X %08X:%08X %02X:%08X %08X %5d %8d %d %d %s %d %d %d %d %d"
+_FULL = "%s:%04X %s:%04X %02X %08X:%08X %02X:%08X %08X %5s %8d %s %d %s %d %d %d %d %d"
 
 
 class TcpFile(NetFile):
@@ -59,6 +61,7 @@ class TcpFile(NetFile):
             for entry in at.entries(table, net, *INET)
             if entry.family == self.family
         ]
+        at.once("tcp", lambda: at.count(all_tcp_tables(at.prog), TCP_PROTOS, *INET))
         threshold = pingpong_thresh(at.prog, net)
         small = {TCP_TIME_WAIT: self._timewait, TCP_NEW_SYN_RECV: self._requests}
         sks: dict[Callable[..., dict[int, str]], list[int]] = {}

@@ -6,6 +6,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
+from drgn import Program
+
 from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.kernel.sock import AF_UNIX, TCP_ESTABLISHED, TCP_LISTEN, unix_table
 from drgn_sockets.records.families.unix import UnixSock
@@ -27,7 +29,7 @@ class UnixFile(NetFile):
     def lines(self, at: Looker, net: int) -> Iterator[bytes]:
         yield b"Num       RefCount Protocol Flags    Type St Inode Path\n"
         table = unix_table(at.net_object(net))
-        entries = at.entries(table, net, AF_UNIX)
+        entries = at.entries(table, net, AF_UNIX, own=_is_own(at.prog))
         texts = texts_of((entry.sk for entry in entries), functools.partial(_texts, at))
         for entry in entries:
             row = texts.get(entry.sk)
@@ -35,6 +37,11 @@ class UnixFile(NetFile):
                 at.unreadable(entry.sk)
             else:
                 yield row
+
+
+def _is_own(prog: Program) -> bool:
+    """Whether each network namespace has a table, see :func:`unix_table`."""
+    return bool(prog.type("struct netns_unix").has_member("table"))
 
 
 def _texts(at: Looker, sks: Sequence[int]) -> dict[int, bytes]:
@@ -53,7 +60,7 @@ def _texts(at: Looker, sks: Sequence[int]) -> dict[int, bytes]:
         text = (
             f"{at.pointer(sk)}: {refcnt:08X} 00000000 "
             f"{_SO_ACCEPTCON if state == TCP_LISTEN else 0:08X} {type_:04X} "
-            f"{_socket_state(state, socket):02X} {ino:5}"
+            f"{_socket_state(state, socket):02X} {ino:>5}"
         )
         texts[sk] = text.encode("ascii") + unix_path(name) + b"\n"
     return texts
