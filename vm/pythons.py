@@ -34,8 +34,8 @@ _BACKPORTS = ("exceptiongroup", "tomli", "typing-extensions")
 # Package lists of a release may be this old, s.
 _MAX_AGE = 7 * 24 * 3600
 
-# The shell and its tools, for tests that start some; wheels of drgn need libstdc++.
-_TOOLS = ("dash", "coreutils", "libstdc++6")
+# The shell and its tools, for tests that start some; /etc/services; wheels of drgn need libstdc++.
+_TOOLS = ("dash", "coreutils", "libstdc++6", "netbase")
 # Dependencies that only installing needs, and that are large.
 _LEFT_OUT = re.compile(r"(debconf|dpkg|libdb5\S*|perl\S*|tzdata)=")
 
