@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from drgn import Program, sizeof
+from drgn import FaultError, Program, sizeof
 
-from drgn_sockets.kernel.lost import Lost, as_fault
+from drgn_sockets.kernel.lost import Lost, as_fault, unreadable
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.program import is_live, once_per_program
 
@@ -32,7 +32,10 @@ class Clock:
     def __init__(self, prog: Program) -> None:
         self._jiffies = prog["jiffies"]
         self._live = is_live(prog)
-        self._now: int = self._jiffies.value_()
+        try:
+            self._now: int = self._jiffies.value_()
+        except FaultError as e:
+            raise unreadable("jiffies", e.address) from None
         #: Length of a jiffy in ns. CONFIG_HZ itself is nowhere in a kernel without IKCONFIG.
         self.tick_nsec = _tick_nsec(prog)
         #: Jiffies per second.
@@ -92,6 +95,8 @@ def _tick_nsec(prog: Program) -> int:
     try:
         variable = prog["tick_nsec"]
         tick: int = variable.value_()
+    except FaultError as e:
+        raise unreadable("tick_nsec", e.address) from None
     except LookupError:
         # kernel/time/jiffies.c: .mult = TICK_NSEC << JIFFIES_SHIFT
         variable = prog["clocksource_jiffies"]

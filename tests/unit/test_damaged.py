@@ -79,6 +79,12 @@ def test_length_of_a_jiffy(bed: Bed, value: str) -> None:
     told(done, 2, "tick_nsec cannot be read: -?[0-9]+ ns is no length of a jiffy")
 
 
+@pytest.mark.parametrize("name", ["tick_nsec", "jiffies"])
+def test_a_clock_that_is_missing(bed: Bed, name: str) -> None:
+    page = bed.prog.symbol(name).address // 4096 * 4096
+    told(bed.run(Run("tcp", ("tcp", "180:3")), f"{page:x}=missing"), 2, f"{name} cannot be read")
+
+
 FDS = Run("fds", ("fds", "--json"), key=("pid", "tid", "fd"))
 SS = Run("ss -tuxap", ("ss", "-tuxap", "--json", "--output", "+sk"), key=("sk",))
 #: The client and the server of the workload tcp_echo, as its account says.
