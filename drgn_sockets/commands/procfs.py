@@ -20,7 +20,7 @@ from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.commands.procfs_pid import Source
 from drgn_sockets.commands.procfs_tree import write_tree
 from drgn_sockets.errors import UserError, nearest
-from drgn_sockets.kernel.lost import present, there
+from drgn_sockets.kernel.lost import lost_by, present, there
 from drgn_sockets.kernel.net import current_net, for_each_net, net_namespaces, task_net
 from drgn_sockets.kernel.task import Tasks
 from drgn_sockets.messages import printable
@@ -250,7 +250,7 @@ def _find_of_process(at: _Lookers, path: str, netns: str | None) -> Source:
     try:
         source = procfs_pid.find(at.pid, resolved)
     except FaultError as e:
-        raise UserError(f"{shown}: {e}") from None
+        raise UserError(f"{shown}: {lost_by(e)}") from None
     if source is None:
         there = _there_are(path, list(FILES))
         raise UserError(f"{shown}: not provided; there are {procfs_pid.THERE_ARE}, and {there}")
@@ -281,7 +281,7 @@ def _net(prog: Program, match: re.Match[str], netns: str | None) -> int:
     try:
         net = nets.get(task_net(prog, task.nsproxy))
     except FaultError as e:
-        raise UserError(f"the network namespace of process {who}: {e}") from None
+        raise UserError(f"the network namespace of process {who}: {lost_by(e)}") from None
     if net is None:
         raise UserError(f"the network namespace of process {who} is not in the kernel's list")
     return net

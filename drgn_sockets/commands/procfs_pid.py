@@ -12,6 +12,7 @@ from typing import NamedTuple
 from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError, nearest
+from drgn_sockets.kernel.lost import lost_by
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.task import PF_KTHREAD, Process, Task, task_by_tid
 from drgn_sockets.query.processes import task_of
@@ -90,7 +91,7 @@ def _task(prog: Program, match: re.Match[str]) -> Task:
     try:
         thread = task_by_tid(prog, int(tid))
     except FaultError as e:
-        raise UserError(f"thread {tid} of process {pid} cannot be read: {e}") from None
+        raise UserError(f"thread {tid} of process {pid}: {lost_by(e)}") from None
     if thread is None or thread.tgid != pid:
         raise UserError(_no_thread(prog, task, int(tid)))
     return thread

@@ -17,7 +17,7 @@ from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.fdtable import open_fds
 from drgn_sockets.kernel.file import File, socket_file_ops
 from drgn_sockets.kernel.file import Inode as InodeStruct
-from drgn_sockets.kernel.lost import Lost, or_lost
+from drgn_sockets.kernel.lost import Lost, lost_by, or_lost
 from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.sock import AF_UNIX, TCP_LISTEN, Sock, SockCommon, is_sock
 from drgn_sockets.kernel.structs import Int, Struct
@@ -351,7 +351,7 @@ def _file_of_descriptor(tasks: Tasks, word: Descriptor) -> int:
             if slot.fd == fd:
                 return slot.file
     except FaultError as e:
-        raise UserError(f"the file table of process {pid} cannot be read: {e}") from None
+        raise UserError(f"the file table of process {pid}: {lost_by(e)}") from None
     raise UserError(f"process {pid} has no fd {fd}; fds {pid} lists those it has")
 
 

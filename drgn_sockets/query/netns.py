@@ -8,7 +8,7 @@ import os
 from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError, nearest
-from drgn_sockets.kernel.lost import Lost, present
+from drgn_sockets.kernel.lost import Lost, lost_by, present
 from drgn_sockets.kernel.mounts import named_net_namespaces
 from drgn_sockets.kernel.net import for_each_net, net_namespaces, task_net
 from drgn_sockets.kernel.task import task_by_tid
@@ -35,11 +35,11 @@ def find_netns(prog: Program, what: str) -> int:
     try:
         task = task_by_tid(prog, number) if number else None
     except FaultError as e:
-        raise UserError(f"no network namespace {what}; process {what}: {e}") from None
+        raise UserError(f"no network namespace {what}; process {what}: {lost_by(e)}") from None
     try:
         ino = task_net(prog, task.nsproxy) if task is not None and task.nsproxy else 0
     except FaultError as e:
-        raise UserError(f"the network namespace of process {what}: {e}") from None
+        raise UserError(f"the network namespace of process {what}: {lost_by(e)}") from None
     if ino:
         return ino
     name_of = {ino: name for name, ino in names.items()}

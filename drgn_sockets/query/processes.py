@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from drgn import FaultError, Program
 
 from drgn_sockets.errors import UserError, nearest
+from drgn_sockets.kernel.lost import lost_by
 from drgn_sockets.kernel.task import FileTable, Task, Tasks, task_by_tid
 from drgn_sockets.query.words import Address, Descriptor, Name, Number, Word
 
@@ -27,7 +28,7 @@ def task_of(prog: Program, pid: int, hint: str = _LISTS) -> Task:
     try:
         task = task_by_tid(prog, pid)
     except FaultError as e:
-        raise UserError(f"process {pid} cannot be read: {e}") from None
+        raise UserError(f"process {pid}: {lost_by(e)}") from None
     if task is None:
         raise UserError(f"no process {pid}; {hint}")
     return task

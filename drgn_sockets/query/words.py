@@ -28,6 +28,7 @@ from typing import NamedTuple, Union
 from drgn import FaultError, Object, Type, TypeKind
 
 from drgn_sockets.errors import UserError
+from drgn_sockets.kernel.lost import lost_by
 
 
 class Descriptor(NamedTuple):
@@ -263,7 +264,7 @@ def _object_word(obj: Object) -> Address:
         else:
             address, target = obj.address_, type_
     except FaultError as e:
-        raise UserError(f"the object cannot be read: {e}") from None
+        raise UserError(f"the object cannot be read: {lost_by(e)}") from None
     if target.kind == TypeKind.VOID:
         return _address_word(address, None)
     name = _begins_with(target)

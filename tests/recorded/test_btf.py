@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drgn import Object
 from drgn.helpers.linux.pid import for_each_task
 
 from drgn_sockets import cli
 from drgn_sockets.kernel import task
+from drgn_sockets.kernel.lost import unbroken
 from drgn_sockets.target import own_types
 from drgn_sockets.target.btf import Btf
 from drgn_sockets.target.symbols import load_symbols
@@ -118,8 +120,10 @@ def test_what_is_not_imported(one: Core) -> None:
 
 
 def test_tasks_are_those_of_drgn(elf: Core) -> None:
-    found = list(task._tasks_by_pid(elf.prog))
-    assert found == [task.value_() for task in for_each_task(elf.prog)]
+    found = dict(unbroken(task._tasks_by_pid(elf.prog)))
+    assert list(found.values()) == [task.value_() for task in for_each_task(elf.prog)]
+    for pid, address in found.items():
+        assert Object(elf.prog, "struct task_struct *", address).pid.value_() == pid
     assert len(found) > 50
 
 

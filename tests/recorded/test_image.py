@@ -130,6 +130,7 @@ def test_commands(one: Core, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         for row, other in zip(rows, plain):
             assert row == {name: other[name] for name in row}
         for option in ("-ta", "-xa"):
-            rows, _ = run(path, capsys, "ss", option, "--output=sk,netid,state,local,peer,ino")
-            expected = one.rows("ss", option, "--output=sk,netid,state,local,peer,ino")
+            argv = "ss", option, "--output", "sk,netid,state,local,peer,ino"
+            rows, _ = run(path, capsys, *argv)
+            expected = one.rows(*argv)
             assert rows == expected and len(rows) > 20

@@ -9,6 +9,7 @@ import pytest
 from drgn import Program, Symbol
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
+from drgn_sockets.target.core_file import CoreFile
 from drgn_sockets.target.declarations import DECLARATIONS, parse
 from drgn_sockets.target.kallsyms import Kallsyms
 from drgn_sockets.target.symbols import vmcoreinfo
@@ -28,8 +29,9 @@ def format_(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def prog(kernel: str, format_: str) -> Program:
     """A core with its kallsyms, without symbols."""
-    prog = Program()
-    prog.set_core_dump(opened(kernel, format_, "btf").path)
+    file = CoreFile(str(opened(kernel, format_, "btf").path))
+    prog = Program(file.platform())
+    prog.set_core_dump(file.path)
     return prog
 
 

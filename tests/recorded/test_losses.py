@@ -32,7 +32,7 @@ from tests import tables
 from .machine import Core, Done, run_on
 
 # What is kept in prog.cache and was not read of memory that is damaged here.
-_KEPT = ("drgn_sockets.layout", "drgn_sockets.own_types", "drgn_sockets.platform")
+_KEPT = ("drgn_sockets.layout", "drgn_sockets.target.own_types", "drgn_sockets.platform")
 
 
 class Damaged:
