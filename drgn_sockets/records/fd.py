@@ -390,10 +390,7 @@ class FdBatch(Batch):
         ]
 
     def errors(self) -> int:
-        return self._errors
-
-    @functools.cached_property
-    def _errors(self) -> int:
+        # Asked more than once: details of a file may be lost after the first time.
         return sum(file is None or file.error is not None or bool(file.lost) for file in self.files)
 
     def select(self, indices: Sequence[int]) -> FdBatch:
