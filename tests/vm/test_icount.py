@@ -29,7 +29,7 @@ def test_instructions_repeat() -> None:
         pytest.skip(text)
     try:
         done = guest.run(
-            ["python3", "-m", "vm.bench.inside", "4"],
+            ["python3", "-m", "vm.bench.inside", "5"],
             input=json.dumps([["sum", command]]).encode(),
             timeout=300,
             check=True,
@@ -38,5 +38,6 @@ def test_instructions_repeat() -> None:
         guest.stop()
     _, *runs = json.loads(done.stdout)["sum"]
     for figure in ("seconds", "cpu"):
-        values = [run[figure] for run in runs]
-        assert max(values) < SAME * min(values), (figure, values)
+        # The guest, which has just booted, may have something else to do during one of them.
+        values = sorted(run[figure] for run in runs)
+        assert values[-2] < SAME * values[0], (figure, values)
