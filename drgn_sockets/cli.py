@@ -173,9 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         stdout.drop()
         return 0
     except FaultError as e:
-        # A structure that leads to all others cannot be read.
+        # Types or symbols cannot be read: there was no command to run yet.
         stdout.flush()
-        tell(f"cannot go on: {e}; the core is damaged or cut short")
+        tell(f"cannot go on: {e}; memory is damaged, or the core is cut short")
         return _USAGE_ERROR
     except (LookupError, AttributeError) as e:
         if not _is_about_types(e):

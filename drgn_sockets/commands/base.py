@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 from drgn import FaultError, Program
 
 from drgn_sockets.commands.registry import entry_of
+from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.lost import Lost
 from drgn_sockets.messages import tell
 from drgn_sockets.program import is_live
 from drgn_sockets.query.columns import choose
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.fan_out import fan_out, processors
-from drgn_sockets.records.losses import Losses
+from drgn_sockets.records.losses import Losses, in_words
 from drgn_sockets.records.parts import Batch, Part
 from drgn_sockets.target.own_types import OwnTypes
 from drgn_sockets.views.rows import Csv, Json, Rows, SpreadsheetCsv, Table
@@ -253,6 +254,11 @@ class Command:
                     "what they lead to is not shown"
                 )
                 status = max(status, TOLD)
+        except FaultError as e:
+            # A structure that leads to all others cannot be read.
+            raise UserError(
+                f"cannot go on: {in_words(e)}; memory is damaged, or the core is cut short"
+            ) from None
         finally:
             losses.tell(sys.stderr)
         return TOLD if losses else status
