@@ -82,7 +82,11 @@ def test_length_of_a_jiffy(bed: Bed, value: str) -> None:
 @pytest.mark.parametrize("name", ["tick_nsec", "jiffies"])
 def test_a_clock_that_is_missing(bed: Bed, name: str) -> None:
     page = bed.prog.symbol(name).address // 4096 * 4096
-    told(bed.run(Run("tcp", ("tcp", "180:3")), f"{page:x}=missing"), 2, f"{name} at 0x[0-9a-f]+ cannot be read")
+    told(
+        bed.run(Run("tcp", ("tcp", "180:3")), f"{page:x}=missing"),
+        2,
+        f"{name} at 0x[0-9a-f]+ cannot be read",
+    )
 
 
 FDS = Run("fds", ("fds", "--json"), key=("pid", "tid", "fd"))
