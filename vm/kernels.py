@@ -127,9 +127,14 @@ class Kernel:
 
     @property
     def lists_variables(self) -> bool:
-        """Whether its kallsyms has variables (CONFIG_KALLSYMS_ALL); an own build is taken to."""
+        """
+        Whether its kallsyms has variables (CONFIG_KALLSYMS_ALL).
+
+        A kernel whose configuration is not there is taken to: an own build, and those of Debian 14,
+        whose packages of the kernel and of its modules have none.
+        """
         config = self.vmlinuz.with_name("config")
-        return self.name == "custom" or b"\nCONFIG_KALLSYMS_ALL=y\n" in config.read_bytes()
+        return not config.exists() or b"\nCONFIG_KALLSYMS_ALL=y\n" in config.read_bytes()
 
     @property
     def debug(self) -> Path:
