@@ -9,9 +9,10 @@ import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from drgn_sockets import cli
 from drgn_sockets.target import open as opening
@@ -42,7 +43,7 @@ class Patched:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, core: Core) -> None:
         self._core = core
-        self._set_program = opening._set_program
+        self._open_core = opening.open_core
         self._monkeypatch = monkeypatch
 
     def run(
@@ -55,12 +56,12 @@ class Patched:
                 raise FaultError("not in the core", at)
             return data[offset : offset + count]
 
-        def set_program(*args: object) -> Program:
-            prog = self._set_program(*args)  # type: ignore[arg-type]
+        def open_core(*args: Any) -> Any:
+            prog, file = self._open_core(*args)
             prog.add_memory_segment(address, len(data or bytes(4096)), read)
-            return prog
+            return prog, file
 
-        self._monkeypatch.setattr(opening, "_set_program", set_program)
+        self._monkeypatch.setattr(opening, "open_core", open_core)
         argv = ["-c", str(self._core.path), "--types", "btf", *self._core.system_map, "fds", "1"]
         capsys.readouterr()
         status = cli.main(argv)
