@@ -85,7 +85,8 @@ def _endpoints_text(r: FdRecord) -> str | None:
 
 def _file_detail(file: FileRecord) -> str | None:
     if file.sk:
-        socket = file.socket
+        # Most have a text.
+        socket = file.summary if type(file.summary) is str else file.socket
         return socket if socket is None or isinstance(socket, str) else describe(socket)
     known = known_of(file)
     if known is None:

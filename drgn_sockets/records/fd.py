@@ -391,7 +391,7 @@ class FdBatch(Batch):
 
     def errors(self) -> int:
         # Asked more than once: details of a file may be lost after the first time.
-        return sum(file is None or file.error is not None or bool(file.lost) for file in self.files)
+        return len([f for f in self.files if f is None or f.error is not None or f.lost])
 
     def select(self, indices: Sequence[int]) -> FdBatch:
         return FdBatch(

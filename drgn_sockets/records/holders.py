@@ -240,7 +240,12 @@ class Holders(FileHolders):
         self.inodes.pop(sk, None)
 
     def leads_to(self, sk: int) -> bool:
-        """Whether a holder of a ``struct sock *`` of a live kernel still leads to it."""
+        """
+        Whether a holder of a ``struct sock *`` of a live kernel still leads to it.
+
+        The file, the socket and the sock may all have been freed and used again, for another
+        connection at the same fd: the inode is what it is now.
+        """
         file = self._file.get(sk)
         if file is None:
             return False
@@ -248,7 +253,12 @@ class Holders(FileHolders):
             fd, index = divmod(packed, len(self.tables))
             chunk = chunk_now(self._prog, self.tables[index], fd, fd + 1)
             if chunk is not None and chunk.slots[-1] == file:
-                return sk in _sockets_of(self._prog, [file])[2]
+                _, _, sks, inos, uids, _, sockets = _sockets_of(self._prog, [file])
+                if sk not in sks:
+                    return False
+                i = sks.index(sk)
+                self.inodes[sk] = _inode((inos[i], uids[i], sockets[i]))
+                return True
         return False
 
     def packed(self, sks: Iterable[int]) -> Iterator[Sequence[int]]:
