@@ -16,6 +16,7 @@ from drgn import FaultError
 
 from drgn_sockets import cli
 from drgn_sockets.target import open as opening
+from drgn_sockets.target import open_core
 from drgn_sockets.target.btf_source import own_btf
 from drgn_sockets.target.symbols import build_id, read_map, vmcoreinfo
 from tests.unit.elf_writer import NOTE, PROGBITS, STRTAB, SYMTAB, elf, note, symtab
@@ -43,7 +44,7 @@ class Patched:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, core: Core) -> None:
         self._core = core
-        self._open_core = opening.open_core
+        self._open_core = open_core.open_core
         self._monkeypatch = monkeypatch
 
     def run(
@@ -56,12 +57,12 @@ class Patched:
                 raise FaultError("not in the core", at)
             return data[offset : offset + count]
 
-        def open_core(*args: Any) -> Any:
+        def opened_core(*args: Any) -> Any:
             prog, file = self._open_core(*args)
             prog.add_memory_segment(address, len(data or bytes(4096)), read)
             return prog, file
 
-        self._monkeypatch.setattr(opening, "open_core", open_core)
+        self._monkeypatch.setattr(opening, "open_core", opened_core)
         argv = ["-c", str(self._core.path), "--types", "btf", *self._core.system_map, "fds", "1"]
         capsys.readouterr()
         status = cli.main(argv)
