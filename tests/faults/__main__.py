@@ -123,7 +123,14 @@ def run_tests(tests: Sequence[str], tree: Path) -> subprocess.CompletedProcess[s
     """Run pytest in a tree, up to the first failure."""
     argv = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-ra"]
     return subprocess.run(
-        [*argv, *tests], cwd=tree, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        [*argv, *tests],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        # A table may have any bytes.
+        errors="backslashreplace",
+        timeout=TIMEOUT_S,
+        check=False,
     )
 
 
