@@ -8,7 +8,7 @@ import math
 import time
 from typing import Any, Callable, TypeVar, cast
 
-from drgn import Program, ProgramFlags
+from drgn import PlatformFlags, Program, ProgramFlags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,3 +89,10 @@ def once_per_second(function: F) -> F:
 def forget(prog: Program, function: Callable[..., Any]) -> None:
     """Have a remembering function read anew."""
     prog.cache.pop(_key(function), None)
+
+
+@once_per_program
+def byte_order(prog: Program) -> str:
+    """``"<"`` or ``">"``, as :mod:`struct` wants it; ``"<"`` for a program without a platform."""
+    platform = prog.platform
+    return "<" if platform is None or platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"

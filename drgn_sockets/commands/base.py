@@ -148,9 +148,9 @@ class Command:
         rows.close()
 
     def _rows(self, args: argparse.Namespace, losses: Losses) -> Rows:
-        form: type[Rows] = Json if args.json else Csv if args.csv else Table
-        if args.csv == "spreadsheet":
-            form = SpreadsheetCsv
+        form: type[Rows] = Json if args.json else Table
+        if args.csv:
+            form = SpreadsheetCsv if args.csv == "spreadsheet" else Csv
         return form(self.chosen(args), sys.stdout, header=not args.no_header, losses=losses)
 
     def emit_parts(
@@ -172,7 +172,7 @@ class Command:
         def read(part: Part) -> Iterator[Batch]:
             for batch in part.batches():
                 if tests:
-                    yield chosen(batch, tests, losses)
+                    yield passing(batch, tests, losses)
                 else:
                     yield batch
 
@@ -280,7 +280,7 @@ def look_at(columns: Iterable[Column], record: Any, losses: Losses) -> None:
         losses.lose(record.error, where)
 
 
-def chosen(batch: Batch, tests: Sequence[Callable[[Any], bool]], losses: Losses) -> Batch:
+def passing(batch: Batch, tests: Sequence[Callable[[Any], bool]], losses: Losses) -> Batch:
     """The records of a batch that pass all tests, and those that cannot be read."""
     keep: list[int] = []
     undecided: dict[int, FaultError] = {}

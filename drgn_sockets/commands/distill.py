@@ -22,10 +22,11 @@ from drgn_sockets.commands.base import OK, Command
 from drgn_sockets.commands.registry import REGISTRY
 from drgn_sockets.errors import UserError
 from drgn_sockets.kernel.file import socket_file_ops
-from drgn_sockets.kernel.memory import DISTILLED, byte_order, read_exactly
+from drgn_sockets.kernel.memory import DISTILLED, read_exactly
 from drgn_sockets.kernel.skb import read_payload
 from drgn_sockets.kernel.sock import Sock
 from drgn_sockets.messages import tell
+from drgn_sockets.program import byte_order
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.holders import Holders
 from drgn_sockets.records.losses import Losses

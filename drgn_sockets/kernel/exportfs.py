@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from drgn import FaultError, Program, offsetof
 
-from drgn_sockets.kernel.memory import UNREADABLE, byte_order
+from drgn_sockets.kernel.memory import UNREADABLE
 from drgn_sockets.kernel.structs import CString, Int, Struct
 from drgn_sockets.kernel.symbols import has_symbol, symbol_name
+from drgn_sockets.program import byte_order
 
 # include/linux/exportfs.h: enum fid_type
 _FILEID_INO32_GEN = 1

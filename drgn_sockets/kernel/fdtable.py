@@ -11,7 +11,6 @@ from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.lost import CANNOT_BE_READ, Lost, lost_by, or_lost, raise_lost
 from drgn_sockets.kernel.memory import (
-    byte_order,
     distilled_by,
     pointer_size,
     read_bytes,
@@ -21,7 +20,7 @@ from drgn_sockets.kernel.memory import (
 from drgn_sockets.kernel.moving import LOOKS
 from drgn_sockets.kernel.structs import Int, Struct
 from drgn_sockets.kernel.task import FileTable
-from drgn_sockets.program import is_live
+from drgn_sockets.program import byte_order, is_live
 
 _CHUNK = 4096
 # fs/file.c: sysctl_nr_open_max, the bound that the kernel itself puts on max_fds.

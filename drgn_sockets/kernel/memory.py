@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from drgn import Architecture, FaultError, PlatformFlags, Program
 
 from drgn_sockets.kernel.lost import unreadable
-from drgn_sockets.program import HOLES, once_per_program
+from drgn_sockets.program import HOLES, byte_order, once_per_program
 
 # The longest read, and the longest gap between neighbours in it. Slab pages hold objects of a kind
 # side by side, so the gaps between two are short.
@@ -63,12 +63,6 @@ def page_shift(prog: Program) -> int:
         return prog["PAGE_SHIFT"].value_()  # type: ignore[no-any-return]
     except LookupError:
         return _PAGE.bit_length() - 1
-
-
-@once_per_program
-def byte_order(prog: Program) -> str:
-    """``"<"`` or ``">"``, as :mod:`struct` wants it."""
-    return "<" if _platform_flags(prog) & PlatformFlags.IS_LITTLE_ENDIAN else ">"
 
 
 def architecture(prog: Program) -> Architecture:

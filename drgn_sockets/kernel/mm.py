@@ -8,18 +8,13 @@ import struct
 from drgn import Architecture, FaultError, Object, Program, TypeKind, sizeof
 
 from drgn_sockets.kernel.lost import unbroken
-from drgn_sockets.kernel.memory import (
-    architecture,
-    byte_order,
-    has_holes,
-    page_shift,
-    pointer_size,
-)
+from drgn_sockets.kernel.memory import architecture, has_holes, page_shift, pointer_size
 from drgn_sockets.kernel.percpu import per_cpu_sums
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct
 from drgn_sockets.kernel.symbols import has_symbol
 from drgn_sockets.kernel.task import PF_KTHREAD, Process
 from drgn_sockets.kernel.vma import VM_READ, all_mappings
+from drgn_sockets.program import byte_order
 
 # include/linux/mm_types_task.h
 MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES = range(4)

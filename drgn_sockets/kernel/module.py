@@ -10,9 +10,9 @@ from drgn import Object, Program
 
 from drgn_sockets.kernel.lists import list_for_each_entry
 from drgn_sockets.kernel.lost import Lost, raise_lost, sift, unbroken
-from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_string
+from drgn_sockets.kernel.memory import UNREADABLE, pointer_size, read_string
 from drgn_sockets.kernel.structs import CString, Int, Struct
-from drgn_sockets.program import once_per_program
+from drgn_sockets.program import byte_order, once_per_program
 
 #: Ends an error about an unknown type of a module.
 TYPES_OF_MODULES = "(types of modules: in BTF since Linux 5.11; or give debugging symbols)"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from drgn import FaultError, Object, Program, sizeof
 
 from drgn_sockets.kernel.lost import CANNOT_BE_READ
-from drgn_sockets.kernel.memory import byte_order
+from drgn_sockets.program import byte_order
 
 
 def possible_cpus(prog: Program) -> Iterator[int]:

@@ -11,15 +11,10 @@ from drgn import FaultError, Program, offsetof, sizeof
 
 from drgn_sockets.kernel.lists import list_for_each_entry
 from drgn_sockets.kernel.lost import Lost
-from drgn_sockets.kernel.memory import (
-    byte_order,
-    pointer_size,
-    read_bytes,
-    read_pointers,
-    unpack_words,
-)
+from drgn_sockets.kernel.memory import pointer_size, read_bytes, read_pointers, unpack_words
 from drgn_sockets.kernel.structs import Bytes, CString, Int, OptInt, Struct
 from drgn_sockets.kernel.task import Process
+from drgn_sockets.program import byte_order
 
 # include/linux/sched.h
 PF_EXITING = 0x00000004

@@ -11,9 +11,9 @@ from drgn import Object, Program, sizeof
 
 from drgn_sockets.kernel.lists import list_for_each_entry
 from drgn_sockets.kernel.lost import Lost
-from drgn_sockets.kernel.memory import byte_order
 from drgn_sockets.kernel.percpu import per_cpu_sums, percpu_counter_sum
 from drgn_sockets.kernel.structs import CString, Int, OptInt, Struct
+from drgn_sockets.program import byte_order
 
 _MAX_PROTOS = 1 << 12
 # include/uapi/linux/snmp.h

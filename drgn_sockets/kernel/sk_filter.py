@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from drgn import Program
 
-from drgn_sockets.kernel.memory import byte_order, read_bytes
+from drgn_sockets.kernel.memory import read_bytes
 from drgn_sockets.kernel.structs import Int, Struct
+from drgn_sockets.program import byte_order
 
 _INSTRUCTION = "HBBI"
 _INSTRUCTION_SIZE = 8

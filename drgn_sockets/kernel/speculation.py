@@ -11,15 +11,9 @@ import struct
 
 from drgn import Architecture, FaultError, Program
 
-from drgn_sockets.kernel.memory import (
-    architecture,
-    byte_order,
-    read_bytes,
-    read_pointers,
-    read_string,
-)
+from drgn_sockets.kernel.memory import architecture, read_bytes, read_pointers, read_string
 from drgn_sockets.kernel.process import read_word
-from drgn_sockets.program import once_per_program
+from drgn_sockets.program import byte_order, once_per_program
 
 _X86 = (Architecture.X86_64, Architecture.I386)
 # arch/x86/include/asm/nospec-branch.h: enum ssb_mitigation

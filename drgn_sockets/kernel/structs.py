@@ -42,8 +42,8 @@ from typing import (
 from drgn import FaultError, Object, Program, Type, TypeKind, sizeof
 
 from drgn_sockets.kernel.lost import CANNOT_BE_READ, Lost, unreadable
-from drgn_sockets.kernel.memory import UNREADABLE, byte_order, pointer_size, read_groups
-from drgn_sockets.program import once_per_program
+from drgn_sockets.kernel.memory import UNREADABLE, pointer_size, read_groups
+from drgn_sockets.program import byte_order, once_per_program
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Struct")

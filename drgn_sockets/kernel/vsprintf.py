@@ -8,7 +8,8 @@ from typing import Callable
 
 from drgn import Program
 
-from drgn_sockets.kernel.memory import byte_order, pointer_size
+from drgn_sockets.kernel.memory import pointer_size
+from drgn_sockets.program import byte_order
 
 _MASK = (1 << 64) - 1
 # "somepseudorandomlygeneratedbytes", with which SipHash begins.

@@ -14,8 +14,9 @@ from array import array
 from collections.abc import Iterator
 from typing import Callable
 
-from drgn import FaultError, PlatformFlags, Program, offsetof, sizeof
+from drgn import FaultError, Program, offsetof, sizeof
 
+from drgn_sockets.program import byte_order
 from drgn_sockets.target.btf import Btf, BtfError
 
 # The largest images have some 80 MB.
@@ -70,11 +71,6 @@ BY_FUNCTION = {
 }
 
 
-def _order(prog: Program) -> str:
-    platform = prog.platform
-    return "<" if platform is None or platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
-
-
 def _chunks(prog: Program, start: int) -> Iterator[tuple[int, bytes]]:
     """Memory from *start* on, as far as it can be read; what lies side by side in one piece."""
     hole = 0
@@ -115,7 +111,7 @@ def find_btf(prog: Program, start: int) -> tuple[int, int] | None:
     :param start: Where the kernel's image begins (``_text``).
     :return: Where it begins and ends; ``None`` if there is none that is whole
     """
-    order = _order(prog)
+    order = byte_order(prog)
     header = struct.Struct(order + _BTF_HEADER)
     for at in _find_all(prog, start, _BTF_START[order]):
         if at % 4:
@@ -172,7 +168,7 @@ def _exports_near(prog: Program, string: int) -> dict[str, int]:
     except FaultError:
         return {}
     words = array("i", data)
-    if (_order(prog) == "<") != (sys.byteorder == "little"):
+    if (byte_order(prog) == "<") != (sys.byteorder == "little"):
         words.byteswap()
     target = string - base
     for i in range(1, target // 4):
@@ -217,7 +213,7 @@ def find_by_function(
     :param address_of: The address of a function in kallsyms.
     :return: By name the addresses, in order, of the variables that fit.
     """
-    word = struct.Struct(_order(prog) + "Q")
+    word = struct.Struct(byte_order(prog) + "Q")
     wanted: dict[str, tuple[bytes, int]] = {}
     for name, (type_name, member, function) in BY_FUNCTION.items():
         address = address_of(function)
@@ -245,7 +241,7 @@ def _has_functions(prog: Program, address: int, start: int) -> bool:
     """Whether there are only functions, NULL and small numbers, as in file operations."""
     count = sizeof(prog.type(_FOPS)) // 8
     try:
-        words = struct.unpack(f"{_order(prog)}{count}Q", prog.read(address, 8 * count))
+        words = struct.unpack(f"{byte_order(prog)}{count}Q", prog.read(address, 8 * count))
     except FaultError:
         return False
     return all(word < _PAGE or start <= word < start + _MAX_IMAGE for word in words)

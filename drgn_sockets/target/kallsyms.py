@@ -24,6 +24,8 @@ from typing import Callable
 
 from drgn import FaultError, PlatformFlags, Program, Symbol, SymbolBinding, SymbolKind
 
+from drgn_sockets.program import byte_order
+
 # A kernel has some 150,000 symbols, whose names take a dozen bytes each.
 _MAX_SYMBOLS = 1 << 22
 _MAX_NAMES = 1 << 26
@@ -65,7 +67,7 @@ class Kallsyms:
                 at[name[len("SYMBOL(") :]] = int(value, 16)
         platform = prog.platform
         assert platform is not None
-        self._order = "<" if platform.flags & PlatformFlags.IS_LITTLE_ENDIAN else ">"
+        self._order = byte_order(prog)
         try:
             names, table = at["kallsyms_names"], at["kallsyms_token_table"]
             index, number = at["kallsyms_token_index"], at["kallsyms_num_syms"]

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from drgn_sockets.kernel import memory
 from drgn_sockets.kernel.memory import (
-    byte_order,
     pointer_size,
     read_bytes,
     read_groups,
     read_pointers,
     read_string,
 )
+from drgn_sockets.program import byte_order
 
 from .fake_kernel import BIG, BIG_32, LITTLE, LITTLE_32, PAGE, FakeKernel
 

@@ -12,7 +12,6 @@ from typing import Any, Callable, ClassVar, Optional
 
 from drgn import Program
 
-from drgn_sockets.kernel.memory import byte_order
 from drgn_sockets.kernel.net import ip_local_port_range
 from drgn_sockets.kernel.sock import (
     AF_INET,
@@ -35,6 +34,7 @@ from drgn_sockets.kernel.structs import (
     Struct,
     find_place,
 )
+from drgn_sockets.program import byte_order
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.socket import (
     Columns,

@@ -12,12 +12,13 @@ from drgn import FaultError, Program
 
 from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.lost import Lost
-from drgn_sockets.kernel.memory import byte_order, pointer_size, read_bytes, unpack_words
+from drgn_sockets.kernel.memory import pointer_size, read_bytes, unpack_words
 from drgn_sockets.kernel.net import task_net
 from drgn_sockets.kernel.netlink import for_each_netlink
 from drgn_sockets.kernel.sock import TCP_CLOSE, Sock, SockCommon
 from drgn_sockets.kernel.structs import Int, OptInt
 from drgn_sockets.kernel.task import task_by_tid
+from drgn_sockets.program import byte_order
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.socket import (
     AnySocket,

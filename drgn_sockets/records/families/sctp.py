@@ -14,7 +14,7 @@ from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.inet_ctl_sock import for_each_control_sock
 from drgn_sockets.kernel.lists import list_for_each, list_for_each_entry
 from drgn_sockets.kernel.lost import Lost, unbroken
-from drgn_sockets.kernel.memory import byte_order, read_bytes
+from drgn_sockets.kernel.memory import read_bytes
 from drgn_sockets.kernel.sctp import for_each_sctp, sctp_bind_addrs
 from drgn_sockets.kernel.sock import (
     AF_INET6,
@@ -30,6 +30,7 @@ from drgn_sockets.kernel.sock import (
 )
 from drgn_sockets.kernel.structs import Bytes, CString, Int, Struct
 from drgn_sockets.kernel.timekeeping import clock
+from drgn_sockets.program import byte_order
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.families.inet import InetRecord, InetSock, ip_text
 from drgn_sockets.records.socket import (

@@ -16,7 +16,7 @@ from drgn_sockets.kernel.chains import NOTHING
 from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import Inode, SuperBlock, major, minor
 from drgn_sockets.kernel.lost import Lost, as_fault, there, unbroken
-from drgn_sockets.kernel.memory import byte_order, distilled_by, read_bytes
+from drgn_sockets.kernel.memory import distilled_by, read_bytes
 from drgn_sockets.kernel.skb import MAX_SKBS, skb_queue_walk
 from drgn_sockets.kernel.sock import (
     AF_UNIX,
@@ -31,6 +31,7 @@ from drgn_sockets.kernel.sock import (
     sock_i_ino,
 )
 from drgn_sockets.kernel.structs import Bytes, Int, OptInt, Struct, c_string
+from drgn_sockets.program import byte_order
 from drgn_sockets.records.columns import Column
 from drgn_sockets.records.names import device_text, lsof_type_name, short_type_name
 from drgn_sockets.records.socket import (

@@ -14,9 +14,10 @@ from drgn_sockets.kernel.dcache import Dentry
 from drgn_sockets.kernel.file import File
 from drgn_sockets.kernel.lists import hlist_for_each_entry, list_for_each
 from drgn_sockets.kernel.lost import Lost, lost_by, or_lost, raise_lost, sift, unreadable
-from drgn_sockets.kernel.memory import UNREADABLE, byte_order, read_pointers, read_string
+from drgn_sockets.kernel.memory import UNREADABLE, read_pointers, read_string
 from drgn_sockets.kernel.structs import Int, OptInt, Struct, c_string
 from drgn_sockets.kernel.task import Task
+from drgn_sockets.program import byte_order
 from drgn_sockets.records.fd import FileRecord
 from drgn_sockets.records.kinds.base import Field, Kind
 from drgn_sockets.text import plain

@@ -12,8 +12,9 @@ from typing import Any, Callable, NamedTuple, Optional, TypeVar
 from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.cgroup import cgroup_id
-from drgn_sockets.kernel.memory import byte_order, distilled_by
+from drgn_sockets.kernel.memory import distilled_by
 from drgn_sockets.kernel.timekeeping import clock
+from drgn_sockets.program import byte_order
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import SocketReader
 from drgn_sockets.records.socket import SocketRecord

@@ -15,8 +15,8 @@ from typing import Callable, Union
 
 from drgn import Program, Type, TypeKind, sizeof
 
-from drgn_sockets.kernel.memory import byte_order
 from drgn_sockets.kernel.structs import Place, find_place, make_unpacking
+from drgn_sockets.program import byte_order
 
 Value = Union[int, bytes]
 

@@ -12,7 +12,7 @@ from drgn import FaultError, Object, Program
 
 from drgn_sockets.kernel.chains import HashTable
 from drgn_sockets.kernel.lost import Lost
-from drgn_sockets.kernel.memory import byte_order, pointer_size
+from drgn_sockets.kernel.memory import pointer_size
 from drgn_sockets.kernel.net import is_net
 from drgn_sockets.kernel.procdir import proc_net_names
 from drgn_sockets.kernel.sock import (
@@ -26,6 +26,7 @@ from drgn_sockets.kernel.sock import (
 from drgn_sockets.kernel.structs import StructBatch
 from drgn_sockets.kernel.timekeeping import clock
 from drgn_sockets.kernel.vsprintf import default_pointer, restricted_pointer
+from drgn_sockets.program import byte_order
 from drgn_sockets.records.holder import AnyInode
 from drgn_sockets.records.losses import Losses
 from drgn_sockets.records.reader import SocketReader
