@@ -21,12 +21,13 @@ from drgn import Program
 
 from drgn_sockets.target.recorder import Recorder
 from drgn_sockets.target.symbols import vmcoreinfo
+from tests.unit.dumps import elf, note
 
 from .faults import Fault
 
 _PAGE = 4096
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR = struct.Struct("<IIQQQQQQ")
+# sizeof(Elf64_Ehdr)
+_EHDR_SIZE = 64
 #: The kernel's own types and symbols: the first of two symbols, and the last.
 _TABLES = {
     "BTF": ("__start_BTF", "__stop_BTF"),
@@ -121,44 +122,26 @@ def of_kdump(core: Path) -> CoreFile:
 def of_elf(prog: Program, core: Path) -> CoreFile:
     """The same memory, as an ELF core."""
     pages = dict(_pages(prog, core))
-    runs: list[list[int]] = []
-    for frame in sorted(pages):
-        if runs and runs[-1][-1] == frame - 1:
-            runs[-1].append(frame)
-        else:
-            runs.append([frame])
     text = vmcoreinfo(prog).encode()
-    name = b"VMCOREINFO\0\0"
-    note = struct.pack("<III", 11, len(text), 0) + name + text + bytes(-len(text) % 4)
-    headers = _EHDR.size + _PHDR.size * (len(runs) + 1)
-    start = -(-(headers + len(note)) // _PAGE) * _PAGE
-    ident = b"\x7fELF\2\1\1" + bytes(9)
-    parts = [_EHDR.pack(ident, 4, 62, 1, 0, 64, 0, 0, 64, 56, len(runs) + 1, 0, 0, 0)]
-    parts.append(_PHDR.pack(4, 0, headers, 0, 0, len(note), len(note), 0))
-    at = start
-    places: dict[int, int] = {}
-    for run in runs:
-        size = len(run) * _PAGE
-        parts.append(_PHDR.pack(1, 7, at, run[0] * _PAGE, run[0] * _PAGE, size, size, 0))
-        for frame in run:
-            places[frame] = at
-            at += _PAGE
-    data = b"".join([*parts, note]).ljust(start, b"\0") + b"".join(
-        pages[frame] for run in runs for frame in run
-    )
+    notes = note(b"VMCOREINFO", 0, text)
+    data = elf(pages, notes)
+    # Pages are the end of the file, in the order of their numbers.
+    start = len(data) - len(pages) * _PAGE
+    headers = start - len(notes)
+    places = {frame: start + i * _PAGE for i, frame in enumerate(sorted(pages))}
     areas = [
-        Area("ELF header", 0, _EHDR.size),
-        Area("program headers", _EHDR.size, headers - _EHDR.size),
+        Area("ELF header", 0, _EHDR_SIZE),
+        Area("program headers", _EHDR_SIZE, headers - _EHDR_SIZE),
         Area("header of a note", headers, 24),
         Area("VMCOREINFO", headers + 24, len(text)),
     ]
     recorder = Recorder(prog, "TORTURE=1")
-    for name_, (first, last) in _TABLES.items():
+    for name, (first, last) in _TABLES.items():
         begin, end = prog.symbol(first).address, prog.symbol(last).address
         for page in range(begin // _PAGE, end // _PAGE):
             offset = places.get(recorder._frame(page))
             if offset is not None:
-                areas.append(Area(name_, offset, _PAGE))
+                areas.append(Area(name, offset, _PAGE))
                 # The beginning of BTF is its header, which is chosen as often as all the rest.
     return CoreFile("elf", data, _evenly(areas))
 

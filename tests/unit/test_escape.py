@@ -7,32 +7,13 @@ import unicodedata
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from drgn_sockets.text import escape, unescape
 
-ODD = st.one_of(
-    st.binary(max_size=64),
-    st.text(max_size=32).map(lambda s: s.encode("utf-8", "surrogatepass")),
-    st.lists(
-        st.sampled_from(
-            [
-                b" ",
-                b"-",
-                b"\\",
-                b'"',
-                b"\n",
-                b"\0",
-                b"\x1b[2J",
-                b"x41",
-                b"u",
-                b"\xc3",
-                b"\xa9",
-                b"@",
-            ]
-        ),
-        max_size=8,
-    ).map(b"".join),
+from .odd_bytes import odd_bytes
+
+ODD = odd_bytes(
+    [b" ", b"-", b"\\", b'"', b"\n", b"\0", b"\x1b[2J", b"x41", b"u", b"\xc3", b"\xa9", b"@"], 64
 )
 
 

@@ -25,28 +25,11 @@ from drgn_sockets.records.parts import Batch
 from drgn_sockets.text import unescape
 from drgn_sockets.views.rows import Csv, Json, Rows, SpreadsheetCsv, Table
 
+from .odd_bytes import odd_bytes
+
 #: Bytes of names: controls of terminals (ESC, C1, DEL), newlines, formulas, and whatever else.
-HOSTILE = st.one_of(
-    st.binary(max_size=24),
-    st.text(max_size=16).map(lambda s: s.encode("utf-8", "surrogatepass")),
-    st.lists(
-        st.sampled_from(
-            [
-                b"\x1b[2J",
-                b"\x9b31m",
-                b"\xc2\x9b",
-                b"\x7f",
-                b"\n",
-                b"\r",
-                b"=",
-                b"-",
-                b'"',
-                b",",
-                b"'",
-            ]
-        ),
-        max_size=6,
-    ).map(b"".join),
+HOSTILE = odd_bytes(
+    [b"\x1b[2J", b"\x9b31m", b"\xc2\x9b", b"\x7f", b"\n", b"\r", b"=", b"-", b'"', b","], 32
 )
 TEXT = HOSTILE.map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 
