@@ -568,7 +568,7 @@ class Comparison:
         mine: str | None,
         fired: bool,
     ) -> bool:
-        """Whether the time since procfs was saved explains that a column differs."""
+        """Tell whether a column may differ because time has passed since procfs was saved."""
         if mine is None or moment is None:
             return False
         if moment is How.GROWS:
@@ -608,7 +608,7 @@ class Comparison:
             self._tell(Mismatch(name, label, column, row[column], mine), moved=restarted)
 
     def _may_have_ended(self, row: Row) -> bool:
-        """Whether a timer may have fired, and removed the socket, since procfs was saved."""
+        """Tell whether a timer may have removed the socket of a row since procfs was saved."""
         if self._live or row.get("tr", "00") == "00":
             return False
         if self._passed_s is None:
@@ -720,14 +720,14 @@ class Comparison:
             self._tell(Mismatch(name, fd, shown, escape(value), escape(mine)), moved=moved)
 
     def _counted_down(self, line: bytes, mine: bytes) -> bool:
-        """Whether the countdown *mine* went on from *line*, saved a moment before."""
+        """Tell whether *mine* has the rest of a timer that *line* had when it was saved."""
         if self._live or self._elapsed_s is None:
             return False
         passed = _timespec(line) - _timespec(mine)
         return self._elapsed_s - TOLERANCE_S <= passed <= self._elapsed_s + _SAVING_S
 
     def _may_have_changed(self, how: How | None, line: bytes) -> bool:
-        """Whether a line may have changed since procfs was saved."""
+        """Tell whether a line of fdinfo may have changed since procfs was saved."""
         if self._live or how is None:
             return False
         # A timer that has expired may have been set again.
@@ -736,7 +736,7 @@ class Comparison:
 
 
 def _by_traffic(how: How | None, value: str, mine: str | None) -> bool:
-    """Whether what programs sent and read since procfs was saved explains a difference."""
+    """Tell whether a column may differ because programs have sent or read data since."""
     return how is How.USED or (how is How.GROWS and mine is not None and int(mine) > int(value))
 
 
@@ -798,7 +798,7 @@ def check_live(prog: Program, root: str = "/proc", losses: Losses | None = None)
     before = look_at_procfs(tree, memory)
     looks = _Looks(prog, tree)
     result = looks.look(before, None)
-    # Of what was read without a difference, one look is enough: only the rest is looked at again.
+    # The next looks are at those places only that differed, or could not be read.
     for i in range(1, _TRIES):
         only = looks.doubtful()
         if only is not None and not only:
@@ -827,7 +827,7 @@ class _Looks:
         self.lasting: dict[Mismatch, Place] = {}
         #: What could not be read, so far in all looks.
         self.lost: dict[str, bool] = {}
-        # Of these, what could not be read of file tables.
+        # The lines of "lost" that are about a file table, with that table.
         self._of_tables: dict[str, Table] = {}
         #: The last look at procfs.
         self.before = Look()
@@ -861,7 +861,7 @@ class _Looks:
         return result
 
     def doubtful(self) -> set[Place] | None:
-        """What has to be looked at again; ``None`` for all."""
+        """Get the places that the next look has to read; ``None`` means that it reads all."""
         places = set(self.lasting.values())
         if self._number < LOOKS:
             for line, is_loss in self.lost.items():

@@ -527,7 +527,7 @@ def _ago(diag: Diag, told: Told, ours: Message) -> float | None:
 
 
 def _fires_within(told: Told, seconds: float | None) -> bool:
-    """Whether a socket's timer may have fired within so many seconds after its message."""
+    """Tell whether a socket's timer may have fired within *seconds* after its message."""
     if seconds is None or not told.members.get("idiag_timer"):
         return False
     expires = told.members["idiag_expires"]
@@ -641,7 +641,7 @@ class _Look:
     def _within(
         self, where: str, moment: ClockMember, said: int, value: int, after: int | None
     ) -> bool:
-        """Whether memory's *value* of a member that changes with the clock is possible."""
+        """Tell whether *value*, which memory has of a member that changes with time, is possible."""
         if after is not None:
             if difference(after, said) * moment.direction < 0:
                 # The timer or age was restarted between the looks.
@@ -817,7 +817,7 @@ def check_saved(prog: Program, path: str, losses: Losses) -> DiagResult:
 
 
 def _elapsed_s(prog: Program, place: Path, losses: Losses) -> float:
-    """How many seconds before the core the replies were saved, at most."""
+    """Get the largest number of seconds that may lie between the saving of replies and the core."""
     try:
         saved_s = float((place / "uptime").read_text().split()[0])
     except (OSError, ValueError, IndexError):

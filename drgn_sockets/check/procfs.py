@@ -26,7 +26,7 @@ _UNIX_ROW = re.compile(
 
 
 class FdLook(NamedTuple):
-    """What procfs says of a file descriptor; ``None`` where it says nothing."""
+    """What procfs says of a file descriptor. A member is ``None`` if procfs has no file for it."""
 
     #: Text of the link ``fd/N``.
     name: bytes | None
