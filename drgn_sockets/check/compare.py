@@ -568,7 +568,7 @@ class Comparison:
         mine: str | None,
         fired: bool,
     ) -> bool:
-        """Tell whether a column may differ because time has passed since procfs was saved."""
+        """Tell whether a column may differ because of the time since procfs was saved."""
         if mine is None or moment is None:
             return False
         if moment is How.GROWS:

@@ -641,7 +641,7 @@ class _Look:
     def _within(
         self, where: str, moment: ClockMember, said: int, value: int, after: int | None
     ) -> bool:
-        """Tell whether *value*, which memory has of a member that changes with time, is possible."""
+        """Tell whether memory may have *value* in a member that changes with time."""
         if after is not None:
             if difference(after, said) * moment.direction < 0:
                 # The timer or age was restarted between the looks.
@@ -817,7 +817,7 @@ def check_saved(prog: Program, path: str, losses: Losses) -> DiagResult:
 
 
 def _elapsed_s(prog: Program, place: Path, losses: Losses) -> float:
-    """Get the largest number of seconds that may lie between the saving of replies and the core."""
+    """Get the largest possible time between the saving of replies and the core, seconds."""
     try:
         saved_s = float((place / "uptime").read_text().split()[0])
     except (OSError, ValueError, IndexError):

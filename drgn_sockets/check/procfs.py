@@ -26,7 +26,7 @@ _UNIX_ROW = re.compile(
 
 
 class FdLook(NamedTuple):
-    """What procfs says of a file descriptor. A member is ``None`` if procfs has no file for it."""
+    """What procfs says of a file descriptor; ``None`` for a file that procfs lacks."""
 
     #: Text of the link ``fd/N``.
     name: bytes | None

@@ -77,6 +77,11 @@ def settled(
     :param make: Makes the rows.
     :param losses: Takes what cannot be read.
     """
+    if not batch.is_live:
+        errors = Errors(batch, losses)
+        made = make(batch, errors)
+        errors.lose()
+        return iter(made)
     rows: dict[int, T] = {}
     _settle(batch, range(len(batch)), make, losses, rows, batch.looks)
     return iter([rows[i] for i in sorted(rows)])
@@ -93,8 +98,7 @@ def _settle(
     errors = Errors(batch, losses)
     made = make(batch, errors)
     moved = batch.moved() if len(batch) else ()
-    bad = errors.bad() if batch.is_live else ()
-    again = sorted({*moved, *bad}) if looks > 1 else sorted(moved)
+    again = sorted({*moved, *errors.bad()}) if looks > 1 else sorted(moved)
     if again:
         rest = set(range(len(made))).difference(again)
         rows.update((numbers[i], made[i]) for i in rest)
